@@ -1,0 +1,91 @@
+"""Every knob there is, with its default. The other configs state what they change.
+
+Durations are text: "300epochs", "20000steps", "1e6examples", "10%" (of the whole run).
+0 and "" mean off unless said otherwise.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The defaults; `data.name` and `model.name` are left to the experiment."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.init = ""  # run folder whose parameters training starts from
+
+    config.model = dict(
+        name="",  # "ViT-B/16": sizes in vit_jax/models/variants.py, any patch size
+        pooling="token",  # token, gap or map
+        pre_logits=False,  # tanh layer before the head, for pre-training
+        head_bias_init=0.0,  # -6.9 (1000 classes) or -10 with the sigmoid loss
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        stochastic_depth_rate=0.0,  # of the last block, linear in depth
+        layer_scale_init=0.0,
+        num_registers=0,
+        attention_implementation="auto",  # auto, xla, cudnn
+        dtype="auto",  # auto (bfloat16 on GPU and TPU), float32, bfloat16, float16
+    )
+    config.data = dict(
+        name="",  # "digits", a tensorflow-datasets name, or a folder of images
+        split="train",
+        data_dir="",  # where tensorflow-datasets are prepared; "" for its default
+        holdout=0.1,  # share held out of a folder without splits
+        batch_size=512,  # global
+        image_size=(224, 224),  # (height, width) fed to the model
+        # inception, resize_small_random_crop, resize_random_crop, resize
+        crop="inception",
+        crop_area=(0.05, 1.0),  # of the Inception crop
+        crop_resize=256,  # side that is resized to before a random crop
+        eval_crop="resize_small_center_crop",  # or resize
+        eval_resize=256,  # shorter side before the centre crop
+        flip="auto",  # auto (off where it changes the label), on, off
+        randaug_layers=0,
+        randaug_magnitude=10,
+        workers=0,  # processes that decode and augment; 0 for threads
+        cache="auto",  # keep decoded images in memory: auto (if small), always, never
+        on_error="raise",  # or skip, for broken images
+        max_errors=100,  # training stops beyond so many skipped images
+    )
+    config.mix = dict(
+        mixup_alpha=0.0,
+        cutmix_alpha=0.0,
+        per_example=False,  # one draw an example, not one a batch
+    )
+    config.loss = dict(name="softmax", label_smoothing=0.0)  # softmax or sigmoid
+    config.optim = dict(
+        name="adamw",  # adamw or sgd
+        learning_rate=1e-3,  # the peak
+        schedule="cosine",  # cosine, linear, rsqrt, constant
+        warmup="10000steps",
+        cooldown="0steps",
+        end_learning_rate=0.0,
+        weight_decay=0.0,  # on kernels only; AdamW multiplies it by the learning rate
+        clip_norm=1.0,
+        momentum=0.9,  # beta_1 of Adam, momentum of SGD
+        b2=0.999,  # of Adam
+        epsilon=1e-8,  # of Adam
+        momentum_dtype="float32",  # or bfloat16
+        layer_decay=1.0,  # learning-rate factor for each layer below the head
+        freeze=(),  # regular expressions of parameter paths
+    )
+    config.train = dict(
+        duration="300epochs",
+        accumulate_steps=1,  # the batch is cut into so many pieces
+        ema_decay=0.0,  # moving average of the parameters, evaluated beside them
+    )
+    config.eval = dict(every="1epochs", splits=("test",), batch_size=512)
+    config.checkpoint = dict(
+        every="1epochs",
+        keep_last=1,
+        keep_best=0,  # needs checkpoint.every to be a multiple of eval.every
+        keep_every="0steps",  # steps kept for ever
+        best_metric="accuracy",  # on the first of eval.splits
+    )
+    config.log = dict(
+        every="50steps",
+        tensorboard=True,
+        wandb="",  # Weights & Biases project
+    )
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1 takes the devices left
+    return config

@@ -1,0 +1,144 @@
+"""What the commands share: configs from files, errors as one sentence."""
+
+import argparse
+import ast
+import importlib.util
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ml_collections
+
+from vit_jax.config import ConfigError, unknown_key
+
+
+def run_command(
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]
+) -> NoReturn:
+    """Parses the arguments and runs a command.
+
+    Arguments `--config.section.key=value` are collected in `overrides`. An error that
+    a user can mend ends in one sentence on stderr and exit code 1.
+    """
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the code an error arose"
+    )
+    arguments, rest = parser.parse_known_args()
+    arguments.overrides = [text for text in rest if text.startswith("--config.")]
+    surplus = [text for text in rest if text not in arguments.overrides]
+    if surplus:
+        parser.error(f"unknown arguments: {' '.join(surplus)}")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    # Orbax warns at every restore of a tree without shardings; ours always has them.
+    warnings.filterwarnings("ignore", module="orbax|etils|google")
+    try:
+        command(arguments)
+    except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+        if arguments.traceback:
+            raise
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
+    """Reads `path.py`, `path.py:text` or `path.py:name=value,name=value`.
+
+    The file defines `get_config`, which gets the text, or the named values, if any.
+
+    Args:
+        overrides: `--config.section.key=value`, each of a key that the config has.
+
+    Raises:
+        ConfigError: no such file, wrong arguments, or an unknown key.
+    """
+    path, _, text = spec.partition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"--config={path}: there is no such file")
+    # A config imports its siblings as `configs.base`, from wherever it is run.
+    sys.path.append(str(Path(path).absolute().parent.parent))
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    config = call_get_config(module.get_config, text, path)
+    for override in overrides:
+        key, equals, value = override.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ConfigError(f"{override}: wanted --config.{key}=value")
+        set_value(config, key, value)
+    return config
+
+
+def call_get_config(
+    get_config: Callable[..., ml_collections.ConfigDict], text: str, path: str
+) -> ml_collections.ConfigDict:
+    """Calls `get_config` with the text behind the colon of `--config`.
+
+    Raises:
+        ConfigError: the arguments are not those that `get_config` takes.
+    """
+    names = [part.partition("=")[0] for part in text.split(",") if "=" in part]
+    if names:
+        args, kwargs = (), dict(part.split("=", 1) for part in text.split(","))
+    else:
+        args, kwargs = ((text,) if text else ()), {}
+    signature = inspect.signature(get_config)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = ", ".join(signature.parameters) or "no arguments"
+        raise ConfigError(
+            f"--config={path}:{text}: {error}; it takes {known}"
+        ) from None
+    return get_config(*args, **kwargs)
+
+
+def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    """Sets `section.key` to a text, read as the type of the value that is there.
+
+    Raises:
+        ConfigError: there is no such key, or the text is not of that type.
+    """
+    *sections, name = key.split(".")
+    section = config
+    for part in sections:
+        section = section[part] if part in section else ml_collections.ConfigDict()
+    if name not in section or isinstance(section[name], ml_collections.ConfigDict):
+        raise ConfigError(unknown_key(key, all_keys(config)))
+    old = section[name]
+    try:
+        section[name] = parse_value(text, old)
+    except (KeyError, ValueError, SyntaxError, TypeError):
+        raise ConfigError(
+            f"--config.{key}={text}: wanted {type(old).__name__}, like {old!r}"
+        ) from None
+
+
+def parse_value(text: str, old: Any) -> Any:
+    """Reads a text as a value of the type of `old`; a tuple is `a,b` or `(a, b)`."""
+    if isinstance(old, bool):
+        return {"true": True, "false": False}[text.lower()]
+    if isinstance(old, int):
+        return int(text)
+    if isinstance(old, float):
+        return float(text)
+    if isinstance(old, tuple):
+        if text.startswith("("):
+            return tuple(ast.literal_eval(text))
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        numbers = old and not isinstance(old[0], str)
+        return tuple(ast.literal_eval(part) if numbers else part for part in parts)
+    return text
+
+
+def all_keys(config: ml_collections.ConfigDict) -> list[str]:
+    return [
+        f"{section}.{key}" if isinstance(value, ml_collections.ConfigDict) else section
+        for section, value in config.items()
+        for key in (value if isinstance(value, ml_collections.ConfigDict) else [""])
+    ]

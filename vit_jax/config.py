@@ -1,0 +1,190 @@
+"""Configs: checked before anything starts, durations in any unit, diffs in words.
+
+A config is an `ml_collections.ConfigDict` with one level of sections. Each section is
+splatted into the constructors that consume it, so the signatures of those say what
+keys there are.
+"""
+
+import difflib
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+Keys = dict[str, bool]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says what to change."""
+
+
+def keywords(consumer: Callable[..., Any], provided: tuple[str, ...] = ()) -> Keys:
+    """The keyword arguments of a consumer, and whether each is needed.
+
+    Args:
+        provided: arguments that do not come from the config.
+    """
+    return {
+        name: parameter.default is parameter.empty
+        for name, parameter in inspect.signature(consumer).parameters.items()
+        if name not in provided and parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
+def check_config(config: ml_collections.ConfigDict, sections: dict[str, Keys]) -> None:
+    """Checks that every key of the config is consumed, and every needed one is there.
+
+    Args:
+        sections: the keys of each section; a section with none is a single value.
+
+    Raises:
+        ConfigError: an unknown, misplaced or missing key; names the nearest valid one.
+    """
+    needed = {
+        f"{section}.{key}": is_needed
+        for section, keys in sections.items()
+        for key, is_needed in keys.items()
+    } | {section: True for section, keys in sections.items() if not keys}
+    found = []
+    for section, value in config.items():
+        is_section = isinstance(value, ml_collections.ConfigDict)
+        found += [f"{section}.{key}" for key in value] if is_section else [section]
+    for key in found:
+        if key not in needed:
+            raise ConfigError(unknown_key(key, list(needed)))
+    missing = [
+        key for key, is_needed in needed.items() if is_needed and key not in found
+    ]
+    if missing:
+        raise ConfigError(f"the config lacks {', '.join(missing)}")
+
+
+def unknown_key(key: str, valid: list[str]) -> str:
+    """A sentence that names the valid key nearest to an unknown one."""
+    last = key.split(".")[-1]
+    same_name = [name for name in valid if name.split(".")[-1] == last]
+    nearest = same_name or difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
+    return f"unknown config key {key!r}: did you mean {nearest[0]!r}?"
+
+
+def parse_duration(
+    text: str, *, batch_size: int, examples_per_epoch: int, total_steps: int = 0
+) -> int:
+    """Turns `"300epochs"`, `"500steps"`, `"1e6examples"` or `"5%"` into steps.
+
+    Args:
+        total_steps: what percent refer to.
+
+    Returns:
+        Steps, rounded to the nearest, at least 1 unless the number is 0.
+
+    Raises:
+        ConfigError: not a duration.
+    """
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(steps?|epochs?|examples?|%)", text)
+    if not match or (match[2] == "%" and not total_steps):
+        units = "steps, epochs, examples" + (" or %" if total_steps else "")
+        raise ConfigError(f"{text!r} is not a duration: wanted a number and {units}")
+    steps_per_unit = {
+        "step": 1.0,
+        "epoch": examples_per_epoch / batch_size,
+        "example": 1 / batch_size,
+        "%": total_steps / 100,
+    }[match[2].rstrip("s")]
+    number = float(match[1])
+    return max(1, round(number * steps_per_unit)) if number else 0
+
+
+class Lengths(NamedTuple):
+    """The durations of a config, in steps."""
+
+    total: int
+    warmup: int
+    cooldown: int
+    eval_every: int
+    checkpoint_every: int
+    keep_every: int
+    log_every: int
+
+
+def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
+    """Turns the durations of a config into steps, for an epoch of so many examples.
+
+    Raises:
+        ConfigError: not a duration, or durations that do not go together.
+    """
+    parse = functools.partial(
+        parse_duration, batch_size=config.data.batch_size, examples_per_epoch=examples
+    )
+    total = parse(config.train.duration)
+    parse = functools.partial(parse, total_steps=total)
+    lengths = Lengths(
+        total,
+        warmup=parse(config.optim.warmup),
+        cooldown=parse(config.optim.cooldown),
+        eval_every=parse(config.eval.every),
+        checkpoint_every=parse(config.checkpoint.every),
+        keep_every=parse(config.checkpoint.keep_every),
+        log_every=parse(config.log.every),
+    )
+    if config.checkpoint.keep_best and lengths.checkpoint_every % lengths.eval_every:
+        raise ConfigError(
+            f"checkpoint.keep_best needs checkpoint.every ({lengths.checkpoint_every} "
+            f"steps) to be a multiple of eval.every ({lengths.eval_every} steps)"
+        )
+    return lengths
+
+
+def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON would give it back: plain dicts, lists for tuples."""
+    return json.loads(config.to_json())
+
+
+def load_config(path: Path) -> ml_collections.ConfigDict:
+    """Reads a saved config.
+
+    Raises:
+        ConfigError: the file is not there or not readable.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist: wanted the folder of a training run"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not readable as JSON: {error}") from None
+    return ml_collections.ConfigDict(_lists_to_tuples(values))
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
+
+
+def difference(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ, as `{"optim.name": ("sgd", "adamw")}`."""
+    old_values, new_values = (_flatten(to_dict(config)) for config in (old, new))
+    return {
+        key: (old_values.get(key, "absent"), new_values.get(key, "absent"))
+        for key in sorted(old_values.keys() | new_values.keys())
+        if old_values.get(key, "absent") != new_values.get(key, "absent")
+    }
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,205 @@
+"""Metrics on their way out: terminal, JSONL, TensorBoard, Weights & Biases."""
+
+import json
+import math
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from vit_jax.checkpoint import write_atomically
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient is NaN or Inf."""
+
+
+class Meter:
+    """Collects the metrics and the speed of all steps, never waiting for the newest.
+
+    `max_in_flight` bounds how far the host may run ahead of the device.
+    """
+
+    def __init__(self, batch_size: int, max_in_flight: int = 2) -> None:
+        self.batch_size = batch_size
+        self.max_in_flight = max_in_flight
+        self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+        self._rows: list[dict[str, float]] = []
+        self._steps, self._seconds, self._last = 0, 0.0, math.nan
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that was just dispatched.
+
+        Raises:
+            NonFiniteError: a loss or gradient norm of an earlier step is NaN or Inf.
+        """
+        self._pending.append((step, metrics))
+        self._fetch(self.max_in_flight)
+        now = time.perf_counter()
+        if not math.isnan(self._last):
+            self._steps += 1
+            self._seconds += now - self._last
+        self._last = now
+
+    def finish(self) -> None:
+        """Waits for the newest step, as is needed before a checkpoint.
+
+        Raises:
+            NonFiniteError: as `add`.
+        """
+        self._fetch(0)
+
+    def pause(self) -> None:
+        """Leaves the time until the next `add` out of the speed."""
+        self._last = math.nan
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last flush, over the steps that are done, and `images/s`."""
+        rows, self._rows = self._rows, []
+        means = {}
+        if rows:
+            means = {
+                name: float(np.mean([row[name] for row in rows])) for name in rows[0]
+            }
+        if self._steps:
+            means["steps/s"] = self._steps / self._seconds
+            means["images/s"] = means["steps/s"] * self.batch_size
+        self._steps, self._seconds = 0, 0.0
+        return means
+
+    def _fetch(self, leave: int) -> None:
+        while len(self._pending) > leave:
+            step, metrics = self._pending.popleft()
+            row = {name: float(value) for name, value in metrics.items()}
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"{name} is {value} at step {step}")
+            self._rows.append(row)
+
+
+class Writer:
+    """Writes the metrics of a run and shows its progress.
+
+    Args:
+        workdir: `metrics.jsonl` and `tensorboard/` go there.
+        config: the resolved config, for Weights & Biases.
+        total_steps: length of the run.
+        start_step: rows of later steps, left by a killed run, are removed.
+        tensorboard: write TensorBoard files.
+        wandb: name of a Weights & Biases project, empty for none.
+
+    Raises:
+        ImportError: `wandb` is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: ml_collections.ConfigDict,
+        total_steps: int,
+        start_step: int,
+        *,
+        tensorboard: bool,
+        wandb: str,
+    ) -> None:
+        path = workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if row["step"] <= start_step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = path.open("a")
+        self._tensorboard = self._wandb = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start_step + 1
+            )
+        if wandb:
+            self._wandb = start_wandb(wandb, workdir, config)
+        # A live line on a terminal; without one, `train` prints plain lines.
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix} {elapsed}<{remaining}",
+        )
+        self._total = total_steps
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """Records the training metrics of a step and shows them."""
+        self._record(step, "train", values)
+        shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
+        text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        if speed := values.get("images/s"):
+            seconds = (self._total - step) / values["steps/s"]
+            text += f"  {speed:.0f} images/s  ETA {tqdm.format_interval(seconds)}"
+        head = f"step {step}/{self._total}"
+        if self._bar.disable:
+            print(f"{head}  {text}", flush=True)
+        else:
+            self._bar.set_description_str(head, refresh=False)
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Records the metrics of each split and prints a line a split."""
+        for split, values in results.items():
+            self._record(step, split, values)
+            text = (
+                f"accuracy {100 * values['accuracy']:.2f} %  loss {values['loss']:.4f}"
+            )
+            self._bar.write(f"step {step}/{self._total}  {split}: {text}", sys.stdout)
+        sys.stdout.flush()
+
+    def _record(self, step: int, split: str, values: dict[str, float]) -> None:
+        row = {"step": step, "split": split} | values
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        if self._tensorboard:
+            for name, value in named.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(named, step=step)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) -> Any:
+    """Begins or resumes the Weights & Biases run of a run folder."""
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError(
+            f'log.wandb={project!r} needs Weights & Biases: pip install "vit_jax[wandb]"'
+        ) from None
+    return wandb.init(
+        project=project,
+        id=workdir.name,
+        dir=workdir,
+        config=config.to_dict(),
+        resume="allow",
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads the rows of a `metrics.jsonl`; a last line cut by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

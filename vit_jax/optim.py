@@ -1,0 +1,220 @@
+"""Optimizers and learning-rate schedules, built of optax."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr, tree_map_with_path
+
+Params = Any
+
+
+def make_schedule(
+    *,
+    learning_rate: float,
+    schedule: str,
+    total_steps: int,
+    warmup_steps: int,
+    cooldown_steps: int = 0,
+    end_learning_rate: float = 0.0,
+) -> optax.Schedule:
+    """Builds the learning rate as a function of the step.
+
+    Linear warm-up from 0, then `schedule`, then a linear cool-down to 0.
+
+    Args:
+        learning_rate: the peak, reached at the end of the warm-up.
+        schedule: `cosine` or `linear` to `end_learning_rate`, `rsqrt` (reciprocal
+            square root, the warm-up as time scale, arXiv 2106.04560), or `constant`.
+        total_steps, warmup_steps, cooldown_steps: the lengths, in steps.
+
+    Raises:
+        ValueError: unknown schedule, or parts longer than the whole.
+    """
+    decay_steps = total_steps - warmup_steps
+    if warmup_steps + cooldown_steps > total_steps:
+        raise ValueError(
+            f"optim.warmup ({warmup_steps} steps) and optim.cooldown ({cooldown_steps} "
+            f"steps) do not fit into train.duration ({total_steps} steps)"
+        )
+    decay_steps = max(1, decay_steps)
+
+    def rsqrt(step: jax.Array) -> jax.Array:
+        timescale = max(1, warmup_steps)
+        return learning_rate * jnp.sqrt(timescale / (timescale + step))
+
+    decays = {
+        "cosine": optax.cosine_decay_schedule(
+            learning_rate, decay_steps, end_learning_rate / (learning_rate or 1)
+        ),
+        "linear": optax.linear_schedule(learning_rate, end_learning_rate, decay_steps),
+        "rsqrt": rsqrt,
+        "constant": optax.constant_schedule(learning_rate),
+    }
+    if schedule not in decays:
+        raise ValueError(
+            f"unknown optim.schedule {schedule!r}: wanted one of {', '.join(decays)}"
+        )
+    if schedule in ("rsqrt", "constant") and end_learning_rate:
+        raise ValueError(
+            f"optim.end_learning_rate is {end_learning_rate}, but the schedule "
+            f"{schedule!r} has no end value; use optim.cooldown to go to 0"
+        )
+
+    def value(step: jax.Array) -> jax.Array:
+        warm = jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+        rate = decays[schedule](jnp.maximum(0, step - warmup_steps))
+        cool = jnp.clip((total_steps - step) / max(1, cooldown_steps), 0.0, 1.0)
+        # Warm-up starts at the first step above 0, which would otherwise be wasted.
+        return jnp.where(step < warmup_steps, learning_rate * warm, rate) * cool
+
+    return value
+
+
+def make_optimizer(
+    params: Params,
+    total_steps: int,
+    *,
+    name: str,
+    learning_rate: float,
+    schedule: str,
+    warmup: int,
+    cooldown: int,
+    end_learning_rate: float,
+    weight_decay: float,
+    clip_norm: float,
+    momentum: float,
+    b2: float,
+    epsilon: float,
+    momentum_dtype: str,
+    layer_decay: float,
+    freeze: tuple[str, ...],
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Builds the optimizer and its schedule, which is returned to be logged.
+
+    Args:
+        params: the parameter tree, or its shapes; only its paths are used.
+        total_steps: length of the schedule; warmup and cooldown are in steps too.
+        name: `adamw` (decoupled weight decay, multiplied by the learning rate: the
+            paper's convention) or `sgd` (momentum; the decay is added to the
+            gradient, as in BiT).
+        learning_rate, schedule, warmup, cooldown, end_learning_rate: as of
+            `make_schedule`.
+        weight_decay: on kernels only: no biases, norms, tokens or positions.
+        clip_norm: largest global norm of the gradients, 0 for no clipping.
+        momentum: beta_1 of Adam, or the momentum of SGD.
+        b2, epsilon: of Adam; SGD does not have them.
+        momentum_dtype: in which the first moment is stored, `float32` or `bfloat16`.
+        layer_decay: factor on the learning rate for each layer further from the head
+            (arXiv 2106.08254, appendix); 1 for none.
+        freeze: regular expressions; parameters whose path starts with a match stay as
+            they are, and hold no optimizer state.
+
+    Raises:
+        ValueError: unknown name or schedule, durations that do not fit, or a pattern
+            that matches no parameter.
+    """
+    rate = make_schedule(
+        learning_rate=learning_rate,
+        schedule=schedule,
+        total_steps=total_steps,
+        warmup_steps=warmup,
+        cooldown_steps=cooldown,
+        end_learning_rate=end_learning_rate,
+    )
+    kernels = tree_map_with_path(
+        lambda path, _: path_name(path).endswith("/kernel"), params
+    )
+    decay = optax.add_decayed_weights(weight_decay, mask=kernels)
+    if name == "adamw":
+        adam = optax.scale_by_adam(momentum, b2, epsilon, mu_dtype=momentum_dtype)
+        parts = [adam, decay]
+    elif name == "sgd":
+        parts = [decay, optax.trace(momentum, accumulator_dtype=momentum_dtype)]
+    else:
+        raise ValueError(f"unknown optim.name {name!r}: wanted adamw or sgd")
+    if clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(clip_norm))
+    parts.append(optax.scale_by_learning_rate(rate))
+    if layer_decay != 1:
+        parts.append(scale_by_layer(params, layer_decay))
+    optimizer = optax.chain(*parts)
+    if freeze:
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()},
+            frozen_labels(params, freeze),
+        )
+    return optimizer, rate
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A parameter's path as text, such as `encoder/block_03/mlp/out/kernel`."""
+    return keystr(path, simple=True, separator="/")
+
+
+def scale_by_layer(params: Params, decay: float) -> optax.GradientTransformation:
+    """Multiplies each update by `decay` to the power of its distance from the head."""
+
+    def scale(updates: Params, _: Params) -> Params:
+        # By path, not by tree: under `freeze` the tree has holes.
+        return tree_map_with_path(
+            lambda path, update: update * factors[path_name(path)], updates
+        )
+
+    factors = layer_factors(params, decay)
+    return optax.stateless(scale)
+
+
+def layer_factors(params: Params, decay: float) -> dict[str, float]:
+    """The factor of each parameter path: 1 at the head, `decay` a layer below.
+
+    Layer 0 holds everything before the encoder, layer i + 1 is block i, and what
+    follows the blocks is the last.
+    """
+    names = tree_paths(params)
+    last = max(block_number(name) or 0 for name in names) + 2
+    before = ("embedding", "positions", "class_token", "registers")
+
+    def layer(name: str) -> int:
+        block = block_number(name)
+        if block is not None:
+            return block + 1
+        return 0 if name.startswith(before) else last
+
+    return {name: decay ** (last - layer(name)) for name in names}
+
+
+def block_number(name: str) -> int | None:
+    match = re.match(r"encoder/block_(\d+)/", name)
+    return int(match[1]) if match else None
+
+
+def tree_paths(params: Params) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
+def frozen_labels(params: Params, patterns: tuple[str, ...]) -> Params:
+    """Labels each parameter `frozen` or `trained`.
+
+    Raises:
+        ValueError: a pattern matches no parameter, or nothing is left to train.
+    """
+    names = tree_paths(params)
+    for pattern in patterns:
+        if not any(re.match(pattern, name) for name in names):
+            tops = sorted({name.split("/")[0] for name in names})
+            raise ValueError(
+                f"optim.freeze has {pattern!r}, which matches no parameter; paths "
+                f"start with {', '.join(tops)}"
+            )
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        name = path_name(path)
+        return "frozen" if any(re.match(p, name) for p in patterns) else "trained"
+
+    labels = tree_map_with_path(label, params)
+    if "trained" not in jax.tree.leaves(labels):
+        raise ValueError(f"optim.freeze={patterns} leaves no parameter to train")
+    return labels

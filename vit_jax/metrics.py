@@ -127,7 +127,7 @@ class Writer:
             initial=start_step,
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix} {elapsed}<{remaining}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
         )
         self._total = total_steps
 
@@ -183,7 +183,7 @@ def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) 
         import wandb
     except ImportError:
         raise ImportError(
-            f'log.wandb={project!r} needs Weights & Biases: pip install "vit_jax[wandb]"'
+            f'log.wandb={project!r} needs: pip install "vit_jax[wandb]"'
         ) from None
     return wandb.init(
         project=project,

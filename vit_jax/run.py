@@ -43,7 +43,7 @@ def load_run(folder: str | Path, *, ema: bool = False) -> Run:
         raise CheckpointError(
             f"{folder} holds no averaged parameters: its train.ema_decay is 0"
         )
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         label_names = checkpoints.newest_metadata()["label_names"]
         data = Data(**config.data)
@@ -122,10 +122,11 @@ def warm_start(params: dict[str, Any], folder: str) -> dict[str, Any]:
         {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (loaded, params)
     ]
+    there, here = shapes
     wrong = [
-        f"{name} is {shapes[0].get(name, 'absent')} there, {shapes[1].get(name, 'absent')} here"
-        for name in sorted(shapes[0].keys() | shapes[1].keys())
-        if shapes[0].get(name) != shapes[1].get(name)
+        f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
     ]
     if wrong:
         raise ValueError(f"init={folder!r} does not fit the model: " + "; ".join(wrong))

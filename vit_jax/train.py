@@ -148,7 +148,7 @@ def update_ema(
 # Arguments that come from the run itself, not from a config.
 PROVIDED = (
     *("num_classes", "image_size", "patch_size", "parent", "params", "total_steps"),
-    *("workdir", "config", "start_step", "directory"),
+    *("workdir", "config", "start_step", "directory", "read_only"),
 )
 # The keys of a config: each section is splatted into the one that reads it.
 SECTIONS = {
@@ -340,7 +340,8 @@ def train(
         def due(every: int) -> bool:
             return step == lengths.total or (every > 0 and step % every == 0)
 
-        for step, batch in zip(range(start + 1, lengths.total + 1), batches):
+        steps = range(start + 1, lengths.total + 1)
+        for step, batch in zip(steps, batches, strict=False):
             state, metrics = experiment.train_step(state, batch, experiment.keys)
             meter.add(step, metrics)
             if due(lengths.log_every):

@@ -20,12 +20,12 @@ def get_config() -> ml_collections.ConfigDict:
         name="digits",
         batch_size=128,
         image_size=(16, 16),
-        crop_area=(0.5, 1.0),
+        crop_area=(0.7, 1.0),
         eval_crop="resize",
         eval_resize=0,
     )
     config.optim.update(learning_rate=2e-3, warmup="10%", weight_decay=0.1)
-    config.train.duration = "120epochs"
+    config.train.duration = "80epochs"
     config.eval.update(every="10epochs", batch_size=360)
     config.checkpoint.every = "10epochs"
     config.log.every = "20steps"

@@ -68,7 +68,7 @@ def unknown_key(key: str, valid: list[str]) -> str:
     """A sentence that names the valid key nearest to an unknown one."""
     last = key.split(".")[-1]
     same_name = [name for name in valid if name.split(".")[-1] == last]
-    nearest = same_name or difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(key, same_name or valid, n=1, cutoff=0.0)
     return f"unknown config key {key!r}: did you mean {nearest[0]!r}?"
 
 

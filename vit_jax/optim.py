@@ -64,11 +64,13 @@ def make_schedule(
         )
 
     def value(step: jax.Array) -> jax.Array:
-        warm = jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+        # Warm-up starts above 0: the first step would be wasted otherwise.
+        warm = learning_rate * (step + 1) / max(1, warmup_steps)
         rate = decays[schedule](jnp.maximum(0, step - warmup_steps))
-        cool = jnp.clip((total_steps - step) / max(1, cooldown_steps), 0.0, 1.0)
-        # Warm-up starts at the first step above 0, which would otherwise be wasted.
-        return jnp.where(step < warmup_steps, learning_rate * warm, rate) * cool
+        rate = jnp.where(step < warmup_steps, warm, rate)
+        if cooldown_steps:
+            rate = rate * jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
+        return rate
 
     return value
 

@@ -42,11 +42,13 @@ def parse_name(name: str) -> tuple[Size, int]:
     match = re.fullmatch(r"ViT-(\w+)/(\d+)", name)
     if match and match[1] in SIZES and int(match[2]) > 0:
         return SIZES[match[1]], int(match[2])
-    known = [f"ViT-{size}/{patch}" for size in SIZES for patch in (8, 14, 16, 32)]
-    if match and int(match[2]) > 0:
-        known = [f"ViT-{size}/{match[2]}" for size in SIZES]
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+    patches = [match[2]] if match and int(match[2]) else (8, 14, 16, 32)
+    known = {
+        f"vit-{size}/{p}".lower(): f"ViT-{size}/{p}" for size in SIZES for p in patches
+    }
+    nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.3)
+    nearest = [known[key] for key in nearest] or ["ViT-B/16"]
     raise ValueError(
         f"unknown model {name!r}: wanted ViT-<size>/<patch> with a size of "
-        f"{', '.join(SIZES)}. Did you mean {' or '.join(nearest or known[:1])}?"
+        f"{', '.join(SIZES)}. Did you mean {' or '.join(nearest)}?"
     )

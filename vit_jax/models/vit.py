@@ -242,12 +242,12 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "b height width 3"],
+        images: Array,
         *,
         train: bool,
         return_attention: bool = False,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:
-        """Classifies images in [-1, 1].
+        """Classifies images: floats in [-1, 1] of shape (b, *image_size, 3).
 
         Returns:
             float32 logits, and a dict of activations: `stem` (b h w d), `embedded`

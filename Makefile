@@ -1,0 +1,34 @@
+# `make demo` and `make test` each set up their own environment in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/digits
+
+.PHONY: demo test lint clean
+
+# A stamp an extra, so that the demo does not wait for what only the tests need.
+$(VENV)/.%: requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing vit_jax into $(VENV) (about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(if $(filter test,$*),[test])'
+	@touch $@
+
+demo: $(VENV)/.core
+	@$(BIN)/python -m vit_jax.train --config configs/digits.py --workdir $(RUN)
+	@$(BIN)/python -m vit_jax.predict --checkpoint $(RUN) --split test --count 8 --attention $(RUN)/predictions
+	@$(BIN)/python -m vit_jax.evaluate --checkpoint $(RUN)
+	@echo
+	@echo "Run folder: $(RUN)   (learning_curve.png, predictions/overview.png, evaluation/)"
+	@echo "Next, in the environment ('source $(BIN)/activate'):"
+	@echo "  python -m vit_jax.train --config configs/finetune.py:data=FOLDER_OF_IMAGES --workdir runs/mine"
+	@echo "  python -m vit_jax.predict --checkpoint runs/mine PHOTO.jpg --attention out"
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache

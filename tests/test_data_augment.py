@@ -1,0 +1,214 @@
+"""Host augmentation: geometry, statistics of the crop, RandAugment's operations."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from vit_jax.data import augment, randaug
+
+
+def _noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def _smooth(side: int = 40) -> np.ndarray:
+    return cv2.GaussianBlur(_noise(side, side), (0, 0), 4)
+
+
+def test_flip_is_an_involution():
+    image = _noise(5, 7)
+    assert (augment.flip(image)[:, 0] == image[:, -1]).all()
+    assert (augment.flip(augment.flip(image)) == image).all()
+
+
+def test_random_flip_mirrors_half():
+    image, rng = _noise(2, 3), np.random.default_rng(0)
+    flipped = [(augment.random_flip(image, rng) != image).any() for _ in range(1000)]
+    assert 440 < sum(flipped) < 560
+
+
+def test_crop_box_statistics():
+    rng = np.random.default_rng(0)
+    boxes = [
+        augment.sample_crop_box((400, 500), rng, (0.05, 1.0), (3 / 4, 4 / 3))
+        for _ in range(4000)
+    ]
+    top, left, height, width = np.array(boxes).T
+    assert (top >= 0).all() and (top + height <= 400).all()
+    assert (left >= 0).all() and (left + width <= 500).all()
+    area, aspect = height * width / 200_000, width / height
+    assert 0.048 < area.min() < 0.06 and 0.9 < area.max() <= 1.0
+    assert 0.74 < aspect.min() < 0.76 and 1.32 < aspect.max() < 1.35
+    # Uniform up to where large boxes stop to fit; symmetric in log aspect there.
+    small = area < 0.4
+    assert abs(np.mean(area[small]) - 0.225) < 0.01
+    assert abs(np.mean(np.log(aspect[small]))) < 0.01
+
+
+def test_crop_box_that_never_fits_is_the_largest_central_one():
+    rng = np.random.default_rng(0)
+    box = augment.sample_crop_box((10, 1000), rng, (1.0, 1.0), (3 / 4, 4 / 3))
+    assert box == (0, (1000 - 13) // 2, 10, 13)
+    box = augment.sample_crop_box((1000, 9), rng, (1.0, 1.0), (3 / 4, 4 / 3))
+    assert box == ((1000 - 12) // 2, 0, 12, 9)
+
+
+def test_crops_are_parts_of_the_image():
+    image = np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3)
+    assert (augment.center_crop(image, (2, 3)) == image[2:4, 3:6]).all()
+    seen = {
+        tuple(augment.random_crop(image, (5, 8), np.random.default_rng(seed))[0, 0])
+        for seed in range(60)
+    }
+    assert seen == {tuple(image[row, column]) for row in (0, 1) for column in (0, 1)}
+    with pytest.raises(ValueError, match="7x7 pixels does not fit .* 6x9"):
+        augment.center_crop(image, (7, 7))
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (8, 8), (100, 33)])
+@pytest.mark.parametrize("size", [(16, 16), (16, 24), (24, 16)])
+def test_resize_small_covers_and_keeps_the_aspect(shape, size):
+    height, width = augment.resize_small(_noise(*shape), size).shape[:2]
+    assert height >= size[0] and width >= size[1]
+    assert height == size[0] or width == size[1]
+    assert abs(width / height - shape[1] / shape[0]) < 0.07 * shape[1] / shape[0]
+
+
+def test_resize_filters():
+    image = _noise(64, 64)
+    antialiased = augment.resize(image, (16, 16), antialias=True)
+    pillow = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
+    assert (antialiased == np.asarray(pillow)).all()
+    aliased = augment.resize(image, (16, 16))
+    assert aliased.std() > 1.5 * antialiased.std()
+    assert augment.resize(image, (64, 64)) is image
+
+
+def test_enlarged():
+    assert augment.enlarged((224, 224), 0) == (256, 256)
+    assert augment.enlarged((32, 32), 36) == (36, 36)
+    assert augment.enlarged((32, 64), 72) == (36, 72)
+
+
+def test_inception_crop_depends_on_the_generator_only():
+    image = _noise(40, 50)
+    crops = [
+        augment.inception_crop(image, (16, 12), np.random.default_rng(seed))
+        for seed in (1, 1, 2)
+    ]
+    assert crops[0].shape == (16, 12, 3) and crops[0].dtype == np.uint8
+    assert (crops[0] == crops[1]).all() and (crops[0] != crops[2]).any()
+
+
+def test_lookup_operations_on_known_values():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
+    values = np.arange(256)
+
+    def of(image):
+        return image[..., 1].ravel().astype(int)
+
+    assert (of(randaug.posterize(ramp, 4)) == values // 16 * 16).all()
+    assert (of(randaug.posterize(ramp, 0)) == 0).all()
+    assert (of(randaug.posterize(ramp, 8)) == values).all()
+    assert (of(randaug.solarize(ramp, 256)) == values).all()
+    assert (of(randaug.solarize(ramp, 0)) == 255 - values).all()
+    assert (of(randaug.solarize(ramp, 100))[[99, 100]] == (99, 155)).all()
+    added = of(randaug.solarize_add(ramp, 110))
+    assert (added[[0, 127, 128, 255]] == (110, 237, 128, 255)).all()
+    assert (of(randaug.brightness(ramp, 1.9))[[0, 100, 200]] == (0, 190, 255)).all()
+    assert (of(randaug.equalize(ramp)) == values).all()
+    assert (of(randaug.autocontrast(ramp // 2 + 50)) >= 0).all()
+    stretched = of(randaug.autocontrast(ramp // 2 + 50))
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    flat = np.full((4, 4, 3), 77, np.uint8)
+    assert (randaug.autocontrast(flat) == flat).all()
+    assert (randaug.equalize(flat) == flat).all()
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.0, 1.9])
+def test_enhancements_agree_with_pillow(factor):
+    image = _smooth()
+    picture = Image.fromarray(image)
+    pairs = {
+        "color": (randaug.color, ImageEnhance.Color),
+        "contrast": (randaug.contrast, ImageEnhance.Contrast),
+        "brightness": (randaug.brightness, ImageEnhance.Brightness),
+        "sharpness": (randaug.sharpness, ImageEnhance.Sharpness),
+    }
+    for name, (ours, theirs) in pairs.items():
+        expected = np.asarray(theirs(picture).enhance(factor)).astype(int)
+        difference = np.abs(ours(image, factor).astype(int) - expected)
+        assert difference.max() <= 3, name
+    assert (randaug.color(image, 1.0) == image).all()
+
+
+def test_histogram_operations_agree_with_pillow():
+    image = _smooth()
+    picture = Image.fromarray(image)
+    for ours, theirs in (
+        (randaug.autocontrast, ImageOps.autocontrast),
+        (randaug.equalize, ImageOps.equalize),
+    ):
+        difference = ours(image).astype(int) - np.asarray(theirs(picture))
+        assert np.abs(difference).max() <= 1
+
+
+def test_geometry():
+    image = _noise(9, 9)
+    assert (randaug.rotate(image, 0) == image).all()
+    assert (randaug.rotate(image, 90) == np.rot90(image)).all()
+    assert (randaug.rotate(image, 45)[0, 0] == 128).all()
+    shifted = randaug.affine(image, np.array([[1, 0, 2], [0, 1, 0]]))
+    assert (shifted[:, :7] == image[:, 2:]).all() and (shifted[:, 7:] == 128).all()
+
+
+def test_cutout_is_a_grey_square():
+    image = np.zeros((40, 40, 3), np.uint8)
+    counts = set()
+    for seed in range(40):
+        cut = randaug.cutout(image, 3, np.random.default_rng(seed))
+        rows, columns = np.where(cut[..., 0] == 128)
+        assert (cut == 128).sum() == 3 * (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        counts.add(len(rows))
+    assert max(counts) == 36 and not image.any()
+
+
+def test_all_operations_change_the_image_and_none_changes_its_input():
+    image = _smooth()
+    before = image.copy()
+    unchanged = []
+    for number, operation in enumerate(randaug._OPERATIONS):
+        result = operation(image, 1.0, np.random.default_rng(3))
+        assert result.shape == image.shape and result.dtype == np.uint8
+        if (result == image).all():
+            unchanged.append(number)
+    # At level 10 the threshold of solarize (number 5) is 256: nothing reaches it.
+    assert unchanged == [5] and len(randaug._OPERATIONS) == 16
+    assert (image == before).all()
+
+
+def test_translate_and_cutout_scale_with_the_image():
+    # Operations 12 and 14 at level 10: 100 and 40 pixels of 224.
+    image = np.full((224, 224, 3), 7, np.uint8)
+    moved = randaug._OPERATIONS[12](image, 1.0, np.random.default_rng(0))
+    assert (moved[0, :, 0] == 128).sum() == 100
+    image = np.full((32, 32, 3), 7, np.uint8)
+    moved = randaug._OPERATIONS[12](image, 1.0, np.random.default_rng(0))
+    assert (moved[0, :, 0] == 128).sum() in (14, 15)
+    cuts = [
+        (randaug._OPERATIONS[14](image, 1.0, np.random.default_rng(s))[..., 0] == 128)
+        for s in range(20)
+    ]
+    assert max(cut.sum() for cut in cuts) == 12**2
+
+
+def test_randaugment_depends_on_the_generator_only():
+    image = _smooth()
+    results = [
+        randaug.randaugment(image, 2, 10, np.random.default_rng(seed)).tobytes()
+        for seed in [*range(20), *range(20)]
+    ]
+    assert results[:20] == results[20:]
+    assert len(set(results)) > 15
+    assert randaug.randaugment(image, 0, 10, np.random.default_rng(0)) is image

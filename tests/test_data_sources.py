@@ -1,0 +1,321 @@
+"""Sources: splits, folder layouts, caching, and the message of each mistake."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.data import prepare, sources
+from vit_jax.data.decode import ImageError
+from vit_jax.data.sources import ArraySource, CachedSource, make_source
+
+
+def _write(path, value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+    Image.new("RGB", (6, 4), (value, 0, 0)).save(
+        path, kind.get(path.suffix.lower(), "PNG")
+    )
+
+
+def _fill(folder, classes=("cat", "dog"), count=10) -> None:
+    for number, name in enumerate(classes):
+        for index in range(count):
+            _write(folder / name / f"{index:02}.png", 10 * index + number)
+
+
+def _names(source) -> set[str]:
+    return {source.record_name(index) for index in range(len(source))}
+
+
+def test_digits():
+    train, test = make_source("digits", "train"), make_source("digits", "test")
+    assert (len(train), len(test)) == (1438, 359)
+    record = train[0]
+    assert record["image"].shape == (8, 8, 3) and record["image"].dtype == np.uint8
+    assert train.label_names == tuple("0123456789")
+    for source in (train, test):
+        counts = np.bincount([source[i]["label"] for i in range(len(source))])
+        assert counts.min() > 0.9 * counts.mean()
+    pixels = {
+        source[i]["image"].tobytes() for source in (train, test) for i in range(9)
+    }
+    assert len(pixels) == 18
+    assert max(train[i]["image"].max() for i in range(20)) == 255
+    with pytest.raises(ValueError, match="digits has no split 'val'.*train, test"):
+        make_source("digits", "val")
+
+
+def test_slices():
+    whole = make_source("digits", "train")
+    parts = [make_source("digits", f"train[{p}]") for p in (":98%", "98%:")]
+    assert sum(map(len, parts)) == len(whole) and len(parts[1]) == 29
+    middle = make_source("digits", "train[100:200]")
+    assert len(middle) == 100 and middle.label_names == whole.label_names
+    assert middle.record_name(3) == whole.record_name(103)
+    assert (middle[3]["image"] == whole[103]["image"]).all()
+    assert len(make_source("digits", "train[-10:]")) == 10
+    with pytest.raises(ValueError, match="'train.5:5.' of digits is empty.*1438"):
+        make_source("digits", "train[5:5]")
+    with pytest.raises(ValueError, match="cannot read the split 'train.5'.*train.:98%"):
+        make_source("digits", "train[5")
+
+
+def test_folder_with_splits(tmp_path):
+    _fill(tmp_path / "train")
+    _fill(tmp_path / "test", count=2)
+    train, test = (make_source(str(tmp_path), split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (20, 4)
+    assert train.label_names == test.label_names == ("cat", "dog")
+    for source in (train, test):
+        for index in range(len(source)):
+            record = source[index]
+            assert f"/{source.label_names[record['label']]}/" in (
+                source.record_name(index)
+            )
+            assert record["image"].shape == (4, 6, 3)
+    # A tenth of the split holds several classes, though files lie class by class.
+    labels = {make_source(str(tmp_path), "train[:40%]")[i]["label"] for i in range(8)}
+    assert labels == {0, 1}
+
+
+def test_folder_extensions_hidden_and_nested(tmp_path):
+    cat = tmp_path / "train" / "cat"
+    for name in ("a.jpg", "b.JPEG", "c.Png", "d.webp", "e.BMP", "deep/er/f.jpg"):
+        _write(cat / name)
+    for name in (".hidden.png", ".thumbs/x.png"):
+        _write(cat / name)
+    (cat / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".git").mkdir()
+    (tmp_path / "train" / "README.md").write_text("no class")
+    source = make_source(str(tmp_path), "train")
+    assert len(source) == 6 and source.label_names == ("cat",)
+
+
+def test_folder_without_splits(tmp_path):
+    _fill(tmp_path, count=20)
+    train, val = (make_source(str(tmp_path), split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (36, 4)
+    assert not _names(train) & _names(val)
+    assert sorted(val[i]["label"] for i in range(4)) == [0, 0, 1, 1]
+    assert len(make_source(str(tmp_path), "val", holdout=0.25)) == 10
+    with pytest.raises(ValueError, match="no split 'test'; its splits are train, val"):
+        make_source(str(tmp_path), "test")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    _fill(tmp_path, classes=("bus", "train"))
+    assert make_source(str(tmp_path), "train").label_names == ("bus", "train")
+
+
+def test_held_out_images_do_not_depend_on_other_classes_or_listing(
+    tmp_path, monkeypatch
+):
+    _fill(tmp_path, count=20)
+    before = _names(make_source(str(tmp_path), "val"))
+    _fill(tmp_path, classes=("ant", "eel"), count=20)
+    assert before < _names(make_source(str(tmp_path), "val"))
+    order = [
+        make_source(str(tmp_path), "train").record_name(index) for index in range(72)
+    ]
+    listing = os.scandir
+
+    def backwards(path):
+        with listing(path) as entries:
+            return contextlib.nullcontext([*entries][::-1])
+
+    monkeypatch.setattr(os, "scandir", backwards)
+    again = make_source(str(tmp_path), "train")
+    assert order == [again.record_name(index) for index in range(72)]
+
+
+def test_folder_mistakes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="/nowhere/at/all does not exist"):
+        make_source("/nowhere/at/all", "train")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="no class folders, and no images.*root/CLASS"):
+        make_source(str(empty), "train")
+    flat = tmp_path / "flat"
+    _write(flat / "a.png")
+    with pytest.raises(ValueError, match="no class folders, only images.*root/CLASS"):
+        make_source(str(flat), "train")
+    good = tmp_path / "good"
+    _fill(good / "train")
+    with pytest.raises(ValueError, match="no split 'val'; its splits are train$"):
+        make_source(str(good), "val")
+    _fill(good / "val", classes=("cat", "eel"))
+    with pytest.raises(ValueError, match="the class 'eel', which .*train does not"):
+        make_source(str(good), "val")
+    (good / "train" / "yak").mkdir()
+    with pytest.raises(ValueError, match="class folder .*/yak holds no images"):
+        make_source(str(good), "train")
+
+
+def test_option_mistakes(tmp_path):
+    _fill(tmp_path)
+    with pytest.raises(ValueError, match="cache must be one of auto, always, never"):
+        make_source(str(tmp_path), "train", cache="yes")
+    with pytest.raises(ValueError, match="holdout must lie between 0 and 1, got 1"):
+        make_source(str(tmp_path), "train", holdout=1)
+
+
+def test_array_source():
+    images = np.zeros((3, 4, 5), np.uint8)
+    source = ArraySource(images, [0, 1, 0], ["a", "b"])
+    assert len(source) == 3 and source[1]["label"] == 1
+    assert source[1]["image"].shape == (4, 5, 3)
+    for wrong, message in (
+        ((images.astype(np.float32), [0, 1, 0]), "must be uint8.*float32"),
+        ((images[0], [0, 1, 0, 0]), r"shape \(n, h, w, 3\).*\(4, 5\)"),
+        ((images, [0, 1]), "labels must be 3 integers"),
+        ((images, [0.0, 1.0, 0.0]), "labels must be 3 integers.*float64"),
+        ((images, [0, 2, 0]), r"record 1: the label is 2, not in 0\.\.1"),
+        ((images, [0, 1, -1]), r"record 2: the label is -1, not in 0\.\.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ArraySource(*wrong, ["a", "b"])
+
+
+def test_cache(tmp_path, monkeypatch):
+    _fill(tmp_path / "train", count=300)
+    plain = make_source(str(tmp_path), "train", cache="never")
+    cached = make_source(str(tmp_path), "train")
+    assert isinstance(cached, CachedSource) and len(cached) == len(plain) == 600
+    for index in (0, 255, 256, 599):
+        assert cached.record_name(index) == plain.record_name(index)
+        assert cached[index]["label"] == plain[index]["label"]
+        assert (cached[index]["image"] == plain[index]["image"]).all()
+    monkeypatch.setattr(sources, "_AUTO_CACHE_BYTES", 600 * 4 * 6 * 3 - 1)
+    assert not isinstance(make_source(str(tmp_path), "train"), CachedSource)
+    assert isinstance(make_source(str(tmp_path), "train", cache="always"), CachedSource)
+
+
+def test_cache_keeps_bad_records_as_errors(tmp_path):
+    _fill(tmp_path / "train")
+    bad = tmp_path / "train" / "cat" / "03.png"
+    bad.write_bytes(b"broken")
+    cached = make_source(str(tmp_path), "train")
+    index = [cached.record_name(i) for i in range(20)].index(str(bad))
+    for _ in range(2):
+        with pytest.raises(ImageError, match="cat/03.png: the image cannot"):
+            cached[index]
+    assert "03.png" in cached.first_error()
+    assert sum(isinstance(r, ImageError) for r in cached._records) == 1
+
+
+def test_file_that_vanished_is_a_named_error(tmp_path):
+    _fill(tmp_path / "train", count=1)
+    source = make_source(str(tmp_path), "train", cache="never")
+    os.remove(source.record_name(1))
+    with pytest.raises(ImageError, match=f"{source.record_name(1)}: .*cannot be read"):
+        source[1]
+
+
+# --- tensorflow-datasets ---------------------------------------------------------
+
+
+def _write_tfds(folder, labels) -> None:
+    """A small prepared data set, written without TensorFlow."""
+    import io
+
+    import tensorflow_datasets as tfds
+
+    class Toy(tfds.core.GeneratorBasedBuilder):
+        """Toy."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        name = "toy"
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number, label in enumerate(labels):
+                file = io.BytesIO()
+                Image.new("RGB", (3, 2), (number, 0, 0)).save(file, "PNG")
+                file.seek(0)
+                yield number, {"image": file, "label": label}
+
+    Toy(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def toy_dir(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    _write_tfds(folder, [0, 1, 2, 1, 0, -1])
+    return folder
+
+
+def test_tfds(toy_dir):
+    source = make_source("toy", "train", data_dir=toy_dir, cache="never")
+    assert len(source) == 6 and source.label_names == ("cat", "dog", "eel")
+    seen = {}
+    for index in range(6):
+        try:
+            record = source[index]
+        except ImageError as error:
+            assert f"toy train record {index}: the label is -1" in str(error)
+            assert source.record_name(index) == f"toy train record {index}"
+            continue
+        assert record["image"].shape == (2, 3, 3)
+        seen[int(record["image"][0, 0, 0])] = record["label"]
+    assert seen == {0: 0, 1: 1, 2: 2, 3: 1, 4: 0}
+    cached = make_source("toy", "train", data_dir=toy_dir)
+    assert "label is -1" in cached.first_error()
+    assert len(make_source("toy", "train[:50%]", data_dir=toy_dir)) == 3
+
+
+def test_tfds_mistakes(toy_dir, tmp_path):
+    with pytest.raises(ValueError, match="no split 'test'; its splits are train, each"):
+        make_source("toy", "test", data_dir=toy_dir)
+    with pytest.raises(ValueError, match="split 'train.0:0.' of data set 'toy' is emp"):
+        make_source("toy", "train[0:0]", data_dir=toy_dir)
+    with pytest.raises(ValueError, match="did you mean cifar10.*path of a folder"):
+        make_source("cifar_10", "train", data_dir=str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"'cifar10' is not prepared in .*`python -m vit_jax.data.prepare cifar10"
+        rf" --data-dir {tmp_path}`",
+    ):
+        make_source("cifar10", "train", data_dir=str(tmp_path))
+
+
+def test_missing_tensorflow_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(FileNotFoundError, match=r'pip install "vit_jax\[prepare\]"'):
+        make_source("cifar10", "train", data_dir=str(tmp_path))
+    with pytest.raises(SystemExit, match=r'needs TensorFlow.*"vit_jax\[prepare\]"'):
+        prepare.main(["cifar10"])
+
+
+def test_restored_gzip_headers(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir(), target.mkdir()
+    body = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x02\x03compressed"
+    names = prepare._FASHION_MNIST_TIMES
+    for name in names:
+        (source / f"{name}.gz").write_bytes(body)
+    prepare.restore_fashion_mnist(str(source), str(target))
+    for name, seconds in names.items():
+        restored = (target / f"{name}.gz").read_bytes()
+        assert restored[3] == 8 and restored[8:10] == b"\x00\x03"
+        assert int.from_bytes(restored[4:8], "little") == seconds
+        assert restored[10:] == name.encode() + b"\x00compressed"
+    # Originals have the name already and are copied.
+    prepare.restore_fashion_mnist(str(target), str(source))
+    assert (source / f"{name}.gz").read_bytes() == restored
+    os.remove(source / f"{name}.gz")
+    with pytest.raises(SystemExit, match=f"{name}.gz is missing; put the four files"):
+        prepare.restore_fashion_mnist(str(source), str(target))

@@ -1,0 +1,177 @@
+"""Schedules and optimizers against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vit_jax.optim import make_optimizer, make_schedule
+
+OPTIONS = dict(
+    name="adamw",
+    learning_rate=0.1,
+    schedule="constant",
+    warmup=0,
+    cooldown=0,
+    end_learning_rate=0.0,
+    weight_decay=0.0,
+    clip_norm=0.0,
+    momentum=0.9,
+    b2=0.999,
+    epsilon=1e-8,
+    momentum_dtype="float32",
+    layer_decay=1.0,
+    freeze=(),
+)
+
+
+def params(value=1.0):
+    layer = {"kernel": jnp.full((2, 2), value), "bias": jnp.full(2, value)}
+    return {
+        "embedding": layer,
+        "class_token": jnp.full((1, 1, 2), value),
+        "encoder": {"block_00": {"mlp": layer}, "block_01": {"mlp": layer}},
+        "head": layer,
+    }
+
+
+def update(grads, *, steps=1, **options):
+    """Parameters after some steps with the same gradient, from all ones."""
+    tx, _ = make_optimizer(params(), 10, **OPTIONS | options)
+    current, state = params(), tx.init(params())
+    for _ in range(steps):
+        updates, state = tx.update(grads, state, current)
+        current = optax.apply_updates(current, updates)
+    return current, state
+
+
+def values(schedule, warmup=4, cooldown=0, end=0.0, total=12):
+    rate = make_schedule(
+        learning_rate=1.0,
+        schedule=schedule,
+        total_steps=total,
+        warmup_steps=warmup,
+        cooldown_steps=cooldown,
+        end_learning_rate=end,
+    )
+    return np.array([float(rate(step)) for step in range(total + 1)])
+
+
+def test_warmup_rises_to_the_peak():
+    np.testing.assert_allclose(values("constant")[:5], [0.25, 0.5, 0.75, 1, 1])
+
+
+def test_decays_end_where_they_should():
+    for name in ("linear", "cosine"):
+        rates = values(name)
+        assert rates.argmax() in (3, 4) and abs(rates[-1]) < 1e-7
+        assert (np.diff(rates[4:]) < 0).all()
+        assert abs(values(name, end=0.1)[-1] - 0.1) < 1e-6
+    np.testing.assert_allclose(values("linear")[8], 0.5)
+    np.testing.assert_allclose(values("cosine")[8], 0.5, atol=1e-6)
+    np.testing.assert_allclose(values("cosine")[6], (1 + np.cos(np.pi / 4)) / 2)
+    np.testing.assert_allclose(values("rsqrt")[12], (4 / 12) ** 0.5, rtol=1e-6)
+
+
+def test_cooldown_ends_at_zero():
+    rates = values("rsqrt", cooldown=4)
+    assert rates[-1] == 0
+    np.testing.assert_allclose(rates[:9], values("rsqrt")[:9])
+    np.testing.assert_allclose(rates[10], values("rsqrt")[10] / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "step"}, "wanted one of cosine, linear, rsqrt, constant"),
+        ({"warmup": 8, "cooldown": 3}, "do not fit"),
+        ({"end": 0.1}, "has no end value"),
+    ],
+)
+def test_schedule_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        values(**{"schedule": "constant", "total": 10} | options)
+
+
+def test_adamw_decays_kernels_only_and_times_the_learning_rate():
+    zero = jax.tree.map(jnp.zeros_like, params())
+    after, _ = update(zero, weight_decay=0.5)
+    for layer in (
+        after["embedding"],
+        after["encoder"]["block_01"]["mlp"],
+        after["head"],
+    ):
+        np.testing.assert_allclose(layer["kernel"], 1 - 0.1 * 0.5, rtol=1e-6)
+        np.testing.assert_array_equal(layer["bias"], 1)
+    np.testing.assert_array_equal(after["class_token"], 1)
+
+
+def test_adamw_equals_optax():
+    grads = jax.tree.map(lambda x: 0.3 * x, params())
+    after, _ = update(grads, steps=5)
+    tx = optax.adamw(0.1, weight_decay=0.0)
+    wanted, state = params(), tx.init(params())
+    for _ in range(5):
+        updates, state = tx.update(grads, state, wanted)
+        wanted = optax.apply_updates(wanted, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after, wanted
+    )
+
+
+def test_sgd_with_momentum_and_l2_decay():
+    grads = jax.tree.map(jnp.ones_like, params())
+    after, _ = update(grads, name="sgd", steps=2)
+    np.testing.assert_allclose(after["head"]["bias"], 1 - 0.1 * (1 + 1.9), rtol=1e-6)
+    after, _ = update(grads, name="sgd", weight_decay=0.5)
+    np.testing.assert_allclose(after["head"]["kernel"], 1 - 0.1 * 1.5, rtol=1e-6)
+
+
+def test_clipping_bounds_the_global_norm():
+    grads = params(100.0)
+    after, _ = update(grads, name="sgd", clip_norm=1.0)
+    moved = jax.tree.map(lambda x: x - 1.0, after)
+    np.testing.assert_allclose(optax.tree.norm(moved), 0.1, rtol=1e-5)
+
+
+def test_layer_decay_slows_lower_layers():
+    grads = jax.tree.map(jnp.ones_like, params())
+    after, _ = update(grads, name="sgd", layer_decay=0.5)
+    moved = jax.tree.map(lambda x: float(1 - x.ravel()[0]), after)
+    assert moved["head"]["bias"] == pytest.approx(0.1, rel=1e-5)
+    blocks = moved["encoder"]
+    assert blocks["block_01"]["mlp"]["kernel"] == pytest.approx(0.05, rel=1e-5)
+    assert blocks["block_00"]["mlp"]["kernel"] == pytest.approx(0.025, rel=1e-5)
+    assert moved["embedding"]["kernel"] == pytest.approx(0.0125, rel=1e-5)
+    assert moved["class_token"] == pytest.approx(0.0125, rel=1e-5)
+
+
+def test_frozen_parameters_stay_and_hold_no_state():
+    grads = jax.tree.map(jnp.ones_like, params())
+    freeze = ("embedding", "encoder/block_00")
+    after, state = update(grads, freeze=freeze, weight_decay=0.5, layer_decay=0.5)
+    for layer in (after["embedding"], after["encoder"]["block_00"]["mlp"]):
+        np.testing.assert_array_equal(layer["kernel"], 1)
+    assert (after["head"]["kernel"] < 1).all()
+    _, full = update(grads)
+    assert len(jax.tree.leaves(state)) <= len(jax.tree.leaves(full)) - 2 * 4
+
+
+def test_momentum_can_be_stored_in_half_precision():
+    _, state = update(params(), momentum_dtype="bfloat16")
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
+    assert jnp.dtype("bfloat16") in dtypes and jnp.dtype("float32") in dtypes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "adam"}, "wanted adamw or sgd"),
+        ({"freeze": ("stem",)}, "'stem', which matches no parameter"),
+        ({"freeze": (".*",)}, "leaves no parameter to train"),
+    ],
+)
+def test_optimizer_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(params(), 10, **OPTIONS | options)

@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = dict(
         name="",  # "ViT-B/16": sizes in vit_jax/models/variants.py, any patch size
         pooling="token",  # token, gap or map
+        positions="learned",  # or sincos2d, which is fixed
         pre_logits=False,  # tanh layer before the head, for pre-training
         head_bias_init=0.0,  # -6.9 (1000 classes) or -10 with the sigmoid loss
         dropout_rate=0.0,

@@ -16,3 +16,23 @@ install_import_hook(
     ["vit_jax.models", "vit_jax.losses", "vit_jax.data.mix", "vit_jax.analysis"],
     "beartype.beartype",
 )
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory) -> pathlib.Path:
+    """The folder of a run of four steps: two tiny blocks on digits, with averages."""
+    from configs import digits
+    from vit_jax.train import train
+
+    config = digits.get_config()
+    config.model.update(depth=2, width=32, mlp_dim=64, num_heads=2)
+    config.data.batch_size = 256
+    config.optim.update(learning_rate=1e-2, warmup="0steps")
+    config.train.update(duration="4steps", ema_decay=0.9)
+    config.eval.batch_size = 100
+    config.log.tensorboard = False
+    folder = tmp_path_factory.mktemp("digits_run")
+    train(config, folder)
+    return folder

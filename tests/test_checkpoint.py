@@ -12,7 +12,6 @@ import pytest
 from vit_jax import checkpoint
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 
-
 NOISE = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
 

@@ -146,12 +146,11 @@ def test_enhancements_agree_with_pillow(factor):
 def test_histogram_operations_agree_with_pillow():
     image = _smooth()
     picture = Image.fromarray(image)
-    for ours, theirs in (
-        (randaug.autocontrast, ImageOps.autocontrast),
-        (randaug.equalize, ImageOps.equalize),
-    ):
-        difference = ours(image).astype(int) - np.asarray(theirs(picture))
-        assert np.abs(difference).max() <= 1
+    assert (randaug.equalize(image) == np.asarray(ImageOps.equalize(picture))).all()
+    difference = randaug.autocontrast(image).astype(int) - np.asarray(
+        ImageOps.autocontrast(picture)
+    )
+    assert np.abs(difference).max() <= 1
 
 
 def test_geometry():

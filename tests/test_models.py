@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vit_jax.models import create_model, init_params
-from vit_jax.models.attention import can_fuse
+from vit_jax.models.attention import attend, attention_weights, can_fuse
+from vit_jax.models.positions import sincos2d
 from vit_jax.models.variants import SIZES
 from vit_jax.optim import path_name
 
@@ -36,6 +37,11 @@ OTHER_COUNTS = (
     ("ViT-B/8", {"num_classes": 1000}, 86576872),
     ("ViT-B/16", {"num_classes": 1000, "pooling": "gap"}, 86566120),
     ("ViT-S/16", {"num_classes": 1000, "pooling": "gap"}, 22049896),
+    (
+        "ViT-S/16",
+        dict(num_classes=1000, pooling="gap", positions="sincos2d", pre_logits=True),
+        22122472,
+    ),
     # Counts by the formula of section 1.2, with the sizes of their own papers.
     ("ViT-g/14", {"num_classes": 0}, None),
     ("ViT-G/14", {"num_classes": 0}, None),
@@ -160,6 +166,24 @@ def test_without_positions_the_order_of_patches_is_lost(pooling):
     np.testing.assert_allclose(*without, atol=1e-5)
 
 
+def test_fixed_positions():
+    """[sin x, cos x, sin y, cos y]: the first frequency is 1, the last 1/10000."""
+    table = np.asarray(sincos2d(3, 5, 16)).reshape(3, 5, 4, 4)
+    row, column = 2, 4
+    np.testing.assert_allclose(
+        table[row, column, :, 0],
+        [np.sin(column), np.cos(column), np.sin(row), np.cos(row)],
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(table[row, column, 0, -1], column / 1e4, rtol=1e-5)
+    model = create_model("ViT-mu/4", num_classes=5, image_size=8, positions="sincos2d")
+    params = init_params(model, jax.random.key(0))
+    assert "positions" not in params
+    _, out = apply(model, params, jnp.zeros((1, 8, 8, 3)))
+    np.testing.assert_array_equal(out["embedded"][0, 0], 0)  # the class token has none
+    np.testing.assert_allclose(out["embedded"][0, 1:], sincos2d(2, 2, 32), atol=1e-6)
+
+
 def test_attention_weights_are_returned_and_change_nothing(tiny):
     model, params, images = tiny
     params = with_head(params)
@@ -174,8 +198,6 @@ def test_attention_weights_are_returned_and_change_nothing(tiny):
 
 def test_attention_equals_the_library():
     """The einsum path against jax.nn.dot_product_attention."""
-    from vit_jax.models.attention import attend, attention_weights
-
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 7, 4, 8))
     wanted = jax.nn.dot_product_attention(q, k, v)
     np.testing.assert_allclose(attend(attention_weights(q, k), v), wanted, atol=1e-6)
@@ -274,6 +296,7 @@ def test_bfloat16_keeps_parameters_weights_and_logits_in_float32(tiny):
         ({"images": (1, 12, 8, 3)}, "must have shape"),
         ({"dtype": jnp.uint8}, "must be floats in"),
         ({"pooling": "max"}, "unknown pooling 'max'"),
+        ({"positions": "rotary"}, "unknown positions 'rotary'"),
         ({"num_heads": 3}, "multiple of the number of heads"),
         ({"attention_implementation": "flash"}, "unknown attention implementation"),
         ({"attention_implementation": "cudnn"}, "needs a GPU"),

@@ -5,12 +5,15 @@ import ast
 import importlib.util
 import inspect
 import logging
+import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import ml_collections
 
 from vit_jax.config import ConfigError, unknown_key
@@ -35,6 +38,7 @@ def run_command(
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # Orbax warns at every restore of a tree without shardings; ours always has them.
     warnings.filterwarnings("ignore", module="orbax|etils|google")
+    cache_compilation()
     try:
         command(arguments)
     except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
@@ -44,6 +48,18 @@ def run_command(
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def cache_compilation() -> None:
+    """Keeps compiled programs on disk, so that a restart takes seconds.
+
+    In the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # One folder a machine: code compiled for one CPU can crash on another.
+        home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        folder = home / "vit_jax" / f"jax-{jax.__version__}-{platform.node()}"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:

@@ -60,13 +60,14 @@ class Meter:
         self._last = math.nan
 
     def flush(self) -> dict[str, float]:
-        """Means since the last flush, over the steps that are done, and `images/s`."""
+        """Means since the last flush over the steps that are done, and the speed.
+
+        Empty if no step is done yet.
+        """
+        if not self._rows:
+            return {}
         rows, self._rows = self._rows, []
-        means = {}
-        if rows:
-            means = {
-                name: float(np.mean([row[name] for row in rows])) for name in rows[0]
-            }
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         if self._steps:
             means["steps/s"] = self._steps / self._seconds
             means["images/s"] = means["steps/s"] * self.batch_size

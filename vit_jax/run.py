@@ -50,7 +50,11 @@ def load_run(folder: str | Path, *, ema: bool = False) -> Run:
         model = create_model(
             **config.model, num_classes=len(label_names), image_size=data.image_size
         )
-        params = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        params = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0)),
+        )
         wanted = {"ema" if ema else "params": params}
         restored = checkpoints.restore(wanted, partial=True)
     finally:

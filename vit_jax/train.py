@@ -191,6 +191,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     check_config(config, SECTIONS)
     data = Data(**config.data)
     label_names = data.label_names()
+    data.check_splits(config.eval.splits)
     lengths = resolve_lengths(config, data.num_examples())
     mesh = sharding.make_mesh(**config.mesh)
     accumulate_steps, ema_decay = config.train.accumulate_steps, config.train.ema_decay
@@ -284,7 +285,9 @@ def evaluate_splits(
         for name, params in ((split, state.params), (f"{split}_ema", state.ema)):
             if params is None:
                 continue
-            batches = experiment.data.eval_batches(split, settings.batch_size)
+            batches = experiment.data.eval_batches(
+                split, settings.batch_size, **processes()
+            )
             with contextlib.closing(prefetch_to_device(batches, placement)) as batches:
                 results[name] = evaluate(experiment.eval_step, params, batches)
     return results
@@ -322,13 +325,15 @@ def train(
         stack.callback(checkpoints.close)
         state, next_index = start_state(checkpoints, experiment)
         start = int(state.step)
+        if start:
+            print(f"Going on from step {start} of {lengths.total}", flush=True)
 
         writer = Writer(
             workdir, config, lengths.total, start, **without_every(config.log)
         )
         stack.callback(writer.close)
         batches = experiment.data.train_batches(
-            seed=config.seed, start_index=next_index
+            seed=config.seed, start_index=next_index, **processes()
         )
         batches = prefetch_to_device(batches, sharding.batch_sharding(experiment.mesh))
         stack.callback(batches.close)
@@ -344,9 +349,11 @@ def train(
         for step, batch in zip(steps, batches, strict=False):
             state, metrics = experiment.train_step(state, batch, experiment.keys)
             meter.add(step, metrics)
-            if due(lengths.log_every):
+            if step == lengths.total:
+                meter.finish()
+            if due(lengths.log_every) and (means := meter.flush()):
                 rate = float(experiment.schedule(step - 1))
-                writer.train(step, meter.flush() | {"learning_rate": rate})
+                writer.train(step, means | {"learning_rate": rate})
             if due(lengths.eval_every):
                 results = evaluate_splits(experiment, config.eval, state)
                 writer.evaluation(step, results)
@@ -368,6 +375,12 @@ def train(
                     f"{signals[0].name} at step {step} of {lengths.total}"
                 )
         return results or evaluate_splits(experiment, config.eval, state)
+
+
+def processes() -> dict[str, int]:
+    """This process's number and how many there are, for its share of the data."""
+    count = jax.process_count()
+    return {"process_index": jax.process_index(), "process_count": count}
 
 
 def without_every(section: ml_collections.ConfigDict) -> dict[str, Any]:

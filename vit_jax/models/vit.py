@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.positions import LearnedPositions
+from vit_jax.models.positions import PositionEmbedding
 
 POOLINGS = ("token", "gap", "map")
 
@@ -199,6 +199,7 @@ class VisionTransformer(nn.Module):
         depth, width, mlp_dim, num_heads: L, D, M, k of the paper's Table 1.
         pooling: `token`, the class token's output; `gap`, the mean over patches (no
             class token); `map`, attention pooling (no class token).
+        positions: `learned` (1-D) or `sincos2d` (fixed).
         pre_logits: a tanh layer of the same width before the head, for pre-training.
         head_bias_init: initial value of the head's bias; its kernel starts at zero.
         dropout_rate: after every dense layer but q, k, v, and after the positions.
@@ -218,6 +219,7 @@ class VisionTransformer(nn.Module):
     mlp_dim: int
     num_heads: int
     pooling: str = "token"
+    positions: str = "learned"
     pre_logits: bool = False
     head_bias_init: float = 0.0
     dropout_rate: float = 0.0
@@ -268,7 +270,7 @@ class VisionTransformer(nn.Module):
 
         if self.pooling == "token":
             x = self.prepend(x, "class_token", 1, nn.initializers.zeros)
-        x = LearnedPositions(name="positions")(x)
+        x = PositionEmbedding(self.positions, self.grid, name="positions")(x)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.num_registers:
             # In front of the class token, so that the patches stay contiguous.

@@ -1,0 +1,37 @@
+"""A folder of your own images, on whatever machine is at hand.
+
+    python -m vit_jax.train --config configs/folder.py:data=photos --workdir runs/photos
+
+`photos` holds a folder a class (a tenth of each is held out to evaluate on), or
+train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels),
+`init=runs/other` (start from another run's parameters). Every knob of base.py can be
+set behind it, such as `--config.train.duration=20epochs`.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(
+    data: str, model: str = "ViT-Ti/16", size: str = "128", init: str = ""
+) -> ml_collections.ConfigDict:
+    """Small batches and strong augmentation, as small data sets need them."""
+    config = base.get_config()
+    pixels = int(size)
+    config.init = init
+    config.model.update(name=model, stochastic_depth_rate=0.1)
+    config.data.update(
+        name=data,
+        batch_size=32,
+        image_size=(pixels, pixels),
+        crop_area=(0.2, 1.0),
+        crop_resize=0,
+        eval_resize=0,
+        randaug_layers=2,
+    )
+    config.optim.update(learning_rate=3e-4, warmup="5%", weight_decay=0.1)
+    config.train.duration = "50epochs"
+    config.eval.update(splits=("val",), batch_size=32)
+    config.log.every = "10steps"
+    return config

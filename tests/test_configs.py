@@ -1,0 +1,76 @@
+"""Every config resolves, builds, and runs one abstract step."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax import cli, train
+
+# Classes and training images of the data sets, which the tests do not have.
+SIZES = {
+    "digits": (10, 1438),
+    "fashion_mnist": (10, 60_000),
+    "cifar10": (10, 50_000),
+    "cifar100": (100, 50_000),
+    "imagenet2012": (1000, 1_281_167),
+    "oxford_iiit_pet": (37, 3_680),
+    "photos": (3, 300),
+}
+SPECS = (
+    "digits.py",
+    "fashion_mnist.py",
+    "cifar.py",
+    "cifar.py:data=cifar100",
+    "cifar.py:size=mini",
+    "imagenet.py",
+    "imagenet.py:ViT-L/32",
+    "plain_s16.py",
+    "plain_s16.py:300",
+    "finetune.py",
+    "finetune.py:model=ViT-L/16,data=oxford_iiit_pet,size=384",
+    "finetune.py:data=imagenet2012",
+    "folder.py:data=photos,size=64",
+)
+
+
+def test_every_config_is_tested():
+    files = {path.name for path in Path("configs").glob("*.py")}
+    tested = {spec.partition(":")[0] for spec in SPECS} | {"__init__.py", "base.py"}
+    assert tested == files
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_config_builds_and_steps(spec, monkeypatch):
+    monkeypatch.setattr(train.Data, "check_splits", lambda *_: None)
+    monkeypatch.setattr(
+        train.Data, "label_names", lambda d: tuple(map(str, range(SIZES[d.name][0])))
+    )
+    monkeypatch.setattr(train.Data, "num_examples", lambda d: SIZES[d.name][1])
+    config = cli.read_config(f"configs/{spec}", [])
+    experiment = train.build(config)
+    lengths = experiment.lengths
+    assert 0 <= lengths.warmup < lengths.total
+    assert 0 < lengths.eval_every <= lengths.total
+    state = jax.eval_shape(experiment.init_state)
+    size = config.data.batch_size
+    image = (size, *config.data.image_size, 3)
+    batch = {
+        "image": jax.ShapeDtypeStruct(image, np.uint8),
+        "label": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+    after, metrics = jax.eval_shape(
+        experiment.train_step, state, batch, experiment.keys
+    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert set(metrics) == {"loss", "accuracy", "grad_norm"}
+
+
+def test_table_3_in_steps():
+    """Batch 4096, 300 epochs of 99 % of ImageNet; 93.8 k steps with all of it."""
+    config = cli.read_config("configs/imagenet.py", [])
+    lengths = train.resolve_lengths(config, 1_281_167)
+    assert lengths.warmup == 10_000 and abs(lengths.total - 93_836) <= 1

@@ -1,0 +1,166 @@
+"""Host-side geometry of images: crops, resizes and the flip, uint8 in, uint8 out.
+
+Everything is a pure function of its arguments and of the generator passed in.
+Training resizes with OpenCV's bilinear filter (fast, not antialiased); evaluation
+with Pillow's (antialiased, equal to `jax.image.resize` to one grey level).
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from PIL import Image
+
+_CROP_TRIES = 10
+
+
+def inception_crop(
+    image: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    area: tuple[float, float] = (0.05, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Cuts a random box and resizes it to `size` ("Inception crop").
+
+    Args:
+      image: uint8 (h, w, 3).
+      size: (height, width) of the result.
+      rng: source of all randomness.
+      area: range of the box's share of the image area, drawn uniformly.
+      aspect: range of width / height of the box, drawn log-uniformly.
+
+    Returns:
+      uint8 (height, width, 3).
+
+    Source: Szegedy et al. 2015, section 6; the pre-training crop of the ViT paper.
+    """
+    top, left, height, width = sample_crop_box(image.shape[:2], rng, area, aspect)
+    return resize(image[top : top + height, left : left + width], size)
+
+
+def sample_crop_box(
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """Draws the box of an Inception crop: (top, left, height, width) in pixels.
+
+    A draw that does not fit is repeated, ten times at most; then the result is the
+    largest centred box with an allowed aspect.
+    """
+    image_height, image_width = shape
+    log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
+    for _ in range(_CROP_TRIES):
+        box_area = image_height * image_width * rng.uniform(area[0], area[1])
+        ratio = math.exp(rng.uniform(log_low, log_high))
+        width = max(1, round(math.sqrt(box_area * ratio)))
+        height = max(1, round(math.sqrt(box_area / ratio)))
+        if width <= image_width and height <= image_height:
+            top = int(rng.integers(image_height - height + 1))
+            left = int(rng.integers(image_width - width + 1))
+            return top, left, height, width
+    width = max(1, min(image_width, round(image_height * aspect[1])))
+    height = max(1, min(image_height, round(image_width / aspect[0])))
+    return (image_height - height) // 2, (image_width - width) // 2, height, width
+
+
+def random_crop(
+    image: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Cuts a box of `size` (height, width) at a uniformly random place.
+
+    Takes uint8 (h, w, 3), returns uint8 (height, width, 3).
+
+    Raises:
+      ValueError: the image is smaller than `size`.
+    """
+    rows, columns = _spare(image, size)
+    top, left = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cuts a box of `size` (height, width) from the middle.
+
+    Takes uint8 (h, w, 3), returns uint8 (height, width, 3).
+
+    Raises:
+      ValueError: the image is smaller than `size`.
+    """
+    rows, columns = _spare(image, size)
+    top, left = rows // 2, columns // 2
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def _spare(image: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = image.shape[0] - size[0], image.shape[1] - size[1]
+    if rows < 0 or columns < 0:
+        raise ValueError(
+            f"a crop of {size[0]}x{size[1]} pixels does not fit into an image of "
+            f"{image.shape[0]}x{image.shape[1]}; resize the image to more than that"
+        )
+    return rows, columns
+
+
+def resize(
+    image: np.ndarray, size: tuple[int, int], *, antialias: bool = False
+) -> np.ndarray:
+    """Resizes to `size` (height, width) with a bilinear filter, ignoring the aspect.
+
+    Args:
+      image: uint8 (h, w, 3).
+      size: (height, width) of the result.
+      antialias: False is OpenCV (training), True is Pillow (evaluation).
+
+    Returns:
+      uint8 (height, width, 3); the image itself if it has that size already.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    height, width = size
+    if antialias:
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_small(
+    image: np.ndarray, size: tuple[int, int], *, antialias: bool = False
+) -> np.ndarray:
+    """Resizes, keeping the aspect, to the smallest image that covers `size`.
+
+    For a square `size` (s, s) the smaller side becomes s, hence the name.
+
+    Args:
+      image: uint8 (h, w, 3).
+      size: (height, width) to cover.
+      antialias: as in `resize`.
+
+    Returns:
+      uint8 (at least height, at least width, 3), one of the two being equal.
+    """
+    scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
+    height = max(size[0], round(image.shape[0] * scale))
+    width = max(size[1], round(image.shape[1] * scale))
+    return resize(image, (height, width), antialias=antialias)
+
+
+def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirrors left and right with probability one half; uint8 (h, w, 3), a view."""
+    return flip(image) if rng.random() < 0.5 else image
+
+
+def flip(image: np.ndarray) -> np.ndarray:
+    """Mirrors left and right; (h, w, 3), a view."""
+    return image[:, ::-1]
+
+
+def enlarged(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    """Scales (height, width) so that the longer side is `longer`; 0 scales by 8/7."""
+    scale = longer / max(size) if longer else 8 / 7
+    return max(size[0], round(size[0] * scale)), max(size[1], round(size[1] * scale))

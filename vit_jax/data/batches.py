@@ -1,0 +1,161 @@
+"""Reads blocks ahead with Grain and joins them to batches, in threads or processes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+import weakref
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from vit_jax.data.decode import ImageError
+from vit_jax.data.stream import EvalBlocks, TrainBlocks
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """Joins blocks to batches and keeps the list of bad records; an iterator.
+
+    Attributes:
+      skipped: names of the records that could not be used so far, each once.
+    """
+
+    def __init__(
+        self,
+        blocks: TrainBlocks | EvalBlocks,
+        *,
+        num_threads: int,
+        workers: int,
+        on_error: str,
+        max_errors: int,
+    ):
+        self.skipped: list[str] = []
+        self._blocks, self._on_error, self._max_errors = blocks, on_error, max_errors
+        # OpenCV's own threads would fight with ours for the same cores.
+        cv2.setNumThreads(1)
+        # Blocks that may wait: those of two batches, or one for each thread.
+        ahead = max(2 * blocks.per_batch, num_threads)
+        reading = grain.ReadOptions(
+            num_threads=0 if workers else num_threads,
+            prefetch_buffer_size=0 if workers else ahead,
+        )
+        dataset = grain.MapDataset.source(blocks).to_iter_dataset(reading)
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                # Grain reads absl flags when it starts a worker, and fails where
+                # nobody parsed them (a notebook, a test).
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(
+                num_workers=workers,
+                per_worker_buffer_size=max(1, -(-2 * blocks.per_batch // workers)),
+            )
+            dataset = dataset.mp_prefetch(
+                options,
+                worker_init_fn=functools.partial(_start_worker, os.getpid()),
+            )
+        # A list, which closing empties. Closed and dropped also where nobody asks: at
+        # the interpreter's exit Grain would do it too late, with a page of errors
+        # about modules that are gone.
+        self._open = [iter(dataset)]
+        self._closing = weakref.finalize(self, _close_all, self._open)
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._open:
+            raise ValueError("these batches are closed; make new ones to go on")
+        parts = [next(self._open[0]) for _ in range(self._blocks.per_batch)]
+        for part in parts:
+            self._count(part.pop("errors"))
+        # Always a copy: arrays from workers lie in shared memory that Grain frees.
+        return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+
+    def _count(self, errors: list[tuple[str, str]]) -> None:
+        for name, message in errors:
+            if self._on_error == "raise":
+                raise ImageError(message)
+            if name not in self.skipped:
+                self.skipped.append(name)
+        total = len(self._blocks.source)
+        if errors and len(self.skipped) > min(self._max_errors, total - 1):
+            raise ImageError(
+                f"{len(self.skipped)} of {total} records cannot be read, more than "
+                f"data.max_errors={self._max_errors} allows; the last one: "
+                f"{errors[-1][1]}"
+            )
+
+    def close(self) -> None:
+        """Stops threads and worker processes; the iterator cannot be used after."""
+        self._closing()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class TrainBatches(Batches):
+    """Endless training batches of one process.
+
+    Yields {"image": uint8 (local_batch, h, w, 3), "label": int32 (local_batch,)}.
+
+    Attributes:
+      next_index: global position after the batches delivered so far. It is the whole
+        state of the iterator: `train_batches(start_index=next_index)` goes on exactly.
+      skipped: names of bad records met since this iterator was made.
+    """
+
+    def __init__(self, blocks: TrainBlocks, *, start_index: int, **reading):
+        super().__init__(blocks, **reading)
+        self.next_index = start_index
+
+    def __next__(self) -> Batch:
+        batch = super().__next__()
+        self.next_index += self._blocks.batch_size
+        return batch
+
+
+class EvalBatches(Batches):
+    """Evaluation batches of one process; `len` is their number.
+
+    Yields {"image": uint8 (local_batch, h, w, 3), "label": int32 (local_batch,),
+    "mask": bool (local_batch,), "index": int64 (local_batch,)}; `mask` is False for
+    padding (whose index is the split's length or more) and for skipped records.
+    """
+
+    def __len__(self) -> int:
+        return self._blocks.num_batches
+
+
+def _close_all(iterators: list[grain.DatasetIterator]) -> None:
+    while iterators:
+        iterators.pop().close()
+
+
+def _start_worker(parent: int, _worker: int, _workers: int) -> None:
+    """Makes a worker process die with the trainer, also when that is killed."""
+    # Polled, and not PR_SET_PDEATHSIG: that one fires when the *thread* that started
+    # the worker ends, and it exists on Linux only.
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    # A terminal sends Ctrl-C, and schedulers send SIGTERM, to all processes: the
+    # trainer needs its workers until it has saved and closes them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    # Grain imports JAX; a worker that touched the accelerator would take its memory.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

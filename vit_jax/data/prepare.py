@@ -1,0 +1,165 @@
+"""Prepares a tensorflow-datasets data set for training: the only step with TensorFlow.
+
+    python -m vit_jax.data.prepare NAME [--data-dir D] [--manual-dir M]
+
+Downloads with the official builder and writes ArrayRecord files, which the training
+reads without TensorFlow. fashion_mnist needs no network where Debian's package
+`dataset-fashion-mnist` is installed, or `--manual-dir` holds its four .gz files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+_DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+# Seconds since 1970 in the header of each original file.
+_FASHION_MNIST_TIMES = {
+    "train-images-idx3-ubyte": 1504176606,
+    "train-labels-idx1-ubyte": 1504176606,
+    "t10k-images-idx3-ubyte": 1504176627,
+    "t10k-labels-idx1-ubyte": 1504176627,
+}
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_GZIP_FLAG_NAME = 0x08
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; exits with code 1 and one sentence if it cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.data.prepare",
+        description="Prepare a tensorflow-datasets data set as ArrayRecord.",
+    )
+    parser.add_argument("name", help="such as cifar10, imagenet2012, fashion_mnist")
+    parser.add_argument("--data-dir", help="where to write; default: that of tfds")
+    parser.add_argument("--manual-dir", help="files that you downloaded by hand")
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise SystemExit(
+            "preparing a data set needs TensorFlow, which is not installed; run "
+            '`pip install "vit_jax[prepare]"` (training does not need it)'
+        )
+    print(_summary(prepare(args.name, args.data_dir, args.manual_dir), args))
+
+
+def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> Any:
+    """Downloads and writes a data set, or returns it if that was done before.
+
+    Args:
+      name: name of the data set, also `name/config`.
+      data_dir: folder to write to; None is the default of tensorflow-datasets.
+      manual_dir: folder with files that cannot be downloaded, or were before.
+
+    Returns:
+      The builder of the prepared data set.
+
+    Raises:
+      SystemExit: unknown name, or a download that failed, in one sentence.
+    """
+    import tensorflow_datasets as tfds
+    from requests.exceptions import RequestException
+    from tensorflow_datasets.core.download import DownloadError
+    from tensorflow_datasets.core.download.download_manager import (
+        NonMatchingChecksumError,
+    )
+
+    try:
+        builder = tfds.builder(
+            name, data_dir=data_dir, try_gcs=False, file_format="array_record"
+        )
+    except tfds.core.DatasetNotFoundError as error:
+        raise SystemExit(
+            f"tensorflow-datasets knows no data set {name!r}; the names are at "
+            "https://www.tensorflow.org/datasets/catalog/overview"
+        ) from error
+    if builder.name == "fashion_mnist" and manual_dir is None:
+        if os.path.isdir(_DEBIAN_FASHION_MNIST):
+            manual_dir = _DEBIAN_FASHION_MNIST
+    with tempfile.TemporaryDirectory() as restored:
+        files_dir = manual_dir
+        if builder.name == "fashion_mnist" and manual_dir is not None:
+            restore_fashion_mnist(manual_dir, restored)
+            files_dir = restored
+        config = tfds.download.DownloadConfig(manual_dir=files_dir)
+        try:
+            builder.download_and_prepare(download_config=config)
+        # AssertionError is what builders raise for a missing manual download.
+        except (
+            OSError,
+            AssertionError,
+            RequestException,
+            DownloadError,
+            NonMatchingChecksumError,
+        ) as error:
+            raise SystemExit(_download_help(builder, manual_dir, error)) from error
+    return builder
+
+
+def restore_fashion_mnist(source_dir: str, target_dir: str) -> None:
+    """Writes the four Fashion-MNIST files with the headers of the originals.
+
+    Debian's package removes name and time from the gzip headers, and the checksums
+    that tensorflow-datasets checks are those of the originals. The compressed data
+    are equal; files that have the header are copied.
+
+    Raises:
+      SystemExit: one of the files is missing or not a gzip file.
+    """
+    for name, seconds in _FASHION_MNIST_TIMES.items():
+        path = os.path.join(source_dir, f"{name}.gz")
+        if not os.path.exists(path):
+            raise SystemExit(
+                f"{path} is missing; put the four files "
+                f"{', '.join(f'{file}.gz' for file in _FASHION_MNIST_TIMES)} there, or "
+                "run `apt-get install dataset-fashion-mnist` and leave --manual-dir out"
+            )
+        with open(path, "rb") as file:
+            data = file.read()
+        if not data.startswith(_GZIP_MAGIC):
+            raise SystemExit(f"{path} is not a gzip file; get it again")
+        if data[3] == 0:
+            header = _GZIP_MAGIC + struct.pack("<BIBB", _GZIP_FLAG_NAME, seconds, 0, 3)
+            data = header + name.encode() + b"\x00" + data[10:]
+        with open(os.path.join(target_dir, f"{name}.gz"), "wb") as file:
+            file.write(data)
+
+
+def _download_help(builder: Any, manual_dir: str | None, error: Exception) -> str:
+    # The first sentence: the rest repeats the instructions, or is a stack of causes.
+    cause = " ".join(str(error).split()).split(". ")[0][:300]
+    wanted = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+    if not wanted:
+        infos = builder.url_infos or {}
+        wanted = f"the files {', '.join(infos)}" if infos else "its files"
+    return (
+        f"the files of {builder.name} could not be obtained ({cause}); connect to the "
+        f"network, or put into {manual_dir or 'a folder'} and pass it as "
+        f"--manual-dir: {wanted}"
+    )
+
+
+def _summary(builder: Any, args: argparse.Namespace) -> str:
+    splits = builder.info.splits.values()
+    override = f" --config.data.data_dir={args.data_dir}" if args.data_dir else ""
+    return "\n".join(
+        [
+            f"{builder.info.full_name} is ready in {builder.data_path}",
+            *(
+                f"  {split.name}: {split.num_examples} examples, "
+                f"{split.num_bytes / 2**20:.1f} MiB"
+                for split in splits
+            ),
+            "train on it with",
+            "  python -m vit_jax.train --config configs/CONFIG.py --workdir runs/"
+            f"{builder.name} --config.data.name={args.name}{override}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Random-access image sources: arrays, digits, folders, tensorflow-datasets."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vit_jax.data.decode import ImageError
+from vit_jax.data.folder import FolderSource, stable_hash
+from vit_jax.data.tfds_source import TfdsSource
+
+CACHE_CHOICES = ("auto", "always", "never")
+_AUTO_CACHE_BYTES = 1 << 30
+_CHUNK = 256
+# Below this, threads that decode wait for each other: 50,000 images of 32x32 take
+# 1.6 s with one thread and 7 s with two.
+_SMALL_IMAGE_BYTES = 128 * 128 * 3
+_SPLIT = re.compile(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+
+
+class Source(Protocol):
+    """What the pipeline needs of a data set."""
+
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> dict:
+        """{"image": uint8 (h, w, 3), "label": int}; ImageError for a bad record."""
+        ...
+
+    def record_name(self, index: int) -> str:
+        """A name under which a person finds the record: path, or set and number."""
+        ...
+
+
+class ArraySource:
+    """Images and labels in memory; a `Source`."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        label_names: Sequence[str],
+        *,
+        name: str = "array",
+    ):
+        """Checks and keeps the arrays.
+
+        Args:
+          images: uint8 (n, h, w, 3), or grey (n, h, w).
+          labels: n integers in 0..len(label_names)-1.
+          label_names: name of each class.
+          name: prefix of the record names.
+
+        Raises:
+          ValueError: wrong type, shape, length, or a label out of range.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 in 0..255, got {images.dtype}")
+        if images.ndim == 3:
+            images = np.repeat(images[..., None], 3, axis=-1)
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                "images must have the shape (n, h, w, 3) or (n, h, w), got "
+                f"{images.shape}"
+            )
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels must be {len(images)} integers, one an image, got "
+                f"{labels.dtype} of shape {labels.shape}"
+            )
+        bad = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
+        if bad.size:
+            raise ValueError(
+                f"{name} record {bad[0]}: the label is {labels[bad[0]]}, not in "
+                f"0..{len(label_names) - 1}; correct it or add the class's name"
+            )
+        self._images, self._labels, self._name = images, labels, name
+        self.label_names: tuple[str, ...] = tuple(label_names)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self._images[index], "label": int(self._labels[index])}
+
+    def record_name(self, index: int) -> str:
+        """The given name and the number of the record."""
+        return f"{self._name} record {index}"
+
+
+class SliceSource:
+    """Records start..stop-1 of another source, in its order; a `Source`."""
+
+    def __init__(self, source: Source, start: int, stop: int):
+        self._source, self._range = source, range(start, stop)
+        self.label_names: tuple[str, ...] = source.label_names
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._source[self._range[index]]
+
+    def record_name(self, index: int) -> str:
+        """Name of the record in the source that was sliced."""
+        return self._source.record_name(self._range[index])
+
+
+class CachedSource:
+    """Another source, decoded once and kept in memory; a `Source`.
+
+    Bad records are kept as such: asking for one raises the same ImageError as the
+    original source.
+    """
+
+    def __init__(self, source: Source, *, threads: int = 1):
+        """Reads and decodes everything, with so many threads."""
+        self._source = source
+        self.label_names: tuple[str, ...] = source.label_names
+        # In chunks: a task an image would cost more than a small decode.
+        chunks = [
+            range(start, min(start + _CHUNK, len(source)))
+            for start in range(0, len(source), _CHUNK)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            read = pool.map(functools.partial(_read_many, source), chunks)
+            self._records = [record for chunk in read for record in chunk]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._records[index]
+        if isinstance(record, ImageError):
+            # A new one: raising a stored exception would pile up tracebacks on it.
+            raise ImageError(str(record))
+        return record
+
+    def record_name(self, index: int) -> str:
+        """Name of the record in the original source."""
+        return self._source.record_name(index)
+
+    def first_error(self) -> str:
+        """The message of the first bad record, or ""."""
+        bad = (record for record in self._records if isinstance(record, ImageError))
+        return str(next(bad, ""))
+
+
+def make_source(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    holdout: float = 0.1,
+    cache: str = "auto",
+) -> Source:
+    """Opens one split of a data set.
+
+    Args:
+      name: "digits" (scikit-learn's 1797 images of 8x8 pixels; 80 % train, 20 %
+        test), the path of a folder of images (see FolderSource), or a name of
+        tensorflow-datasets, also `name/config` (see TfdsSource). It is a path if such
+        a folder exists, or if it starts with ".", "~", "/" or has two separators.
+      split: such as "train", "test", "train[:98%]", "train[100:200]".
+      data_dir: folder of prepared tensorflow-datasets; None is its default.
+      holdout: share of each class in "val" of a folder without split folders.
+      cache: keep the decoded images in memory: "auto" if they are estimated to take
+        at most 1 GiB, "always", or "never".
+
+    Returns:
+      A `Source`; not empty.
+
+    Raises:
+      ValueError: unknown name, split or option, empty split, or wrong layout.
+      FileNotFoundError: missing folder, or a data set that is not prepared.
+    """
+    if cache not in CACHE_CHOICES:
+        raise ValueError(
+            f"cache must be one of {', '.join(CACHE_CHOICES)}, got {cache!r}"
+        )
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    if name == "digits":
+        return _slice(_digits, name, split)
+    if _is_folder(name):
+        path = os.path.expanduser(name)
+        source = _slice(
+            lambda base: FolderSource(path, base, holdout=holdout), name, split
+        )
+    else:
+        source = TfdsSource(name, split, data_dir=data_dir)
+    image_bytes = _mean_image_bytes(source) if cache != "never" else 0
+    if cache == "never" or (
+        cache == "auto" and image_bytes * len(source) > _AUTO_CACHE_BYTES
+    ):
+        return source
+    threads = 1 if image_bytes < _SMALL_IMAGE_BYTES else os.cpu_count() or 1
+    return CachedSource(source, threads=threads)
+
+
+def _is_folder(name: str) -> bool:
+    if os.path.isdir(os.path.expanduser(name)) or name.startswith((".", "~", "/")):
+        return True
+    # "cifar10_corrupted/brightness_1" is a data set and its config, not a path.
+    return name.count("/") > 1 or "\\" in name
+
+
+def _slice(open_split, name: str, split: str) -> Source:
+    """Opens the split named before the bracket and cuts out the part in it."""
+    match = _SPLIT.fullmatch(split)
+    if match is None:
+        raise ValueError(
+            f"cannot read the split {split!r} of {name}; write it as in "
+            '"train", "train[:98%]", "train[98%:]" or "train[100:200]"'
+        )
+    source = open_split(match[1])
+    start = _position(match[2], len(source), 0)
+    stop = _position(match[3], len(source), len(source))
+    if start >= stop:
+        raise ValueError(
+            f"split {split!r} of {name} is empty; {match[1]} has {len(source)} images"
+        )
+    if (start, stop) == (0, len(source)):
+        return source
+    return SliceSource(source, start, stop)
+
+
+def _position(text: str | None, length: int, default: int) -> int:
+    if not text:
+        return default
+    if text.endswith("%"):
+        position = round(int(text[:-1]) * length / 100)
+    else:
+        position = int(text)
+    return min(max(position + length if position < 0 else position, 0), length)
+
+
+def _digits(split: str) -> ArraySource:
+    # Imported here: it takes seconds and the other sources do not need it.
+    from sklearn.datasets import load_digits
+
+    if split not in ("train", "test"):
+        raise ValueError(f"digits has no split {split!r}; its splits are train, test")
+    digits = load_digits()
+    order = sorted(range(len(digits.target)), key=lambda i: stable_hash(f"digit {i}"))
+    chosen = []
+    for label in range(10):
+        members = [index for index in order if digits.target[index] == label]
+        count = round(0.2 * len(members))
+        chosen += members[:count] if split == "test" else members[count:]
+    rank = {index: place for place, index in enumerate(order)}
+    chosen.sort(key=rank.__getitem__)
+    images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    names = [str(name) for name in digits.target_names]
+    return ArraySource(images, digits.target[chosen], names, name=f"digits {split}")
+
+
+def _mean_image_bytes(source: Source) -> float:
+    """Estimate from sixteen records spread over the source; bad ones do not count."""
+    places = np.linspace(0, len(source) - 1, min(16, len(source))).astype(int)
+    records = _read_many(source, places.tolist())
+    sizes = [r["image"].nbytes for r in records if not isinstance(r, ImageError)]
+    return float(np.mean(sizes)) if sizes else 0.0
+
+
+def _read_many(source: Source, indices: Sequence[int]) -> list[dict | ImageError]:
+    if isinstance(source, TfdsSource):
+        return source.read_many(indices)
+    records = []
+    for index in indices:
+        try:
+            records.append(source[index])
+        except ImageError as error:
+            records.append(error)
+    return records

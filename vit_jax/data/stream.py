@@ -1,0 +1,167 @@
+"""The index law: which example stands at which place of the stream, on any host.
+
+Global position i of the training stream belongs to epoch e = i // n and holds example
+`permutation(seed, e)[i % n]`, augmented with a generator that depends on (seed, i)
+only. Global batch t holds the positions [t B, (t + 1) B), counted from the start
+index; process h of H delivers the h-th of H contiguous parts of it. Neither threads
+nor worker processes nor hosts enter, so none of them can change what is delivered.
+
+Grain reads ahead, in threads or worker processes, in blocks of a batch. A block is
+one random-access element for Grain: at 32x32 pixels its cost for an element is that
+of the whole augmentation, and blocks share it. The order of the blocks is Grain's
+promise, their content is decided here from their number.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+from vit_jax.data.decode import ImageError
+from vit_jax.data.sources import Source
+
+# Images in a block: enough to hide Grain's cost, few enough to spread over threads.
+_BLOCK = 64
+# Streams are as good as endless; Grain needs a length.
+_ENDLESS = 1 << 60
+
+
+def example_at(position: int, length: int, seed: int) -> int:
+    """Number of the record at a global position of the shuffled, repeated stream."""
+    epoch, place = divmod(position, length)
+    return index_shuffle(
+        place, max_index=length - 1, seed=_epoch_seed(seed, epoch), rounds=4
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    # Hashed, not added: with seed + epoch, epoch 1 of seed 0 is epoch 0 of seed 1.
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def generator_at(position: int, seed: int) -> np.random.Generator:
+    """The random generator for the augmentation at a global position."""
+    return np.random.Generator(np.random.Philox(key=(seed, position)))
+
+
+class _Blocks:
+    """Blocks of one process's share of the batches, by number; pickled to workers."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        start: int,
+        batch_size: int,
+        process_index: int,
+        process_count: int,
+    ):
+        if batch_size % process_count:
+            raise ValueError(
+                f"the batch size {batch_size} is not divisible by the {process_count} "
+                f"processes; use a multiple of {process_count}"
+            )
+        self.source = source
+        self.batch_size = batch_size
+        self.local_size = batch_size // process_count
+        self.per_batch = -(-self.local_size // _BLOCK)
+        self._first = start + process_index * self.local_size
+
+    def positions(self, block: int) -> range:
+        """Global positions of the examples in a block."""
+        batch, part = divmod(block, self.per_batch)
+        first = self._first + batch * self.batch_size
+        low = part * self.local_size // self.per_batch
+        high = (part + 1) * self.local_size // self.per_batch
+        return range(first + low, first + high)
+
+
+class TrainBlocks(_Blocks):
+    """Shuffled, augmented blocks without end; a Grain data source."""
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        image_size: tuple[int, int],
+        *,
+        seed: int,
+        tries: int,
+        **sharding: int,
+    ):
+        """`tries`: records tried for one place before it is left black."""
+        super().__init__(source, **sharding)
+        self._transform, self._image_size = transform, image_size
+        self._seed, self._tries = seed, tries
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, block: int) -> dict:
+        positions = self.positions(block)
+        images = np.zeros((len(positions), *self._image_size, 3), np.uint8)
+        labels = np.zeros(len(positions), np.int32)
+        errors: list[tuple[str, str]] = []
+        for row, position in enumerate(positions):
+            record = self._readable(position, errors)
+            if record is not None:
+                rng = generator_at(position, self._seed)
+                images[row] = self._transform(record["image"], rng)
+                labels[row] = record["label"]
+        return {"image": images, "label": labels, "errors": errors}
+
+    def _readable(self, position: int, errors: list[tuple[str, str]]) -> dict | None:
+        length = len(self.source)
+        first = example_at(position, length, self._seed)
+        for attempt in range(min(self._tries, length)):
+            index = (first + attempt) % length
+            try:
+                return self.source[index]
+            except ImageError as error:
+                errors.append((self.source.record_name(index), str(error)))
+        return None
+
+
+class EvalBlocks(_Blocks):
+    """Every record once, in order, the last batch padded; a Grain data source."""
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Callable[[np.ndarray], np.ndarray],
+        image_size: tuple[int, int],
+        **sharding: int,
+    ):
+        super().__init__(source, start=0, **sharding)
+        self._transform, self._image_size = transform, image_size
+
+    @property
+    def num_batches(self) -> int:
+        """Number of global batches, equal on all processes."""
+        return -(-len(self.source) // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.num_batches * self.per_batch
+
+    def __getitem__(self, block: int) -> dict:
+        positions = self.positions(block)
+        images = np.zeros((len(positions), *self._image_size, 3), np.uint8)
+        labels = np.zeros(len(positions), np.int32)
+        mask = np.zeros(len(positions), bool)
+        errors: list[tuple[str, str]] = []
+        for row, index in enumerate(positions):
+            if index >= len(self.source):
+                break
+            try:
+                record = self.source[index]
+            except ImageError as error:
+                errors.append((self.source.record_name(index), str(error)))
+                continue
+            images[row] = self._transform(record["image"])
+            labels[row], mask[row] = record["label"], True
+        block = {"image": images, "label": labels, "mask": mask, "errors": errors}
+        return {**block, "index": np.array(positions, np.int64)}

@@ -4,6 +4,7 @@ import ml_collections
 import pytest
 
 from vit_jax import cli
+from vit_jax.build import SECTIONS
 from vit_jax.config import (
     ConfigError,
     check_config,
@@ -11,7 +12,6 @@ from vit_jax.config import (
     load_config,
     parse_duration,
 )
-from vit_jax.train import SECTIONS
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import cli, train
+from vit_jax import cli
+from vit_jax.build import build
+from vit_jax.config import resolve_lengths
+from vit_jax.data.pipeline import Data
 
 # Classes and training images of the data sets, which the tests do not have.
 SIZES = {
@@ -43,13 +46,13 @@ def test_every_config_is_tested():
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_config_builds_and_steps(spec, monkeypatch):
-    monkeypatch.setattr(train.Data, "check_splits", lambda *_: None)
+    monkeypatch.setattr(Data, "check_splits", lambda *_: None)
     monkeypatch.setattr(
-        train.Data, "label_names", lambda d: tuple(map(str, range(SIZES[d.name][0])))
+        Data, "label_names", lambda d: tuple(map(str, range(SIZES[d.name][0])))
     )
-    monkeypatch.setattr(train.Data, "num_examples", lambda d: SIZES[d.name][1])
+    monkeypatch.setattr(Data, "num_examples", lambda d: SIZES[d.name][1])
     config = cli.read_config(f"configs/{spec}", [])
-    experiment = train.build(config)
+    experiment = build(config)
     lengths = experiment.lengths
     assert 0 <= lengths.warmup < lengths.total
     assert 0 < lengths.eval_every <= lengths.total
@@ -72,5 +75,5 @@ def test_config_builds_and_steps(spec, monkeypatch):
 def test_table_3_in_steps():
     """Batch 4096, 300 epochs of 99 % of ImageNet; 93.8 k steps with all of it."""
     config = cli.read_config("configs/imagenet.py", [])
-    lengths = train.resolve_lengths(config, 1_281_167)
+    lengths = resolve_lengths(config, 1_281_167)
     assert lengths.warmup == 10_000 and abs(lengths.total - 93_836) <= 1

@@ -15,9 +15,10 @@ import optax
 import pytest
 
 from experiments import exact_resume
-from vit_jax import cli, train
+from vit_jax import cli, train, train_step
 from vit_jax.config import ConfigError
 from vit_jax.data.mix import make_mix, normalize
+from vit_jax.data.pipeline import Data
 from vit_jax.losses import make_loss
 from vit_jax.metrics import NonFiniteError, read_metrics
 from vit_jax.models import create_model, init_params
@@ -57,7 +58,7 @@ def step_parts():
     model = create_model(
         "ViT-mu/4", num_classes=10, image_size=8, dropout_rate=0.1, dtype="float32"
     )
-    keys = train.named_keys(0)
+    keys = train_step.named_keys(0)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     batch = {"image": jnp.array(pixels), "label": jnp.arange(8)}
     return model, keys, batch
@@ -65,7 +66,7 @@ def step_parts():
 
 def make_step(model, optimizer, *, accumulate_steps=1, ema_decay=0.0, mixup_alpha=0.0):
     mix = make_mix(mixup_alpha=mixup_alpha, cutmix_alpha=0.0, per_example=False)
-    step = train.make_train_step(
+    step = train_step.make_train_step(
         model,
         make_loss(name="softmax", label_smoothing=0.0),
         mix,
@@ -79,7 +80,9 @@ def make_step(model, optimizer, *, accumulate_steps=1, ema_decay=0.0, mixup_alph
 def new_state(model, keys, optimizer, *, ema=False):
     params = init_params(model, keys.params)
     opt_state = optimizer.init(params)
-    return train.TrainState(jnp.int32(0), params, opt_state, params if ema else None)
+    return train_step.TrainState(
+        jnp.int32(0), params, opt_state, params if ema else None
+    )
 
 
 def test_the_first_sgd_step_is_the_gradient_worked_out_by_hand(step_parts):
@@ -128,7 +131,7 @@ def test_dropout_differs_by_step_and_not_by_call(step_parts):
     after, first = step(state, batch, keys)
     assert step(state, batch, keys)[1]["loss"] == first["loss"]
     assert step(after, batch, keys)[1]["loss"] != first["loss"]  # same parameters
-    assert step(state, batch, train.named_keys(1))[1]["loss"] != first["loss"]
+    assert step(state, batch, train_step.named_keys(1))[1]["loss"] != first["loss"]
 
 
 def test_moving_average(step_parts):
@@ -138,7 +141,7 @@ def test_moving_average(step_parts):
     after, _ = make_step(model, optimizer, ema_decay=0.9)(state, batch, keys)
     wanted = 0.9 * after.params["head"]["kernel"]  # from zero, by 1 - 1/10
     np.testing.assert_allclose(after.ema["head"]["kernel"], wanted, rtol=1e-5)
-    decay = train.update_ema(jnp.float32(0), jnp.float32(1), 0.9, jnp.int32(1000))
+    decay = train_step.update_ema(jnp.float32(0), jnp.float32(1), 0.9, jnp.int32(1000))
     assert decay == pytest.approx(0.1, rel=1e-5)
 
 
@@ -298,7 +301,7 @@ def test_warm_start_takes_the_parameters_and_replaces_the_head(
     train.train(config, tmp_path / "same")
     assert_same_bits(before, final_params(tmp_path / "same"))
 
-    monkeypatch.setattr(train.Data, "label_names", lambda _: tuple("0123456789ab"))
+    monkeypatch.setattr(Data, "label_names", lambda _: tuple("0123456789ab"))
     train.train(config, tmp_path / "other")
     assert "replaced by a new one" in capsys.readouterr().out
     after = final_params(tmp_path / "other")

@@ -13,8 +13,6 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax.checkpoint import write_atomically
-
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient is NaN or Inf."""
@@ -111,7 +109,9 @@ class Writer:
     ) -> None:
         path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= start_step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        kept = path.with_suffix(".tmp")
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        kept.replace(path)
         self._file = path.open("a")
         self._tensorboard = self._wandb = None
         if tensorboard:

@@ -1,0 +1,62 @@
+"""The shape of the code: which file may import which, and what README says of it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+LIBRARY = sorted(Path("vit_jax").rglob("*.py"))
+# They import nothing of ours.
+LEAVES = (
+    "losses optim metrics flops config data/mix data/augment data/decode "
+    "models/positions models/attention models/variants analysis/rollout"
+).split()
+
+
+def our_imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = ("vit_jax", "configs", "experiments", "tests")
+    return {name for name in names if name.split(".")[0] in ours}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_import_nothing_of_ours(leaf):
+    assert our_imports(Path("vit_jax", f"{leaf}.py")) == set()
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_the_library_imports_itself_only(path):
+    assert all(name.startswith("vit_jax.") for name in our_imports(path))
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_no_hidden_knobs(path):
+    """A default deep in the code is a knob that no config shows."""
+    assert not re.search(r"config(\.\w+)*\.get\(", path.read_text())
+
+
+def test_the_model_does_not_know_how_it_is_trained():
+    for path in Path("vit_jax/models").glob("*.py"):
+        assert all(n.startswith("vit_jax.models.") for n in our_imports(path))
+
+
+def test_readme_tree_is_true():
+    tree = Path("README.md").read_text().split("## Files")[1]
+    listed = set(re.findall(r"^(\S+\.(?:py|md|toml|txt)|Makefile|\.ci/run)\s", tree, re.M))
+    roots = ("vit_jax", "configs", "experiments", "docs")
+    there = {
+        str(path)
+        for root in roots
+        for pattern in ("*.py", "*.md")
+        for path in Path(root).rglob(pattern)
+        if path.name != "__init__.py" or path.stat().st_size > 500
+    }
+    top = {"requirements.txt", "pyproject.toml", "Makefile", ".ci/run"}
+    assert listed == there | top

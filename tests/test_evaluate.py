@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import functools
 import json
 
 import jax
@@ -43,9 +44,8 @@ def expected(run):
     source = make_source("digits", "test")
     records = [source[index] for index in range(len(source))]
     images = np.stack([run.data.eval_transform(r["image"]) for r in records])
-    logits, _ = run.model.apply(
-        {"params": run.params}, normalize(jnp.asarray(images)), train=False
-    )
+    apply = jax.jit(functools.partial(run.model.apply, train=False))
+    logits, _ = apply({"params": run.params}, normalize(jnp.asarray(images)))
     return np.asarray(logits), np.array([record["label"] for record in records])
 
 

@@ -1,6 +1,7 @@
 """Prediction from files and splits: names, probabilities, pictures, errors."""
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -57,15 +58,18 @@ def _arguments(checkpoint, *images, **changes):
     return argparse.Namespace(**options | changes)
 
 
+def _apply(model, params, images, **options):
+    apply = jax.jit(functools.partial(model.apply, train=False, **options))
+    return apply({"params": params}, normalize(jnp.asarray(images)))
+
+
 def _pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
 def test_probabilities_are_the_models_whatever_the_batch_size(run, images):
     prepared = np.stack([run.data.eval_transform(image) for image in images])
-    logits, _ = run.model.apply(
-        {"params": run.params}, normalize(jnp.asarray(prepared)), train=False
-    )
+    logits, _ = _apply(run.model, run.params, prepared)
     expected = jax.nn.softmax(logits)
     before = forward_step._cache_size()
     for count in (10, 3, 4):  # of batches of 4: two whole and a padded one, ...
@@ -115,9 +119,7 @@ def test_attention_changes_no_probability_and_fits_the_grid(images, pooling):
     np.testing.assert_allclose(with_heat, without, rtol=1e-5)
     assert heat.shape == (3, 2, 4) and (np.asarray(heat) > 0).all()
     assert (np.asarray(heat).sum((1, 2)) < 1).all()  # the rest is the registers'
-    _, out = model.apply(
-        {"params": params}, normalize(batch), train=False, return_attention=True
-    )
+    _, out = _apply(model, params, batch, return_attention=True)
     weights = [out["encoder"]["block_00"]["attention_weights"]]
     rollout = np.asarray(attention_rollout(weights))
     rows = rollout[:, 2:3] if pooling == "token" else rollout[:, 2:]
@@ -126,7 +128,7 @@ def test_attention_changes_no_probability_and_fits_the_grid(images, pooling):
 
 
 def test_files_and_folders(run, digits_run, folder, images, tmp_path, capsys):
-    output = tmp_path / "out.json"
+    output = tmp_path / "made" / "out.json"
     extra = tmp_path / "extra.png"
     Image.fromarray(images[5]).save(extra)
     predict.main(_arguments(digits_run, folder, extra, json=str(output), top=3))
@@ -172,10 +174,12 @@ def test_pictures_show_the_image_and_where_the_model_looks(digits_run, tmp_path)
     assert first.shape == second.shape and min(first.shape[:2]) >= 256
     source = make_source("digits", "test")
     for picture, index in ((first, 0), (second, 358)):
-        # The input is drawn in grey: no level of it is missing from the picture.
+        # Each of the 256 pixels of the input is drawn as some 400 of the same grey;
+        # the edges of letters have few of each.
         grey = picture[(picture == picture[..., :1]).all(-1)][:, 0]
         image = load_run(digits_run).data.eval_transform(source[index]["image"])
-        assert set(np.unique(image)) <= set(np.unique(grey))
+        drawn = np.bincount(grey, minlength=256)
+        assert (drawn[np.unique(image)] > 200).all()
     # The heat is in colour, and is not the same for two images.
     coloured = np.ptp(first, axis=-1) > 30
     assert coloured.mean() > 0.1

@@ -1,19 +1,46 @@
-"""Classification metrics over a whole split: every example exactly once."""
+"""Classification metrics over a whole split: every example exactly once.
 
-from collections.abc import Callable, Iterable
+    python -m vit_jax.evaluate --checkpoint runs/digits --split test
+
+Training uses `make_eval_step` and `evaluate`, which keep sums only; the command keeps
+what became of each example.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
 
+from vit_jax import sharding
+from vit_jax.cli import run_command
 from vit_jax.data.mix import normalize, one_hot
+from vit_jax.data.pipeline import Data, prefetch_to_device
+from vit_jax.data.sources import Source, make_source
 from vit_jax.losses import LossFn
 from vit_jax.models import VisionTransformer
+from vit_jax.outcomes import (
+    Outcomes,
+    Step,
+    class_counts,
+    confusion,
+    label_rank,
+    make_outcome_step,
+    summary,
+    write_outcomes,
+)
+from vit_jax.plots import shorten
+from vit_jax.run import Run, load_run
 
-EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
-
-def make_eval_step(model: VisionTransformer, loss_fn: LossFn) -> EvalStep:
+def make_eval_step(model: VisionTransformer, loss_fn: LossFn) -> Step:
     """Builds `(params, batch) -> sums` over the examples whose `mask` is True."""
 
     @jax.jit
@@ -21,9 +48,7 @@ def make_eval_step(model: VisionTransformer, loss_fn: LossFn) -> EvalStep:
         images = normalize(batch["image"])
         logits, _ = model.apply({"params": params}, images, train=False)
         labels, mask = batch["label"], batch["mask"]
-        # The label's rank, with ties counted against it: a constant output is no hit.
-        own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-        rank = (logits >= own).sum(-1) - 1
+        rank = label_rank(logits, labels)
         return {
             "count": mask.sum(),
             "loss": (loss_fn(logits, one_hot(labels, logits.shape[-1])) * mask).sum(),
@@ -35,7 +60,7 @@ def make_eval_step(model: VisionTransformer, loss_fn: LossFn) -> EvalStep:
 
 
 def evaluate(
-    eval_step: EvalStep, params: Any, batches: Iterable[dict[str, jax.Array]]
+    eval_step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
 ) -> dict[str, float]:
     """Means over a split: `loss`, `accuracy`, `top5` in [0, 1], and the `count`.
 
@@ -43,10 +68,195 @@ def evaluate(
         ValueError: no batch holds an example.
     """
     totals: dict[str, float] = {}
-    for sums in [eval_step(params, batch) for batch in batches]:
+    for sums in run_step(eval_step, params, batches):
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + float(value)
     count = totals.pop("count", 0.0)
     if not count:
         raise ValueError("there is no example to evaluate on")
     return {name: total / count for name, total in totals.items()} | {"count": count}
+
+
+def run_step(
+    step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Runs a step on each batch and yields its results as arrays on the host.
+
+    The device has one batch to do while the results of another are fetched. Were all
+    dispatched at once, their images would fill its memory.
+    """
+    ahead = None
+    for batch in batches:
+        done, ahead = ahead, step(params, batch)
+        if done is not None:
+            yield jax.device_get(done)
+    if ahead is not None:
+        yield jax.device_get(ahead)
+
+
+def evaluate_run(
+    run: Run, data: Data, *, batch_size: int
+) -> tuple[Outcomes, list[str], float]:
+    """Evaluates a run on `data.split`, on all devices, with a live progress line.
+
+    Args:
+        data: the run's own, or another one with the same label names in any order.
+        batch_size: rounded up to a multiple of the devices.
+
+    Returns:
+        The outcomes, the names of skipped records, and images per second, reading
+        included and compilation not.
+
+    Raises:
+        ValueError: other label names, or unknown split.
+        ImageError: an image that cannot be read, or too many to skip.
+    """
+    order = label_order(data.label_names(), run.label_names, data.name)
+    devices = jax.device_count()
+    batch_size = -(-batch_size // devices) * devices
+    mesh = sharding.make_mesh(data=devices, fsdp=1, tensor=1)
+    placement = sharding.batch_sharding(mesh)
+    params = jax.device_put(run.params, sharding.replicated(mesh))
+    step = make_outcome_step(run.model, order, **run.config.loss)
+    blank = {
+        "image": np.zeros((batch_size, *data.image_size, 3), np.uint8),
+        "label": np.zeros(batch_size, np.int32),
+        "mask": np.zeros(batch_size, bool),
+        "index": np.zeros(batch_size, np.int64),
+    }
+    # Compiles, which the speed is not to include.
+    jax.block_until_ready(step(params, jax.device_put(blank, placement)))
+
+    parts = []
+    start = time.perf_counter()
+    batches = data.eval_batches(data.split, batch_size)
+    with (
+        prefetch_to_device(batches, placement) as batches,
+        tqdm(
+            total=data.num_examples(),
+            desc="evaluating",
+            unit=" images",
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
+        for part in run_step(step, params, batches):
+            mask = part.pop("mask")
+            parts.append({name: values[mask] for name, values in part.items()})
+            bar.update(int(mask.sum()))
+    seconds = time.perf_counter() - start
+    columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    outcomes = Outcomes(**columns)
+    return outcomes, batches.skipped, len(outcomes.label) / seconds
+
+
+def label_order(
+    there: tuple[str, ...], here: tuple[str, ...], dataset: str
+) -> np.ndarray:
+    """The number in `here` of each label name in `there`; int32.
+
+    Raises:
+        ValueError: the names differ; tells which.
+    """
+    if there == here:
+        return np.arange(len(here), dtype=np.int32)
+    if len(set(there)) == len(there) and sorted(there) == sorted(here):
+        return np.array([here.index(name) for name in there], np.int32)
+
+    def only(names: tuple[str, ...], others: tuple[str, ...]) -> str:
+        extra = [name for name in names if name not in others]
+        shown = ", ".join(map(repr, extra[:5])) or "none"
+        return shown + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+
+    raise ValueError(
+        f"{dataset} has other label names than the run was trained on: only in the "
+        f"data set {only(there, here)}; only in the run {only(here, there)}. Give a "
+        f"data set with the {len(here)} classes of the run"
+    )
+
+
+def open_source(data: Data) -> Source:
+    """The records of `data.split` as they are stored, by number and with names."""
+    return make_source(
+        data.name,
+        data.split,
+        data_dir=data.data_dir or None,
+        holdout=data.holdout,
+        cache="never",
+    )
+
+
+def report(outcomes: Outcomes, label_names: tuple[str, ...], speed: float) -> str:
+    """A table for the terminal: the metrics, the worst classes and confusions."""
+    metrics = summary(outcomes, len(label_names))
+    lines = [f"  images  {metrics['count']}"]
+    lines.append(f"  top-1   {100 * metrics['accuracy']:.2f} %")
+    if "top5" in metrics:
+        lines.append(f"  top-5   {100 * metrics['top5']:.2f} %")
+    if metrics["ties"]:
+        lines.append(f"  ties    {metrics['ties']}, counted as wrong")
+    lines.append(f"  loss    {metrics['loss']:.4f}")
+    lines.append(f"  speed   {speed:.0f} images/s")
+
+    counts, hits = class_counts(outcomes, len(label_names))
+    accuracy = hits / np.maximum(counts, 1)
+    worst = [i for i in np.argsort(accuracy, kind="stable") if hits[i] < counts[i]][:5]
+    lines += ["worst classes"] if worst else []
+    for i in worst:
+        name = shorten(label_names[i], 40)
+        lines.append(f"  {100 * accuracy[i]:6.2f} %  {name} ({counts[i]} images)")
+
+    errors = confusion(outcomes, len(label_names))
+    np.fill_diagonal(errors, 0)
+    largest = np.argsort(-errors, axis=None, kind="stable")[:5]
+    pairs = [divmod(int(i), len(label_names)) for i in largest if errors.flat[i]]
+    lines += ["most frequent confusions"] if pairs else []
+    for label, prediction in pairs:
+        names = [shorten(label_names[i], 30) for i in (label, prediction)]
+        number = errors[label, prediction]
+        lines.append(f"  {number:6}    {names[0]} taken for {names[1]}")
+    return "\n".join(lines)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command: evaluates, writes the files and prints a table."""
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
+    run = load_run(arguments.checkpoint, ema=arguments.ema)
+    name = arguments.dataset or run.data.name
+    split = arguments.split or run.config.eval.splits[0]
+    data = dataclasses.replace(run.data, name=name, split=split)
+    outcomes, skipped, speed = evaluate_run(run, data, batch_size=arguments.batch_size)
+    default = f"{Path(name).name}-{split}" + ("-ema" if arguments.ema else "")
+    default = Path(
+        arguments.checkpoint, "evaluation", re.sub(r"[^\w.-]+", "_", default)
+    )
+    folder = Path(arguments.output or default)
+    facts = {
+        "dataset": name,
+        "split": split,
+        "step": run.step,
+        "ema": arguments.ema,
+        "images_per_second": round(speed, 1),
+        "skipped": skipped,
+    }
+    record_name = open_source(data).record_name
+    files = write_outcomes(folder, outcomes, run.label_names, record_name, facts)
+    print(f"{name} {split}, step {run.step} of {arguments.checkpoint}")
+    print(report(outcomes, run.label_names, speed))
+    if skipped:
+        print(f"{len(skipped)} unreadable images left out, named in metrics.json")
+    print(f"files in {folder}: {', '.join(files)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.evaluate",
+        description="Evaluate a run: metrics, classes, confusions, predictions.",
+    )
+    parser.add_argument("--checkpoint", required=True, help="folder of the run")
+    parser.add_argument("--dataset", help="name or folder; default: the run's own")
+    parser.add_argument("--split", help="default: the first of the run's eval.splits")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--ema", action="store_true", help="use averaged parameters")
+    parser.add_argument("--output", help="folder; default: in the run's evaluation/")
+    run_command(parser, main)

@@ -113,7 +113,7 @@ def test_damaged_files_are_named_errors():
     for name, data in damaged.items():
         with pytest.raises(ImageError, match=f"{name}: the image cannot be decoded"):
             decode_image(data, name)
-    with pytest.raises(ImageError, match="the file is empty.*on_error"):
+    with pytest.raises(ImageError, match="the file is empty"):
         decode_image(b"", "x")
     with pytest.raises(ImageError, match="not a known image format"):
         decode_image(b"this is no image", "x")

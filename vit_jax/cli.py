@@ -30,7 +30,7 @@ def run_command(
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
-    arguments, rest = parser.parse_known_args()
+    arguments, rest = parser.parse_known_intermixed_args()
     arguments.overrides = [text for text in rest if text.startswith("--config.")]
     surplus = [text for text in rest if text not in arguments.overrides]
     if surplus:

@@ -131,6 +131,7 @@ class Writer:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
         )
         self._total = total_steps
+        self._skipped, self._skipped_path = 0, workdir / "skipped.txt"
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Records the training metrics of a step and shows them."""
@@ -157,6 +158,15 @@ class Writer:
             )
             self._bar.write(f"step {step}/{self._total}  {split}: {text}", sys.stdout)
         sys.stdout.flush()
+
+    def skipped(self, names: list[str]) -> None:
+        """Prints and lists in `skipped.txt` the records that could not be read."""
+        new = names[self._skipped :]
+        self._skipped = len(names)
+        for name in new:
+            self._bar.write(f"skipped, since it cannot be read: {name}", sys.stdout)
+            with self._skipped_path.open("a") as file:
+                file.write(name + "\n")
 
     def _record(self, step: int, split: str, values: dict[str, float]) -> None:
         row = {"step": step, "split": split} | values

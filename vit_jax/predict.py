@@ -227,8 +227,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     ):
         if isinstance(item, ImageError):
-            # The rest of the message is advice for training.
-            failures.append(str(item).partition("; replace or delete it")[0])
+            failures.append(str(item))
             continue
         print(shorten(table_row(item, name_width, label_width), width), flush=True)
         known = {} if item.label is None else {"label": item.label}

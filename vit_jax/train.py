@@ -142,6 +142,7 @@ def train(
             meter.add(step, metrics)
             if step == lengths.total:
                 meter.finish()
+            writer.skipped(batches.skipped)
             if due(lengths.log_every) and (means := meter.flush()):
                 rate = float(experiment.schedule(step - 1))
                 writer.train(step, means | {"learning_rate": rate})

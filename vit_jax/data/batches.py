@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vit_jax.data.decode import ImageError
+from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.stream import EvalBlocks, TrainBlocks
 
 Batch = dict[str, np.ndarray]
@@ -81,7 +81,7 @@ class Batches:
     def _count(self, errors: list[tuple[str, str]]) -> None:
         for name, message in errors:
             if self._on_error == "raise":
-                raise ImageError(message)
+                raise ImageError(f"{message}; {ADVICE}")
             if name not in self.skipped:
                 self.skipped.append(name)
         total = len(self._blocks.source)

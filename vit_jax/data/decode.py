@@ -18,6 +18,10 @@ class ImageError(ValueError):
     """A record that cannot be used: unreadable image, or a label out of range."""
 
 
+# What to do about it where a data set is read; said by those who read one.
+ADVICE = 'mend or remove it, or set data.on_error="skip" to go on without it'
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP or BMP file to RGB.
 
@@ -54,10 +58,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def _message(name: str, cause: str) -> str:
-    return (
-        f"{name}: the image cannot be decoded ({cause}); replace or delete it, or set "
-        'data.on_error="skip" to go on without it'
-    )
+    return f"{name}: the image cannot be decoded ({cause})"
 
 
 def _cause(error: Exception) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_jax.data.decode import ImageError, decode_image
-
-# What is looked for in a folder; a file that is named is opened whatever its name.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from vit_jax.data.folder import EXTENSIONS
 
 
 class Files:

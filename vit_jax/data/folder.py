@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from vit_jax.data.decode import ImageError, decode_image
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _SPLIT_NAMES = ("train", "val", "validation", "valid", "dev", "test")
 _LAYOUT = "the layout is root/train/CLASS/image.jpg or root/CLASS/image.jpg"
 
@@ -81,8 +81,7 @@ class FolderSource:
                 data = file.read()
         except OSError as error:
             raise ImageError(
-                f"{name}: the file cannot be read ({error.strerror}); put it back, or "
-                'set data.on_error="skip" to go on without it'
+                f"{name}: the file cannot be read ({error.strerror})"
             ) from error
         return {"image": decode_image(data, name), "label": self._labels[index]}
 
@@ -138,7 +137,7 @@ def _images(folder: str, prefix: str) -> Iterable[str]:
             path = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_dir():
                 yield from _images(entry.path, path)
-            elif entry.name.lower().endswith(_EXTENSIONS):
+            elif entry.name.lower().endswith(EXTENSIONS):
                 yield path
 
 
@@ -149,7 +148,7 @@ def _list_images(folder: str) -> dict[str, list[str]]:
         if not files[name]:
             raise ValueError(
                 f"the class folder {os.path.join(folder, name)} holds no images "
-                f"({', '.join(_EXTENSIONS)}); add some or remove the folder"
+                f"({', '.join(EXTENSIONS)}); add some or remove the folder"
             )
     return files
 

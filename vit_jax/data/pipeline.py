@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.data import augment
 from vit_jax.data.batches import EvalBatches, TrainBatches
-from vit_jax.data.decode import ImageError
+from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.device import prefetch_to_device
 from vit_jax.data.randaug import randaugment
 from vit_jax.data.sources import CACHE_CHOICES, CachedSource, Source, make_source
@@ -288,7 +288,7 @@ class Data:
             # Known already where all was decoded: then not in the middle of a run.
             if self.on_error == "raise" and isinstance(source, CachedSource):
                 if source.first_error():
-                    raise ImageError(source.first_error())
+                    raise ImageError(f"{source.first_error()}; {ADVICE}")
             self._sources[split] = source
         return self._sources[split]
 

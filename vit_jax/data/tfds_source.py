@@ -70,7 +70,7 @@ class TfdsSource:
             # -1, the mark for "no label", passes every check of tensorflow-datasets.
             raise ImageError(
                 f"{name}: the label is {label}, not in 0..{len(self.label_names) - 1}; "
-                'choose a split with labels, or set data.on_error="skip"'
+                "choose a split with labels"
             )
         return {"image": decode_image(record["image"], name), "label": label}
 

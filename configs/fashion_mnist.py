@@ -14,7 +14,7 @@ from configs import base
 def get_config() -> ml_collections.ConfigDict:
     """0.3 million parameters, so that a CPU trains several epochs in minutes."""
     config = base.get_config()
-    config.model.update(name="ViT-mu/4", depth=6, width=64, mlp_dim=256, num_heads=4)
+    config.model.update(name="ViT-mu/7", depth=6, width=64, mlp_dim=256, num_heads=4)
     config.data.update(
         name="fashion_mnist",
         batch_size=256,

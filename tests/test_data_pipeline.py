@@ -274,7 +274,9 @@ def test_bad_record_raises_its_name(broken, workers):
     root, bad, _ = broken
     data = _data(root, cache="never", workers=workers)
     with data.train_batches(seed=0) as batches:
-        with pytest.raises(ImageError, match="/(007|008|040).png: .*cannot be decoded.*on_error"):
+        with pytest.raises(
+            ImageError, match="/(007|008|040).png: .*cannot be decoded.*on_error"
+        ):
             for _ in range(8):
                 next(batches)
     with pytest.raises(ImageError, match=bad[0][-10:]):

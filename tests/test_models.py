@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax.models import create_model, init_params
-from vit_jax.models.attention import attend, attention_weights, can_fuse
+from vit_jax.models.attention import attend, attention_scores, can_fuse
 from vit_jax.models.positions import sincos2d
 from vit_jax.models.variants import SIZES
 from vit_jax.optim import path_name
@@ -200,7 +200,7 @@ def test_attention_equals_the_library():
     """The einsum path against jax.nn.dot_product_attention."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 7, 4, 8))
     wanted = jax.nn.dot_product_attention(q, k, v)
-    np.testing.assert_allclose(attend(attention_weights(q, k), v), wanted, atol=1e-6)
+    np.testing.assert_allclose(attend(*attention_scores(q, k), v), wanted, atol=1e-6)
 
 
 def test_activations_add_up(tiny):

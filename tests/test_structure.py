@@ -49,7 +49,9 @@ def test_the_model_does_not_know_how_it_is_trained():
 
 def test_readme_tree_is_true():
     tree = Path("README.md").read_text().split("## Files")[1]
-    listed = set(re.findall(r"^(\S+\.(?:py|md|toml|txt)|Makefile|\.ci/run)\s", tree, re.M))
+    listed = set(
+        re.findall(r"^(\S+\.(?:py|md|toml|txt)|Makefile|\.ci/run)\s", tree, re.M)
+    )
     roots = ("vit_jax", "configs", "experiments", "docs")
     there = {
         str(path)

@@ -63,9 +63,10 @@ class MultiHeadAttention(nn.Module):
             weights = None
             x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
-            weights = attention_weights(query, key)
-            dropped = nn.Dropout(self.dropout_rate)(weights, deterministic=not train)
-            x = attend(dropped.astype(value.dtype), value)
+            scores, total = attention_scores(query, key)
+            weights = scores / total
+            scores = nn.Dropout(self.dropout_rate)(scores, deterministic=not train)
+            x = attend(scores.astype(value.dtype), total, value)
 
         x = nn.DenseGeneral(
             width,
@@ -108,10 +109,10 @@ def can_fuse(
     return not obstacles
 
 
-def attention_weights(
+def attention_scores(
     query: Float[Array, "b q k e"], key: Float[Array, "b l k e"]
-) -> Float[Array, "b k q l"]:
-    """Scaled dot-product attention probabilities in float32 (Eq. 6)."""
+) -> tuple[Float[Array, "b k q l"], Float[Array, "b k q 1"]]:
+    """Numerator and denominator of the attention probabilities, float32 (Eq. 6)."""
     # Heads are moved in front first: on CPU the batched product of (b k l e) arrays is
     # a third faster than the same einsum over (b l k e).
     query = einops.rearrange(query, "b q k e -> b k q e")
@@ -120,14 +121,20 @@ def attention_weights(
     logits = jnp.einsum(
         "bkqe,bkle->bkql", query * scale, key, preferred_element_type=jnp.float32
     )
-    return nn.softmax(logits)
+    # The probabilities do not depend on what is subtracted.
+    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    scores = jnp.exp(logits - largest)
+    return scores, scores.sum(axis=-1, keepdims=True)
 
 
 def attend(
-    weights: Float[Array, "b k q l"], value: Float[Array, "b l k e"]
+    scores: Float[Array, "b k q l"],
+    total: Float[Array, "b k q 1"],
+    value: Float[Array, "b l k e"],
 ) -> Float[Array, "b q k e"]:
-    """Weighted sum of the values of each head (Eq. 7)."""
+    """Mean of the values of each head, weighted by scores / total (Eq. 7)."""
+    # Divided after the product: e numbers a query instead of l, and the (q l) array
+    # of probabilities is never stored.
     value = einops.rearrange(value, "b l k e -> b k l e")
-    return einops.rearrange(
-        jnp.einsum("bkql,bkle->bkqe", weights, value), "b k q e -> b q k e"
-    )
+    x = jnp.einsum("bkql,bkle->bkqe", scores, value, preferred_element_type=jnp.float32)
+    return einops.rearrange((x / total).astype(value.dtype), "b k q e -> b q k e")

@@ -1,0 +1,113 @@
+"""Takes training steps of a timm ViT when told to: a worker of `speed_vs_peers`.
+
+Needs PyTorch and timm only, so it may run in a Python environment of its own. Reads a
+number of steps a line from stdin and answers with the seconds they took.
+"""
+
+import json
+import sys
+import time
+
+NAMES = {
+    "ViT-Ti/16": "vit_tiny_patch16_224",
+    "ViT-S/16": "vit_small_patch16_224",
+    "ViT-B/16": "vit_base_patch16_224",
+    "ViT-L/16": "vit_large_patch16_224",
+    "ViT-H/14": "vit_huge_patch14_224",
+}
+INSTALL = """timm cannot be imported here ({error}). Install it, in an environment
+of its own if you like, and name that one's Python by --torch-python:
+    python -m venv torch-env
+    torch-env/bin/pip install torch torchvision timm
+On Linux without a GPU, where torchvision may have no build that fits:
+    torch-env/bin/pip install torch numpy huggingface_hub safetensors pyyaml pillow
+    torch-env/bin/pip install --no-deps timm torchvision"""
+
+
+def import_timm():
+    """Imports torch and timm, also beside a torchvision without its operators."""
+    try:
+        import torch
+
+        # Two operators that a torchvision of another build lacks, and no ViT needs.
+        # To import it fails without them.
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError:
+            for name in list(sys.modules):
+                if name.split(".")[0] == "torchvision":
+                    del sys.modules[name]
+            torch.library.define(
+                "torchvision::nms", "(Tensor d, Tensor s, float t) -> Tensor"
+            )
+            torch.library.define(
+                "torchvision::qnms", "(Tensor d, Tensor s, float t) -> Tensor"
+            )
+        import timm
+    except ImportError as error:
+        sys.exit(INSTALL.format(error=error))
+    return torch, timm
+
+
+def make_step(torch, timm, spec: dict):
+    """A closure that takes one training step, and the model.
+
+    CPU: eager mode in float32. GPU: torch.compile, and autocast for bfloat16.
+    """
+    on_gpu = spec["device"] == "gpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    torch.manual_seed(0)
+    model = timm.create_model(NAMES[spec["model"]], num_classes=1000).to(device).train()
+    # The fused update is the fastest one of torch, on CPU too.
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, weight_decay=0.1, fused=True
+    )
+    shape = (spec["batch"], 3, 224, 224)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 1000, (spec["batch"],), device=device)
+    half = spec["dtype"] == "bfloat16"
+
+    def mean_loss():
+        x = images.float() / 127.5 - 1.0
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return torch.nn.functional.cross_entropy(model(x), labels)
+
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")  # TF32, as is JAX's default.
+        mean_loss = torch.compile(mean_loss, mode=spec["compile_mode"])
+
+    def step():
+        mean_loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step, model
+
+
+def main() -> None:
+    """Says what was built, then answers until stdin ends."""
+    spec = json.loads(sys.argv[1])
+    torch, timm = import_timm()
+    if spec["device"] == "gpu" and not torch.cuda.is_available():
+        sys.exit("--device gpu, but torch sees no GPU")
+    step, model = make_step(torch, timm, spec)
+    hardware = f"cpu, {torch.get_num_threads()} threads"
+    if spec["device"] == "gpu":
+        hardware = torch.cuda.get_device_name()
+    answer = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "version": f"torch {torch.__version__}, timm {timm.__version__}",
+        "hardware": hardware,
+    }
+    print(json.dumps(answer), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        if spec["device"] == "gpu":
+            torch.cuda.synchronize()
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+if __name__ == "__main__":
+    main()

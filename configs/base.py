@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
         randaug_magnitude=10,
+        num_threads=0,  # threads without workers; 0 is one for each core
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never
         on_error="raise",  # or skip, for broken images

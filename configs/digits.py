@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.optim.update(learning_rate=2e-3, warmup="10%", weight_decay=0.1)
     config.train.duration = "80epochs"
-    config.eval.update(every="10epochs", batch_size=359)
+    config.eval.update(every="10epochs", batch_size=360)
     config.checkpoint.every = "10epochs"
     config.log.every = "20steps"
     return config

@@ -69,7 +69,7 @@ def test_config_builds_and_steps(spec, monkeypatch):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert set(metrics) == {"loss", "accuracy", "grad_norm"}
+    assert set(metrics) == {"loss", "accuracy", "grad_norm", "learning_rate"}
 
 
 def test_table_3_in_steps():

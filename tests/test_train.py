@@ -71,6 +71,7 @@ def make_step(model, optimizer, *, accumulate_steps=1, ema_decay=0.0, mixup_alph
         make_loss(name="softmax", label_smoothing=0.0),
         mix,
         optimizer,
+        optax.constant_schedule(0.5),
         accumulate_steps=accumulate_steps,
         ema_decay=ema_decay,
     )
@@ -104,7 +105,7 @@ def test_the_first_sgd_step_is_the_gradient_worked_out_by_hand(step_parts):
     # Behind a zero head nothing else has a gradient, so that is all of the norm.
     norm = np.sqrt((gradient**2).sum() + (error.mean(0) ** 2).sum())
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert after.step == 1
+    assert after.step == 1 and metrics["learning_rate"] == 0.5
 
 
 def test_accumulation_is_the_mean_gradient(step_parts):
@@ -318,7 +319,7 @@ def test_warm_start_takes_the_parameters_and_replaces_the_head(
     ("override", "message"),
     [
         ("data.batch_size=2000", "2000"),
-        ("train.accumulate_steps=5", "must be a multiple of"),
+        ("train.accumulate_steps=5", "data.batch_size=32 must be a multiple of 5"),
         ("data.name=digitz", "digitz"),
         ("eval.splits=validation", "validation"),
         ("optim.warmup=7steps", "do not fit"),

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from vit_jax import sharding
 from vit_jax.checkpoint import Checkpoints
@@ -62,7 +61,6 @@ class Experiment(NamedTuple):
     lengths: Lengths
     mesh: jax.sharding.Mesh
     keys: RandomKeys
-    schedule: optax.Schedule
     init_state: Callable[[], TrainState]
     train_step: TrainStep
     eval_step: Callable[[Params, Batch], Metrics]
@@ -81,7 +79,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     lengths = resolve_lengths(config, data.num_examples())
     mesh = sharding.make_mesh(**config.mesh)
     accumulate_steps, ema_decay = config.train.accumulate_steps, config.train.ema_decay
-    sharding.check_batch(config.data.batch_size, mesh, accumulate_steps)
+    sharding.check_batch(
+        "data.batch_size", config.data.batch_size, mesh, accumulate_steps
+    )
+    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
 
     model = create_model(
         **config.model, num_classes=len(label_names), image_size=data.image_size
@@ -96,6 +97,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         loss_fn,
         mix,
         optimizer,
+        schedule,
         accumulate_steps=accumulate_steps,
         ema_decay=ema_decay,
     )
@@ -115,7 +117,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         lengths,
         mesh,
         keys,
-        schedule,
         init_state,
         jax.jit(train_step, donate_argnums=0, out_shardings=everywhere),
         make_eval_step(model, loss_fn),

@@ -282,10 +282,11 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def root_cause(error: BaseException) -> str:
-    """The first line of the error at the bottom of a chain.
+    """The first sentence of the error at the bottom of a chain.
 
     Orbax wraps what users need to know, such as shapes that differ, in other errors.
     """
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    text = str(error).strip() or "no message"
+    return f"{type(error).__name__}: {text.splitlines()[0].split('. ')[0]}"

@@ -46,8 +46,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulate_steps: int) -> None:
-    """Checks that a training batch can be divided.
+def check_batch(
+    name: str, batch_size: int, mesh: Mesh, accumulate_steps: int = 1
+) -> None:
+    """Checks that the batch of a config key can be divided.
 
     Raises:
         ValueError: by the devices, or by the pieces of gradient accumulation.
@@ -55,7 +57,7 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate_steps: int) -> None:
     pieces = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate_steps
     if batch_size % pieces:
         raise ValueError(
-            f"data.batch_size={batch_size} must be a multiple of {pieces}: "
+            f"{name}={batch_size} must be a multiple of {pieces}: "
             f"{pieces // accumulate_steps} devices times train.accumulate_steps="
             f"{accumulate_steps}"
         )

@@ -64,11 +64,11 @@ def synthetic_program(
         ValueError: the batch cannot be divided over the devices and pieces.
     """
     mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
-    sharding.check_batch(batch_size, mesh, accumulate_steps)
+    sharding.check_batch("--batch", batch_size, mesh, accumulate_steps)
     keys = named_keys(0)
     everywhere = sharding.replicated(mesh)
     abstract = jax.eval_shape(lambda key: init_params(model, key), keys.params)
-    optimizer, _ = make_optimizer(
+    optimizer, schedule = make_optimizer(
         abstract,
         total_steps=10_000,
         name="adamw",
@@ -91,6 +91,7 @@ def synthetic_program(
         make_loss(name="softmax", label_smoothing=0.0),
         make_mix(mixup_alpha=0.0, cutmix_alpha=0.0, per_example=False),
         optimizer,
+        schedule,
         accumulate_steps=accumulate_steps,
         ema_decay=0.0,
     )

@@ -7,6 +7,7 @@ The step itself is in `train_step.py`.
 
 import argparse
 import contextlib
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,14 +34,12 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT in a list, for the loop to see, instead of dying.
-
-    A second Ctrl-C ends the process at once.
-    """
+    """Collects SIGTERM and SIGINT in a list, for the loop to see, instead of dying."""
     received: list[signal.Signals] = []
 
     def note(number: int, _: Any) -> None:
         received.append(signal.Signals(number))
+        print("Saving before stopping; Ctrl-C stops at once", flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -144,8 +143,7 @@ def train(
                 meter.finish()
             writer.skipped(batches.skipped)
             if due(lengths.log_every) and (means := meter.flush()):
-                rate = float(experiment.schedule(step - 1))
-                writer.train(step, means | {"learning_rate": rate})
+                writer.train(step, means)
             if due(lengths.eval_every):
                 results = evaluate_splits(experiment, config.eval, state)
                 writer.evaluation(step, results)
@@ -162,7 +160,7 @@ def train(
                 )
                 checkpoints.save(step, state, metadata, best)
                 meter.pause()
-            if signals:
+            if signals and step < lengths.total:
                 raise Interrupted(
                     f"{signals[0].name} at step {step} of {lengths.total}"
                 )
@@ -195,9 +193,7 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
 
 def main(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config, arguments.overrides)
-    command = f"python -m vit_jax.train --config {arguments.config} " + " ".join(
-        [f"--workdir {arguments.workdir}", *arguments.overrides]
-    )
+    command = shlex.join(["python", "-m", "vit_jax.train", *sys.argv[1:]])
     try:
         results = train(
             config,

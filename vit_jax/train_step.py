@@ -52,13 +52,15 @@ def make_train_step(
     loss_fn: LossFn,
     mix: Mix,
     optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
     *,
     accumulate_steps: int,
     ema_decay: float,
 ) -> TrainStep:
     """Builds the pure training step `(state, batch, keys) -> (state, metrics)`.
 
-    The batch holds `image` (b h w c, uint8) and `label` (b, integers).
+    The batch holds `image` (b h w c, uint8) and `label` (b, integers). The schedule is
+    the optimizer's own, given to be reported.
     """
 
     def mean_loss(params, images, targets, dropout_key):
@@ -87,6 +89,7 @@ def make_train_step(
             "loss": loss,
             "accuracy": accuracy,
             "grad_norm": optax.tree.norm(grads),
+            "learning_rate": schedule(state.step),
         }
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 

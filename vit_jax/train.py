@@ -21,6 +21,7 @@ from vit_jax import plots, sharding
 from vit_jax.build import Experiment, build
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.cli import read_config, run_command
+from vit_jax.config import to_dict
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.evaluate import evaluate
 from vit_jax.metrics import Meter, NonFiniteError, Writer
@@ -154,6 +155,7 @@ def train(
                     "next_index": batches.next_index,
                     "label_names": experiment.label_names,
                     "versions": versions(),
+                    "config": to_dict(config),
                 }
                 best = (
                     results[config.eval.splits[0]] if due(lengths.eval_every) else None

@@ -37,12 +37,12 @@ def get_config() -> ml_collections.ConfigDict:
         # inception, resize_small_random_crop, resize_random_crop, resize
         crop="inception",
         crop_area=(0.05, 1.0),  # of the Inception crop
-        crop_resize=256,  # side that is resized to before a random crop
+        crop_resize=0,  # side before a random crop; 0 is 8/7 of the image's
         eval_crop="resize_small_center_crop",  # or resize
-        eval_resize=256,  # shorter side before the centre crop
+        eval_resize=0,  # side before the centre crop, likewise
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
-        randaug_magnitude=10,
+        randaug_magnitude=10.0,
         num_threads=0,  # threads without workers; 0 is one for each core
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never

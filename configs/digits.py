@@ -22,7 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
         image_size=(16, 16),
         crop_area=(0.7, 1.0),
         eval_crop="resize",
-        eval_resize=0,
     )
     config.optim.update(learning_rate=2e-3, warmup="10%", weight_decay=0.1)
     config.train.duration = "80epochs"

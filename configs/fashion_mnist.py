@@ -22,7 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
         crop="resize_random_crop",
         crop_resize=30,
         eval_crop="resize",
-        eval_resize=0,
     )
     config.optim.update(learning_rate=2e-3, warmup="5%", weight_decay=0.1)
     config.train.duration = "10epochs"

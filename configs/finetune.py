@@ -35,9 +35,7 @@ def get_config(
     pixels = int(size)
     config.init = init
     config.model.name = model
-    config.data.update(
-        name=data, image_size=(pixels, pixels), crop_resize=0, eval_resize=0
-    )
+    config.data.update(name=data, image_size=(pixels, pixels))
     config.optim.update(
         name="sgd",
         learning_rate=0.01,

@@ -26,8 +26,6 @@ def get_config(
         batch_size=32,
         image_size=(pixels, pixels),
         crop_area=(0.2, 1.0),
-        crop_resize=0,
-        eval_resize=0,
         randaug_layers=2,
     )
     config.optim.update(learning_rate=3e-4, warmup="5%", weight_decay=0.1)

@@ -23,7 +23,7 @@ def get_config(epochs: str = "90") -> ml_collections.ConfigDict:
         split="train[:99%]",
         batch_size=1024,
         randaug_layers=2,
-        randaug_magnitude=10,
+        randaug_magnitude=10.0,
         workers=8,
     )
     config.mix.mixup_alpha = 0.2

@@ -27,14 +27,14 @@ def inception_crop(
     """Cuts a random box and resizes it to `size` ("Inception crop").
 
     Args:
-      image: uint8 (h, w, 3).
-      size: (height, width) of the result.
-      rng: source of all randomness.
-      area: range of the box's share of the image area, drawn uniformly.
-      aspect: range of width / height of the box, drawn log-uniformly.
+        image: uint8 (h, w, 3).
+        size: (height, width) of the result.
+        rng: source of all randomness.
+        area: range of the box's share of the image area, drawn uniformly.
+        aspect: range of width / height of the box, drawn log-uniformly.
 
     Returns:
-      uint8 (height, width, 3).
+        uint8 (height, width, 3).
 
     Source: Szegedy et al. 2015, section 6; the pre-training crop of the ViT paper.
     """
@@ -77,7 +77,7 @@ def random_crop(
     Takes uint8 (h, w, 3), returns uint8 (height, width, 3).
 
     Raises:
-      ValueError: the image is smaller than `size`.
+        ValueError: the image is smaller than `size`.
     """
     rows, columns = _spare(image, size)
     top, left = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
@@ -90,7 +90,7 @@ def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Takes uint8 (h, w, 3), returns uint8 (height, width, 3).
 
     Raises:
-      ValueError: the image is smaller than `size`.
+        ValueError: the image is smaller than `size`.
     """
     rows, columns = _spare(image, size)
     top, left = rows // 2, columns // 2
@@ -113,12 +113,12 @@ def resize(
     """Resizes to `size` (height, width) with a bilinear filter, ignoring the aspect.
 
     Args:
-      image: uint8 (h, w, 3).
-      size: (height, width) of the result.
-      antialias: False is OpenCV (training), True is Pillow (evaluation).
+        image: uint8 (h, w, 3).
+        size: (height, width) of the result.
+        antialias: False is OpenCV (training), True is Pillow (evaluation).
 
     Returns:
-      uint8 (height, width, 3); the image itself if it has that size already.
+        uint8 (height, width, 3); the image itself if it has that size already.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -137,12 +137,12 @@ def resize_small(
     For a square `size` (s, s) the smaller side becomes s, hence the name.
 
     Args:
-      image: uint8 (h, w, 3).
-      size: (height, width) to cover.
-      antialias: as in `resize`.
+        image: uint8 (h, w, 3).
+        size: (height, width) to cover.
+        antialias: as in `resize`.
 
     Returns:
-      uint8 (at least height, at least width, 3), one of the two being equal.
+        uint8 (at least height, at least width, 3), one of the two being equal.
     """
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
     height = max(size[0], round(image.shape[0] * scale))

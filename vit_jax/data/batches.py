@@ -24,7 +24,7 @@ class Batches:
     """Joins blocks to batches and keeps the list of bad records; an iterator.
 
     Attributes:
-      skipped: names of the records that could not be used so far, each once.
+        skipped: names of the records that could not be used so far, each once.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class TrainBatches(Batches):
     Yields {"image": uint8 (local_batch, h, w, 3), "label": int32 (local_batch,)}.
 
     Attributes:
-      next_index: global position after the batches delivered so far. It is the whole
-        state of the iterator: `train_batches(start_index=next_index)` goes on exactly.
-      skipped: names of bad records met since this iterator was made.
+        next_index: global position after the batches delivered so far. It is all of
+          the iterator's state: `train_batches(start_index=next_index)` goes on exactly.
+        skipped: names of bad records met since this iterator was made.
     """
 
     def __init__(self, blocks: TrainBlocks, *, start_index: int, **reading):

@@ -34,14 +34,14 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     protected in this way.
 
     Args:
-      data: the bytes of the file.
-      name: file or record named in the error.
+        data: the bytes of the file.
+        name: file or record named in the error.
 
     Returns:
-      uint8 array (height, width, 3).
+        uint8 array (height, width, 3).
 
     Raises:
-      ImageError: names `name` and the cause.
+        ImageError: names `name` and the cause.
     """
     if not data:
         raise ImageError(_message(name, "the file is empty"))

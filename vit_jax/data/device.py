@@ -15,13 +15,13 @@ def prefetch_to_device(
     """Puts batches on the devices ahead of their use.
 
     Args:
-      batches: TrainBatches, EvalBatches or any iterator of dicts of arrays.
-      sharding: `jax.sharding.Sharding` of every array; its first axis is the batch,
-        in the order of the processes.
-      size: batches kept on the device, the current one included.
+        batches: TrainBatches, EvalBatches or any iterator of dicts of arrays.
+        sharding: `jax.sharding.Sharding` of every array; its first axis is the batch,
+          in the order of the processes.
+        size: batches kept on the device, the current one included.
 
     Returns:
-      Iterator of dicts of global `jax.Array`.
+        Iterator of dicts of global `jax.Array`.
     """
     return DevicePrefetch(batches, sharding, size)
 
@@ -30,8 +30,8 @@ class DevicePrefetch:
     """Batches on the device, see `prefetch_to_device`.
 
     Attributes:
-      next_index: state of the stream after the batches *delivered* so far; those
-        that wait on the device do not count. None for evaluation batches.
+        next_index: state of the stream after the batches *delivered* so far; those
+          that wait on the device do not count. None for evaluation batches.
     """
 
     def __init__(self, batches: Iterator[Batch], sharding: Any, size: int):

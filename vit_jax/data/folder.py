@@ -32,14 +32,14 @@ class FolderSource:
         """Lists the files, without opening them.
 
         Args:
-          root: folder of the data set.
-          split: name of a split, without a slice.
-          holdout: share of each class in "val" where there are no split folders.
+            root: folder of the data set.
+            split: name of a split, without a slice.
+            holdout: share of each class in "val" where there are no split folders.
 
         Raises:
-          FileNotFoundError: `root` is not a folder.
-          ValueError: unknown split, no class folders, a class folder without images,
-            or a class that the train split does not have.
+            FileNotFoundError: `root` is not a folder.
+            ValueError: unknown split, no class folders, a class folder without images,
+              or a class that the train split does not have.
         """
         if not os.path.isdir(root):
             raise FileNotFoundError(

@@ -44,34 +44,34 @@ class Data:
     """A data set and how its images become batches: the config section `data`.
 
     Attributes:
-      name: "digits", the path of a folder of images, or a tensorflow-datasets name.
-      split: training split, such as "train" or "train[:98%]".
-      batch_size: images in a training batch over all processes.
-      image_size: (height, width) in pixels that the model gets.
-      crop: training crop. "inception": a random box, resized;
-        "resize_small_random_crop": resize with the aspect kept, random place;
-        "resize_random_crop": resize without, random place; "resize": whole image.
-      crop_area: range of the share of the image that "inception" cuts.
-      crop_resize: length in pixels to which the longer side of `image_size`
-        corresponds before a random crop; 0 is 8/7 of it (256 for 224).
-      eval_crop: "resize_small_center_crop" or "resize".
-      eval_resize: as `crop_resize`, before the centre crop.
-      flip: mirror half of the training images: "on", "off", or "auto", which is off
-        for data sets of written signs and poses and on for all others.
-      randaug_layers: operations of RandAugment for each image; 0 is none.
-      randaug_magnitude: their strength, scale 10.
-      workers: worker processes; 0 is threads of this process, best unless
-        RandAugment or Python itself is the bottleneck. A cached data set is copied
-        to each worker. Evaluation always uses threads.
-      num_threads: threads when there are no workers; 0 is one for each core, but a
-        single one for small images in memory, where threads would only wait for
-        each other.
-      on_error: a bad record stops the training ("raise"), or is replaced by the next
-        good one, counted and listed ("skip").
-      max_errors: number of skipped records beyond which the training stops.
-      cache: decoded images in memory: "auto" (up to 1 GiB), "always", "never".
-      data_dir: folder of prepared tensorflow-datasets; "" is their default.
-      holdout: share of each class in "val" of a folder without splits.
+        name: "digits", the path of a folder of images, or a tensorflow-datasets name.
+        split: training split, such as "train" or "train[:98%]".
+        batch_size: images in a training batch over all processes.
+        image_size: (height, width) in pixels that the model gets.
+        crop: training crop. "inception": a random box, resized;
+          "resize_small_random_crop": resize with the aspect kept, random place;
+          "resize_random_crop": resize without, random place; "resize": whole image.
+        crop_area: range of the share of the image that "inception" cuts.
+        crop_resize: length in pixels to which the longer side of `image_size`
+          corresponds before a random crop; 0 is 8/7 of it (256 for 224).
+        eval_crop: "resize_small_center_crop" or "resize".
+        eval_resize: as `crop_resize`, before the centre crop.
+        flip: mirror half of the training images: "on", "off", or "auto", which is off
+          for data sets of written signs and poses and on for all others.
+        randaug_layers: operations of RandAugment for each image; 0 is none.
+        randaug_magnitude: their strength, scale 10.
+        workers: worker processes; 0 is threads of this process, best unless
+          RandAugment or Python itself is the bottleneck. A cached data set is copied
+          to each worker. Evaluation always uses threads.
+        num_threads: threads when there are no workers; 0 is one for each core, but a
+          single one for small images in memory, where threads would only wait for
+          each other.
+        on_error: a bad record stops the training ("raise"), or is replaced by the next
+          good one, counted and listed ("skip").
+        max_errors: number of skipped records beyond which the training stops.
+        cache: decoded images in memory: "auto" (up to 1 GiB), "always", "never".
+        data_dir: folder of prepared tensorflow-datasets; "" is their default.
+        holdout: share of each class in "val" of a folder without splits.
     """
 
     name: str
@@ -148,8 +148,8 @@ class Data:
         """Opens the splits, so that what is wrong with them shows before training.
 
         Raises:
-          ValueError: a split that is not there, or a batch larger than the training
-            split.
+            ValueError: a split that is not there, or a batch larger than the training
+              split.
         """
         for split in eval_splits:
             self.num_examples(split)
@@ -171,20 +171,20 @@ class Data:
         """Shuffled, augmented batches without end.
 
         Args:
-          seed: decides order and augmentation; 0 or more.
-          start_index: `next_index` of the iterator to go on from.
-          process_index: number of this process.
-          process_count: number of processes; each gets an equal, contiguous part of
-            each batch, in the order of the process numbers.
+            seed: decides order and augmentation; 0 or more.
+            start_index: `next_index` of the iterator to go on from.
+            process_index: number of this process.
+            process_count: number of processes; each gets an equal, contiguous part of
+              each batch, in the order of the process numbers.
 
         Returns:
-          Iterator of {"image": uint8 (local_batch, h, w, 3), "label": int32
-          (local_batch,)}; close it, or use it in a `with`. With worker processes the
-          program's main module needs `if __name__ == "__main__":`.
+            Iterator of {"image": uint8 (local_batch, h, w, 3), "label": int32
+            (local_batch,)}; close it, or use it in a `with`. With worker processes the
+            program's main module needs `if __name__ == "__main__":`.
 
         Raises:
-          ValueError: batch larger than the split or not divisible by the processes.
-          ImageError: here, or later from the iterator: a bad record.
+            ValueError: batch larger than the split or not divisible by the processes.
+            ImageError: here, or later from the iterator: a bad record.
         """
         self.check_splits(())
         source = self._source(self.split)
@@ -215,20 +215,20 @@ class Data:
         """Each record of a split once, in order, the last batch padded.
 
         Args:
-          split: such as "test" or "train[98%:]".
-          batch_size: images in a batch over all processes.
-          process_index: number of this process.
-          process_count: number of processes; all get equally many batches of equal
-            shape, each a contiguous part of the global batch.
+            split: such as "test" or "train[98%:]".
+            batch_size: images in a batch over all processes.
+            process_index: number of this process.
+            process_count: number of processes; all get equally many batches of equal
+              shape, each a contiguous part of the global batch.
 
         Returns:
-          Iterator of {"image", "label"} as in training, "mask": bool (local_batch,),
-          False where there is no record, and "index": int64 (local_batch,), the
-          number of the record; `len` is the number of batches.
+            Iterator of {"image", "label"} as in training, "mask": bool (local_batch,),
+            False where there is no record, and "index": int64 (local_batch,), the
+            number of the record; `len` is the number of batches.
 
         Raises:
-          ValueError: unknown or empty split, batch not divisible by the processes.
-          ImageError: here, or later from the iterator: a bad record.
+            ValueError: unknown or empty split, batch not divisible by the processes.
+            ImageError: here, or later from the iterator: a bad record.
         """
         source = self._source(split)
         blocks = EvalBlocks(

@@ -51,15 +51,15 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> Any:
     """Downloads and writes a data set, or returns it if that was done before.
 
     Args:
-      name: name of the data set, also `name/config`.
-      data_dir: folder to write to; None is the default of tensorflow-datasets.
-      manual_dir: folder with files that cannot be downloaded, or were before.
+        name: name of the data set, also `name/config`.
+        data_dir: folder to write to; None is the default of tensorflow-datasets.
+        manual_dir: folder with files that cannot be downloaded, or were before.
 
     Returns:
-      The builder of the prepared data set.
+        The builder of the prepared data set.
 
     Raises:
-      SystemExit: unknown name, or a download that failed, in one sentence.
+        SystemExit: unknown name, or a download that failed, in one sentence.
     """
     import tensorflow_datasets as tfds
     from requests.exceptions import RequestException
@@ -108,7 +108,7 @@ def restore_fashion_mnist(source_dir: str, target_dir: str) -> None:
     are equal; files that have the header are copied.
 
     Raises:
-      SystemExit: one of the files is missing or not a gzip file.
+        SystemExit: one of the files is missing or not a gzip file.
     """
     for name, seconds in _FASHION_MNIST_TIMES.items():
         path = os.path.join(source_dir, f"{name}.gz")

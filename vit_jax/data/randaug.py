@@ -31,16 +31,16 @@ def randaugment(
     """Applies `layers` operations, each drawn uniformly from the sixteen.
 
     Args:
-      image: uint8 (h, w, 3).
-      layers: number of operations, one after the other (l in the paper).
-      magnitude: strength (m in the paper), scale 10; 20 is the paper's strongest.
-        Zero is not "no change": solarize and posterize are strongest there.
-      rng: source of all randomness.
+        image: uint8 (h, w, 3).
+        layers: number of operations, one after the other (l in the paper).
+        magnitude: strength (m in the paper), scale 10; 20 is the paper's strongest.
+          Zero is not "no change": solarize and posterize are strongest there.
+        rng: source of all randomness.
 
     Returns:
-      uint8 (h, w, 3). Geometry is nearest-neighbour with grey (128) outside.
-      Translate and cutout move by a share of the image side, equal to the published
-      100 and 40 pixels at level 10 for a side of 224.
+        uint8 (h, w, 3). Geometry is nearest-neighbour with grey (128) outside.
+        Translate and cutout move by a share of the image side, equal to the published
+        100 and 40 pixels at level 10 for a side of 224.
 
     Source: Cubuk et al. 2019; Steiner et al. 2021 (arXiv 2106.10270), section 3.
     """
@@ -126,8 +126,8 @@ def affine(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Samples the nearest pixel at matrix @ (x, y, 1), grey (128) outside.
 
     Args:
-      image: uint8 (h, w, 3).
-      matrix: (2, 3), from places in the result to places in `image`, in pixels.
+        image: uint8 (h, w, 3).
+        matrix: (2, 3), from places in the result to places in `image`, in pixels.
     """
     return cv2.warpAffine(
         image,

@@ -56,13 +56,13 @@ class ArraySource:
         """Checks and keeps the arrays.
 
         Args:
-          images: uint8 (n, h, w, 3), or grey (n, h, w).
-          labels: n integers in 0..len(label_names)-1.
-          label_names: name of each class.
-          name: prefix of the record names.
+            images: uint8 (n, h, w, 3), or grey (n, h, w).
+            labels: n integers in 0..len(label_names)-1.
+            label_names: name of each class.
+            name: prefix of the record names.
 
         Raises:
-          ValueError: wrong type, shape, length, or a label out of range.
+            ValueError: wrong type, shape, length, or a label out of range.
         """
         images, labels = np.asarray(images), np.asarray(labels)
         if images.dtype != np.uint8:
@@ -168,22 +168,22 @@ def make_source(
     """Opens one split of a data set.
 
     Args:
-      name: "digits" (scikit-learn's 1797 images of 8x8 pixels; 80 % train, 20 %
-        test), the path of a folder of images (see FolderSource), or a name of
-        tensorflow-datasets, also `name/config` (see TfdsSource). It is a path if such
-        a folder exists, or if it starts with ".", "~", "/" or has two separators.
-      split: such as "train", "test", "train[:98%]", "train[100:200]".
-      data_dir: folder of prepared tensorflow-datasets; None is its default.
-      holdout: share of each class in "val" of a folder without split folders.
-      cache: keep the decoded images in memory: "auto" if they are estimated to take
-        at most 1 GiB, "always", or "never".
+        name: "digits" (scikit-learn's 1797 images of 8x8 pixels; 80 % train, 20 %
+          test), the path of a folder of images (see FolderSource), or a name of
+          tensorflow-datasets, also `name/config` (see TfdsSource). It is a path if such
+          a folder exists, or if it starts with ".", "~", "/" or has two separators.
+        split: such as "train", "test", "train[:98%]", "train[100:200]".
+        data_dir: folder of prepared tensorflow-datasets; None is its default.
+        holdout: share of each class in "val" of a folder without split folders.
+        cache: keep the decoded images in memory: "auto" if they are estimated to take
+          at most 1 GiB, "always", or "never".
 
     Returns:
-      A `Source`; not empty.
+        A `Source`; not empty.
 
     Raises:
-      ValueError: unknown name, split or option, empty split, or wrong layout.
-      FileNotFoundError: missing folder, or a data set that is not prepared.
+        ValueError: unknown name, split or option, empty split, or wrong layout.
+        FileNotFoundError: missing folder, or a data set that is not prepared.
     """
     if cache not in CACHE_CHOICES:
         raise ValueError(

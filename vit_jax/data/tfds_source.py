@@ -21,14 +21,14 @@ class TfdsSource:
         """Opens the files.
 
         Args:
-          name: name of the data set, also `name/config`.
-          split: any split that tensorflow-datasets knows, such as "train[:98%]".
-          data_dir: folder of prepared data sets; None is the one that
-            tensorflow-datasets uses (~/tensorflow_datasets or $TFDS_DATA_DIR).
+            name: name of the data set, also `name/config`.
+            split: any split that tensorflow-datasets knows, such as "train[:98%]".
+            data_dir: folder of prepared data sets; None is the one that
+              tensorflow-datasets uses (~/tensorflow_datasets or $TFDS_DATA_DIR).
 
         Raises:
-          FileNotFoundError: not prepared, or not as ArrayRecord.
-          ValueError: unknown name or split, or no fields "image" and "label".
+            FileNotFoundError: not prepared, or not as ArrayRecord.
+            ValueError: unknown name or split, or no fields "image" and "label".
         """
         builder = _open_builder(name, data_dir)
         features = builder.info.features

@@ -25,8 +25,8 @@ from orbax.checkpoint import v1 as ocp
 
 COMMAND = (
     *(sys.executable, "-m", "vit_jax.train", "--config", "configs/digits.py"),
-    *("--config.train.duration=60steps", "--config.train.ema_decay=0.99"),
-    *("--config.checkpoint.every=5steps", "--config.eval.every=20steps"),
+    *("--config.train.duration=150steps", "--config.train.ema_decay=0.99"),
+    *("--config.checkpoint.every=5steps", "--config.eval.every=50steps"),
     *("--config.model.dropout_rate=0.1", "--config.mix.mixup_alpha=0.2"),
     *("--config.data.randaug_layers=2", "--config.data.workers=2"),
     *("--config.model.depth=2", "--config.data.batch_size=64"),

@@ -1,5 +1,6 @@
 """Metrics on their way out: terminal, JSONL, TensorBoard, Weights & Biases."""
 
+import hashlib
 import json
 import math
 import sys
@@ -198,7 +199,8 @@ def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) 
         ) from None
     return wandb.init(
         project=project,
-        id=workdir.name,
+        name=workdir.name,
+        id=hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16],
         dir=workdir,
         config=config.to_dict(),
         resume="allow",

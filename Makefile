@@ -20,7 +20,7 @@ demo: $(VENV)/.core
 	@echo
 	@echo "Run folder: $(RUN)   (learning_curve.png, predictions/overview.png, evaluation/)"
 	@echo "Next, in the environment ('source $(BIN)/activate'):"
-	@echo "  python -m vit_jax.train --config configs/finetune.py:data=FOLDER_OF_IMAGES --workdir runs/mine"
+	@echo "  python -m vit_jax.train --config configs/folder.py:data=FOLDER_OF_IMAGES --workdir runs/mine"
 	@echo "  python -m vit_jax.predict --checkpoint runs/mine PHOTO.jpg --attention out"
 
 test: $(VENV)/.test

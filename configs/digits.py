@@ -2,8 +2,8 @@
 
     python -m vit_jax.train --config configs/digits.py --workdir runs/digits
 
-Expected: at least 97 % of the 359 held-out test images after one to two minutes on 2
-CPU cores. It needs no download: this is what `make demo` runs.
+Expected: at least 97 % of the 359 held-out test images after about a minute on 2 CPU
+cores. It needs no download: this is what `make demo` runs.
 """
 
 import ml_collections

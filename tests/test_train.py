@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import vit_jax
 from experiments import exact_resume
@@ -316,6 +317,27 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
     run = load_run(tmp_path)
     assert run.step == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def test_broken_images_are_listed_in_the_run_folder(tmp_path):
+    """One that is trained on and one that is evaluated on."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / "bad.jpg").write_bytes(b"no image")
+    overrides = ("data.batch_size=8", "eval.splits=val", "data.flip=on")
+    config = tiny_config(f"data.name={tmp_path / 'photos'}", *overrides)
+    with pytest.raises(ValueError, match=r"bad\.jpg.*data\.on_error"):
+        train.train(config, tmp_path / "strict")
+    config.data.on_error = "skip"
+    results = train.train(config, tmp_path / "run")
+    assert results["val"]["count"] == 16
+    listed = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert sorted(Path(name).parts[-3] for name in listed) == ["train", "val"]
 
 
 def test_warm_start_takes_the_parameters_and_replaces_the_head(

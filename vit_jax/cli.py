@@ -81,7 +81,7 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    config = call_get_config(module.get_config, text, path)
+    config = call_get_config(module.get_config, text, spec)
     for override in overrides:
         key, equals, value = override.removeprefix("--config.").partition("=")
         if not equals:
@@ -91,7 +91,7 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
 
 
 def call_get_config(
-    get_config: Callable[..., ml_collections.ConfigDict], text: str, path: str
+    get_config: Callable[..., ml_collections.ConfigDict], text: str, spec: str
 ) -> ml_collections.ConfigDict:
     """Calls `get_config` with the text behind the colon of `--config`.
 
@@ -108,9 +108,7 @@ def call_get_config(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         known = ", ".join(signature.parameters) or "no arguments"
-        raise ConfigError(
-            f"--config={path}:{text}: {error}; it takes {known}"
-        ) from None
+        raise ConfigError(f"--config={spec}: {error}; it takes {known}") from None
     return get_config(*args, **kwargs)
 
 

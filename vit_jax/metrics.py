@@ -132,7 +132,8 @@ class Writer:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
         )
         self._total = total_steps
-        self._skipped, self._skipped_path = 0, workdir / "skipped.txt"
+        self._skipped: set[str] = set()
+        self._skipped_path = workdir / "skipped.txt"
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Records the training metrics of a step and shows them."""
@@ -162,12 +163,11 @@ class Writer:
 
     def skipped(self, names: list[str]) -> None:
         """Prints and lists in `skipped.txt` the records that could not be read."""
-        new = names[self._skipped :]
-        self._skipped = len(names)
-        for name in new:
+        for name in sorted(set(names) - self._skipped):
             self._bar.write(f"skipped, since it cannot be read: {name}", sys.stdout)
             with self._skipped_path.open("a") as file:
                 file.write(name + "\n")
+            self._skipped.add(name)
 
     def _record(self, step: int, split: str, values: dict[str, float]) -> None:
         row = {"step": step, "split": split} | values

@@ -67,7 +67,10 @@ def start_state(
 
 
 def evaluate_splits(
-    experiment: Experiment, settings: ml_collections.ConfigDict, state: TrainState
+    experiment: Experiment,
+    settings: ml_collections.ConfigDict,
+    state: TrainState,
+    writer: Writer,
 ) -> dict[str, dict[str, float]]:
     """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
     results = {}
@@ -81,6 +84,7 @@ def evaluate_splits(
             )
             with contextlib.closing(prefetch_to_device(batches, placement)) as batches:
                 results[name] = evaluate(experiment.eval_step, params, batches)
+                writer.skipped(batches.skipped)
     return results
 
 
@@ -146,7 +150,7 @@ def train(
             if due(lengths.log_every) and (means := meter.flush()):
                 writer.train(step, means)
             if due(lengths.eval_every):
-                results = evaluate_splits(experiment, config.eval, state)
+                results = evaluate_splits(experiment, config.eval, state, writer)
                 writer.evaluation(step, results)
                 meter.pause()
             if due(lengths.checkpoint_every) or signals:
@@ -166,7 +170,7 @@ def train(
                 raise Interrupted(
                     f"{signals[0].name} at step {step} of {lengths.total}"
                 )
-        return results or evaluate_splits(experiment, config.eval, state)
+        return results or evaluate_splits(experiment, config.eval, state, writer)
 
 
 def processes() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +318,26 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
     run = load_run(tmp_path)
     assert run.step == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def test_a_run_goes_on_without_what_it_started_from(finished, tmp_path, monkeypatch):
+    origin = tmp_path / "origin"
+    config = tiny_config(f"init={origin}")
+    with pytest.raises(ValueError, match="wanted the folder of a training run"):
+        train.train(config, tmp_path / "run")
+    shutil.copytree(finished[0], origin)
+
+    def interrupt(self, *_):
+        self.finish()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Meter, "pause", interrupt)  # after the first checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path / "run")
+    monkeypatch.undo()
+    shutil.rmtree(origin)
+    train.train(config, tmp_path / "run")
+    assert load_run(tmp_path / "run").step == 6
 
 
 def test_broken_images_are_listed_in_the_run_folder(tmp_path):

@@ -61,7 +61,7 @@ class Experiment(NamedTuple):
     lengths: Lengths
     mesh: jax.sharding.Mesh
     keys: RandomKeys
-    init_state: Callable[[], TrainState]
+    init_state: Callable[..., TrainState]  # optionally of the run to start from
     train_step: TrainStep
     eval_step: Callable[[Params, Batch], Metrics]
 
@@ -103,10 +103,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
     everywhere = sharding.replicated(mesh)
 
-    def init_state() -> TrainState:
+    def init_state(init: str = "") -> TrainState:
         params = init_params(model, keys.params)
-        if config.init:
-            params = warm_start(params, config.init)
+        if init:
+            params = warm_start(params, init)
         ema = jax.tree.map(jnp.copy, params) if ema_decay else None
         state = TrainState(jnp.int32(0), params, optimizer.init(params), ema)
         return jax.device_put(state, everywhere)

@@ -88,11 +88,14 @@ def begin_folder(
 ) -> None:
     """Makes the folder and writes the config, or checks the one that is there.
 
+    Before the first checkpoint there is nothing that another config could spoil.
+
     Raises:
         ConfigError: the folder was begun with another config; lists what differs.
     """
     path = folder / "config.json"
-    if path.exists() and not allow_change:
+    begun = path.exists() and any(folder.glob("checkpoints/[0-9]*"))
+    if begun and not allow_change:
         changes = [
             f"  {key}: {old!r} there, {new!r} now"
             for key, (old, new) in difference(load_config(path), config).items()

@@ -52,9 +52,12 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
 
 def start_state(
-    checkpoints: Checkpoints, experiment: Experiment
+    checkpoints: Checkpoints, experiment: Experiment, init: str
 ) -> tuple[TrainState, int]:
-    """The newest saved state, or a new one, and the position in the data."""
+    """The newest saved state and its position in the data, or a new one, from `init`.
+
+    A run that goes on does not need `init` any more.
+    """
     everywhere = sharding.replicated(experiment.mesh)
     shapes = jax.eval_shape(experiment.init_state)
     abstract = jax.tree.map(
@@ -62,7 +65,7 @@ def start_state(
     )
     restored = checkpoints.restore(abstract)
     if restored is None:
-        return experiment.init_state(), 0
+        return experiment.init_state(init), 0
     return restored.state, restored.metadata["next_index"]
 
 
@@ -118,7 +121,7 @@ def train(
         keep = without_every(config.checkpoint) | {"keep_every": lengths.keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
-        state, next_index = start_state(checkpoints, experiment)
+        state, next_index = start_state(checkpoints, experiment, config.init)
         start = int(state.step)
         if start:
             print(f"Going on from step {start} of {lengths.total}", flush=True)

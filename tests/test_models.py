@@ -1,14 +1,14 @@
 """The Vision Transformer: sizes, initial values, symmetries, errors."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models import create_model, init_params
-from vit_jax.models.attention import attend, attention_scores, can_fuse
+from vit_jax.models import attention, create_model, init_params
 from vit_jax.models.positions import sincos2d
 from vit_jax.models.variants import SIZES
 from vit_jax.optim import path_name
@@ -200,7 +200,9 @@ def test_attention_equals_the_library():
     """The einsum path against jax.nn.dot_product_attention."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 7, 4, 8))
     wanted = jax.nn.dot_product_attention(q, k, v)
-    np.testing.assert_allclose(attend(*attention_scores(q, k), v), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        attention.attend(*attention.attention_scores(q, k), v), wanted, atol=1e-6
+    )
 
 
 def test_activations_add_up(tiny):
@@ -299,7 +301,7 @@ def test_bfloat16_keeps_parameters_weights_and_logits_in_float32(tiny):
         ({"positions": "rotary"}, "unknown positions 'rotary'"),
         ({"num_heads": 3}, "multiple of the number of heads"),
         ({"attention_implementation": "flash"}, "unknown attention implementation"),
-        ({"attention_implementation": "cudnn"}, "needs a GPU"),
+        ({"attention_implementation": "cudnn"}, "needs an NVIDIA GPU"),
     ],
 )
 def test_errors_say_what_was_wanted(options, message):
@@ -327,12 +329,34 @@ def test_unknown_option_is_an_error():
 
 
 def test_fused_attention_is_taken_only_where_it_can_run(monkeypatch):
-    half, single = jnp.dtype("bfloat16"), jnp.dtype("float32")
-    assert not can_fuse("auto", half, 0.0, False)  # a CPU
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert can_fuse("auto", half, 0.0, False)
-    assert not can_fuse("auto", single, 0.0, False)
-    assert not can_fuse("auto", half, 0.1, False)
-    assert not can_fuse("cudnn", half, 0.0, True)  # weights are asked for
-    with pytest.raises(ValueError, match="bfloat16"):
-        can_fuse("cudnn", single, 0.0, False)
+    def query(dtype, head_width=64):
+        return jnp.zeros((1, 197, 2, head_width), dtype)
+
+    half, single = query(jnp.bfloat16), query(jnp.float32)
+    assert not attention.can_fuse("auto", half, 0.0)  # a CPU
+    monkeypatch.setattr(attention, "has_flash_attention", lambda _: True)
+    assert attention.can_fuse("auto", half, 0.0)
+    assert not attention.can_fuse("xla", half, 0.0)
+    assert not attention.can_fuse("auto", single, 0.0)
+    assert not attention.can_fuse("auto", half, 0.1)
+    assert not attention.can_fuse("auto", query(jnp.bfloat16, 36), 0.0)
+    assert not attention.can_fuse("auto", query(jnp.bfloat16, 256), 0.0)
+    with pytest.raises(ValueError, match="bfloat16 or float16, but .* float32"):
+        attention.can_fuse("cudnn", single, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "capability", "wanted"),
+    [
+        ("gpu", "NVIDIA H100 80GB HBM3", "9.0", True),
+        ("gpu", "NVIDIA A100-SXM4-40GB", "8.0", True),
+        ("gpu", "Tesla V100 NVIDIA", "7.0", False),
+        ("gpu", "AMD Instinct MI300X", "gfx942", False),
+        ("tpu", "TPU v5e", None, False),
+    ],
+)
+def test_which_devices_have_flash_attention(platform, kind, capability, wanted):
+    device = types.SimpleNamespace(
+        platform=platform, device_kind=kind, compute_capability=capability
+    )
+    assert attention.has_flash_attention(device) is wanted

@@ -58,8 +58,7 @@ class MultiHeadAttention(nn.Module):
         value = project("value", keys_values)
 
         dropout = self.dropout_rate if train else 0.0
-        fused = can_fuse(self.implementation, query.dtype, dropout, return_weights)
-        if fused:
+        if not return_weights and can_fuse(self.implementation, query, dropout):
             weights = None
             x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
@@ -79,9 +78,9 @@ class MultiHeadAttention(nn.Module):
 
 
 def can_fuse(
-    implementation: str, dtype: Any, dropout_rate: float, return_weights: bool
+    implementation: str, query: Float[Array, "b q k e"], dropout_rate: float
 ) -> bool:
-    """Whether the fused kernel is to be used, which gives no weights and no dropout.
+    """Whether the fused kernel is to be used, which has no dropout.
 
     Raises:
         ValueError: unknown implementation, or `cudnn` asked for where it cannot run.
@@ -91,13 +90,19 @@ def can_fuse(
             f"unknown attention implementation {implementation!r}: wanted one of "
             f"{', '.join(IMPLEMENTATIONS)}"
         )
-    if implementation == "xla" or return_weights:
+    if implementation == "xla":
         return False
+    head_width = query.shape[-1]
     obstacles = []
-    if jax.default_backend() != "gpu":
-        obstacles.append(f"a GPU, but the backend is {jax.default_backend()}")
-    if dtype not in (jnp.bfloat16, jnp.float16):
-        obstacles.append(f"bfloat16 or float16, but the dtype is {dtype}")
+    if not has_flash_attention(jax.devices()[0]):
+        obstacles.append(
+            "an NVIDIA GPU of compute capability 8 or more, but the device is "
+            f"{jax.devices()[0].device_kind}"
+        )
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        obstacles.append(f"bfloat16 or float16, but the dtype is {query.dtype}")
+    if head_width % 8 or head_width > 128:
+        obstacles.append(f"a head width of 8, 16, ... 128, but it is {head_width}")
     if dropout_rate > 0:
         obstacles.append(f"no attention dropout, but its rate is {dropout_rate}")
     if implementation == "cudnn" and obstacles:
@@ -107,6 +112,13 @@ def can_fuse(
             + "; use 'auto' or 'xla'"
         )
     return not obstacles
+
+
+def has_flash_attention(device: Any) -> bool:
+    """Whether cuDNN's flash attention runs on a JAX device: NVIDIA, Ampere or newer."""
+    if device.platform != "gpu" or "NVIDIA" not in device.device_kind:
+        return False
+    return float(device.compute_capability) >= 8
 
 
 def attention_scores(

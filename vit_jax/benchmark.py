@@ -107,6 +107,7 @@ def batch_sizes(text: str) -> list[int]:
 
 
 def describe_model(row: dict[str, Any]) -> str:
+    """The figures of one batch size as three lines of text."""
     spread = f"{1e3 * row['step_min']:.1f}-{1e3 * row['step_max']:.1f}"
     mfu = "" if row["mfu"] is None else f", MFU {100 * row['mfu']:.1f} %"
     if row["peak_bytes"] is None:

@@ -62,6 +62,7 @@ class Checkpoints:
         absl_logging.get_absl_logger().setLevel(logging.ERROR)
         self.directory = Path(directory).absolute()  # Orbax refuses relative paths
         self.read_only = read_only
+        self.best_metric = best_metric
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_last)]
         if keep_best:
@@ -101,7 +102,13 @@ class Checkpoints:
         Raises:
             CheckpointError: the state holds NaN or Inf (nothing is written then), or
                 the previous save failed.
+            ValueError: `best_metric` is not among the metrics.
         """
+        if metrics and self.best_metric not in metrics:
+            raise ValueError(
+                f"checkpoint.best_metric is {self.best_metric!r}: wanted one of "
+                f"{', '.join(metrics)}"
+            )
         if not bool(all_finite(state)):
             raise CheckpointError(
                 f"the state at step {step} holds NaN or Inf and was not saved; "
@@ -259,6 +266,7 @@ def verify_manifest(folder: Path) -> str:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -151,6 +151,7 @@ def parse_value(text: str, old: Any) -> Any:
 
 
 def all_keys(config: ml_collections.ConfigDict) -> list[str]:
+    """Every key of a config, as `section.key`."""
     return [
         f"{section}.{key}" if isinstance(value, ml_collections.ConfigDict) else section
         for section, value in config.items()

@@ -189,11 +189,13 @@ def layer_factors(params: Params, decay: float) -> dict[str, float]:
 
 
 def block_number(name: str) -> int | None:
+    """The number of the encoder block that a parameter path is in, if any."""
     match = re.match(r"encoder/block_(\d+)/", name)
     return int(match[1]) if match else None
 
 
 def tree_paths(params: Params) -> list[str]:
+    """The paths of all parameters."""
     return [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
 
 

@@ -158,16 +158,15 @@ def train(
                 meter.pause()
             if due(lengths.checkpoint_every) or signals:
                 meter.finish()
-                metadata = {
+                evaluated = due(lengths.eval_every)
+                best = results[config.eval.splits[0]] if evaluated else None
+                facts = {
                     "next_index": batches.next_index,
                     "label_names": experiment.label_names,
                     "versions": versions(),
                     "config": to_dict(config),
                 }
-                best = (
-                    results[config.eval.splits[0]] if due(lengths.eval_every) else None
-                )
-                checkpoints.save(step, state, metadata, best)
+                checkpoints.save(step, state, facts, best)
                 meter.pause()
             if signals and step < lengths.total:
                 raise Interrupted(
@@ -201,6 +200,7 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """The command: trains, then draws the learning curve."""
     config = read_config(arguments.config, arguments.overrides)
     command = shlex.join(["python", "-m", "vit_jax.train", *sys.argv[1:]])
     try:

@@ -79,7 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval = dict(every="1epochs", splits=("test",), batch_size=512)
     config.checkpoint = dict(
         every="1epochs",
-        keep_last=1,
+        keep_last=2,  # with 1 there is none to fall back to if it gets damaged
         keep_best=0,  # needs checkpoint.every to be a multiple of eval.every
         keep_every="0steps",  # steps kept for ever
         best_metric="accuracy",  # on the first of eval.splits

@@ -22,7 +22,8 @@ def make_schedule(
 ) -> optax.Schedule:
     """Builds the learning rate as a function of the step.
 
-    Linear warm-up from 0, then `schedule`, then a linear cool-down to 0.
+    Linear warm-up, 1/n of the peak at the first of its n steps, then `schedule`, then a
+    linear cool-down to 0.
 
     Args:
         learning_rate: the peak, reached at the end of the warm-up.
@@ -33,13 +34,12 @@ def make_schedule(
     Raises:
         ValueError: unknown schedule, or parts longer than the whole.
     """
-    decay_steps = total_steps - warmup_steps
     if warmup_steps + cooldown_steps > total_steps:
         raise ValueError(
             f"optim.warmup ({warmup_steps} steps) and optim.cooldown ({cooldown_steps} "
             f"steps) do not fit into train.duration ({total_steps} steps)"
         )
-    decay_steps = max(1, decay_steps)
+    decay_steps = max(1, total_steps - warmup_steps)
 
     def rsqrt(step: jax.Array) -> jax.Array:
         timescale = max(1, warmup_steps)

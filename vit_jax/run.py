@@ -78,6 +78,7 @@ FREE_KEYS = (
     "mesh.",
     "eval.batch_size",
     "data.workers",
+    "data.num_threads",
     "data.cache",
     "data.data_dir",
 )

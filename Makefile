@@ -1,10 +1,12 @@
-# `make demo` and `make test` each set up their own environment in .venv first.
+# `make demo` and `make test` each set up their own environment in .venv first, and
+# `make parity`, with the code of other projects, in .venv-parity.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PARITY ?= .venv-parity
 RUN := runs/digits
 
-.PHONY: demo test lint clean
+.PHONY: demo test parity lint clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -26,9 +28,19 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest
 
+$(PARITY)/.installed: requirements.txt pyproject.toml $(wildcard tests/parity/*.txt)
+	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
+	@echo "Installing torch, timm, transformers into $(PARITY) (minutes, gigabytes) ..."
+	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt -e .
+	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/parity/requirements-no-deps.txt
+	@touch $@
+
+parity: $(PARITY)/.installed
+	@PYTHONPATH=tests $(PARITY)/bin/python -m parity.compare
+
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) .jax_cache .pytest_cache .ruff_cache

@@ -11,12 +11,24 @@ def get_config() -> ml_collections.ConfigDict:
     """The defaults; `data.name` and `model.name` are left to the experiment."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.init = ""  # run folder whose parameters training starts from
+    # Checkpoint whose parameters training starts from: a run folder, a file, a name of
+    # vit_jax/interop/public.csv. With model.name="" the architecture is taken from it.
+    config.init = ""
 
     config.model = dict(
-        name="",  # "ViT-B/16": sizes in vit_jax/models/variants.py, any patch size
-        pooling="token",  # token, gap or map
-        positions="learned",  # or sincos2d, which is fixed
+        name="",  # "ViT-B/16", "R50+ViT-B/16", "BiT-R50x1": vit_jax/models/variants.py
+        pooling="token",  # token, gap, map or token_gap
+        class_token="auto",  # auto (if the pooling reads it) or always
+        class_token_position=True,  # whether it has a position embedding
+        # none, learned, learned2d, sincos2d (fixed), relative, relative2d
+        positions="learned",
+        positions_at="stem",  # stem, every_layer or shared
+        attention="full",  # or axial: rows, then columns
+        norm_after_pooling=False,
+        norm_epsilon=1e-6,
+        activation="gelu_tanh",  # or gelu (exact), quick_gelu, relu, silu, ...
+        pixel_mean=(0.5, 0.5, 0.5),  # what the weights expect of pixels in [0, 1]
+        pixel_std=(0.5, 0.5, 0.5),
         pre_logits=False,  # tanh layer before the head, for pre-training
         head_bias_init=0.0,  # -6.9 (1000 classes) or -10 with the sigmoid loss
         dropout_rate=0.0,
@@ -40,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
         crop_resize=0,  # side before a random crop; 0 is 8/7 of the image's
         eval_crop="resize_small_center_crop",  # or resize
         eval_resize=0,  # side before the centre crop, likewise
+        eval_interpolation="bilinear",  # or bicubic
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
         randaug_magnitude=10.0,
@@ -77,6 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
         ema_decay=0.0,  # moving average of the parameters, evaluated beside them
     )
     config.eval = dict(every="1epochs", splits=("test",), batch_size=512)
+    # For `python -m vit_jax.sweep`: the best on dev_split is trained on data.split.
+    config.sweep = dict(learning_rates=(), train_split="", dev_split="")
     config.checkpoint = dict(
         every="1epochs",
         keep_last=2,  # with 1 there is none to fall back to if it gets damaged

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import families
 from vit_jax import cli
 from vit_jax.build import build
 from vit_jax.config import resolve_lengths
@@ -31,9 +32,11 @@ SPECS = (
     "imagenet.py:ViT-L/32",
     "plain_s16.py",
     "plain_s16.py:300",
-    "finetune.py",
-    "finetune.py:model=ViT-L/16,data=oxford_iiit_pet,size=384",
-    "finetune.py:data=imagenet2012",
+    "finetune.py:model=ViT-B/16",
+    "finetune.py:model=ViT-L/16,dataset=oxford_iiit_pet,recipe=vit_jax",
+    "finetune.py:model=R50+ViT-B/16,dataset=imagenet2012,recipe=big_vision",
+    "finetune.py:model=BiT-R50x1,dataset=cifar100,size=128,probe=yes",
+    *(f"families.py:family={family}" for family in families.MODELS),
     "folder.py:data=photos,size=64",
 )
 
@@ -77,3 +80,37 @@ def test_table_3_in_steps():
     config = cli.read_config("configs/imagenet.py", [])
     lengths = resolve_lengths(config, 1_281_167)
     assert lengths.warmup == 10_000 and abs(lengths.total - 93_836) <= 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "steps", "rates", "train_split", "split"),
+    [
+        (
+            "imagenet2012",
+            20_000,
+            (0.003, 0.01, 0.03, 0.06),
+            "train[:99%]",
+            "validation",
+        ),
+        ("cifar10", 10_000, (0.001, 0.003, 0.01, 0.03), "train[:98%]", "test"),
+        ("oxford_iiit_pet", 500, (0.001, 0.003, 0.01, 0.03), "train[:90%]", "test"),
+    ],
+)
+def test_table_4(dataset, steps, rates, train_split, split):
+    """Steps and grids of Table 4, the held-out parts of section 4.1 (B.1.1)."""
+    spec = f"configs/finetune.py:model=ViT-B/16,dataset={dataset}"
+    config = cli.read_config(spec, [])
+    assert config.train.duration == f"{steps}steps"
+    assert config.sweep.learning_rates == rates
+    assert config.sweep.train_split == train_split
+    assert config.sweep.dev_split == train_split.replace("[:", "[").replace("]", ":]")
+    assert config.eval.splits == (split,) and config.data.split == "train"
+    assert (config.optim.name, config.optim.momentum) == ("sgd", 0.9)
+    assert (config.optim.weight_decay, config.optim.clip_norm) == (0, 1)
+    assert config.data.batch_size == 512 and config.data.image_size == (384, 384)
+    assert config.data.crop_resize == 448
+
+
+def test_a_wrong_recipe_is_named():
+    with pytest.raises(ValueError, match="wanted a recipe of paper, vit_jax"):
+        cli.read_config("configs/finetune.py:recipe=papers", [])

@@ -77,9 +77,18 @@ def test_resize_small_covers_and_keeps_the_aspect(shape, size):
 
 def test_resize_filters():
     image = _noise(64, 64)
-    antialiased = augment.resize(image, (16, 16), antialias=True)
-    pillow = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
-    assert (antialiased == np.asarray(pillow)).all()
+    filters = {
+        "bilinear": Image.Resampling.BILINEAR,
+        "bicubic": Image.Resampling.BICUBIC,
+    }
+    assert tuple(filters) == augment.FILTERS
+    for name, pillow in filters.items():
+        antialiased = augment.resize(image, (16, 12), antialias=name)
+        expected = Image.fromarray(image).resize((12, 16), pillow)
+        assert (antialiased == np.asarray(expected)).all()
+        small = augment.resize_small(image[:40], (16, 16), antialias=name)
+        expected = Image.fromarray(image[:40]).resize((26, 16), pillow)
+        assert (small == np.asarray(expected)).all()
     aliased = augment.resize(image, (16, 16))
     assert aliased.std() > 1.5 * antialiased.std()
     assert augment.resize(image, (64, 64)) is image

@@ -256,6 +256,24 @@ def test_transforms(folder):
         assert result.shape == (16, 24, 3) and result.dtype == np.uint8
 
 
+def test_evaluation_resizes_with_the_filter_that_is_asked_for(folder):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    picture = Image.fromarray(image)
+    filters = {
+        "bilinear": Image.Resampling.BILINEAR,
+        "bicubic": Image.Resampling.BICUBIC,
+    }
+    for name, pillow in filters.items():
+        data = _data(folder, image_size=(16, 16), eval_interpolation=name)
+        expected = np.asarray(picture.resize((27, 18), pillow))[1:17, 5:21]
+        assert (data.eval_transform(image) == expected).all()
+        whole = dataclasses.replace(data, eval_crop="resize")
+        expected = np.asarray(picture.resize((16, 16), pillow))
+        assert (whole.eval_transform(image) == expected).all()
+    default = _data(folder, image_size=(16, 16))
+    assert default.eval_interpolation == "bilinear"
+
+
 def test_flip_is_off_where_it_changes_the_label(folder):
     def flips(name, flip="auto"):
         return Data(name=name, batch_size=1, image_size=(8, 8), flip=flip).flips()
@@ -339,6 +357,7 @@ def test_evaluation_masks_and_lists_bad_records(broken):
     [
         ({"crop": "center"}, "data.crop must be one of inception, .*'center'"),
         ({"eval_crop": "x"}, "data.eval_crop must be one of resize_small_center_crop"),
+        ({"eval_interpolation": "x"}, "eval_interpolation must be one of bilinear, bi"),
         ({"flip": True}, "data.flip must be one of auto, on, off, got True"),
         ({"on_error": "x"}, "data.on_error must be one of raise, skip"),
         ({"cache": "x"}, "data.cache must be one of auto, always, never"),

@@ -17,7 +17,7 @@ from vit_jax import plots
 from vit_jax.data.mix import normalize
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.data.sources import make_source
-from vit_jax.evaluate import evaluate, evaluate_run, label_order, make_eval_step
+from vit_jax.evaluate import evaluate, evaluate_run, make_eval_step
 from vit_jax.losses import make_loss
 from vit_jax.outcomes import (
     Outcomes,
@@ -25,6 +25,7 @@ from vit_jax.outcomes import (
     confusion,
     label_rank,
     probabilities,
+    shown_classes,
     summary,
 )
 from vit_jax.run import load_run
@@ -66,6 +67,7 @@ def folder(digits_run):
 
 def _arguments(checkpoint, **changes):
     defaults = {"dataset": None, "split": None, "batch_size": RAGGED, "ema": False}
+    defaults |= {"labels_by_index": False}
     options = {"checkpoint": checkpoint, "output": None} | defaults | changes
     return argparse.Namespace(**options)
 
@@ -196,8 +198,10 @@ def test_counts_of_made_up_outcomes():
     np.testing.assert_array_equal(counts, [2, 0, 2])
     np.testing.assert_array_equal(hits, [1, 0, 1])
     np.testing.assert_array_equal(
-        confusion(result, 3), [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
+        confusion(result, np.arange(3)), [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
     )
+    np.testing.assert_array_equal(shown_classes(result, 4), np.arange(4))
+    np.testing.assert_array_equal(shown_classes(result, 5000), np.arange(3))
     assert "top5" not in summary(result, 3)
     report = evaluation.report(result, ("cat", "dog", "owl"), 12.0)
     assert "50.00 %  cat (2 images)" in report and "dog (" not in report
@@ -248,14 +252,6 @@ def test_a_folder_is_evaluated_by_file_name(digits_run, tmp_path):
     names = {str(path) for path in (tmp_path / "set").rglob("*.png")}
     assert len(rows) == 40 and {row["record"] for row in rows} == names
     assert all(f"/test/{row['label']}/" in row["record"] for row in rows)
-
-
-def test_wrong_label_names_are_told():
-    with pytest.raises(ValueError, match=r"only in the data set 'owl'; only in the r"):
-        label_order(("cat", "owl"), ("cat", "dog"), "pets")
-    many = tuple(f"class {number}" for number in range(9))
-    with pytest.raises(ValueError, match=r"'class 4' and 4 more; only in the run none"):
-        label_order((*many, "cat"), ("cat",), "pets")
 
 
 def test_errors_of_the_command(digits_run, tmp_path):

@@ -49,6 +49,7 @@ OTHER_COUNTS = (
     ("ViT-So400m/14", {"num_classes": 0}, None),
     ("ViT-M/16", {"num_classes": 1000}, None),
     ("ViT-mu/16", {"num_classes": 10}, None),
+    ("ViT-b/32", {"num_classes": 1000}, 22878952),
 )
 
 

@@ -10,7 +10,7 @@ LIBRARY = sorted(Path("vit_jax").rglob("*.py"))
 # They import nothing of ours.
 LEAVES = (
     "losses optim metrics flops config data/mix data/augment data/decode "
-    "models/positions models/attention models/variants analysis/rollout"
+    "models/pixels models/resample models/layers models/variants analysis/rollout"
 ).split()
 
 
@@ -39,6 +39,8 @@ def test_the_library_imports_itself_only(path):
 @pytest.mark.parametrize("path", LIBRARY, ids=str)
 def test_no_hidden_knobs(path):
     """A default deep in the code is a knob that no config shows."""
+    if path.parts[1] == "interop":
+        return  # The configs there are other projects' files, with their defaults.
     assert not re.search(r"config(\.\w+)*\.get\(", path.read_text())
 
 

@@ -1,9 +1,11 @@
-"""Vision Transformers in JAX: `create_model`, `load`, `normalize`."""
+"""Vision Transformers in JAX: `create_model`, `load`, `save`, `normalize`."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "load", "normalize"]
+__all__ = ["create_model", "load", "normalize", "save"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,9 +21,69 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
 
 
-def load(folder: str, *, ema: bool = False) -> tuple[Any, dict[str, Any]]:
-    """Loads `(model, params)` from the folder of a training run; see `run.load_run`."""
+def load(
+    path: str | Path,
+    *,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    resample: str = "bilinear",
+    ema: bool = False,
+    dtype: str = "auto",
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """Loads `(model, params)` from a run folder or a checkpoint of others.
+
+    `path` may also be the name of a public checkpoint, which is downloaded. See
+    `run.load_run` for the arguments; it returns label names and preprocessing as well.
+    """
     from vit_jax.run import load_run
 
-    run = load_run(folder, ema=ema)
+    run = load_run(
+        path,
+        ema=ema,
+        num_classes=num_classes,
+        image_size=image_size,
+        patch_size=patch_size,
+        resample=resample,
+        dtype=dtype,
+        **options,
+    )
     return run.model, run.params
+
+
+def save(
+    path: str | Path,
+    model: Any,
+    params: dict[str, Any],
+    *,
+    layout: str = "",
+    label_names: Sequence[str] = (),
+) -> None:
+    """Writes a model as other projects read it.
+
+    Args:
+        path: .npz, .safetensors, or a folder.
+        layout: "google", "big_vision", "timm", "huggingface" or "torchvision"; "" is
+            "google" for .npz and "huggingface" for a folder.
+        label_names: one for each output, for the layouts that hold them.
+
+    Raises:
+        ValueError: the layout cannot hold the model, is not for such a path, or has to
+            be named.
+    """
+    from vit_jax.interop import Facts, save_checkpoint
+
+    if label_names and len(label_names) != model.num_classes:
+        raise ValueError(
+            f"label_names has {len(label_names)} names, and the model "
+            f"{model.num_classes} classes"
+        )
+    usual = {".npz": "google", "": "huggingface"}
+    layout = layout or usual.get(Path(path).suffix, "")
+    if not layout:
+        raise ValueError(
+            f"{path} can be of several layouts: name one, such as layout='timm'"
+        )
+    facts = Facts(label_names=tuple(label_names))
+    save_checkpoint(path, model, params, layout=layout, facts=facts)

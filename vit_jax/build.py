@@ -16,9 +16,8 @@ from vit_jax.data.pipeline import Data
 from vit_jax.evaluate import make_eval_step
 from vit_jax.losses import make_loss
 from vit_jax.metrics import Writer
-from vit_jax.models import VisionTransformer, create_model, init_params
+from vit_jax.models import FAMILIES, create_model, init_params
 from vit_jax.optim import make_optimizer
-from vit_jax.run import warm_start
 from vit_jax.train_step import (
     Batch,
     Metrics,
@@ -29,6 +28,7 @@ from vit_jax.train_step import (
     make_train_step,
     named_keys,
 )
+from vit_jax.warm_start import warm_start
 
 # Arguments that come from the run itself, not from a config.
 PROVIDED = (
@@ -39,13 +39,16 @@ PROVIDED = (
 SECTIONS = {
     "seed": {},
     "init": {},
-    "model": dict.fromkeys(keywords(VisionTransformer, PROVIDED), False)
+    "model": {
+        key: False for family in FAMILIES.values() for key in keywords(family, PROVIDED)
+    }
     | keywords(create_model, PROVIDED),
     "data": keywords(Data),
     "mix": keywords(make_mix),
     "loss": keywords(make_loss),
     "optim": keywords(make_optimizer, PROVIDED),
     "train": {"duration": True, "accumulate_steps": True, "ema_decay": True},
+    "sweep": {"learning_rates": True, "train_split": True, "dev_split": True},
     "eval": {"every": True, "splits": True, "batch_size": True},
     "checkpoint": {"every": True} | keywords(Checkpoints, PROVIDED),
     "log": {"every": True} | keywords(Writer, PROVIDED),
@@ -106,7 +109,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     def init_state(init: str = "") -> TrainState:
         params = init_params(model, keys.params)
         if init:
-            params = warm_start(params, init)
+            params = warm_start(params, model, init, label_names)
         ema = jax.tree.map(jnp.copy, params) if ema_decay else None
         state = TrainState(jnp.int32(0), params, optimizer.init(params), ema)
         return jax.device_put(state, everywhere)

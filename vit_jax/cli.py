@@ -33,6 +33,8 @@ def run_command(
     arguments, rest = parser.parse_known_intermixed_args()
     arguments.overrides = [text for text in rest if text.startswith("--config.")]
     surplus = [text for text in rest if text not in arguments.overrides]
+    if getattr(arguments, "init", None):
+        arguments.overrides.append(f"--config.init={arguments.init}")
     if surplus:
         parser.error(f"unknown arguments: {' '.join(surplus)}")
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -48,6 +50,12 @@ def run_command(
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--config`, and `--init` as a short form of `--config.init`."""
+    parser.add_argument("--config", required=True, help="file.py or file.py:arguments")
+    parser.add_argument("--init", help="checkpoint that training starts from")
 
 
 def cache_compilation() -> None:

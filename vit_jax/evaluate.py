@@ -1,6 +1,7 @@
 """Classification metrics over a whole split: every example exactly once.
 
     python -m vit_jax.evaluate --checkpoint runs/digits --split test
+    python -m vit_jax.evaluate --checkpoint ViT-B_16.npz --dataset photos --split val
 
 Training uses `make_eval_step` and `evaluate`, which keep sums only; the command keeps
 what became of each example.
@@ -24,8 +25,9 @@ from vit_jax.cli import run_command
 from vit_jax.data.mix import normalize, one_hot
 from vit_jax.data.pipeline import Data, prefetch_to_device
 from vit_jax.data.sources import Source, make_source
+from vit_jax.labels import label_order
 from vit_jax.losses import LossFn
-from vit_jax.models import VisionTransformer
+from vit_jax.models import AnyModel
 from vit_jax.outcomes import (
     Outcomes,
     Step,
@@ -33,14 +35,15 @@ from vit_jax.outcomes import (
     confusion,
     label_rank,
     make_outcome_step,
+    shown_classes,
     summary,
     write_outcomes,
 )
 from vit_jax.plots import shorten
-from vit_jax.run import Run, load_run
+from vit_jax.run import CHECKPOINT_HELP, Run, load_run
 
 
-def make_eval_step(model: VisionTransformer, loss_fn: LossFn) -> Step:
+def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
     """Builds `(params, batch) -> sums` over the examples whose `mask` is True."""
 
     @jax.jit
@@ -95,29 +98,38 @@ def run_step(
 
 
 def evaluate_run(
-    run: Run, data: Data, *, batch_size: int
+    run: Run, data: Data, *, batch_size: int, labels_by_index: bool = False
 ) -> tuple[Outcomes, list[str], float]:
     """Evaluates a run on `data.split`, on all devices, with a live progress line.
 
     Args:
-        data: the run's own, or another one with the same label names in any order.
+        data: the run's own, or another one whose label names are the model's, or some
+            of them, in any order.
         batch_size: rounded up to a multiple of the devices.
+        labels_by_index: go by the numbers of the classes, whatever their names.
 
     Returns:
         The outcomes, the names of skipped records, and images per second, reading
         included and compilation not.
 
     Raises:
-        ValueError: other label names, or unknown split.
+        ValueError: other label names, unknown split, or a model without a head.
         ImageError: an image that cannot be read, or too many to skip.
     """
-    order = label_order(data.label_names(), run.label_names, data.name)
+    if not run.model.num_classes:
+        raise ValueError(
+            "the checkpoint has no head, so it gives features and no classes: "
+            "fine-tune it first"
+        )
+    order = label_order(
+        data.label_names(), run.label_names, data.name, by_index=labels_by_index
+    )
     devices = jax.device_count()
     batch_size = -(-batch_size // devices) * devices
     mesh = sharding.make_mesh(data=devices, fsdp=1, tensor=1)
     placement = sharding.batch_sharding(mesh)
     params = jax.device_put(run.params, sharding.replicated(mesh))
-    step = make_outcome_step(run.model, order, **run.config.loss)
+    step = make_outcome_step(run.model, order, **run.loss)
     blank = {
         "image": np.zeros((batch_size, *data.image_size, 3), np.uint8),
         "label": np.zeros(batch_size, np.int32),
@@ -147,31 +159,6 @@ def evaluate_run(
     columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     outcomes = Outcomes(**columns)
     return outcomes, batches.skipped, len(outcomes.label) / seconds
-
-
-def label_order(
-    there: tuple[str, ...], here: tuple[str, ...], dataset: str
-) -> np.ndarray:
-    """The number in `here` of each label name in `there`; int32.
-
-    Raises:
-        ValueError: the names differ; tells which.
-    """
-    if there == here:
-        return np.arange(len(here), dtype=np.int32)
-    if len(set(there)) == len(there) and sorted(there) == sorted(here):
-        return np.array([here.index(name) for name in there], np.int32)
-
-    def only(names: tuple[str, ...], others: tuple[str, ...]) -> str:
-        extra = [name for name in names if name not in others]
-        shown = ", ".join(map(repr, extra[:5])) or "none"
-        return shown + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
-
-    raise ValueError(
-        f"{dataset} has other label names than the run was trained on: only in the "
-        f"data set {only(there, here)}; only in the run {only(here, there)}. Give a "
-        f"data set with the {len(here)} classes of the run"
-    )
 
 
 def open_source(data: Data) -> Source:
@@ -205,13 +192,14 @@ def report(outcomes: Outcomes, label_names: tuple[str, ...], speed: float) -> st
         name = shorten(label_names[i], 40)
         lines.append(f"  {100 * accuracy[i]:6.2f} %  {name} ({counts[i]} images)")
 
-    errors = confusion(outcomes, len(label_names))
+    classes = shown_classes(outcomes, len(label_names))
+    errors = confusion(outcomes, classes)
     np.fill_diagonal(errors, 0)
     largest = np.argsort(-errors, axis=None, kind="stable")[:5]
-    pairs = [divmod(int(i), len(label_names)) for i in largest if errors.flat[i]]
+    pairs = [divmod(int(i), len(classes)) for i in largest if errors.flat[i]]
     lines += ["most frequent confusions"] if pairs else []
     for label, prediction in pairs:
-        names = [shorten(label_names[i], 30) for i in (label, prediction)]
+        names = [shorten(label_names[classes[i]], 30) for i in (label, prediction)]
         number = errors[label, prediction]
         lines.append(f"  {number:6}    {names[0]} taken for {names[1]}")
     return "\n".join(lines)
@@ -223,17 +211,29 @@ def main(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
     run = load_run(arguments.checkpoint, ema=arguments.ema)
     name = arguments.dataset or run.data.name
-    split = arguments.split or run.config.eval.splits[0]
+    if not name:
+        raise ValueError(
+            f"--dataset is needed: {arguments.checkpoint} does not tell what it was "
+            "trained on"
+        )
+    split = arguments.split or (run.config.eval.splits[0] if run.config else "test")
     data = dataclasses.replace(run.data, name=name, split=split)
-    outcomes, skipped, speed = evaluate_run(run, data, batch_size=arguments.batch_size)
-    default = f"{Path(name).name}-{split}" + ("-ema" if arguments.ema else "")
-    default = Path(
-        arguments.checkpoint, "evaluation", re.sub(r"[^\w.-]+", "_", default)
+    outcomes, skipped, speed = evaluate_run(
+        run,
+        data,
+        batch_size=arguments.batch_size,
+        labels_by_index=arguments.labels_by_index,
     )
+    default = f"{Path(name).name}-{split}" + ("-ema" if arguments.ema else "")
+    if run.config:
+        default = Path(arguments.checkpoint, "evaluation", plain(default))
+    else:
+        default = Path("evaluation", plain(arguments.checkpoint), plain(default))
     folder = Path(arguments.output or default)
     facts = {
         "dataset": name,
         "split": split,
+        "checkpoint": run.source,
         "step": run.step,
         "ema": arguments.ema,
         "images_per_second": round(speed, 1),
@@ -241,22 +241,37 @@ def main(arguments: argparse.Namespace) -> None:
     }
     record_name = open_source(data).record_name
     files = write_outcomes(folder, outcomes, run.label_names, record_name, facts)
-    print(f"{name} {split}, step {run.step} of {arguments.checkpoint}")
+    print(f"{name} {split}, {run.source}")
     print(report(outcomes, run.label_names, speed))
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")
     print(f"files in {folder}: {', '.join(files)}")
 
 
+def plain(name: str) -> str:
+    """A name as that of one folder."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m vit_jax.evaluate",
-        description="Evaluate a run: metrics, classes, confusions, predictions.",
+        description="Evaluate a run, or a checkpoint of others: metrics, classes, "
+        "confusions, predictions.",
     )
-    parser.add_argument("--checkpoint", required=True, help="folder of the run")
+    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
     parser.add_argument("--dataset", help="name or folder; default: the run's own")
-    parser.add_argument("--split", help="default: the first of the run's eval.splits")
+    parser.add_argument(
+        "--split", help="default: the first of the run's eval.splits, else test"
+    )
+    parser.add_argument(
+        "--labels-by-index",
+        action="store_true",
+        help="class i of the data set is output i, whatever the names",
+    )
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--ema", action="store_true", help="use averaged parameters")
-    parser.add_argument("--output", help="folder; default: in the run's evaluation/")
+    parser.add_argument(
+        "--output", help="folder; default: in evaluation/, of the run if it is one"
+    )
     run_command(parser, main)

@@ -15,11 +15,13 @@ from vit_jax import plots
 from vit_jax.checkpoint import write_atomically
 from vit_jax.data.mix import normalize, one_hot
 from vit_jax.losses import make_loss
-from vit_jax.models import VisionTransformer
+from vit_jax.models import AnyModel
 
 Step = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 # Best classes that are kept of each example, as many as "top-5" needs.
 TOP = 5
+# Beyond so many, a confusion matrix is of those that occur: 21,843 squared is 3.8 GB.
+MATRIX_CLASSES = 2000
 
 
 def label_rank(
@@ -53,7 +55,7 @@ class Outcomes(NamedTuple):
 
 
 def make_outcome_step(
-    model: VisionTransformer,
+    model: AnyModel,
     label_order: Int[np.ndarray, " n"],
     *,
     name: str,
@@ -117,12 +119,24 @@ def class_counts(
     )
 
 
+def shown_classes(outcomes: Outcomes, num_classes: int) -> Int[np.ndarray, " c"]:
+    """The classes of the confusion matrix: all, or of very many those that occur."""
+    if num_classes <= MATRIX_CLASSES:
+        return np.arange(num_classes)
+    return np.union1d(outcomes.label, outcomes.top[:, 0])
+
+
 def confusion(
-    outcomes: Outcomes, num_classes: int
+    outcomes: Outcomes, classes: Int[np.ndarray, " c"]
 ) -> Int[np.ndarray, "label prediction"]:
-    """How often each class (row) was taken for each (column)."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (outcomes.label, outcomes.top[:, 0]), 1)
+    """How often each class (row) was taken for each (column).
+
+    Args:
+        classes: of the rows and columns, sorted; all that occur must be among them.
+    """
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    pairs = (np.searchsorted(classes, x) for x in (outcomes.label, outcomes.top[:, 0]))
+    np.add.at(counts, tuple(pairs), 1)
     return counts
 
 
@@ -152,11 +166,13 @@ def write_outcomes(
         for name, count, hit in zip(label_names, counts, hits, strict=True)
     ]
     write_csv(folder / "per_class.csv", ("label", "count", "correct", "accuracy"), rows)
-    matrix = confusion(outcomes, len(label_names))
-    rows = [(name, *row) for name, row in zip(label_names, matrix, strict=True)]
-    write_csv(folder / "confusion.csv", ("label \\ predicted", *label_names), rows)
+    classes = shown_classes(outcomes, len(label_names))
+    names = [label_names[number] for number in classes]
+    matrix = confusion(outcomes, classes)
+    rows = [(name, *row) for name, row in zip(names, matrix, strict=True)]
+    write_csv(folder / "confusion.csv", ("label \\ predicted", *names), rows)
     title = f"{facts['dataset']} {facts['split']}: top-1 {metrics['accuracy']:.2%}"
-    plots.confusion_matrix(matrix, label_names, title, folder / "confusion.png")
+    plots.confusion_matrix(matrix, names, title, folder / "confusion.png")
     files = ("metrics.json", "per_class.csv", "confusion.csv", "confusion.png")
     predictions = folder / "predictions.jsonl"
     write_predictions(predictions, outcomes, label_names, record_name)

@@ -2,6 +2,7 @@
 
     python -m vit_jax.predict --checkpoint runs/digits photo.jpg folder/ --top 3
     python -m vit_jax.predict --checkpoint runs/digits --split test --attention out
+    python -m vit_jax.predict --checkpoint google/vit-base-patch16-224 photo.jpg
 
 `predict_images` does the same for arrays.
 """
@@ -32,10 +33,10 @@ from vit_jax.data.files import Files, find_images
 from vit_jax.data.mix import normalize
 from vit_jax.data.sources import Source
 from vit_jax.evaluate import open_source
-from vit_jax.models import VisionTransformer
+from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.outcomes import as_json, named, probabilities
 from vit_jax.plots import Prediction, shorten
-from vit_jax.run import Run, load_run
+from vit_jax.run import CHECKPOINT_HELP, Run, load_run
 
 OVERVIEW_IMAGES = 16
 
@@ -89,7 +90,7 @@ def forward(
         run.model,
         run.params,
         batch,
-        loss_name=run.config.loss.name,
+        loss_name=run.loss["name"],
         attention=attention,
     )
     return jax.tree.map(lambda x: np.asarray(x)[: len(images)], output)
@@ -97,7 +98,7 @@ def forward(
 
 @functools.partial(jax.jit, static_argnames=("model", "loss_name", "attention"))
 def forward_step(
-    model: VisionTransformer,
+    model: AnyModel,
     params: Any,
     images: UInt8[Array, "b height width 3"],
     *,
@@ -115,7 +116,7 @@ def forward_step(
             [block["attention_weights"] for block in blocks],
             model.grid,
             num_prefix_tokens=model.num_prefix_tokens,
-            class_token=model.num_registers if model.pooling == "token" else None,
+            class_token=model.num_registers if "token" in model.pooling else None,
         )
     return probabilities(logits, loss_name), heat
 
@@ -199,12 +200,39 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{option} is {value}: wanted at least 1")
 
 
+def check_run(run: Run, arguments: argparse.Namespace) -> None:
+    """Raises ValueError for what a checkpoint has not got."""
+    name = arguments.checkpoint
+    if not run.model.num_classes:
+        raise ValueError(
+            f"{name} has no head, so it gives features and no classes; "
+            "vit_jax.load returns its model and parameters"
+        )
+    if arguments.split and not run.data.name:
+        raise ValueError(
+            f"--split is for the data set that a run was trained on, and {name} tells "
+            "of none: give image files and folders"
+        )
+    if arguments.attention and not has_attention(run.model):
+        kind = "axial" if isinstance(run.model, VisionTransformer) else "no"
+        raise ValueError(
+            f"--attention shows the attention between all patches, and {name}, a "
+            f"{type(run.model).__name__}, has {kind} attention: leave it out"
+        )
+
+
+def has_attention(model: AnyModel) -> bool:
+    """Whether each token of a model sees each other one."""
+    return isinstance(model, VisionTransformer) and model.attention == "full"
+
+
 def main(arguments: argparse.Namespace) -> None:
     """The command: prints a row an image, batch by batch, and writes the files."""
     check(arguments)
     source = Files(find_images(arguments.images))  # a wrong name shows at once
     indices = list(range(len(source)))
     run = load_run(arguments.checkpoint, ema=arguments.ema)
+    check_run(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)
     folder = Path(arguments.attention) if arguments.attention else None
@@ -254,10 +282,11 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.predict", description="Classify images with a run."
+        prog="python -m vit_jax.predict",
+        description="Classify images with a run, or a checkpoint of others.",
     )
     parser.add_argument("images", nargs="*", help="image files, and folders of them")
-    parser.add_argument("--checkpoint", required=True, help="folder of the run")
+    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
     parser.add_argument("--split", help="images of the run's own data set, not files")
     parser.add_argument("--count", type=int, help="with --split, evenly spaced (8)")
     parser.add_argument("--top", type=int, default=5, help="classes shown (5)")

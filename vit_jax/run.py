@@ -1,43 +1,126 @@
-"""The folder of a run: begun, taken up again, read back."""
+"""A trained model from wherever it is, and the folder of a run."""
 
+import dataclasses
+import math
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
+from vit_jax import labels
 from vit_jax.checkpoint import CheckpointError, Checkpoints, write_atomically
 from vit_jax.config import ConfigError, difference, load_config
 from vit_jax.data.pipeline import Data
-from vit_jax.models import VisionTransformer, create_model, init_params
-from vit_jax.optim import path_name
+from vit_jax.interop import Facts, adapt, load_checkpoint
+from vit_jax.interop.files import FOLDER_FILES
+from vit_jax.interop.hub import resolve
+from vit_jax.models import AnyModel, create_model, init_params
+
+# What an image shows has several names in ImageNet-21k, so its heads are trained with
+# the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
+SIGMOID_CLASSES = 21843
+CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
 
 
 class Run(NamedTuple):
-    """A trained model and what is needed to use it."""
+    """A trained model and what is needed to use it.
 
-    model: VisionTransformer
+    Attributes:
+        label_names: one for each output of the model.
+        data: its `eval_transform` prepares images as the model expects them; the data
+            set itself has no name for a checkpoint of others, which do not tell it.
+        loss: options of `make_loss`; its name says how logits become probabilities.
+        step: of training; 0 where it is not known.
+        source: what was loaded, in words.
+        config: of the training; None for a checkpoint of others.
+    """
+
+    model: AnyModel
     params: dict[str, Any]
     label_names: tuple[str, ...]
-    data: Data  # its `eval_transform` prepares images as in training's evaluation
-    config: ml_collections.ConfigDict
+    data: Data
+    loss: dict[str, Any]
     step: int
+    source: str
+    config: ml_collections.ConfigDict | None
 
 
-def load_run(folder: str | Path, *, ema: bool = False) -> Run:
-    """Loads the newest whole checkpoint of a run folder.
+def load_run(
+    path: str | Path,
+    *,
+    ema: bool = False,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    resample: str = "bilinear",
+    dtype: str = "auto",
+    **options: Any,
+) -> Run:
+    """Loads a run folder or a checkpoint of others, perhaps for another task.
 
     Args:
-        ema: take the moving average of the parameters.
+        path: the folder of a run, whose newest whole checkpoint is taken; or what
+            `interop.hub.resolve` takes: a file, a folder, a public name, an address.
+        ema: of a run, take the moving average of the parameters.
+        num_classes: another number gives a new zero head, 0 none.
+        image_size: (height, width) in pixels, or the side of a square; positions are
+            resampled.
+        patch_size: in pixels; the patch embedding is resized (FlexiViT).
+        resample: of positions, "bilinear" or "bicubic".
+        dtype: of the computation; "auto" is the run's own, else as in `create_model`.
+        **options: of the model, such as `dropout_rate`; `layout` of a file.
 
     Raises:
-        ConfigError: the folder is not that of a run.
-        CheckpointError: it holds no checkpoint that can be read, or no average.
+        ConfigError: a folder that is neither that of a run nor has weights in it.
+        CheckpointError: a run without a checkpoint that can be read, or no average.
+        ValueError: a file that cannot be read as a checkpoint.
+        OSError: no such file, or it cannot be downloaded.
     """
-    folder = Path(folder)
+    path = resolve(path)
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    sizes = {"image_size": image_size, "patch_size": patch_size}
+    if not is_run_folder(path):
+        if ema:
+            raise CheckpointError(
+                f"{path} holds no averaged parameters beside others: leave out ema"
+            )
+        loaded = load_checkpoint(
+            path,
+            num_classes=num_classes,
+            resample=resample,
+            dtype=dtype,
+            **sizes,
+            **options,
+        )
+        print(f"{path}: {loaded.description}", file=sys.stderr)
+        return foreign_run(*loaded)
+    if dtype != "auto":
+        options["dtype"] = dtype
+    run = load_folder(path, ema, options)
+    model, params, names = run.model, run.params, run.label_names
+    if num_classes is not None and num_classes != model.num_classes:
+        model, params = adapt.replace_head(model, params, num_classes)
+        names = labels.label_names(num_classes)
+    model, params = adapt.resize(model, params, *sizes.values(), resample)
+    data = fitted(run.data, model.image_size)
+    return run._replace(model=model, params=params, label_names=names, data=data)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a path is taken for the folder of a run: any without weights in it."""
+    if not path.is_dir():
+        return False
+    weights = any((path / name).exists() for name in FOLDER_FILES)
+    return (path / "checkpoints").is_dir() or not weights
+
+
+def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
+    """The newest whole checkpoint of a run folder, as it was trained."""
     config = load_config(folder / "config.json")
     if ema and not config.train.ema_decay:
         raise CheckpointError(
@@ -48,7 +131,9 @@ def load_run(folder: str | Path, *, ema: bool = False) -> Run:
         label_names = checkpoints.newest_metadata()["label_names"]
         data = Data(**config.data)
         model = create_model(
-            **config.model, num_classes=len(label_names), image_size=data.image_size
+            **(dict(config.model) | options),
+            num_classes=len(label_names),
+            image_size=data.image_size,
         )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = jax.tree.map(
@@ -60,7 +145,52 @@ def load_run(folder: str | Path, *, ema: bool = False) -> Run:
     finally:
         checkpoints.close()
     (params,) = restored.state.values()
-    return Run(model, params, tuple(label_names), data, config, restored.step)
+    return Run(
+        model,
+        params,
+        tuple(label_names),
+        data,
+        loss=dict(config.loss),
+        step=restored.step,
+        source=f"step {restored.step} of {folder}",
+        config=config,
+    )
+
+
+def foreign_run(
+    model: AnyModel, params: dict[str, Any], facts: Facts, description: str
+) -> Run:
+    """What a checkpoint of others tells, and the field's habits where it does not."""
+    names = facts.label_names
+    if len(names) != model.num_classes:
+        names = labels.label_names(model.num_classes)
+    share = facts.crop_share
+    settings = {
+        "eval_crop": facts.eval_crop,
+        "eval_interpolation": facts.interpolation,
+        # Rounded down as timm does; the little more is against 0.7 / 0.1 < 7.
+        "eval_resize": math.floor(max(model.image_size) / share + 1e-6) if share else 0,
+    }
+    data = Data(
+        name="",
+        batch_size=1,
+        image_size=model.image_size,
+        **{key: value for key, value in settings.items() if value},
+    )
+    sigmoid = model.num_classes == SIGMOID_CLASSES
+    loss = {"name": "sigmoid" if sigmoid else "softmax", "label_smoothing": 0.0}
+    return Run(model, params, names, data, loss, 0, description, None)
+
+
+def fitted(data: Data, image_size: tuple[int, int]) -> Data:
+    """The same for another image size; the share of the crops stays."""
+    scale = max(image_size) / max(data.image_size)
+    return dataclasses.replace(
+        data,
+        image_size=image_size,
+        crop_resize=round(data.crop_resize * scale),
+        eval_resize=round(data.eval_resize * scale),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -110,32 +240,3 @@ def begin_folder(
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, config.to_json(indent=2) + "\n")
-
-
-def warm_start(params: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Takes the parameters of another run; a head of another size starts from zero.
-
-    Args:
-        params: new parameters of the model that is to be trained.
-
-    Raises:
-        ValueError: other parameters differ; names them with both shapes.
-    """
-    loaded = load_run(folder).params
-    heads = [jax.tree.map(jnp.shape, tree.get("head")) for tree in (loaded, params)]
-    if heads[0] != heads[1]:
-        print(f"init: the head of {folder} does not fit and is replaced by a new one")
-        loaded = {**loaded, "head": params["head"]}
-    shapes = [
-        {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
-        for tree in (loaded, params)
-    ]
-    there, here = shapes
-    wrong = [
-        f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
-    if wrong:
-        raise ValueError(f"init={folder!r} does not fit the model: " + "; ".join(wrong))
-    return loaded

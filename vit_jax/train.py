@@ -20,13 +20,16 @@ import ml_collections
 from vit_jax import plots, sharding
 from vit_jax.build import Experiment, build
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.cli import read_config, run_command
+from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import to_dict
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.evaluate import evaluate
 from vit_jax.metrics import Meter, NonFiniteError, Writer
 from vit_jax.run import begin_folder, versions
 from vit_jax.train_step import TrainState
+from vit_jax.warm_start import complete_model
+
+Results = dict[str, dict[str, float]]
 
 
 class Interrupted(Exception):
@@ -74,7 +77,7 @@ def evaluate_splits(
     settings: ml_collections.ConfigDict,
     state: TrainState,
     writer: Writer,
-) -> dict[str, dict[str, float]]:
+) -> Results:
     """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
     results = {}
     placement = sharding.batch_sharding(experiment.mesh)
@@ -96,11 +99,11 @@ def train(
     workdir: str | Path,
     *,
     allow_config_change: bool = False,
-) -> dict[str, dict[str, float]]:
+) -> Results:
     """Trains to the end of the schedule, from the newest checkpoint if there is one.
 
     Args:
-        config: as of `configs/base.py`.
+        config: as of `configs/base.py`; with `init`, `model.name` may be empty.
         workdir: the run folder; made if need be.
         allow_config_change: go on in a folder that was begun with another config.
 
@@ -113,8 +116,9 @@ def train(
         NonFiniteError: loss or gradients became NaN or Inf.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    experiment = build(config)
     workdir = Path(workdir)
+    config = complete_model(config, workdir)
+    experiment = build(config)
     begin_folder(workdir, config, allow_change=allow_config_change)
     lengths = experiment.lengths
     with contextlib.ExitStack() as stack:
@@ -199,20 +203,27 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def exit_on_interrupt(module: str) -> Iterator[None]:
+    """Ends an interrupted command with how to go on, and an exit code that says so."""
+    try:
+        yield
+    except Interrupted as stop:
+        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+        print(f"Stopped by {stop}; the state is saved. To go on: {command}")
+        # 75 is EX_TEMPFAIL, "try again later"; 130 is what shells give for Ctrl-C.
+        sys.exit(75 if "SIGTERM" in str(stop) else 130)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """The command: trains, then draws the learning curve."""
     config = read_config(arguments.config, arguments.overrides)
-    command = shlex.join(["python", "-m", "vit_jax.train", *sys.argv[1:]])
-    try:
+    with exit_on_interrupt("vit_jax.train"):
         results = train(
             config,
             arguments.workdir,
             allow_config_change=arguments.allow_config_change,
         )
-    except Interrupted as stop:
-        print(f"Stopped by {stop}; the state is saved. To go on: {command}")
-        # 75 is EX_TEMPFAIL, "try again later"; 130 is what shells give for Ctrl-C.
-        sys.exit(75 if "SIGTERM" in str(stop) else 130)
     curve = plots.learning_curve(arguments.workdir)
     for split, metrics in results.items():
         accuracy = 100 * metrics["accuracy"]
@@ -224,7 +235,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m vit_jax.train", description="Train, or go on with a run."
     )
-    parser.add_argument("--config", required=True, help="file.py or file.py:arguments")
+    add_config_arguments(parser)
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument(
         "--allow_config_change",

@@ -2,7 +2,8 @@
 
 Everything is a pure function of its arguments and of the generator passed in.
 Training resizes with OpenCV's bilinear filter (fast, not antialiased); evaluation
-with Pillow's (antialiased, equal to `jax.image.resize` to one grey level).
+with Pillow's (antialiased, equal to `jax.image.resize` to one grey level), bilinear or
+bicubic, with which other projects evaluate too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import numpy as np
 from PIL import Image
 
 _CROP_TRIES = 10
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+FILTERS = tuple(_FILTERS)
 
 
 def inception_crop(
@@ -108,14 +114,15 @@ def _spare(image: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def resize(
-    image: np.ndarray, size: tuple[int, int], *, antialias: bool = False
+    image: np.ndarray, size: tuple[int, int], *, antialias: str = ""
 ) -> np.ndarray:
-    """Resizes to `size` (height, width) with a bilinear filter, ignoring the aspect.
+    """Resizes to `size` (height, width), ignoring the aspect.
 
     Args:
         image: uint8 (h, w, 3).
         size: (height, width) of the result.
-        antialias: False is OpenCV (training), True is Pillow (evaluation).
+        antialias: "" is OpenCV's bilinear filter (training); "bilinear" and "bicubic"
+          are Pillow's (evaluation).
 
     Returns:
         uint8 (height, width, 3); the image itself if it has that size already.
@@ -125,12 +132,12 @@ def resize(
     height, width = size
     if antialias:
         picture = Image.fromarray(np.ascontiguousarray(image))
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        return np.asarray(picture.resize((width, height), _FILTERS[antialias]))
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_small(
-    image: np.ndarray, size: tuple[int, int], *, antialias: bool = False
+    image: np.ndarray, size: tuple[int, int], *, antialias: str = ""
 ) -> np.ndarray:
     """Resizes, keeping the aspect, to the smallest image that covers `size`.
 

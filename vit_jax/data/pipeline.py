@@ -22,6 +22,7 @@ __all__ = ["Data", "prefetch_to_device"]
 _CHOICES = {
     "crop": ("inception", "resize_small_random_crop", "resize_random_crop", "resize"),
     "eval_crop": ("resize_small_center_crop", "resize"),
+    "eval_interpolation": augment.FILTERS,
     "flip": ("auto", "on", "off"),
     "on_error": ("raise", "skip"),
     "cache": CACHE_CHOICES,
@@ -54,8 +55,9 @@ class Data:
         crop_area: range of the share of the image that "inception" cuts.
         crop_resize: length in pixels to which the longer side of `image_size`
           corresponds before a random crop; 0 is 8/7 of it (256 for 224).
-        eval_crop: "resize_small_center_crop" or "resize".
+        eval_crop: "resize_small_center_crop" or "resize", the whole image.
         eval_resize: as `crop_resize`, before the centre crop.
+        eval_interpolation: of these resizes, "bilinear" or "bicubic".
         flip: mirror half of the training images: "on", "off", or "auto", which is off
           for data sets of written signs and poses and on for all others.
         randaug_layers: operations of RandAugment for each image; 0 is none.
@@ -83,6 +85,7 @@ class Data:
     crop_resize: int = 0
     eval_crop: str = "resize_small_center_crop"
     eval_resize: int = 0
+    eval_interpolation: str = "bilinear"
     flip: str = "auto"
     randaug_layers: int = 0
     randaug_magnitude: float = 10.0
@@ -263,10 +266,11 @@ class Data:
 
     def eval_transform(self, image: np.ndarray) -> np.ndarray:
         """Resizes and crops: uint8 (h, w, 3) to uint8 image_size + (3,)."""
+        antialias = self.eval_interpolation
         if self.eval_crop == "resize":
-            return augment.resize(image, self.image_size, antialias=True)
+            return augment.resize(image, self.image_size, antialias=antialias)
         size = augment.enlarged(self.image_size, self.eval_resize)
-        image = augment.resize_small(image, size, antialias=True)
+        image = augment.resize_small(image, size, antialias=antialias)
         return augment.center_crop(image, self.image_size)
 
     def flips(self) -> bool:

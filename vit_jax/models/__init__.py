@@ -1,15 +1,22 @@
 """Models by name."""
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.variants import parse_name
+from vit_jax.models.mixer import Mixer
+from vit_jax.models.resnet import ResNet, epsilons
+from vit_jax.models.variants import names, parse_name
 from vit_jax.models.vit import VisionTransformer
 
+AnyModel = VisionTransformer | ResNet | Mixer
+FAMILIES = {"vit": VisionTransformer, "resnet": ResNet, "mixer": Mixer}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+# Attributes that are no options: Flax's own, and what `create_model` is given by name.
+ARGUMENTS = ("parent", "name", "num_classes", "image_size", "patch_size", "dtype")
 
 
 def create_model(
@@ -19,40 +26,123 @@ def create_model(
     image_size: int | tuple[int, int] = 224,
     dtype: str = "auto",
     **options: Any,
-) -> VisionTransformer:
-    """Creates a model by name, such as `ViT-B/16`.
+) -> AnyModel:
+    """Creates a model by name, such as `ViT-B/16`, `R50+ViT-B/16` or `BiT-R50x1`.
 
     Args:
-        name: `ViT-<size>/<patch>`; sizes are in `vit_jax/models/variants.py`.
+        name: see `vit_jax/models/variants.py` for all there are.
         num_classes: outputs of the head; 0 for no head.
         image_size: in pixels, one number for a square or (height, width).
         dtype: of the matrix products: `float32`, `bfloat16`, `float16`, or `auto`
             (bfloat16 on GPU and TPU, float32 on CPU).
-        **options: the other attributes of `VisionTransformer`; the variant's own
-            depth, width, mlp_dim or num_heads can be overridden too.
+        **options: the other attributes of the model's class; the name's own depth,
+            width and so on can be overridden too. An option that only other families
+            have may be given with its default there, and does nothing. Neither does
+            VisionTransformer's default of one that the name decides: "full" as the
+            attention of Axial-ViT, 1e-6 as the norm_epsilon of a BiT ResNet.
 
     Raises:
-        ValueError: unknown name or dtype.
-        TypeError: unknown option.
+        ValueError: unknown name or dtype, or an option of another family only.
+        TypeError: an option of no family.
     """
-    size, patch_size = parse_name(name)
+    family, sizes = parse_name(name)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: wanted auto, {', '.join(DTYPES)}")
-    return VisionTransformer(
+    if family == "resnet":
+        sizes |= epsilons(options.get("version", sizes["version"]))
+    model = FAMILIES[family]
+    return model(
         num_classes=num_classes,
         image_size=tuple(image_size),
-        patch_size=patch_size,
         dtype=DTYPES[dtype],
-        **(size._asdict() | options),
+        **(sizes | own_options(name, model, sizes, options)),
     )
 
 
-def init_params(model: VisionTransformer, key: jax.Array) -> dict[str, Any]:
+def init_params(model: AnyModel, key: jax.Array) -> dict[str, Any]:
     """Draws new parameters: a nested dict of float32 arrays."""
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
     init = jax.jit(functools.partial(model.init, train=False))
     return init(key, images)["params"]
+
+
+def model_options(model: AnyModel) -> dict[str, Any]:
+    """The name nearest to a model, and the options in which it differs from that name.
+
+    With the same num_classes, image_size and dtype, `create_model(**options)` is then
+    the model itself. All values are plain: numbers, text, tuples, None.
+
+    Raises:
+        ValueError: `create_model` cannot make it: a BiT ResNet of version v2 that has
+            the norm_epsilon of VisionTransformer.
+    """
+    family = next(key for key, value in FAMILIES.items() if type(model) is value)
+
+    def differences(name: str) -> dict[str, Any]:
+        options = {}
+        if family == "resnet" and parse_name(name)[1]["version"] != model.version:
+            options["version"] = model.version  # other epsilons come with it
+        named = create_model(name, num_classes=0, **options)
+        return options | {
+            option: getattr(model, option)
+            for option in defaults_of(type(model))
+            if getattr(model, option) != getattr(named, option)
+        }
+
+    choices = names(family, getattr(model, "patch_size", 0))
+    name = min(choices, key=lambda name: len(differences(name)))
+    options = {"name": name} | differences(name)
+    same = {name: getattr(model, name) for name in ("num_classes", "image_size")}
+    if create_model(**options, **same, dtype=jnp.dtype(model.dtype).name) != model:
+        raise ValueError(
+            f"create_model takes the options {options} for defaults, and makes another "
+            f"model of them: change norm_epsilon, which is {model.norm_epsilon}"
+        )
+    return options
+
+
+def own_options(
+    name: str, model: type[AnyModel], sizes: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Those options that are for a model to be built; `create_model` has the rules."""
+    own = {}
+    for option, value in options.items():
+        # Lists, as JSON has them, would make equal models differ.
+        value = tuple(value) if isinstance(value, list) else value
+        if option == "patch_size":
+            raise ValueError(
+                f"the patch size is in the model's name, {name}: write another name "
+                f"instead of patch_size={value}"
+            )
+        defaults = [
+            defaults_of(family)[option]
+            for family in FAMILIES.values()
+            if option in defaults_of(family)
+        ]
+        if option in defaults_of(model):
+            is_vit_default = value == defaults_of(VisionTransformer).get(option)
+            if not (option in sizes and is_vit_default):
+                own[option] = value
+        elif not defaults:
+            own[option] = value  # The class says that it does not know it.
+        elif value not in defaults and (option, value) != ("pooling", "gap"):
+            raise ValueError(
+                f"{name} has no option {option!r}, which is {value!r} here: leave it "
+                f"out; the options of a {model.__name__} are "
+                f"{', '.join(defaults_of(model))}"
+            )
+    return own
+
+
+@functools.cache
+def defaults_of(model: type[AnyModel]) -> dict[str, Any]:
+    """The options of a family and their defaults, `MISSING` if a name gives them."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(model)
+        if field.name not in ARGUMENTS
+    }

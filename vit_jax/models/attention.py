@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models.positions import RelativePositions
+
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
 
@@ -19,12 +21,16 @@ class MultiHeadAttention(nn.Module):
         dropout_rate: dropout of the attention probabilities, in [0, 1).
         implementation: `xla`; `cudnn` (flash attention; GPU, half precision); `auto`
             takes `cudnn` where it can run and `xla` elsewhere.
+        relative: kind of relative positions, `relative` or `relative2d`; "" for none.
+        grid: rows and columns of patches that those are learned for.
         dtype: of the matrix products; logits and softmax are float32 always.
     """
 
     num_heads: int
     dropout_rate: float = 0.0
     implementation: str = "auto"
+    relative: str = ""
+    grid: tuple[int, int] = (0, 0)
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -35,8 +41,12 @@ class MultiHeadAttention(nn.Module):
         *,
         train: bool,
         return_weights: bool = False,
+        grid: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b q d"], Float[Array, "b k q l"] | None]:
-        """Returns the output and, if asked for, the float32 attention weights."""
+        """Returns the output and, if asked for, the float32 attention weights.
+
+        `grid` is that of the tokens, if it is not the one of the attribute.
+        """
         width = x.shape[-1]
         if width % self.num_heads:
             raise ValueError(
@@ -57,12 +67,22 @@ class MultiHeadAttention(nn.Module):
         key = project("key", keys_values)
         value = project("value", keys_values)
 
+        bias = None
+        if self.relative:
+            positions = RelativePositions(
+                self.relative, self.grid, name="relative_positions"
+            )
+            scaled = query * query.shape[-1] ** -0.5
+            bias = positions(scaled, grid or self.grid)
+
         dropout = self.dropout_rate if train else 0.0
-        if not return_weights and can_fuse(self.implementation, query, dropout):
+        if not return_weights and can_fuse(
+            self.implementation, query, dropout, self.relative
+        ):
             weights = None
             x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
-            scores, total = attention_scores(query, key)
+            scores, total = attention_scores(query, key, bias)
             weights = scores / total
             scores = nn.Dropout(self.dropout_rate)(scores, deterministic=not train)
             x = attend(scores.astype(value.dtype), total, value)
@@ -78,9 +98,12 @@ class MultiHeadAttention(nn.Module):
 
 
 def can_fuse(
-    implementation: str, query: Float[Array, "b q k e"], dropout_rate: float
+    implementation: str,
+    query: Float[Array, "b q k e"],
+    dropout_rate: float,
+    relative: str = "",
 ) -> bool:
-    """Whether the fused kernel is to be used, which has no dropout.
+    """Whether the fused kernel is to be used, without dropout or relative positions.
 
     Raises:
         ValueError: unknown implementation, or `cudnn` asked for where it cannot run.
@@ -105,6 +128,8 @@ def can_fuse(
         obstacles.append(f"a head width of 8, 16, ... 128, but it is {head_width}")
     if dropout_rate > 0:
         obstacles.append(f"no attention dropout, but its rate is {dropout_rate}")
+    if relative:
+        obstacles.append(f"no relative positions, but they are {relative!r}")
     if implementation == "cudnn" and obstacles:
         raise ValueError(
             "attention implementation 'cudnn' needs "
@@ -122,9 +147,15 @@ def has_flash_attention(device: Any) -> bool:
 
 
 def attention_scores(
-    query: Float[Array, "b q k e"], key: Float[Array, "b l k e"]
+    query: Float[Array, "b q k e"],
+    key: Float[Array, "b l k e"],
+    bias: Float[Array, "b k q l"] | None = None,
 ) -> tuple[Float[Array, "b k q l"], Float[Array, "b k q 1"]]:
-    """Numerator and denominator of the attention probabilities, float32 (Eq. 6)."""
+    """Numerator and denominator of the attention probabilities, float32 (Eq. 6).
+
+    Args:
+        bias: added to the logits.
+    """
     # Heads are moved in front first: on CPU the batched product of (b k l e) arrays is
     # a third faster than the same einsum over (b l k e).
     query = einops.rearrange(query, "b q k e -> b k q e")
@@ -133,6 +164,8 @@ def attention_scores(
     logits = jnp.einsum(
         "bkqe,bkle->bkql", query * scale, key, preferred_element_type=jnp.float32
     )
+    if bias is not None:
+        logits = logits + bias
     # The probabilities do not depend on what is subtracted.
     largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     scores = jnp.exp(logits - largest)

@@ -1,41 +1,166 @@
-"""Position embeddings: what tells a token where it is (arXiv 2010.11929, D.4)."""
+"""Position embeddings: what tells a token where it is (arXiv 2010.11929, D.4).
+
+    kind        what is learned                        where it is used
+    none        nothing                                the encoder sees a bag of patches
+    learned     a vector a token, in raster order      added to the tokens
+    learned2d   half a vector a column, half a row     added to the tokens
+    sincos2d    nothing: sines of column and row       added to the tokens
+    relative    a vector a raster offset               a key beside each attention key
+    relative2d  a vector a row and a column offset     a key beside each attention key
+
+Those that are added come at the `stem`, before `every_layer` from a table of its own,
+or before every layer from one `shared` table. Relative ones are in every layer.
+"""
 
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-KINDS = ("learned", "sincos2d")
+from vit_jax.models.resample import (
+    resample_grid,
+    resample_offsets,
+    resample_raster_offsets,
+    resample_table,
+)
+
+ADDED = ("learned", "learned2d", "sincos2d")
+RELATIVE = ("relative", "relative2d")
+KINDS = ("none", *ADDED, *RELATIVE)
+PLACES = ("stem", "every_layer", "shared")
+
+
+def check_positions(kind: str, place: str) -> None:
+    """Raises ValueError for a kind or place that is unknown or does not fit."""
+    for name, value, choices in (
+        ("positions", kind, KINDS),
+        ("positions_at", place, PLACES),
+    ):
+        if value not in choices:
+            raise ValueError(
+                f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
+            )
+    if kind not in ADDED and place != "stem":
+        raise ValueError(
+            f"positions_at={place!r} goes with positions that are added to the tokens "
+            f"({', '.join(ADDED)}), not with {kind!r}; leave it at 'stem'"
+        )
 
 
 class PositionEmbedding(nn.Module):
-    """Adds a position to each token; `prefix` tokens come before the patches.
+    """The table of an added kind: a vector for each token that has a position.
 
     Attributes:
-        kind: `learned`, one vector a token in raster order, prefix included, from
-            N(0, 0.02) as in the released code (Eq. 1); `sincos2d`, fixed sines and
-            cosines of row and column, nothing for the prefix.
-        grid: rows and columns of patches.
+        kind: `learned`, from N(0, 0.02) as in the released code (Eq. 1); `learned2d`,
+            likewise; `sincos2d`, fixed.
+        grid: rows and columns of patches that it is learned for.
+        width: of the tokens.
+        class_token: whether the table's first row is the class token's; the fixed one
+            gives it zeros.
+    """
+
+    kind: str
+    grid: tuple[int, int]
+    width: int
+    class_token: bool
+
+    @nn.compact
+    def __call__(self, grid: tuple[int, int]) -> Float[Array, "1 l d"]:
+        """The table for a grid, which may be another than the learned one."""
+        rows, columns = self.grid
+        if self.kind == "learned":
+            length = self.class_token + rows * columns
+            table = self.learned("embedding", (1, length, self.width))
+            return resample_table(table, self.grid, grid, int(self.class_token))
+        if self.kind == "sincos2d":
+            table = sincos2d(*grid, self.width)
+            first = jnp.zeros((1, self.width))
+        else:
+            table = self.learned2d(grid)
+        if self.class_token:
+            if self.kind == "learned2d":
+                first = self.learned("class_token", (1, self.width))
+            table = jnp.concatenate([first, table])
+        return table[None]
+
+    def learned2d(self, grid: tuple[int, int]) -> Float[Array, "l d"]:
+        if self.width % 2:
+            raise ValueError(
+                f"positions 'learned2d' need an even width, not {self.width}"
+            )
+        half = self.width // 2
+        x = self.learned("column", (self.grid[1], half))
+        y = self.learned("row", (self.grid[0], half))
+        x = resample_grid(x[None], (1, grid[1]))
+        y = resample_grid(y[:, None], (grid[0], 1))
+        x, y = jnp.broadcast_to(x, (*grid, half)), jnp.broadcast_to(y, (*grid, half))
+        return einops.rearrange(jnp.concatenate([x, y], -1), "h w d -> (h w) d")
+
+    def learned(self, name: str, shape: tuple[int, ...]) -> Array:
+        return self.param(name, nn.initializers.normal(stddev=0.02), shape)
+
+
+def add_positions(
+    x: Float[Array, "b l d"], table: Float[Array, "1 _ d"]
+) -> Float[Array, "b l d"]:
+    """Adds a table to the last tokens; those in front of them have no position."""
+    unplaced = x.shape[1] - table.shape[1]
+    return x + jnp.pad(table, ((0, 0), (unplaced, 0), (0, 0))).astype(x.dtype)
+
+
+class RelativePositions(nn.Module):
+    """Attention logits of the offsets between patches (D.4, "relative").
+
+    Each offset, query minus key, has a learned vector that is used as a key with the
+    content of the query, the same for all heads (arXiv 1803.02155). `relative` counts
+    in raster order, as the paper does; `relative2d` has one vector for the row offset
+    and one for the column offset. Class token and registers have none.
     """
 
     kind: str
     grid: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        _, length, width = x.shape
-        if self.kind == "learned":
-            init = nn.initializers.normal(stddev=0.02)
-            table = self.param("embedding", init, (1, length, width))
-        elif self.kind == "sincos2d":
-            prefix = length - self.grid[0] * self.grid[1]
-            table = jnp.pad(sincos2d(*self.grid, width), ((prefix, 0), (0, 0)))
+    def __call__(
+        self, query: Float[Array, "b l k e"], grid: tuple[int, int]
+    ) -> Float[Array, "b k l l"]:
+        """Logits to add, of queries that are scaled already."""
+        prefix = query.shape[1] - grid[0] * grid[1]
+        query = query[:, prefix:]
+        y, x = (
+            axis.ravel() for axis in np.mgrid[: grid[0], : grid[1]]
+        )  # of each patch
+        rows, columns = self.grid
+        if self.kind == "relative":
+            table = self.learned("embedding", rows * columns, query)
+            table = resample_raster_offsets(table, self.grid, grid)
+            logits = offset_logits(query, table, np.arange(len(x)))
         else:
-            raise ValueError(
-                f"unknown positions {self.kind!r}: wanted one of {', '.join(KINDS)}"
-            )
-        return x + table.astype(x.dtype)
+            row = resample_offsets(self.learned("row", rows, query), grid[0])
+            column = resample_offsets(self.learned("column", columns, query), grid[1])
+            logits = offset_logits(query, row, y) + offset_logits(query, column, x)
+        return jnp.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
+
+    def learned(self, name: str, size: int, query: Array) -> Array:
+        init = nn.initializers.normal(stddev=0.02)
+        return self.param(name, init, (2 * size - 1, query.shape[-1]))
+
+
+def offset_logits(
+    query: Float[Array, "b l k e"],
+    table: Float[Array, "o e"],
+    places: Int[np.ndarray, " l"],
+) -> Float[Array, "b k l l"]:
+    """Products of each query with the vector of its offset to each key."""
+    offsets = places[:, None] - places + len(table) // 2
+    products = jnp.einsum(
+        "blke,oe->bklo",
+        query,
+        table.astype(query.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return jnp.take_along_axis(products, offsets[None, None], axis=-1)
 
 
 def sincos2d(rows: int, columns: int, width: int) -> Float[Array, "l d"]:

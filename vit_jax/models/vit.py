@@ -1,12 +1,13 @@
 """The Vision Transformer (arXiv 2010.11929, section 3.1 and appendix A).
 
-Axes: `b` batch, `h w` patch grid, `c` colour, `l` tokens, `d` width, `k` heads, `e`
-head width. Read bottom-up: patch embedding, block, encoder, pooling, model.
+Axes: `b` batch, `h w` patch grid, `c` colour or features, `l` tokens, `d` width, `k`
+heads, `e` head width. Read bottom-up: patch embedding, block, encoder, pooling, model.
 
 Parameters are float32. Matrix products and the residual stream are in `dtype`;
 LayerNorm statistics, softmax and the logits are float32.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import einops
@@ -15,123 +16,83 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.positions import PositionEmbedding
+from vit_jax.models.axial import AxialBlock
+from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch
+from vit_jax.models.pixels import HALF, prepare
+from vit_jax.models.pooling import MapHead
+from vit_jax.models.positions import (
+    ADDED,
+    RELATIVE,
+    PositionEmbedding,
+    add_positions,
+    check_positions,
+)
+from vit_jax.models.resnet import ResNetTrunk
 
-POOLINGS = ("token", "gap", "map")
-
-
-class PatchEmbedding(nn.Module):
-    """Cuts an image into non-overlapping patches and maps each to `width` features.
-
-    The kernel is that of a convolution with stride `patch_size` and no padding, so
-    released weights fit; it is computed as one matrix product, which is faster.
-    """
-
-    patch_size: tuple[int, int]
-    width: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "b height width c"]
-    ) -> Float[Array, "b h w d"]:
-        p, q = self.patch_size
-        shape = (p, q, images.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        patches = einops.rearrange(
-            images.astype(self.dtype), "b (h p) (w q) c -> b h w (p q c)", p=p, q=q
-        )
-        kernel = einops.rearrange(kernel, "p q c d -> (p q c) d")
-        return patches @ kernel.astype(self.dtype) + bias.astype(self.dtype)
-
-
-class Mlp(nn.Module):
-    """Two dense layers with a GELU between, dropout after each."""
-
-    hidden_dim: int
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b l d"], *, train: bool
-    ) -> Float[Array, "b l d"]:
-        def dense(name: str, features: int) -> nn.Dense:
-            return nn.Dense(
-                features,
-                kernel_init=nn.initializers.xavier_uniform(),
-                bias_init=nn.initializers.normal(stddev=1e-6),
-                dtype=self.dtype,
-                name=name,
-            )
-
-        width = x.shape[-1]
-        x = nn.gelu(dense("hidden", self.hidden_dim)(x))
-        x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-        x = dense("out", width)(x)
-        return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-
-
-class ResidualBranch(nn.Module):
-    """What happens to a branch's output before it is added: LayerScale, sample drop.
-
-    LayerScale (arXiv 2103.17239, Eq. 5): a learned factor a feature, off if 0.
-    Stochastic depth (arXiv 1603.09382): the branch is dropped for single samples,
-    and scaled up for those that keep it.
-    """
-
-    layer_scale_init: float = 0.0
-    drop_rate: float = 0.0
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b l d"], *, train: bool
-    ) -> Float[Array, "b l d"]:
-        if self.layer_scale_init:
-            init = nn.initializers.constant(self.layer_scale_init)
-            x = x * self.param("layer_scale", init, (x.shape[-1],)).astype(x.dtype)
-        drop_sample = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2))
-        return drop_sample(x, deterministic=not train)
+POOLINGS = ("token", "gap", "map", "token_gap")
 
 
 class EncoderBlock(nn.Module):
-    """Pre-LN block: attention, then MLP, each behind a residual (Eqs. 2 and 3)."""
+    """Pre-LN block: attention, then MLP, each behind a residual (Eqs. 2 and 3).
+
+    `positions` are the options of a `PositionEmbedding` of its own, None for none.
+    """
 
     num_heads: int
     mlp_dim: int
+    grid: tuple[int, int]
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
     layer_scale_init: float = 0.0
+    norm_epsilon: float = 1e-6
+    activation: str = "gelu_tanh"
+    positions: Mapping[str, Any] | None = None
+    relative: str = ""
     attention_implementation: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], *, train: bool, return_attention: bool
+        self,
+        x: Float[Array, "b l d"],
+        *,
+        grid: tuple[int, int],
+        train: bool,
+        return_attention: bool,
     ) -> tuple[Float[Array, "b l d"], dict[str, Array]]:
+        if self.positions is not None:
+            x = add_positions(
+                x, PositionEmbedding(**self.positions, name="positions")(grid)
+            )
         out = {}
-        y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+        y = self.norm("attention_norm")(x)
         y, weights = MultiHeadAttention(
             self.num_heads,
             self.attention_dropout_rate,
             self.attention_implementation,
+            self.relative,
+            self.grid,
             self.dtype,
             name="attention",
-        )(y, train=train, return_weights=return_attention)
+        )(y, train=train, return_weights=return_attention, grid=grid)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         out["attention"] = self.branch("attention_branch")(y, train=train)
         x = x + out["attention"]
 
-        y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
-        y = Mlp(self.mlp_dim, self.dropout_rate, self.dtype, name="mlp")(y, train=train)
-        out["mlp"] = self.branch("mlp_branch")(y, train=train)
+        y = self.norm("mlp_norm")(x)
+        mlp = Mlp(
+            self.mlp_dim, self.dropout_rate, self.activation, self.dtype, name="mlp"
+        )
+        out["mlp"] = self.branch("mlp_branch")(mlp(y, train=train), train=train)
         x = out["output"] = x + out["mlp"]
 
         if weights is not None:
             out["attention_weights"] = weights
         return x, out
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name=name)
 
     def branch(self, name: str) -> ResidualBranch:
         return ResidualBranch(
@@ -142,64 +103,70 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """A stack of blocks and a final LayerNorm.
 
-    `stochastic_depth_rate` is that of the last block; it grows linearly from 0.
+    Attributes:
+        block: options of each `EncoderBlock`.
+        axial: blocks with axial instead of full attention.
+        stochastic_depth_rate: that of the last block; it grows linearly from 0.
+        final_norm: whether there is one.
     """
 
     depth: int
-    block: dict[str, Any]
+    block: Mapping[str, Any]
+    axial: bool = False
     stochastic_depth_rate: float = 0.0
-    dtype: Any = jnp.float32
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], *, train: bool, return_attention: bool
+        self,
+        x: Float[Array, "b l d"],
+        shared_table: Float[Array, "1 _ d"] | None = None,
+        *,
+        grid: tuple[int, int],
+        train: bool,
+        return_attention: bool,
     ) -> tuple[Float[Array, "b l d"], dict[str, Any]]:
+        """Returns tokens and activations; `shared_table` is added before each layer."""
         out = {}
         for i in range(self.depth):
-            rate = self.stochastic_depth_rate * i / max(self.depth - 1, 1)
             name = f"block_{i:02d}"
-            block = EncoderBlock(
-                **self.block, stochastic_depth_rate=rate, dtype=self.dtype, name=name
+            if shared_table is not None:
+                x = add_positions(x, shared_table)
+            rate = self.stochastic_depth_rate * i / max(self.depth - 1, 1)
+            options = {**self.block, "stochastic_depth_rate": rate}
+            if self.axial:
+                block = AxialBlock(EncoderBlock, options, name=name)
+            else:
+                block = EncoderBlock(**options, name=name)
+            x, out[name] = block(
+                x, grid=grid, train=train, return_attention=return_attention
             )
-            x, out[name] = block(x, train=train, return_attention=return_attention)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x), out
-
-
-class MapHead(nn.Module):
-    """Multi-head attention pooling: a learned query attends to all tokens, then a
-    residual MLP (arXiv 2106.04560, section 3.2; the query has no residual)."""
-
-    num_heads: int
-    mlp_dim: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b l d"], *, train: bool) -> Float[Array, "b d"]:
-        init = nn.initializers.xavier_uniform()
-        probe = self.param("probe", init, (1, 1, x.shape[-1])).astype(x.dtype)
-        probe = einops.repeat(probe, "1 1 d -> b 1 d", b=x.shape[0])
-        # The fused kernel gains nothing with one query.
-        attention = MultiHeadAttention(
-            self.num_heads, implementation="xla", dtype=self.dtype, name="attention"
-        )
-        x, _ = attention(probe, x, train=train)
-        y = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        x = x + Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")(y, train=train)
-        return einops.rearrange(x, "b 1 d -> b d")
+        if self.final_norm:
+            epsilon, dtype = self.block["norm_epsilon"], self.block["dtype"]
+            x = nn.LayerNorm(epsilon, dtype=dtype, name="norm")(x)
+        return x, out
 
 
 class VisionTransformer(nn.Module):
-    """Image classifier: patches, class token, positions, encoder, pooling, head.
+    """Image classifier: stem, patches, class token, positions, encoder, pooling, head.
 
     Attributes:
         num_classes: outputs of the head; 0 leaves the head out and returns the
             representation (pre-logits).
         image_size: (height, width) in pixels; positions are learned for its grid.
-        patch_size: side of a patch in pixels.
+        patch_size: pixels a side that a token stands for, a ResNet stem included.
         depth, width, mlp_dim, num_heads: L, D, M, k of the paper's Table 1.
-        pooling: `token`, the class token's output; `gap`, the mean over patches (no
-            class token); `map`, attention pooling (no class token).
-        positions: `learned` (1-D) or `sincos2d` (fixed).
+        pooling: `token`, the class token's output; `gap`, the mean over patches;
+            `map`, attention pooling; `token_gap`, the first two side by side.
+        class_token: `auto`, if the pooling reads it; `always`.
+        class_token_position: whether the class token has a learned position, as in
+            Eq. 1; big_vision adds positions before it puts the token in front.
+        positions, positions_at: kind and place, see `models/positions.py`.
+        attention: `full`, or `axial`: rows, then columns (appendix D.6); no class
+            token or registers then.
+        norm_after_pooling: the final LayerNorm comes after the pooling.
+        norm_epsilon: of each LayerNorm.
+        activation: of the MLPs: `gelu_tanh`, `gelu`, ... (`ACTIVATIONS`).
         pre_logits: a tanh layer of the same width before the head, for pre-training.
         head_bias_init: initial value of the head's bias; its kernel starts at zero.
         dropout_rate: after every dense layer but q, k, v, and after the positions.
@@ -207,6 +174,12 @@ class VisionTransformer(nn.Module):
         stochastic_depth_rate: of the last block, growing linearly from 0.
         layer_scale_init: initial LayerScale, 0 for none.
         num_registers: learned extra tokens without position (arXiv 2309.16588).
+        resnet_stem: units in each stage of a ResNet that the patches are cut from the
+            features of (hybrid, section 3.1); () is its root alone, None no ResNet.
+        stem_width: features of the stem's root.
+        stem_norm_epsilon, stem_std_epsilon, stem_variance_epsilon: of its GroupNorms
+            and weight standardisation, see `models/resnet.py`.
+        pixel_mean, pixel_std: of pixels in [0, 1], that the weights expect.
         attention_implementation: `auto`, `xla` or `cudnn`.
         dtype: of matrix products and of the residual stream.
     """
@@ -219,7 +192,14 @@ class VisionTransformer(nn.Module):
     mlp_dim: int
     num_heads: int
     pooling: str = "token"
+    class_token: str = "auto"
+    class_token_position: bool = True
     positions: str = "learned"
+    positions_at: str = "stem"
+    attention: str = "full"
+    norm_after_pooling: bool = False
+    norm_epsilon: float = 1e-6
+    activation: str = "gelu_tanh"
     pre_logits: bool = False
     head_bias_init: float = 0.0
     dropout_rate: float = 0.0
@@ -227,6 +207,13 @@ class VisionTransformer(nn.Module):
     stochastic_depth_rate: float = 0.0
     layer_scale_init: float = 0.0
     num_registers: int = 0
+    resnet_stem: tuple[int, ...] | None = None
+    stem_width: int = 64
+    stem_norm_epsilon: float = 1e-6
+    stem_std_epsilon: float = 1e-5
+    stem_variance_epsilon: float = 0.0
+    pixel_mean: tuple[float, float, float] = HALF
+    pixel_std: tuple[float, float, float] = HALF
     attention_implementation: str = "auto"
     dtype: Any = jnp.float32
 
@@ -237,9 +224,13 @@ class VisionTransformer(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     @property
+    def has_class_token(self) -> bool:
+        return self.class_token == "always" or self.pooling in ("token", "token_gap")
+
+    @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: class token and registers."""
-        return int(self.pooling == "token") + self.num_registers
+        """Tokens before the patches: registers and class token, in that order."""
+        return self.num_registers + self.has_class_token
 
     @nn.compact
     def __call__(
@@ -248,8 +239,13 @@ class VisionTransformer(nn.Module):
         *,
         train: bool,
         return_attention: bool = False,
+        image_size: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:
         """Classifies images: floats in [-1, 1] of shape (b, *image_size, 3).
+
+        Args:
+            image_size: (height, width) of the images if not the model's; learned
+                positions are then interpolated (bilinear).
 
         Returns:
             float32 logits, and a dict of activations: `stem` (b h w d), `embedded`
@@ -259,18 +255,31 @@ class VisionTransformer(nn.Module):
             costs nothing.
 
         Raises:
-            ValueError: images of another shape, size or dtype than the model's.
+            ValueError: images of another shape, size or dtype than the model's, or
+                options that do not go together.
         """
-        self.check(images)
+        image_size = tuple(image_size or self.image_size)
+        self.check(image_size)
+        images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
         out = {}
-        patch_size = (self.patch_size, self.patch_size)
-        stem = PatchEmbedding(patch_size, self.width, self.dtype, name="embedding")
-        x = out["stem"] = stem(images)
+        x = out["stem"] = self.embed(images)
+        grid = x.shape[1:3]
         x = einops.rearrange(x, "b h w d -> b (h w) d")
 
-        if self.pooling == "token":
+        if self.has_class_token:
             x = self.prepend(x, "class_token", 1, nn.initializers.zeros)
-        x = PositionEmbedding(self.positions, self.grid, name="positions")(x)
+        added = self.positions in ADDED
+        positions = {
+            "kind": self.positions,
+            "grid": self.grid,
+            "width": self.width,
+            "class_token": self.has_class_token and self.class_token_position,
+        }
+        table = None
+        if added and self.positions_at in ("stem", "shared"):
+            table = PositionEmbedding(**positions, name="positions")(grid)
+        if added and self.positions_at == "stem":
+            x, table = add_positions(x, table), None
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.num_registers:
             # In front of the class token, so that the patches stay contiguous.
@@ -278,21 +287,22 @@ class VisionTransformer(nn.Module):
             x = self.prepend(x, "registers", self.num_registers, init)
         out["embedded"] = x
 
-        block = {
-            "num_heads": self.num_heads,
-            "mlp_dim": self.mlp_dim,
-            "dropout_rate": self.dropout_rate,
-            "attention_dropout_rate": self.attention_dropout_rate,
-            "layer_scale_init": self.layer_scale_init,
-            "attention_implementation": self.attention_implementation,
-        }
         encoder = Encoder(
-            self.depth, block, self.stochastic_depth_rate, self.dtype, name="encoder"
+            self.depth,
+            self.block(positions),
+            self.attention == "axial",
+            self.stochastic_depth_rate,
+            not self.norm_after_pooling,
+            name="encoder",
         )
-        x, out["encoder"] = encoder(x, train=train, return_attention=return_attention)
+        x, out["encoder"] = encoder(
+            x, table, grid=grid, train=train, return_attention=return_attention
+        )
         out["encoded"] = x
 
         x = self.pool(x, train=train)
+        if self.norm_after_pooling:
+            x = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="pool_norm")(x)
         if self.pre_logits:
             x = nn.tanh(nn.Dense(self.width, dtype=self.dtype, name="pre_logits")(x))
         x = out["pre_logits"] = x.astype(jnp.float32)
@@ -305,38 +315,94 @@ class VisionTransformer(nn.Module):
             )(x)
         return x, out
 
+    def embed(self, images: Float[Array, "b height width 3"]) -> Array:
+        """Patches of the image, or of a ResNet's features of it: (b h w d)."""
+        x, side = images, self.patch_size
+        if self.resnet_stem is not None:
+            trunk = self.trunk()
+            x, side = trunk(images), side // trunk.stride
+        return PatchEmbedding((side, side), self.width, self.dtype, name="embedding")(x)
+
+    def trunk(self) -> ResNetTrunk:
+        return ResNetTrunk(
+            self.resnet_stem,
+            self.stem_width,
+            "v1",
+            norm_epsilon=self.stem_norm_epsilon,
+            std_epsilon=self.stem_std_epsilon,
+            variance_epsilon=self.stem_variance_epsilon,
+            dtype=self.dtype,
+            name="resnet",
+        )
+
+    def block(self, positions: dict[str, Any]) -> dict[str, Any]:
+        """Options of each block, `positions` those of a table, should it have one."""
+        own = self.positions in ADDED and self.positions_at == "every_layer"
+        return {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "grid": self.grid,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "layer_scale_init": self.layer_scale_init,
+            "norm_epsilon": self.norm_epsilon,
+            "activation": self.activation,
+            "positions": positions if own else None,
+            "relative": self.positions if self.positions in RELATIVE else "",
+            "attention_implementation": self.attention_implementation,
+            "dtype": self.dtype,
+        }
+
     def prepend(self, x: Array, name: str, number: int, init: Any) -> Array:
         tokens = self.param(name, init, (1, number, self.width)).astype(x.dtype)
         tokens = einops.repeat(tokens, "1 n d -> b n d", b=x.shape[0])
         return jnp.concatenate([tokens, x], axis=1)
 
-    def pool(self, x: Float[Array, "b l d"], *, train: bool) -> Float[Array, "b d"]:
-        if self.pooling == "token":
-            return x[:, self.num_registers]
-        if self.pooling == "gap":
-            return x[:, self.num_registers :].mean(axis=1)
+    def pool(self, x: Float[Array, "b l d"], *, train: bool) -> Float[Array, "b _"]:
         if self.pooling == "map":
-            head = MapHead(self.num_heads, self.mlp_dim, self.dtype, name="map_head")
-            return head(x, train=train)
-        raise ValueError(
-            f"unknown pooling {self.pooling!r}: wanted one of {', '.join(POOLINGS)}"
-        )
+            return MapHead(
+                self.num_heads,
+                self.mlp_dim,
+                self.norm_epsilon,
+                self.activation,
+                self.dtype,
+                name="map_head",
+            )(x, train=train)
+        mean = x[:, self.num_prefix_tokens :].mean(axis=1)
+        if self.pooling == "gap":
+            return mean
+        token = x[:, self.num_registers]
+        if self.pooling == "token":
+            return token
+        return jnp.concatenate([token, mean], axis=-1)
 
-    def check(self, images: Array) -> None:
-        for side, pixels in zip(("height", "width"), self.image_size, strict=True):
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raises ValueError for options that do not go together, or a wrong size."""
+        for name, value, choices in (
+            ("pooling", self.pooling, POOLINGS),
+            ("class_token", self.class_token, ("auto", "always")),
+            ("attention", self.attention, ("full", "axial")),
+        ):
+            if value not in choices:
+                raise ValueError(
+                    f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
+                )
+        check_positions(self.positions, self.positions_at)
+        if self.attention == "axial" and self.num_prefix_tokens:
+            raise ValueError(
+                "axial attention sees rows and columns of patches only: use "
+                "pooling='gap' or 'map', class_token='auto' and num_registers=0"
+            )
+        for side, pixels in zip(("height", "width"), image_size, strict=True):
             if pixels < 1 or pixels % self.patch_size:
                 raise ValueError(
                     f"the image {side} must be a multiple of the patch size, but "
                     f"{pixels} is not a multiple of {self.patch_size}"
                 )
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f"images must be floats in [-1, 1], but their dtype is {images.dtype}; "
-                "for uint8 pixels use vit_jax.normalize(images)"
-            )
-        if images.ndim != 4 or images.shape[1:] != (*self.image_size, 3):
-            wanted = ("batch", *self.image_size, 3)
-            raise ValueError(
-                f"images must have shape {wanted}, but theirs is {images.shape}; a "
-                "model takes another size if created with image_size=(height, width)"
-            )
+        if self.resnet_stem is not None:
+            stride = ResNetTrunk(self.resnet_stem, parent=None).stride
+            if self.patch_size % stride:
+                raise ValueError(
+                    f"the patch size must be a multiple of the stem's stride {stride}, "
+                    f"but it is {self.patch_size}"
+                )

@@ -1,0 +1,90 @@
+"""Writes the golden files of the Hugging Face layout.
+
+`python tests/golden/write_huggingface.py`; needs transformers and torch. The small
+models are saved by `save_pretrained`, and the logits are those of transformers.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from originals import pixel_values, read_json, shapes_of, write_golden
+from safetensors.numpy import save_file
+from weights import random_tensor
+
+HALF, IMAGENET = (0.5, 0.5, 0.5), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
+VIT = SMALL | {"intermediate_size": 20, "image_size": 32, "patch_size": 8}
+DINO = SMALL | {"mlp_ratio": 2, "image_size": 42, "patch_size": 14}
+LABELS = {"id2label": dict(enumerate(["ant", "bee", "cat", "dog", "eel"]))}
+# Model, arguments of its configuration, arguments of its image processor.
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
+    "vit": ("ViTForImageClassification", VIT | LABELS, {}),
+    "vit_numerics": (
+        "ViTForImageClassification",
+        VIT
+        | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 0.01}
+        | {"qkv_bias": False, "image_size": [24, 40], "num_labels": 5},
+        {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "resample": 3},
+    ),
+    "vit_pooler": ("ViTModel", VIT, None),
+    "dinov2": ("Dinov2ForImageClassification", DINO | LABELS, {}),
+    "dinov2_no_head": ("Dinov2Model", DINO, None),
+    "dinov2_registers": (
+        "Dinov2WithRegistersForImageClassification",
+        DINO | LABELS | {"num_register_tokens": 4},
+        {},
+    ),
+}
+
+
+def processor(model: str, arguments: dict[str, Any], size: tuple[int, int]) -> Any:
+    """The image processor that goes with the published checkpoints of a model."""
+    if model.startswith("ViT"):
+        size = dict(zip(("height", "width"), size, strict=True))
+        return transformers.ViTImageProcessor(size=size, **arguments)
+    return transformers.BitImageProcessor(
+        size={"shortest_edge": 48}, crop_size={"height": size[0], "width": size[1]}
+    )
+
+
+def write(
+    name: str, kind: str, options: dict[str, Any], processing: dict[str, Any] | None
+) -> None:
+    model_class = getattr(transformers, kind)
+    size = options["image_size"]
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    mean, std = (HALF, HALF) if kind.startswith("ViT") else IMAGENET
+    with tempfile.TemporaryDirectory() as folder:
+        model_class(model_class.config_class(**options)).save_pretrained(folder)
+        # By the names of the file, which are not those in memory.
+        path = Path(folder) / "model.safetensors"
+        shapes = shapes_of(path)
+        tensors = {name: random_tensor(name, shape) for name, shape in shapes.items()}
+        save_file(tensors, path, {"format": "pt"})
+        model = model_class.from_pretrained(folder)
+        if processing is not None:
+            images = processor(kind, processing, size)
+            images.save_pretrained(folder)
+            mean, std = images.image_mean, images.image_std
+        config = read_json(Path(folder) / "config.json")
+        preprocessor_config = read_json(Path(folder) / "preprocessor_config.json")
+    with torch.no_grad():
+        out = model(pixel_values(size, mean, std))
+    write_golden(
+        f"huggingface_{name}",
+        f"transformers {transformers.__version__}, {kind}",
+        shapes,
+        size,
+        out.logits if "logits" in out else out.pooler_output,
+        config,
+        preprocessor_config,
+    )
+
+
+if __name__ == "__main__":
+    for name, arguments in MODELS.items():
+        write(name, *arguments)

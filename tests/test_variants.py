@@ -1,0 +1,250 @@
+"""Names of models, the options that go with them, and back to names."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from vit_jax.models import FAMILIES, create_model, model_options
+from vit_jax.models.mixer import Mixer
+from vit_jax.models.resnet import EPSILONS, ResNet
+from vit_jax.models.variants import BLOCKS, SIZES, names, parse_name
+from vit_jax.models.vit import VisionTransformer
+
+# Attributes by name: what the released code of each has.
+HYBRIDS = {
+    "R50+ViT-B/32": ((3, 4, 6, 3), 32, (7, 7), 768),
+    "R50+ViT-B/16": ((3, 4, 9), 16, (14, 14), 768),
+    "R50+ViT-L/32": ((3, 4, 6, 3), 32, (7, 7), 1024),
+    "R50+ViT-L/16": ((3, 4, 9), 16, (14, 14), 1024),
+    "R50+ViT-So400m/16": ((3, 4, 9), 16, (14, 14), 1152),
+    "R26+ViT-S/32": ((2, 2, 2, 2), 32, (7, 7), 384),
+    "R26+ViT-B/32": ((2, 2, 2, 2), 32, (7, 7), 768),
+    "R+ViT-Ti/16": ((), 32, (7, 7), 192),
+}
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_hybrids(name):
+    model = create_model(name, num_classes=0)
+    found = (model.resnet_stem, model.patch_size, model.grid, model.width)
+    assert found == HYBRIDS[name]
+    assert (model.stem_width, model.stem_norm_epsilon) == (64, 1e-6)
+
+
+def test_axial_vit():
+    model = create_model("Axial-ViT-B/32", num_classes=0)
+    plain = create_model("ViT-B/32", num_classes=0)
+    assert model == plain.clone(attention="axial", pooling="gap")
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_resnets(depth):
+    model = create_model(f"BiT-R{depth}x3", num_classes=0)
+    assert isinstance(model, ResNet)
+    assert (model.blocks, model.width) == (BLOCKS[depth], 192)
+    # Three convolutions a unit, the root's and the head.
+    assert 3 * sum(model.blocks) + 2 == depth
+    axial = create_model(f"AxialResNet-{depth}", num_classes=0)
+    assert (axial.blocks, axial.width, axial.axial_heads) == (BLOCKS[depth], 64, 8)
+
+
+def test_epsilons_go_with_the_version():
+    def epsilons(name, **options):
+        model = create_model(name, num_classes=0, **options)
+        return {key: getattr(model, key) for key in EPSILONS["v1"]}
+
+    assert epsilons("BiT-R50x1") == EPSILONS["v2"]
+    assert epsilons("BiT-R50x1", version="v1") == EPSILONS["v1"]
+    assert epsilons("AxialResNet-50") == EPSILONS["v1"]
+    mixed = epsilons("BiT-R50x1", version="v1", norm_epsilon=1e-4)
+    assert mixed == EPSILONS["v1"] | {"norm_epsilon": 1e-4}
+
+
+def test_mixers():
+    model = create_model("Mixer-B/16", num_classes=0)
+    assert isinstance(model, Mixer)
+    sizes = (model.depth, model.width, model.token_mlp_dim, model.channel_mlp_dim)
+    assert (*sizes, model.patch_size) == (12, 768, 384, 3072, 16)
+
+
+def test_b_in_lower_case_is_half_of_b():
+    halved, whole = (create_model(f"ViT-{b}/32", num_classes=0) for b in "bB")
+    assert (halved.depth, whole.depth) == (12, 12)
+    for option in ("width", "mlp_dim", "num_heads"):
+        assert 2 * getattr(halved, option) == getattr(whole, option)
+
+
+@pytest.mark.parametrize("patch_size", [7, 16, 32])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_names_can_be_parsed(family, patch_size):
+    found = names(family, patch_size)
+    assert len(set(found)) == len(found) > 3
+    for name in found:
+        parsed_family, options = parse_name(name)
+        assert parsed_family == family
+        assert family == "resnet" or options["patch_size"] == patch_size
+        assert isinstance(create_model(name, num_classes=0), FAMILIES[family])
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("resnet50", "AxialResNet-50"),
+        ("bit-r50x1", "BiT-R50x1 "),
+        ("BiT-R50x5", "BiT-R50x4"),
+        ("R50+ViT-B/8", r"R50\+ViT-B/16"),
+        ("R50-ViT-B/16", r"R50\+ViT-B/16"),
+        ("r50+vit-b/16", r"R50\+ViT-B/16"),
+        ("mixer-b/16", "Mixer-B/16"),
+        ("Mixer-X/24", "Mixer-[SBLH]/24"),
+        ("ViT-B/0", "ViT-B/"),
+        ("vit-b/32", "ViT-B/32"),
+        ("Axial-R50+ViT-B/16", "Axial-ViT-B/16"),
+        ("ViT-B/16 ", "ViT-B/16"),
+        ("", "ViT-B/16"),
+    ],
+)
+def test_unknown_names_give_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=f"unknown model .* Did you mean .*{nearest}"):
+        create_model(name, num_classes=1)
+
+
+def made(name, **options):
+    options = {"num_classes": 7, "image_size": (96, 64), "dtype": "float32"} | options
+    return create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ViT-B/16", {}),
+        ("ViT-B/16", {"pooling": "map", "norm_epsilon": 1e-12}),
+        ("ViT-B/16", {"pixel_mean": (0.485, 0.456, 0.406), "layer_scale_init": 1.0}),
+        ("ViT-mu/8", {"depth": 3, "width": 48, "mlp_dim": 96, "positions": "none"}),
+        ("ViT-mu/16", {"resnet_stem": (1, 1), "stem_width": 32}),
+        ("Axial-ViT-S/16", {"positions_at": "shared"}),
+        ("Axial-ViT-S/32", {"resnet_stem": (2, 2, 2, 2)}),
+        ("R50+ViT-B/16", {"stem_norm_epsilon": 1e-5}),
+        ("R+ViT-Ti/16", {"activation": "gelu"}),
+        ("BiT-R101x3", {}),
+        ("BiT-R50x1", {"version": "v1"}),
+        ("BiT-R50x1", {"version": "v1", "norm_epsilon": 1e-4}),
+        ("BiT-R50x1", {"norm_epsilon": 1e-4, "std_epsilon": 1e-5}),
+        ("BiT-R26x1", {"blocks": (1, 1), "width": 32}),
+        ("BiT-R26x1", {"axial_heads": 8}),
+        ("AxialResNet-26", {"axial_heads": 4}),
+        ("Mixer-L/16", {"dropout_rate": 0.1}),
+        ("Mixer-S/8", {"token_mlp_dim": 7, "channel_mlp_dim": 9, "depth": 1}),
+    ],
+)
+def test_options_and_back(name, options):
+    model = made(name, **options)
+    found = model_options(model)
+    assert found == {"name": name, **options}  # no more than it takes
+    assert made(**found) == model
+    assert made(**json.loads(json.dumps(found))) == model  # with lists for tuples
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("R26+ViT-S/32", {"attention": "axial", "pooling": "gap"}),
+        ("AxialResNet-26", {"version": "v2"}),
+        ("ViT-b/32", {}),
+    ],
+)
+def test_a_model_with_several_names_comes_back_under_one(name, options):
+    found = model_options(made(name, **options))
+    assert found["name"] != name
+    assert made(**found) == made(name, **options)
+
+
+def test_sizes_of_no_name_are_options():
+    model = VisionTransformer(
+        3, (32, 32), 8, depth=2, width=24, mlp_dim=40, num_heads=3
+    )
+    found = model_options(model)
+    assert found["name"].endswith("/8")
+    arguments = {"num_classes": 3, "image_size": 32, "dtype": "float32"}
+    assert create_model(**found, **arguments) == model
+    # As many options as there are numbers that no size has beside the others.
+    assert found == {"name": "ViT-Ti/8", "depth": 2, "width": 24, "mlp_dim": 40}
+
+
+def test_a_model_that_no_options_give_is_an_error():
+    model = made("BiT-R50x1").clone(norm_epsilon=1e-6)
+    with pytest.raises(ValueError, match="change norm_epsilon, which is 1e-06"):
+        model_options(model)
+
+
+def test_options_leave_out_what_the_caller_knows():
+    model = made("ViT-S/16", num_classes=99, dtype="bfloat16")
+    assert model.dtype == jnp.bfloat16
+    assert model_options(model) == {"name": "ViT-S/16"}
+
+
+# As a config has them that was not made for the family.
+VIT_DEFAULTS = {
+    "pooling": "token",
+    "positions": "learned",
+    "attention": "full",
+    "resnet_stem": None,
+    "num_registers": 0,
+    "attention_dropout_rate": 0.0,
+    "norm_epsilon": 1e-6,
+    "pixel_std": [0.5, 0.5, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["BiT-R50x1", "AxialResNet-50", "Mixer-B/16", "Axial-ViT-B/32"]
+)
+def test_defaults_of_the_vit_may_be_given_to_all(name):
+    assert made(name, **VIT_DEFAULTS) == made(name)
+    assert made(name, pooling="gap") == made(name)
+
+
+def test_all_of_the_base_config_goes_with_every_family():
+    from configs.base import get_config
+
+    options = {k: v for k, v in get_config().model.items() if k != "name"}
+    for name in ("ViT-S/16", "R50+ViT-B/16", "Axial-ViT-B/32", "BiT-R50x1"):
+        assert made(name, **options | {"dtype": "float32"}) == made(name)
+
+
+def test_defaults_do_not_undo_a_hybrid():
+    assert made("R50+ViT-B/32", **VIT_DEFAULTS) == made("R50+ViT-B/32")
+    assert made("R50+ViT-B/32", resnet_stem=(1, 1)).resnet_stem == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("BiT-R50x1", {"positions": "sincos2d"}, "no option 'positions', which is "),
+        ("BiT-R50x1", {"dropout_rate": 0.1}, "options of a ResNet are blocks, width"),
+        ("BiT-R50x1", {"pooling": "map"}, "no option 'pooling', which is 'map'"),
+        ("Mixer-B/16", {"num_registers": 4}, "no option 'num_registers'"),
+        ("Mixer-B/16", {"version": "v1"}, "options of a Mixer are depth, width"),
+        ("ViT-B/16", {"axial_heads": 8}, "options of a VisionTransformer are depth"),
+        ("ViT-B/16", {"token_mlp_dim": 8}, "no option 'token_mlp_dim', which is 8"),
+        ("ViT-B/16", {"patch_size": 8}, "the patch size is in the model's name"),
+        ("BiT-R50x1", {"version": "v3"}, "unknown version 'v3': wanted one of v1, v2"),
+        ("BiT-R50x1", {"dtype": "float8"}, "unknown dtype 'float8': wanted auto"),
+    ],
+)
+def test_options_of_another_family_are_errors(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        made(name, **options)
+
+
+@pytest.mark.parametrize("name", ["ViT-B/16", "BiT-R50x1", "Mixer-B/16"])
+def test_options_of_no_family_are_errors(name):
+    with pytest.raises(TypeError, match="poolin"):
+        made(name, poolin="gap")
+
+
+def test_the_table_has_one_row_a_size():
+    assert len(set(SIZES)) == len(SIZES)
+    # Only the paper's b has the sizes of another row.
+    assert len(set(SIZES.values())) == len(SIZES) - 1

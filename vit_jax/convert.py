@@ -1,0 +1,160 @@
+"""Checkpoints between layouts, checked by reading them back.
+
+    python -m vit_jax.convert ViT-B_16.npz vit.safetensors --layout timm
+    python -m vit_jax.convert runs/flowers flowers_hf --layout huggingface
+
+The source is a run folder, a file or folder of any layout that `vit_jax.load` knows, or
+the name of a public checkpoint.
+"""
+
+import argparse
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vit_jax import interop
+from vit_jax.cli import run_command
+from vit_jax.interop.layout import Facts
+from vit_jax.models import AnyModel
+from vit_jax.run import Run, load_run
+
+TOLERANCE = 1e-5
+
+
+class ConversionError(RuntimeError):
+    """What was written does not compute what was read."""
+
+
+def convert(
+    source: str | Path, destination: str | Path, layout: str, **changes: Any
+) -> None:
+    """Writes a checkpoint in another layout; prints what was found and what written.
+
+    Args:
+        source: what `run.load_run` takes.
+        destination: .npz for google and big_vision; .safetensors or a folder for the
+            others. What is there already is replaced.
+        **changes: arguments of `run.load_run`: num_classes, image_size, patch_size,
+            resample, ema, options of the model.
+
+    Raises:
+        ValueError: the source cannot be read, or the layout cannot hold the model.
+        ConversionError: the file that was written gives other outputs.
+    """
+    destination = Path(destination)
+    interop.check_path(layout, destination)
+    run = load_run(source, dtype="float32", **changes)
+    if run.config is not None:  # of other files `load_run` says what was found
+        print(f"{run.source}: {interop.describe(run.model)}")
+    untold = interop.save_checkpoint(
+        destination, run.model, run.params, layout=layout, facts=facts_of(run)
+    )
+    files = destination.glob("*") if destination.is_dir() else [destination]
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    found = f"{layout} layout: {interop.describe(run.model)}"
+    print(f"{destination}, {megabytes:.1f} MB: {found}")
+    verify(run, destination, layout, untold)
+
+
+def facts_of(run: Run) -> Facts:
+    """What a layout's config is to tell of a run: labels and preprocessing."""
+    longer = max(run.model.image_size)
+    crops = run.data.eval_crop == "resize_small_center_crop"
+    return Facts(
+        label_names=run.label_names,
+        eval_crop=run.data.eval_crop,
+        crop_share=longer / (run.data.eval_resize or longer * 8 / 7) if crops else 0.0,
+        interpolation=run.data.eval_interpolation,
+    )
+
+
+def verify(run: Run, path: Path, layout: str, untold: dict[str, Any]) -> None:
+    """Reads a checkpoint back and compares outputs for random images; prints how far.
+
+    Args:
+        untold: attributes of the model that the file cannot tell.
+
+    Raises:
+        ConversionError: the outputs differ by more than 1e-5, those attributes given.
+    """
+    size = {"image_size": run.model.image_size}
+    numerics = {name: x for name, x in untold.items() if name not in size}
+    read = functools.partial(
+        interop.load_checkpoint, path, layout=layout, dtype="float32", **size
+    )
+    difference = largest_difference(run, read(**numerics))
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"{path} was written, but read back its outputs differ by {difference:.1e} "
+            f"from those of the source, wanted at most {TOLERANCE}: do not use it"
+        )
+    print(f"read back: outputs differ by at most {difference:.1e}")
+    if numerics:
+        difference = largest_difference(run, read())
+        print(f"with the {layout} code's own numerics they differ by {difference:.1e}")
+
+
+def largest_difference(run: Run, loaded: interop.Loaded) -> float:
+    """Between logits, and between representations, of two random images."""
+    images = jax.random.uniform(
+        jax.random.key(0), (2, *run.model.image_size, 3), minval=-1, maxval=1
+    )
+    ours = outputs(run.model, run.params, images)
+    theirs = outputs(loaded.model, loaded.params, images)
+    return float(
+        np.max([jnp.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)])
+    )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def outputs(
+    model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
+) -> tuple[Float[Array, "b n"], Float[Array, "b d"]]:
+    """Logits and representation; the head alone may be all zeros."""
+    logits, out = model.apply({"params": params}, images, train=False)
+    return logits, out["pre_logits"]
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Reads `384` or `384x512` (height x width).
+
+    Raises:
+        ArgumentTypeError: the text is neither.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted HEIGHTxWIDTH, like 384x512")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    names = ("num_classes", "image_size", "patch_size", "resample", "ema")
+    changes = {name: getattr(arguments, name) for name in names}
+    convert(arguments.source, arguments.destination, arguments.layout, **changes)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.convert", description="Convert a checkpoint."
+    )
+    parser.add_argument("source", help="run folder, file, folder, or public name")
+    parser.add_argument("destination", help=".npz or .safetensors, or a folder")
+    layouts = ", ".join(layout.NAME for layout in interop.LAYOUTS)
+    parser.add_argument("--layout", required=True, help=layouts)
+    parser.add_argument("--num-classes", type=int, help="a new zero head; 0 for none")
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="HxW", help="resamples positions"
+    )
+    parser.add_argument("--patch-size", type=int, help="resizes patches (FlexiViT)")
+    parser.add_argument("--resample", default="bilinear", help="bilinear or bicubic")
+    parser.add_argument(
+        "--ema", action="store_true", help="of a run, its averaged parameters"
+    )
+    run_command(parser, main)

@@ -1,0 +1,250 @@
+"""Checkpoints of other projects, in and out: `load_checkpoint`, `save_checkpoint`."""
+
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.interop import (
+    adapt,
+    big_vision,
+    files,
+    google,
+    huggingface,
+    timm,
+    torchvision,
+)
+from vit_jax.interop.layout import (
+    Facts,
+    parameter_shapes,
+    read_params,
+    write_tensors,
+)
+from vit_jax.models import AnyModel, create_model, model_options
+
+__all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
+
+# In the order of trial; at most one may recognise a file.
+LAYOUTS = (google, big_vision, timm, huggingface, torchvision)
+IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
+NAMED = 5
+NO_FACTS = Facts()
+
+
+class Loaded(NamedTuple):
+    """A checkpoint, ready for use.
+
+    Attributes:
+        model, params: for `model.apply({"params": params}, ...)`; float32 arrays.
+        facts: label names and preprocessing, as far as the checkpoint tells.
+        description: one line, what was found in the file, before any change asked for.
+    """
+
+    model: AnyModel
+    params: dict[str, Any]
+    facts: Facts
+    description: str
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    resample: str = "bilinear",
+    dtype: str = "auto",
+    layout: str = "auto",
+    **options: Any,
+) -> Loaded:
+    """Loads a checkpoint of any layout; the architecture is found from its content.
+
+    Args:
+        path: .npz (with a subtree, `file.npz:img`), .safetensors, .pth, or a folder.
+        num_classes: another number gives a new zero head, 0 none; None keeps the
+            file's. A head that is lost is said in a printed line.
+        image_size: (height, width) in pixels, or the side of a square; positions are
+            resampled, which is printed. Needed for a file whose positions are not
+            those of a square, and that does not tell.
+        patch_size: in pixels; patches are resized (FlexiViT), which is printed.
+        resample: of positions: "bilinear" as in the paper's code, or "bicubic".
+        dtype: of the computation, as in `create_model`.
+        layout: the name of a layout; "auto" finds it.
+        **options: of the model, such as `dropout_rate`, or numerics that the file
+            does not tell, such as `norm_epsilon` or `activation`.
+
+    Raises:
+        ValueError: the file cannot be read, no layout fits it, or tensors are missing,
+            surplus or misshapen.
+    """
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    tensors, config = files.read_tensors(path)
+    module = find_layout(tensors, config, layout, path)
+    try:
+        tensors = module.canonical(tensors, config)
+        arguments = module.describe(tensors, config)
+    except (KeyError, IndexError) as error:
+        raise ValueError(
+            f"{path} looks like the {module.NAME} layout, but its architecture cannot "
+            f"be told: {error.args[0]} is missing or misshapen"
+        ) from error
+    if arguments["image_size"] is None:
+        if image_size is None:
+            raise ValueError(
+                f"the positions in {path} are not those of a square image: give "
+                "image_size=(height, width)"
+            )
+        arguments["image_size"] = image_size
+    model = create_model(dtype=dtype, **(arguments | options))
+    params = jax.tree.map(jnp.asarray, read_params(module, model, tensors))
+    facts = module.facts(tensors, config)
+    description = f"{module.NAME} layout: {describe(model)}"
+    if num_classes is not None and num_classes != model.num_classes:
+        model, params = adapt.replace_head(
+            model,
+            params,
+            num_classes,
+            keep_pre_logits=options.get("pre_logits", False),
+        )
+        facts = facts._replace(label_names=())
+    model, params = adapt.resize(model, params, image_size, patch_size, resample)
+    return Loaded(model, params, facts, description)
+
+
+def find_layout(
+    tensors: dict[str, np.ndarray], config: dict[str, Any], layout: str, path: Any
+) -> ModuleType:
+    """The layout of that name, or for "auto" the one that recognises the tensors.
+
+    Raises:
+        ValueError: there is no such layout, or not exactly one that does.
+    """
+    if layout != "auto":
+        return named_layout(layout)
+    found = [module for module in LAYOUTS if module.recognises(tensors, config)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(list(tensors)[:NAMED])
+    if found:
+        both = " and ".join(module.NAME for module in found)
+        raise ValueError(
+            f"{path} could be of the layouts {both}: name one, as in "
+            f"layout={found[0].NAME!r}; its first tensors are {names}"
+        )
+    known = ", ".join(module.NAME for module in LAYOUTS)
+    raise ValueError(
+        f"{path} has none of the known layouts ({known}): its first tensors are {names}"
+    )
+
+
+def named_layout(name: str) -> ModuleType:
+    modules = {module.NAME: module for module in LAYOUTS}
+    if name not in modules:
+        raise ValueError(f"unknown layout {name!r}: wanted one of {', '.join(modules)}")
+    return modules[name]
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: AnyModel,
+    params: dict[str, Any],
+    *,
+    layout: str,
+    facts: Facts = NO_FACTS,
+) -> dict[str, Any]:
+    """Writes a model in a layout; nothing half-written is left behind.
+
+    Args:
+        path: .npz for google and big_vision; for the others .safetensors, or a folder,
+            which gets model.safetensors and config.json.
+        facts: label names and preprocessing, where the layout has a place for them.
+
+    Returns:
+        Attributes of the model that a reader of the file cannot know, with their
+        values; a printed line names them.
+
+    Raises:
+        ValueError: the layout cannot hold the model, or the path is of another kind.
+    """
+    path = Path(path)
+    module = check_path(layout, path)
+    tensors = write_tensors(module, model, params)
+    config = module.config_for(model, facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npz":
+        files.write_npz(path, tensors)
+    elif path.suffix == ".safetensors":
+        files.write_safetensors(path, tensors, config)
+    else:
+        files.write_folder(path, tensors, config)
+    return untold(module, model, tensors, config)
+
+
+def check_path(layout: str, path: Path) -> ModuleType:
+    """The layout of a name, if its files are called so.
+
+    Raises:
+        ValueError: they are not, or there is no such layout.
+    """
+    module = named_layout(layout)
+    if module in IN_NPZ:
+        kinds, fits = ".npz", path.suffix == ".npz"
+    else:
+        kinds = ".safetensors or a folder"
+        is_folder = path.suffix not in files.SUFFIXES and not path.is_file()
+        fits = path.suffix == ".safetensors" or is_folder
+    if not fits:
+        raise ValueError(f"the {layout} layout is written to {kinds}, not to {path}")
+    return module
+
+
+def untold(
+    module: ModuleType, model: AnyModel, tensors: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+    """What of a model gets lost in a layout: attributes that its readers take from
+    their own code. Prints them."""
+    read = module.describe(tensors, config)
+    image_size = read["image_size"] or model.image_size
+    reader = create_model(dtype="float32", **(read | {"image_size": image_size}))
+    ours, theirs = adapt.attributes(model), adapt.attributes(reader)
+    theirs["image_size"] = read["image_size"]
+    lost = {
+        name: value
+        for name, value in ours.items()
+        if name in theirs and theirs[name] != value
+    }
+    if lost:
+        print(
+            f"warning: the {module.NAME} layout cannot tell "
+            + ", ".join(
+                f"{name}={value!r} (its code has {theirs[name]!r})"
+                for name, value in lost.items()
+            )
+            + "; give it when loading",
+            file=sys.stderr,
+        )
+    return lost
+
+
+def describe(model: AnyModel) -> str:
+    """One line: name, image size, classes, numerics, and what is not as in the name."""
+    height, width = model.image_size
+    count = sum(math.prod(shape) for shape in parameter_shapes(model).values())
+    options = model_options(model)
+    parts = [
+        f"{options.pop('name')} at {height}x{width} px",
+        f"{model.num_classes} classes" if model.num_classes else "no head",
+        f"{count:,} parameters",
+    ]
+    for name in ("activation", "norm_epsilon"):
+        if hasattr(model, name):
+            parts.append(f"{name}={getattr(model, name)}")
+            options.pop(name, None)
+    changed = [f"{name}={x}" for name, x in options.items() if name not in adapt.FREE]
+    return ", ".join(parts) + (f"; with {', '.join(changed)}" if changed else "")

@@ -1,0 +1,124 @@
+"""A loaded model for another task: its head, its image size, its patch size."""
+
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from vit_jax.interop.layout import parameter_shapes
+from vit_jax.models import AnyModel, Mixer, VisionTransformer
+from vit_jax.models.resample import resample_params
+
+Params = dict[str, Any]
+# Attributes that change training alone, or how the same numbers are computed.
+FREE = (
+    *("dropout_rate", "attention_dropout_rate", "stochastic_depth_rate"),
+    *("head_bias_init", "attention_implementation", "dtype", "parent", "name"),
+)
+
+
+def replace_head(
+    model: AnyModel, params: Params, num_classes: int, *, keep_pre_logits: bool = False
+) -> tuple[AnyModel, Params]:
+    """Another number of classes: a zero head, or none for 0; prints what is lost.
+
+    A tanh layer before the head goes with it, as in the paper's fine-tuning (appendix
+    D.3), unless it is kept or the representation itself is wanted (0 classes).
+    """
+    if num_classes == model.num_classes:
+        return model, params
+    lost = f"the head of {model.num_classes} classes" if model.num_classes else ""
+    params = {name: tree for name, tree in params.items() if name != "head"}
+    if num_classes == 0:
+        say(f"{lost} is left out")
+        return model.clone(num_classes=0), params
+    new = model.clone(num_classes=num_classes)
+    if getattr(model, "pre_logits", False) and not keep_pre_logits:
+        new = new.clone(pre_logits=False)
+        params.pop("pre_logits")
+        lost = " and ".join(filter(None, (lost, "the tanh layer before it")))
+    shape = parameter_shapes(new)["head/kernel"]
+    params["head"] = {
+        "kernel": jnp.zeros(shape, jnp.float32),
+        "bias": jnp.full(shape[1:], new.head_bias_init, jnp.float32),
+    }
+    head = f"a zero head of {num_classes} classes"
+    say(f"{lost} replaced by {head}" if lost else f"{head} is put on")
+    return new, params
+
+
+def resize(
+    model: AnyModel,
+    params: Params,
+    image_size: tuple[int, int] | None,
+    patch_size: int | None,
+    method: str,
+) -> tuple[AnyModel, Params]:
+    """Another image or patch size; prints what is resampled.
+
+    Raises:
+        ValueError: the model cannot be changed so.
+    """
+    if patch_size is not None and not hasattr(model, "patch_size"):
+        raise ValueError(
+            f"patch_size={patch_size} is for models with patches, and a "
+            f"{type(model).__name__} has none"
+        )
+    sizes = {"image_size": tuple(image_size or model.image_size)}
+    if patch_size is not None:
+        sizes["patch_size"] = patch_size
+    new = model.clone(**sizes)
+    if all(getattr(model, name) == value for name, value in sizes.items()):
+        return model, params
+    shapes = parameter_shapes(new)  # says what is wrong with the sizes, if anything is
+    if not isinstance(model, VisionTransformer | Mixer):
+        return new, params
+    if isinstance(model, Mixer) and new.grid != model.grid:
+        raise ValueError(
+            "an MLP-Mixer has the number of its patches in its weights: with "
+            f"patch_size={new.patch_size} its image size must be "
+            f"{tuple(side * new.patch_size for side in model.grid)}, not "
+            f"{new.image_size}"
+        )
+    before = traverse_util.flatten_dict(params, sep="/")
+    params = jax.tree.map(jnp.asarray, resample_params(params, model, new, method))
+    changed = [
+        name
+        for name, leaf in traverse_util.flatten_dict(params, sep="/").items()
+        if leaf.shape != before[name].shape
+    ]
+    assert all(shapes[name] != before[name].shape for name in changed)
+    if "embedding/kernel" in changed:
+        say(f"patches resized from {model.patch_size} to {new.patch_size} pixels")
+    if changed != ["embedding/kernel"] and changed:
+        old, grid = ("x".join(map(str, m.grid)) for m in (model, new))
+        say(f"positions resampled from {old} to {grid} ({method})")
+    return new, params
+
+
+def say(line: str) -> None:
+    """Prints beside the output of a command, which may go on to a pipe."""
+    print(line, file=sys.stderr)
+
+
+def attributes(model: AnyModel) -> dict[str, Any]:
+    """The attributes of a model that its outputs depend on, parameters given."""
+    found = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in FREE
+    }
+    if isinstance(model, VisionTransformer):
+        found["layer_scale_init"] = bool(model.layer_scale_init)
+        if model.has_class_token == model.clone(class_token="auto").has_class_token:
+            del found["class_token"]
+        if not model.has_class_token or model.positions != "learned":
+            del found["class_token_position"]
+        if model.resnet_stem is None:
+            stem = [name for name in found if name.startswith("stem_")]
+            for name in stem:
+                del found[name]
+    return found

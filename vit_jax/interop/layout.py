@@ -1,0 +1,282 @@
+"""Checkpoints of other projects: what a layout is, and how its rules are applied.
+
+A layout is a module of functions (`Layout`). Its rules say which tensor of a file is
+which of our parameters; the same rules read and write, so nothing is lost on the way.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import einops
+import jax
+import numpy as np
+from flax import traverse_util
+
+from vit_jax.models import AnyModel, init_params
+from vit_jax.models.variants import SIZES, Size
+
+Tensors = Mapping[str, np.ndarray]
+SHOWN = 10
+
+
+class Rule(NamedTuple):
+    """One tensor of a foreign layout and the parameters of ours that it holds.
+
+    `read` makes ours of theirs by views, transposes and splits alone; `write` is its
+    exact inverse, and takes ours in the order of `ours`.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    read: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    write: Callable[..., np.ndarray]
+
+
+class Facts(NamedTuple):
+    """What a checkpoint says beside its weights; "" or 0 where it says nothing.
+
+    Attributes:
+        label_names: of the classes, in the order of the logits; () if unknown.
+        eval_crop: how images are fitted, as in `Data.eval_crop`:
+            "resize_small_center_crop" or "resize".
+        crop_share: side of the centre crop over the shorter side of the resized image.
+        interpolation: of that resize, "bilinear" or "bicubic".
+    """
+
+    label_names: tuple[str, ...] = ()
+    eval_crop: str = ""
+    crop_share: float = 0.0
+    interpolation: str = ""
+
+
+class Layout(Protocol):
+    """The functions that each module of a layout has.
+
+    `config` is what goes with the tensors: the content of config.json, or of the
+    `config` entry of a safetensors file's metadata; {} if there is none. Its key
+    `preprocessor_config` holds the file of that name, if there is one.
+
+    Attributes:
+        NAME: as it is called on the command line.
+    """
+
+    NAME: str
+
+    def recognises(self, tensors: Tensors, config: dict[str, Any]) -> bool:
+        """Whether a file is of this layout, by its names and shapes alone."""
+
+    def canonical(self, tensors: Tensors, config: dict[str, Any]) -> Tensors:
+        """The tensors under the names and shapes of `rules`.
+
+        Prefixes, stacked blocks and old spellings undone, and what is no weight (such
+        as optimizer state) dropped with a printed line. `unchanged` where there is
+        nothing to do. Only `recognises` is given the tensors of the file itself.
+        """
+
+    def describe(self, tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `create_model`, from names and shapes and the config.
+
+        `name`, `num_classes`, `image_size` (None if it is needed and cannot be told)
+        and every option that differs from the default, numerics of the original code
+        included: reading what was written must give an equal model.
+        """
+
+    def facts(self, tensors: Tensors, config: dict[str, Any]) -> Facts:
+        """What else the config tells."""
+
+    def rules(self, model: AnyModel) -> list[Rule]:
+        """One rule a tensor, for that model.
+
+        Raises:
+            ValueError: the layout cannot hold the model; says what of it.
+        """
+
+    def config_for(self, model: AnyModel, facts: Facts) -> dict[str, Any]:
+        """The config to go with a model, {} if the layout has none.
+
+        Written to config.json in a folder, to the metadata in a file alone. The content
+        of its key `preprocessor_config` goes to a file of that name.
+        """
+
+
+def unchanged(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
+    """`Layout.canonical` of a layout that has one spelling."""
+    return tensors
+
+
+def same(theirs: str, ours: str) -> Rule:
+    """The same tensor under another name."""
+    return Rule(theirs, (ours,), lambda x: (x,), lambda x: x)
+
+
+def rearranged(
+    theirs: str, ours: str | tuple[str, ...], pattern: str, **sizes: int
+) -> Rule:
+    """The same numbers in another order.
+
+    Args:
+        ours: if it is a tuple, its parameters are cut along the first axis of the
+            pattern's right side, such as query, key and value along n in
+            `"(n k e) d -> n d k e"`.
+        pattern: of einops, from theirs to ours.
+        **sizes: lengths of axes that the shape of theirs does not give.
+    """
+    left, right = pattern.split(" -> ")
+    several = not isinstance(ours, str)
+    # einops refuses sizes of axes that are not in the pattern; these are in both sides.
+    read_array = functools.partial(einops.rearrange, pattern=pattern, **sizes)
+    back = f"{right} -> {left}"
+
+    def read(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = read_array(x)
+        return tuple(x) if several else (x,)
+
+    def write(*parts: np.ndarray) -> np.ndarray:
+        x = np.stack(parts) if several else parts[0]
+        return einops.rearrange(x, back, **sizes)
+
+    return Rule(theirs, ours if several else (ours,), read, write)
+
+
+def torch_dense(theirs: str, ours: str) -> list[Rule]:
+    """A torch `Linear`: weight (out, in) and bias."""
+    return [
+        rearranged(f"{theirs}.weight", f"{ours}/kernel", "o i -> i o"),
+        same(f"{theirs}.bias", f"{ours}/bias"),
+    ]
+
+
+def torch_convolution(theirs: str, ours: str) -> Rule:
+    """The weight of a torch `Conv2d`, (out, in, height, width)."""
+    return rearranged(f"{theirs}.weight", f"{ours}/kernel", "o i h w -> h w i o")
+
+
+def torch_norm(theirs: str, ours: str) -> list[Rule]:
+    """A torch LayerNorm or GroupNorm: weight and bias."""
+    return [
+        same(f"{theirs}.weight", f"{ours}/scale"),
+        same(f"{theirs}.bias", f"{ours}/bias"),
+    ]
+
+
+def vit_arguments(size: Size, patch_size: int) -> dict[str, Any]:
+    """`name` of a ViT and, for a size without a name, the options that make it up."""
+    return named("ViT", SIZES, size, patch_size)
+
+
+def named(
+    family: str, sizes: Mapping[str, Any], size: Any, patch_size: int
+) -> dict[str, Any]:
+    """The same for a family and the table of its sizes."""
+    for name, known in sizes.items():
+        if known == size:
+            return {"name": f"{family}-{name}/{patch_size}"}
+    return {"name": f"{family}-{next(iter(sizes))}/{patch_size}", **size._asdict()}
+
+
+def square_image(num_patches: int, patch_size: int) -> tuple[int, int] | None:
+    """(height, width) of a square image with that many patches, None if none has."""
+    side = math.isqrt(num_patches)
+    return (side * patch_size,) * 2 if side * side == num_patches else None
+
+
+def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, Any]:
+    """Our parameter tree, in float32 numpy arrays, from canonical tensors.
+
+    Raises:
+        ValueError: tensors are missing, surplus or misshapen (all are named, with both
+            shapes), or the layout cannot hold the model.
+    """
+    shapes = parameter_shapes(model)
+    rules = checked_rules(layout, model, shapes)
+    params, problems = {}, []
+    for rule in rules:
+        if rule.theirs not in tensors:
+            problems.append(f"{rule.theirs} is missing, {wanted(rule, shapes)}")
+            continue
+        parts = fitting(rule, tensors[rule.theirs], shapes)
+        if parts is None:
+            found = tensors[rule.theirs].shape
+            problems.append(f"{rule.theirs} is {found}, {wanted(rule, shapes)}")
+            continue
+        params.update(zip(rule.ours, parts, strict=True))
+    known = {rule.theirs for rule in rules}
+    for name in tensors:
+        if name not in known:
+            problems.append(f"{name} {tensors[name].shape} is surplus")
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(
+            f"the tensors are not those of this model in the {layout.NAME} layout: "
+            + "; ".join(problems[:SHOWN])
+            + more
+        )
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def write_tensors(
+    layout: Layout, model: AnyModel, params: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The tensors of a model in a layout: float32, contiguous.
+
+    Raises:
+        ValueError: the layout cannot hold the model.
+    """
+    rules = checked_rules(layout, model, parameter_shapes(model))
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {
+        rule.theirs: np.ascontiguousarray(
+            rule.write(*(np.asarray(flat[name], np.float32) for name in rule.ours))
+        )
+        for rule in rules
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def parameter_shapes(model: AnyModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters by path; computes and allocates nothing."""
+    tree = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def checked_rules(
+    layout: Layout, model: AnyModel, shapes: dict[str, tuple[int, ...]]
+) -> list[Rule]:
+    """The rules of a model, which must name each parameter once and no other.
+
+    Raises:
+        ValueError: they do not.
+    """
+    rules = layout.rules(model)
+    held = [path for rule in rules for path in rule.ours]
+    left = sorted(shapes.keys() - set(held))
+    if left:
+        raise ValueError(
+            f"the {layout.NAME} layout has no place for {', '.join(left[:3])}"
+            + (f" and {len(left) - 3} more parameters" if len(left) > 3 else "")
+        )
+    if len(held) != len(shapes) or len({rule.theirs for rule in rules}) != len(rules):
+        odd = sorted(set(held) - shapes.keys()) or "a name twice"
+        raise AssertionError(f"rules of {layout.NAME} beside the model: {odd}")
+    return rules
+
+
+def fitting(
+    rule: Rule, tensor: np.ndarray, shapes: dict[str, tuple[int, ...]]
+) -> tuple[np.ndarray, ...] | None:
+    """Our parameters from their tensor, None if it has another shape."""
+    try:
+        parts = rule.read(tensor)
+    except (einops.EinopsError, ValueError, IndexError):
+        return None
+    right = [part.shape for part in parts] == [shapes[path] for path in rule.ours]
+    return parts if right else None
+
+
+def wanted(rule: Rule, shapes: dict[str, tuple[int, ...]]) -> str:
+    """In words, the shape of their tensor that would fit."""
+    zeros = (np.zeros(shapes[path], np.float32) for path in rule.ours)
+    return f"wanted {rule.write(*zeros).shape}"

@@ -1,0 +1,174 @@
+"""What the layouts of PyTorch projects have in common: `timm`, `huggingface`,
+`torchvision`."""
+
+import re
+import sys
+from typing import Any
+
+import numpy as np
+
+from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
+from vit_jax.models import VisionTransformer
+from vit_jax.models.variants import SIZES
+
+Arguments = dict[str, Any]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PARTS = ("query", "key", "value")
+
+
+def usual_heads(width: int) -> int:
+    """Heads of the known size of that width, in others one for 64 features.
+
+    The tensors do not tell: the heads of a projection are side by side in one axis.
+    """
+    known = {size.width: size.num_heads for size in SIZES.values()}
+    return known.get(width, max(width // 64, 1))
+
+
+def depth(tensors: Tensors, blocks: str) -> int:
+    """Number of blocks, whose names start with `blocks` and a number."""
+    pattern = re.compile(re.escape(blocks) + r"(\d+)\.")
+    return 1 + max(int(m[1]) for name in tensors if (m := pattern.match(name)))
+
+
+def patch_size(kernel: Any) -> int:
+    """Side of the patches of a convolution's weight, (out, in, height, width).
+
+    Raises:
+        ValueError: they are not square.
+    """
+    height, width = kernel.shape[2:]
+    if height != width:
+        raise ValueError(
+            f"patches must be square, but those of the file are {height}x{width}"
+        )
+    return height
+
+
+def grid_image(
+    rows: int, patch: int, image_size: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The image size of that many patches: the one of the config if it fits, or that
+    of a square; None if there is none."""
+    if image_size and (image_size[0] // patch) * (image_size[1] // patch) == rows:
+        return image_size
+    return square_image(rows, patch) if rows > 0 else None
+
+
+def usual_image(side: int) -> tuple[int, int]:
+    """The image size where nothing tells it: 224 pixels, or what tokens fit into."""
+    return (max(224 // side, 1) * side,) * 2
+
+
+def with_biases(tensors: Tensors, weights: str) -> dict[str, np.ndarray]:
+    """Tensors with zeros for the biases that weights of a name are without."""
+    found = dict(tensors)
+    for name, x in tensors.items():
+        if re.search(weights, name):
+            bias = name.removesuffix("weight") + "bias"
+            found.setdefault(bias, np.zeros(len(x), np.float32))
+    return found
+
+
+def beside_defaults(options: Arguments) -> Arguments:
+    """The options that are not the defaults of `VisionTransformer`."""
+    return {
+        name: value
+        for name, value in options.items()
+        if not hasattr(VisionTransformer, name)
+        or getattr(VisionTransformer, name) != value
+    }
+
+
+def check_options(model: Any, layout: str, **allowed: tuple[Any, ...]) -> None:
+    """Raises ValueError if an attribute of a model is none that a layout can hold."""
+    for name, values in allowed.items():
+        found = getattr(model, name)
+        if found not in values:
+            raise ValueError(
+                f"the {layout} layout cannot hold a model with {name}={found!r}: its "
+                f"code has {' or '.join(map(repr, values))}"
+            )
+
+
+def check_kind(model: Any, layout: str, *kinds: type) -> None:
+    """Raises ValueError for a model of a kind that a layout does not have."""
+    if not isinstance(model, kinds):
+        raise ValueError(
+            f"the {layout} layout cannot hold a {type(model).__name__}: wanted a "
+            + " or ".join(kind.__name__ for kind in kinds)
+        )
+
+
+def report_dropped(names: list[str]) -> None:
+    if names:
+        unused = f"{', '.join(names)}: left out, the logits do not depend on it"
+        print(unused, file=sys.stderr)
+
+
+def report_no_config(layout: str) -> None:
+    print(
+        f"no config.json: numerics and number of heads are the usual ones of {layout}",
+        file=sys.stderr,
+    )
+
+
+def refuse(tensors: Tensors, unsupported: dict[str, str]) -> None:
+    """Raises ValueError if there are tensors of parts that our models do not have.
+
+    Args:
+        unsupported: what a part is, by a pattern that its tensors' names have.
+    """
+    for pattern, part in unsupported.items():
+        found = [name for name in tensors if re.search(pattern, name)]
+        if found:
+            others = f" and {len(found) - 2} more" if len(found) > 2 else ""
+            raise ValueError(
+                f"the model has {part}, which vit_jax has not: "
+                f"{', '.join(found[:2])}{others}"
+            )
+
+
+def fused_attention(names: str, out: str, ours: str, num_heads: int) -> list[Rule]:
+    """Query, key and value in one weight and bias, and the projection behind.
+
+    Args:
+        names: of the two, with {} for `weight` and `bias`.
+        out: of the projection, without that.
+    """
+    return [
+        *fused_parts(names, ours, PARTS, num_heads),
+        *attention_out(out, ours, num_heads),
+    ]
+
+
+def fused_parts(
+    names: str, ours: str, parts: tuple[str, ...], num_heads: int
+) -> list[Rule]:
+    """Some of query, key and value: weight (parts heads head_width, width), bias."""
+    kernels = tuple(f"{ours}/{part}/kernel" for part in parts)
+    biases = tuple(f"{ours}/{part}/bias" for part in parts)
+    sizes = {"n": len(parts), "k": num_heads}
+    return [
+        rearranged(names.format("weight"), kernels, "(n k e) d -> n d k e", **sizes),
+        rearranged(names.format("bias"), biases, "(n k e) -> n k e", **sizes),
+    ]
+
+
+def attention_part(theirs: str, ours: str, num_heads: int) -> list[Rule]:
+    """One of query, key and value: weight (heads head_width, width) and bias."""
+    weight, k = f"{theirs}.weight", num_heads
+    return [
+        rearranged(weight, f"{ours}/kernel", "(k e) d -> d k e", k=k),
+        rearranged(f"{theirs}.bias", f"{ours}/bias", "(k e) -> k e", k=k),
+    ]
+
+
+def attention_out(theirs: str, ours: str, num_heads: int) -> list[Rule]:
+    """The projection behind the heads: weight (width, heads head_width) and bias."""
+    weight, kernel = f"{theirs}.weight", f"{ours}/out/kernel"
+    return [
+        rearranged(weight, kernel, "d (k e) -> k e d", k=num_heads),
+        same(f"{theirs}.bias", f"{ours}/out/bias"),
+    ]

@@ -1,0 +1,251 @@
+"""timm: ViTs and hybrids, BiT ResNets, MLP-Mixers; by the same names DeiT, MAE, DINO
+and DINOv2 of facebookresearch.
+
+Query, key and value are one weight. Registers stand behind the class token, and may
+have positions: these are added to the registers here, which is the same sum.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from vit_jax.interop import pytorch, timm_trunks
+from vit_jax.interop.layout import (
+    Rule,
+    Tensors,
+    same,
+    torch_convolution,
+    torch_dense,
+    torch_norm,
+    vit_arguments,
+)
+from vit_jax.interop.timm_config import (
+    NAME,
+    config_for,
+    facts,
+    num_heads,
+    numerics,
+    pooling,
+    stored_image_size,
+)
+from vit_jax.models import AnyModel, Mixer, ResNet, VisionTransformer
+from vit_jax.models.resnet import ResNetTrunk
+from vit_jax.models.variants import Size
+
+__all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
+
+PREFIX = re.compile(r"^((module|_orig_mod|backbone)\.)+")
+KERNEL = "patch_embed.proj.weight"
+QKV = "blocks.0.attn.qkv.weight"
+UNSUPPORTED = {
+    r"^(dist_token|head_dist\.)": "a distillation token and its head (DeiT)",
+    r"^norm_pre\.": "a LayerNorm before the blocks (CLIP)",
+    r"attn.*\.[qk]_norm\.": "norms of queries and keys",
+    r"\.(attn|mlp)\.norm\.": "norms inside attention or MLPs",
+    r"\.attn\.lambda_": "differential attention",
+    r"\.attn\.(q_bias|relative_position)|rel_pos": "relative positions of BEiT",
+    r"\.mlp\.(w\d|fc1_[gx]|gate)": "gated MLPs (SwiGLU)",
+    r"\.running_mean$": "BatchNorm",
+    r"^patch_embed\.backbone\.\d": "a stem of plain convolutions",
+}
+
+
+def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG001
+    names = {modern(name) for name in tensors}
+    return {KERNEL, QKV} <= names or timm_trunks.recognises(names)
+
+
+def modern(name: str) -> str:
+    """timm's present name of a tensor."""
+    name = PREFIX.sub("", name)
+    # DINOv2's training code puts its blocks into chunks and keeps their numbers.
+    name = re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name)
+    name = re.sub(r"\.gamma_(\d)$", r".ls\1.gamma", name)
+    return "reg_token" if name == "register_tokens" else name
+
+
+def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
+    """Present names, positions of registers added to them, zeros for the biases that
+    `qkv_bias=False` leaves out."""
+    found = {modern(name): x for name, x in tensors.items()}
+    pytorch.refuse(found, UNSUPPORTED)
+    refuse_gated(found)
+    if not config:
+        pytorch.report_no_config(NAME)
+    if found.pop("mask_token", None) is not None:
+        pytorch.report_dropped(["mask_token"])
+    found = pytorch.with_biases(
+        found, r"attn\.qkv\.weight$|^attn_pool\.(q|kv)\.weight$"
+    )
+    if "pos_embed" in found and "reg_token" in found:
+        first, count = int("cls_token" in found), found["reg_token"].shape[1]
+        if prefix_rows(found, config) == first + count:
+            table, rows = found["pos_embed"], slice(first, first + count)
+            found["reg_token"] = found["reg_token"] + table[:, rows]
+            found["pos_embed"] = np.delete(table, rows, axis=1)
+    return found
+
+
+def refuse_gated(tensors: Tensors) -> None:
+    """SwiGLU and GLU have their two halves in one weight."""
+    for name, x in tensors.items():
+        out = tensors.get(name.replace(".fc1.", ".fc2."), x)
+        if name.endswith(".fc1.weight") and x.shape[0] != out.shape[1]:
+            raise ValueError(
+                "the model has gated MLPs (GLU), which vit_jax has not: "
+                f"{name} {x.shape} before a weight of {out.shape}"
+            )
+
+
+def prefix_rows(tensors: Tensors, config: dict[str, Any]) -> int:
+    """Rows of the position table before those of the patches: 0, the class token's, or
+    those of the class token and the registers."""
+    rows = tensors["pos_embed"].shape[1]
+    token = int("cls_token" in tensors)
+    choices = [0, token]
+    if "reg_token" in tensors:
+        choices.append(token + tensors["reg_token"].shape[1])
+    side, image_size = token_side(tensors), stored_image_size(config)
+    if image_size:
+        patches = (image_size[0] // side) * (image_size[1] // side)
+        if rows - patches in choices:
+            return rows - patches
+    for choice in choices:
+        if pytorch.grid_image(rows - choice, side, None):
+            return choice
+    return token
+
+
+def token_side(tensors: Tensors) -> int:
+    """Pixels a side that a token stands for, a ResNet stem included."""
+    side = pytorch.patch_size(tensors[KERNEL])
+    stem = timm_trunks.stem_units(tensors)
+    return side if stem is None else side * ResNetTrunk(stem).stride
+
+
+def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
+    if KERNEL not in tensors:
+        return timm_trunks.describe(tensors, config)
+    width, side = len(tensors[KERNEL]), token_side(tensors)
+    size = Size(
+        depth=pytorch.depth(tensors, "blocks."),
+        width=width,
+        mlp_dim=len(tensors["blocks.0.mlp.fc1.bias"]),
+        num_heads=num_heads(config, width),
+    )
+    pool, token = pooling(tensors, config), "cls_token" in tensors
+    registers = tensors.get("reg_token")
+    options = {
+        "num_classes": timm_trunks.num_classes(tensors, "head"),
+        "pooling": pool,
+        "class_token": "always" if token and pool != "token" else "auto",
+        "num_registers": 0 if registers is None else registers.shape[1],
+        "norm_after_pooling": "fc_norm.weight" in tensors,
+        "pre_logits": "pre_logits.fc.weight" in tensors,
+        **timm_trunks.stem_options(tensors),
+        **numerics(tensors, config),
+    }
+    if "pos_embed" in tensors:
+        prefix = prefix_rows(tensors, config)
+        patches = tensors["pos_embed"].shape[1] - prefix
+        image_size = pytorch.grid_image(patches, side, stored_image_size(config))
+        options["class_token_position"] = prefix > 0 or not token
+    else:
+        options["positions"] = "none"
+        image_size = stored_image_size(config) or pytorch.usual_image(side)
+    options["image_size"] = image_size
+    return vit_arguments(size, side) | pytorch.beside_defaults(options)
+
+
+def rules(model: AnyModel) -> list[Rule]:
+    pytorch.check_kind(model, NAME, VisionTransformer, ResNet, Mixer)
+    if isinstance(model, ResNet):
+        return timm_trunks.bit_rules(model)
+    if isinstance(model, Mixer):
+        return timm_trunks.mixer_rules(model)
+    check(model)
+    norm = "fc_norm" if model.norm_after_pooling else "norm"
+    ours = "pool_norm" if model.norm_after_pooling else "encoder/norm"
+    found = [
+        torch_convolution("patch_embed.proj", "embedding"),
+        same("patch_embed.proj.bias", "embedding/bias"),
+        *torch_norm(norm, ours),
+    ]
+    if model.has_class_token:
+        found.append(same("cls_token", "class_token"))
+    if model.num_registers:
+        found.append(same("reg_token", "registers"))
+    if model.positions == "learned":
+        found.append(position_rule(model))
+    if model.resnet_stem is not None:
+        found += timm_trunks.stem_rules(model.resnet_stem)
+    for i in range(model.depth):
+        found += block_rules(f"blocks.{i}", f"encoder/block_{i:02d}", model)
+    if model.pooling == "map":
+        found += pool_rules(model.num_heads)
+    if model.pre_logits:
+        found += torch_dense("pre_logits.fc", "pre_logits")
+    if model.num_classes:
+        found += torch_dense("head", "head")
+    return found
+
+
+def check(model: VisionTransformer) -> None:
+    """Raises ValueError for a ViT that timm has no code for."""
+    pytorch.check_options(
+        model,
+        NAME,
+        pooling=("token", "gap", "map"),
+        positions=("learned", "none"),
+        positions_at=("stem",),
+        attention=("full",),
+    )
+    if model.pooling == "map" and model.num_prefix_tokens:
+        raise ValueError(
+            f"the {NAME} layout cannot hold a model with pooling='map' and "
+            f"{model.num_prefix_tokens} class token or registers: its code pools "
+            "the patches alone"
+        )
+
+
+def position_rule(model: VisionTransformer) -> Rule:
+    if not (model.has_class_token and model.class_token_position):
+        return same("pos_embed", "positions/embedding")
+    # Its code has positions for all tokens before the patches, or for none.
+    zeros = np.zeros((1, model.num_registers, model.width), np.float32)
+
+    def write(table: np.ndarray) -> np.ndarray:
+        return np.concatenate([table[:, :1], zeros, table[:, 1:]], axis=1)
+
+    return Rule("pos_embed", ("positions/embedding",), lambda x: (x,), write)
+
+
+def block_rules(theirs: str, ours: str, model: VisionTransformer) -> list[Rule]:
+    names, out = f"{theirs}.attn.qkv.{{}}", f"{theirs}.attn.proj"
+    found = [
+        *torch_norm(f"{theirs}.norm1", f"{ours}/attention_norm"),
+        *pytorch.fused_attention(names, out, f"{ours}/attention", model.num_heads),
+        *torch_norm(f"{theirs}.norm2", f"{ours}/mlp_norm"),
+        *torch_dense(f"{theirs}.mlp.fc1", f"{ours}/mlp/hidden"),
+        *torch_dense(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
+    ]
+    if model.layer_scale_init:
+        scale = "branch/layer_scale"
+        found.append(same(f"{theirs}.ls1.gamma", f"{ours}/attention_{scale}"))
+        found.append(same(f"{theirs}.ls2.gamma", f"{ours}/mlp_{scale}"))
+    return found
+
+
+def pool_rules(heads: int) -> list[Rule]:
+    """Attention pooling; key and value are one weight."""
+    theirs, ours = "attn_pool", "map_head/attention"
+    return [
+        same(f"{theirs}.latent", "map_head/probe"),
+        *pytorch.attention_part(f"{theirs}.q", f"{ours}/query", heads),
+        *pytorch.fused_parts(f"{theirs}.kv.{{}}", ours, pytorch.PARTS[1:], heads),
+        *pytorch.attention_out(f"{theirs}.proj", ours, heads),
+        *torch_norm(f"{theirs}.norm", "map_head/norm"),
+        *torch_dense(f"{theirs}.mlp.fc1", "map_head/mlp/hidden"),
+        *torch_dense(f"{theirs}.mlp.fc2", "map_head/mlp/out"),
+    ]

@@ -1,0 +1,111 @@
+"""Names of the classes of ImageNet, and which class of a model a data set means.
+
+`imagenet1k.txt` and `imagenet21k.txt` have a line a class, in the order of the released
+heads: WordNet id, tab, name. See README.md for source and licence.
+"""
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+
+import numpy as np
+from jaxtyping import Int
+
+FILES = {1000: "imagenet1k.txt", 21843: "imagenet21k.txt"}
+
+
+def label_names(num_classes: int) -> tuple[str, ...]:
+    """Names for the outputs of a head of which nothing else is known.
+
+    Those of ImageNet-1k for 1000 classes ("tench"), of ImageNet-21k for 21843, in the
+    order of Google's heads, each name once; else "class 0", "class 1", ...
+    """
+    if num_classes in FILES:
+        return tuple(name for _, name in read(num_classes))
+    return tuple(f"class {number}" for number in range(num_classes))
+
+
+def synsets(num_classes: int) -> tuple[str, ...]:
+    """WordNet ids ("n01440764") of the 1000 or 21843 classes; () for other numbers.
+
+    Folders of ImageNet and tensorflow-datasets name its classes so.
+    """
+    if num_classes in FILES:
+        return tuple(synset for synset, _ in read(num_classes))
+    return ()
+
+
+@functools.cache
+def read(num_classes: int) -> tuple[tuple[str, str], ...]:
+    """(WordNet id, name) of each class."""
+    text = resources.files(__name__).joinpath(FILES[num_classes]).read_text("utf-8")
+    return tuple(tuple(line.split("\t")) for line in text.splitlines())
+
+
+def is_imagenet(names: Sequence[str]) -> bool:
+    """Whether these are ImageNet's classes in the released order, however spelt.
+
+    Other projects write "tench, Tinca tinca", and some of the names twice.
+    """
+    count = len(names)
+    if count not in FILES:
+        return False
+    same = sum(
+        given in row or given.split(",")[0] == row[1].split(",")[0]
+        for given, row in zip(names, read(count), strict=True)
+    )
+    return same > 0.9 * count
+
+
+def label_order(
+    there: tuple[str, ...],
+    here: tuple[str, ...],
+    dataset: str,
+    *,
+    by_index: bool = False,
+) -> Int[np.ndarray, " n"]:
+    """The model's class, int32, for each class of a data set, found by name.
+
+    The data set may have fewer classes than the model. Classes of ImageNet are also
+    found by WordNet id, and by the names of `label_names`.
+
+    Args:
+        there: names in the data set.
+        here: names of the model's outputs.
+        dataset: its name, for the error.
+        by_index: go by the number of the class, whatever the names.
+
+    Raises:
+        ValueError: a class that the model does not have, or another number of classes
+            by index; tells which.
+    """
+    if by_index:
+        if len(there) != len(here):
+            raise ValueError(
+                f"{dataset} has {len(there)} classes and the model {len(here)}: by "
+                "index they must be equally many"
+            )
+        return np.arange(len(here), dtype=np.int32)
+    known = [here]
+    if is_imagenet(here):
+        known += [synsets(len(here)), label_names(len(here))]
+    for names in known:
+        if there == names:
+            return np.arange(len(here), dtype=np.int32)
+        number = {name: index for index, name in enumerate(names)}
+        unique = len(number) == len(names) and len(set(there)) == len(there)
+        if unique and number.keys() >= set(there):
+            return np.array([number[name] for name in there], np.int32)
+    same = ", or --labels-by-index if they are the same classes in the same order"
+    raise ValueError(
+        f"{dataset} has other label names than the model: only in the data set "
+        f"{only(there, here)}; only in the model {only(here, there)}. Give a data set "
+        f"with classes of the model{same if len(there) == len(here) else ''}"
+    )
+
+
+def only(names: Sequence[str], others: Sequence[str]) -> str:
+    """The first of the names that are not among the others, in words."""
+    extra = sorted(set(names) - set(others), key=names.index)
+    shown = ", ".join(map(repr, extra[:5])) or "none"
+    return shown + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")

@@ -1,0 +1,104 @@
+"""What the Vision Transformer and the MLP-Mixer are both made of."""
+
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+ACTIVATIONS = {
+    "gelu_tanh": nn.gelu,  # the tanh approximation, as in the released code
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+    "mish": jax.nn.mish,
+    "elu": nn.elu,
+    "leaky_relu": nn.leaky_relu,
+}
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts an image or feature map into patches and maps each to `width` features.
+
+    The kernel is that of a convolution with stride `patch_size` and no padding, so
+    released weights fit; it is computed as one matrix product, which is faster.
+    """
+
+    patch_size: tuple[int, int]
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b height width c"]
+    ) -> Float[Array, "b h w d"]:
+        p, q = self.patch_size
+        shape = (p, q, images.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        patches = einops.rearrange(
+            images.astype(self.dtype), "b (h p) (w q) c -> b h w (p q c)", p=p, q=q
+        )
+        kernel = einops.rearrange(kernel, "p q c d -> (p q c) d")
+        return patches @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with a GELU between, dropout after each."""
+
+    hidden_dim: int
+    dropout_rate: float = 0.0
+    activation: str = "gelu_tanh"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], *, train: bool
+    ) -> Float[Array, "b l d"]:
+        def dense(name: str, features: int) -> nn.Dense:
+            return nn.Dense(
+                features,
+                kernel_init=nn.initializers.xavier_uniform(),
+                bias_init=nn.initializers.normal(stddev=1e-6),
+                dtype=self.dtype,
+                name=name,
+            )
+
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.activation!r}: wanted one of "
+                f"{', '.join(ACTIVATIONS)}"
+            )
+        width = x.shape[-1]
+        x = ACTIVATIONS[self.activation](dense("hidden", self.hidden_dim)(x))
+        x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
+        x = dense("out", width)(x)
+        return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
+
+
+class ResidualBranch(nn.Module):
+    """What happens to a branch's output before it is added: LayerScale, sample drop.
+
+    LayerScale (arXiv 2103.17239, Eq. 5): a learned factor a feature, off if 0.
+    Stochastic depth (arXiv 1603.09382): the branch is dropped for single samples,
+    and scaled up for those that keep it.
+    """
+
+    layer_scale_init: float = 0.0
+    drop_rate: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], *, train: bool
+    ) -> Float[Array, "b l d"]:
+        if self.layer_scale_init:
+            init = nn.initializers.constant(self.layer_scale_init)
+            x = x * self.param("layer_scale", init, (x.shape[-1],)).astype(x.dtype)
+        drop_sample = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2))
+        return drop_sample(x, deterministic=not train)

@@ -1,0 +1,39 @@
+"""What every model does with its images first."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def prepare(
+    images: Array,
+    image_size: tuple[int, int],
+    mean: tuple[float, float, float] = HALF,
+    std: tuple[float, float, float] = HALF,
+) -> Float[Array, "b height width 3"]:
+    """Checks images in [-1, 1] and gives them the mean and deviation of the weights.
+
+    Args:
+        images: floats of shape (b, *image_size, 3) in [-1, 1].
+        mean, std: that the weights were trained with, of pixels in [0, 1]; a half each
+            leaves the images as they are.
+
+    Raises:
+        ValueError: images of another dtype or shape.
+    """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floats in [-1, 1], but their dtype is {images.dtype}; "
+            "for uint8 pixels use vit_jax.normalize(images)"
+        )
+    if images.ndim != 4 or images.shape[1:] != (*image_size, 3):
+        wanted = ("batch", *image_size, 3)
+        raise ValueError(
+            f"images must have shape {wanted}, but theirs is {images.shape}; a "
+            "ViT takes another size if created, loaded or called with "
+            "image_size=(height, width)"
+        )
+    if tuple(mean) == HALF == tuple(std):
+        return images
+    return ((images + 1) / 2 - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,210 @@
+"""BiT ResNets (arXiv 1912.11370), as classifiers and as the stem of hybrids.
+
+The forms v1 and v2 are described in `models/bottleneck.py`; the released code of each
+also has epsilons of its own, see `EPSILONS`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.models.bottleneck import Layers, Stage
+from vit_jax.models.pixels import HALF, prepare
+from vit_jax.models.std_conv import GROUPS, group_norm
+
+# Of the released code; the logits of its checkpoints depend on them.
+EPSILONS = {
+    "v1": {"norm_epsilon": 1e-6, "std_epsilon": 1e-5, "variance_epsilon": 0.0},
+    "v2": {"norm_epsilon": 1e-5, "std_epsilon": 0.0, "variance_epsilon": 1e-10},
+}
+
+
+def epsilons(version: str) -> dict[str, float]:
+    """The numbers that a version's released code adds to deviations and variances.
+
+    Raises:
+        ValueError: unknown version.
+    """
+    if version not in EPSILONS:
+        raise ValueError(
+            f"unknown version {version!r}: wanted one of {', '.join(EPSILONS)}"
+        )
+    return dict(EPSILONS[version])
+
+
+class ResNetTrunk(nn.Module):
+    """From images to a feature map: root block, then stages of bottleneck units.
+
+    The root is a 7x7 convolution and a max-pool, each of stride 2. Each stage after
+    the first halves the grid and doubles the features.
+
+    Attributes:
+        blocks: units in each stage; () is the root block alone.
+        width: features of the root, a multiple of 32; 64 times the width factor.
+        version: `v1` or `v2`. The latter's output is not normed yet.
+        norm_epsilon: of each GroupNorm.
+        std_epsilon, variance_epsilon: of the weight standardisation, added to the
+            deviation and to the variance.
+        axial_heads: heads of the axial attention in the place of the 3x3
+            convolutions (`models/axial_resnet.py`); 0 for convolutions.
+        dtype: of the convolutions and of the residual stream; statistics and the
+            standardised kernels are float32 before they are rounded to it.
+
+    Raises:
+        ValueError: when called, for an unknown version or a width that cannot be.
+    """
+
+    blocks: tuple[int, ...]
+    width: int = 64
+    version: str = "v1"
+    norm_epsilon: float = 1e-6
+    std_epsilon: float = 1e-5
+    variance_epsilon: float = 0.0
+    axial_heads: int = 0
+    dtype: Any = jnp.float32
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side that one place of the output stands for."""
+        return 4 * 2 ** max(len(self.blocks) - 1, 0)
+
+    @property
+    def features(self) -> int:
+        """Features of the output."""
+        if not self.blocks:
+            return self.width
+        return 4 * self.width * 2 ** (len(self.blocks) - 1)
+
+    def __call__(
+        self, images: Float[Array, "b height width 3"]
+    ) -> Float[Array, "b h w c"]:
+        return self.stages(images)[0]
+
+    @nn.compact
+    def stages(
+        self, images: Float[Array, "b height width 3"]
+    ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
+        """The output, and by name that of the root and of each stage."""
+        epsilons(self.version)  # raises if there is no such version
+        if self.width < 1 or self.width % GROUPS:
+            raise ValueError(
+                f"the width of a ResNet must be a multiple of {GROUPS}, the groups of "
+                f"its norms, but it is {self.width}"
+            )
+        layers = Layers(
+            self.version,
+            self.norm_epsilon,
+            self.std_epsilon,
+            self.variance_epsilon,
+            self.axial_heads,
+            self.dtype,
+        )
+        out = {}
+        x = out["root"] = self.root(images, layers)
+        for i, units in enumerate(self.blocks):
+            name, stride = f"stage_{i + 1}", 1 if i == 0 else 2
+            x = Stage(units, self.width * 2**i, stride, layers, name=name)(x)
+            out[name] = x
+        return x, out
+
+    def root(self, images: Array, layers: Layers) -> Float[Array, "b h w c"]:
+        x = layers.conv("root", self.width, 7, 2)(images)
+        if self.version == "v1":
+            x = nn.relu(layers.norm("root_norm")(x))
+            return nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        # Zeros, not minus infinity: features are not rectified yet, so it matters.
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return nn.max_pool(x, (3, 3), (2, 2), "VALID")
+
+
+class ResNet(nn.Module):
+    """Image classifier: a ResNet trunk, the mean over its places, a head.
+
+    Attributes:
+        num_classes: outputs of the head; 0 leaves the head out and returns the
+            representation (pre-logits).
+        image_size: (height, width) in pixels.
+        blocks: units in each stage: (3, 4, 6, 3) in a ResNet-50.
+        width: features of the root, a multiple of 32; 64 times the width factor.
+        version: `v2`, the BiT paper's, or `v1`.
+        head_bias_init: initial value of the head's bias; its kernel starts at zero.
+        norm_epsilon, std_epsilon, variance_epsilon: as in `ResNetTrunk`; the defaults
+            are those of v2, `create_model` gives v1 its own.
+        axial_heads: of the attention that replaces the 3x3 convolutions; 0 for none.
+        pixel_mean, pixel_std: of pixels in [0, 1], that the weights expect.
+        dtype: of convolutions and of the residual stream.
+    """
+
+    num_classes: int
+    image_size: tuple[int, int]
+    blocks: tuple[int, ...]
+    width: int = 64
+    version: str = "v2"
+    head_bias_init: float = 0.0
+    norm_epsilon: float = 1e-5
+    std_epsilon: float = 0.0
+    variance_epsilon: float = 1e-10
+    axial_heads: int = 0
+    pixel_mean: tuple[float, float, float] = HALF
+    pixel_std: tuple[float, float, float] = HALF
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Array,
+        *,
+        train: bool,
+        return_attention: bool = False,
+        image_size: tuple[int, int] | None = None,
+    ) -> tuple[Float[Array, "b n"], dict[str, Any]]:
+        """Classifies images: floats in [-1, 1] of shape (b, *image_size, 3).
+
+        Args:
+            train, return_attention: nothing depends on them; all models take them.
+            image_size: (height, width) of the images if not the model's.
+
+        Returns:
+            float32 logits, and a dict of activations: `root` and `stage_1`, ...
+            (b h w c), `pre_logits` (b d).
+
+        Raises:
+            ValueError: images of another shape, size or dtype than the model's, or an
+                unknown version or impossible width.
+        """
+        del train, return_attention  # every model is called with them
+        image_size = tuple(image_size or self.image_size)
+        if self.axial_heads and image_size != self.image_size:
+            raise ValueError(
+                "an axial ResNet has learned offsets for the rows and columns of "
+                f"{self.image_size} and takes no other image size, but it is called "
+                f"with {image_size}"
+            )
+        images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
+        x, out = self.trunk().stages(images)
+        if self.version == "v2":
+            x = nn.relu(group_norm("norm", self.norm_epsilon, self.dtype)(x))
+        x = out["pre_logits"] = x.astype(jnp.float32).mean(axis=(1, 2))
+        if self.num_classes:
+            x = nn.Dense(
+                self.num_classes,
+                kernel_init=nn.initializers.zeros,
+                bias_init=nn.initializers.constant(self.head_bias_init),
+                name="head",
+            )(x)
+        return x, out
+
+    def trunk(self) -> ResNetTrunk:
+        return ResNetTrunk(
+            self.blocks,
+            self.width,
+            self.version,
+            self.norm_epsilon,
+            self.std_epsilon,
+            self.variance_epsilon,
+            self.axial_heads,
+            self.dtype,
+            name="resnet",
+        )

@@ -1,0 +1,87 @@
+"""The learning rate chosen on held-out data, then training on all of it.
+
+    python -m vit_jax.sweep --config configs/finetune.py:dataset=cifar10 \\
+        --init ViT-B_16.npz --workdir runs/sweep
+
+Each of `sweep.learning_rates` is trained on `sweep.train_split` and evaluated on
+`sweep.dev_split`; the best is trained on `data.split` and evaluated on `eval.splits`
+(arXiv 2010.11929, section 4.1). Each is a run of `vit_jax.train` in its own folder:
+what is finished is not trained again, and what was interrupted goes on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import ml_collections
+
+from vit_jax.checkpoint import write_atomically
+from vit_jax.cli import add_config_arguments, read_config, run_command
+from vit_jax.config import ConfigError
+from vit_jax.train import Results, exit_on_interrupt, train
+
+
+def sweep(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[dict[float, float], float, Results]:
+    """Runs the sweep.
+
+    Returns:
+        Accuracy on the held-out part for each learning rate, the best one (of equals
+        the smallest), and the last evaluation of the final run.
+
+    Raises:
+        ConfigError: the config's section `sweep` is not filled in.
+    """
+    settings = config.sweep
+    if not (settings.learning_rates and settings.train_split and settings.dev_split):
+        raise ConfigError(
+            "sweep.learning_rates, sweep.train_split and sweep.dev_split must be given,"
+            " such as 0.001,0.003 and train[:90%] and train[90%:]"
+        )
+    accuracies = {}
+    for rate in sorted(map(float, settings.learning_rates)):
+        print(f"\nlearning rate {rate:g}, on {settings.train_split}", flush=True)
+        trial = config.copy_and_resolve_references()
+        trial.optim.learning_rate = rate
+        trial.data.split = settings.train_split
+        trial.eval.splits = (settings.dev_split,)
+        results = train(trial, workdir / f"rate_{rate:g}")
+        accuracies[rate] = results[settings.dev_split]["accuracy"]
+    best = max(accuracies, key=accuracies.__getitem__)
+    print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
+    final = config.copy_and_resolve_references()
+    final.optim.learning_rate = best
+    return accuracies, best, train(final, workdir / "final")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command: runs the sweep, prints a table and writes `sweep.json`."""
+    config = read_config(arguments.config, arguments.overrides)
+    workdir = Path(arguments.workdir)
+    with exit_on_interrupt("vit_jax.sweep"):
+        accuracies, best, results = sweep(config, workdir)
+    report = {
+        "dev_split": config.sweep.dev_split,
+        "dev_accuracy": {f"{rate:g}": value for rate, value in accuracies.items()},
+        "best_learning_rate": best,
+        "final": results,
+    }
+    write_atomically(workdir / "sweep.json", json.dumps(report, indent=2) + "\n")
+    print(f"\nlearning rate  accuracy on {config.sweep.dev_split}")
+    for rate, accuracy in accuracies.items():
+        mark = "  best" if rate == best else ""
+        print(f"{rate:<13g}  {100 * accuracy:.2f} %{mark}")
+    for split, metrics in results.items():
+        print(f"{split}: accuracy {100 * metrics['accuracy']:.2f} %")
+    print(f"final run: {workdir / 'final'}   table: {workdir / 'sweep.json'}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.sweep",
+        description="Choose the learning rate on held-out data, then train on all.",
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--workdir", required=True, help="folder of the runs")
+    run_command(parser, main)

@@ -1,0 +1,134 @@
+"""Training that starts from a checkpoint: its architecture and its parameters."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vit_jax.config import ConfigError, load_config
+from vit_jax.interop.adapt import FREE, attributes
+from vit_jax.labels import label_order
+from vit_jax.models import AnyModel, VisionTransformer, defaults_of, model_options
+from vit_jax.optim import path_name
+from vit_jax.run import load_run
+
+# What classifies, from the last layer back; fine-tuning drops both (appendix D.3).
+HEAD = ("head", "pre_logits")
+
+
+def complete_model(
+    config: ml_collections.ConfigDict, folder: Path
+) -> ml_collections.ConfigDict:
+    """The config with its model named: that of `init`, if `model.name` is empty.
+
+    What the config itself says of the model, other than the defaults, stays. A run that
+    goes on takes the model from its folder, and does not need `init` any more.
+
+    Raises:
+        ConfigError: neither a name nor a checkpoint is given.
+        ValueError, OSError: the checkpoint cannot be loaded.
+    """
+    if config.model.name:
+        return config
+    if not config.init:
+        raise ConfigError(
+            "model.name is empty: name a model, as --config.model.name=ViT-B/16, or "
+            "give a checkpoint with --init"
+        )
+    begun = folder / "config.json"
+    stored = load_config(begun) if begun.exists() else None
+    if stored is not None and stored.init == config.init:
+        options = dict(stored.model)
+    else:
+        options = model_options(load_run(config.init).model)
+    defaults = defaults_of(VisionTransformer) | {"name": "", "dtype": "auto"}
+    said = {k: v for k, v in config.model.items() if v != defaults.get(k)}
+    options = {k: v for k, v in options.items() if k == "name" or k not in FREE}
+    options.pop("pre_logits", None)
+    complete = config.copy_and_resolve_references()
+    complete.model.update(options | said)
+    return complete
+
+
+def warm_start(
+    params: dict[str, Any], model: AnyModel, init: str, label_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Takes the parameters of a checkpoint, fitted to the model's image size.
+
+    The head is new if it is of other classes or another size.
+
+    Args:
+        params: new parameters of the model that is to be trained.
+        init: what `load_run` takes.
+        label_names: of the classes that are to be trained.
+
+    Raises:
+        ValueError: another architecture, or other numerics; names what differs.
+        OSError: the checkpoint is not there.
+    """
+    run = load_run(
+        init,
+        image_size=model.image_size,
+        patch_size=getattr(model, "patch_size", None),
+    )
+    check_attributes(run.model, model, init)
+    loaded = dict(run.params)
+    shapes = [
+        {name: jax.tree.map(jnp.shape, tree[name]) for name in HEAD if name in tree}
+        for tree in (loaded, params)
+    ]
+    if shapes[0] != shapes[1] or not same_classes(run.label_names, label_names):
+        there, here = (" and ".join(parts) or "nothing" for parts in shapes)
+        print(f"init: {there} of {init} replaced by new {here}")
+        loaded = {name: tree for name, tree in loaded.items() if name not in HEAD}
+        loaded |= {name: params[name] for name in HEAD if name in params}
+    check_shapes(loaded, params, init)
+    return loaded
+
+
+def same_classes(there: tuple[str, ...], here: tuple[str, ...]) -> bool:
+    """Whether the outputs of a checkpoint are the classes of the data, in order."""
+    if len(there) != len(here):
+        return False
+    try:
+        order = label_order(here, there, "the data")
+    except ValueError:
+        return False
+    return (order == range(len(order))).all()
+
+
+def check_attributes(loaded: AnyModel, model: AnyModel, init: str) -> None:
+    """Raises ValueError if the same parameters would mean something else."""
+    there, here = attributes(loaded), attributes(model)
+    if type(loaded) is not type(model):
+        raise ValueError(
+            f"init={init!r} is a {type(loaded).__name__}, and the config's model a "
+            f"{type(model).__name__}: leave model.name empty to take the checkpoint's"
+        )
+    wrong = [
+        f"{name} is {there[name]!r} there, {here.get(name)!r} here"
+        for name in there
+        if name not in ("num_classes", "pre_logits") and there[name] != here.get(name)
+    ]
+    if wrong:
+        raise ValueError(
+            f"init={init!r} is another model: {'; '.join(wrong)}. Set model.* as it is "
+            "there, or leave model.name empty to take all of it from the checkpoint"
+        )
+
+
+def check_shapes(loaded: dict[str, Any], params: dict[str, Any], init: str) -> None:
+    """Raises ValueError that names the parameters that do not fit."""
+    there, here = (
+        {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (loaded, params)
+    )
+    wrong = [
+        f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if wrong:
+        raise ValueError(f"init={init!r} does not fit the model: " + "; ".join(wrong))

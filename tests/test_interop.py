@@ -108,6 +108,8 @@ def test_another_patch_size_resizes_patches_alone(path, capsys):
 def test_sizes_that_cannot_be(path, tmp_path):
     with pytest.raises(ValueError, match="13 is not a multiple of 4"):
         load_checkpoint(path, image_size=13)
+    with pytest.raises(ValueError, match="num_classes is -1: wanted at least 0"):
+        load_checkpoint(path, num_classes=-1)
     with pytest.raises(ValueError, match="unknown resampling 'area': wanted"):
         load_checkpoint(path, image_size=16, resample="area")
     bit = published.random_tensors(published.big_transfer((1,), 32, 3))
@@ -157,7 +159,16 @@ def test_tensors_that_do_not_fit_are_all_named(tmp_path, tensors):
 def test_an_architecture_that_cannot_be_told(tmp_path, tensors):
     name = "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"
     np.savez(tmp_path / "x.npz", **without(tensors, name))
-    with pytest.raises(ValueError, match=f"cannot be told: {name} is missing"):
+    message = f"cannot be told from .*x.npz by the google layout: {name} is missing"
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "x.npz")
+    no_blocks = {name: x for name, x in tensors.items() if "block" not in name}
+    np.savez(tmp_path / "x.npz", **no_blocks)
+    with pytest.raises(ValueError, match="cannot be told .*Dense_0/kernel is missing"):
+        load_checkpoint(tmp_path / "x.npz")
+    flat = tensors | {"embedding/kernel": np.zeros((), np.float32)}
+    np.savez(tmp_path / "x.npz", **flat)
+    with pytest.raises(ValueError, match="layout: a tensor is missing or misshapen"):
         load_checkpoint(tmp_path / "x.npz")
 
 

@@ -90,7 +90,7 @@ def test_only_their_own_layout_recognises_files() -> None:
         ("timm_token", "norm_pre.weight", "before the blocks.*norm_pre.weight"),
         ("timm_token", "blocks.0.attn.q_norm.weight", "norms of queries and keys"),
         ("timm_token", "blocks.1.mlp.norm.weight", "norms inside"),
-        ("timm_token", "blocks.0.attn.q_bias", "relative positions of BEiT"),
+        ("timm_token", "blocks.0.attn.q_bias", "positions of BEiT.*q_bias"),
         ("timm_bit", "stages.0.blocks.0.norm1.running_mean", "BatchNorm"),
         ("timm_hybrid", "patch_embed.backbone.0.conv.weight", "plain convolutions"),
         ("timm_token", "what.is.this", r"what.is.this \(1, 12\) is surplus"),
@@ -325,12 +325,39 @@ def test_timm_arguments_of_a_published_model() -> None:
     assert config["pretrained_cfg"]["first_conv"] == "patch_embed.backbone.stem.conv"
 
 
-@pytest.mark.parametrize("size", ["Ti", "S", "B", "L", "So400m", "H", "g", "G", "e"])
-def test_mlp_ratios_give_the_width_back(size: str) -> None:
+@pytest.mark.parametrize(
+    "options, arguments",
+    [
+        (
+            {"pooling": "gap", "norm_after_pooling": True},
+            {"global_pool": "avg", "fc_norm": True, "class_token": False},
+        ),
+        (
+            {"pooling": "gap", "num_registers": 2},
+            {"reg_tokens": 2, "no_embed_class": True, "fc_norm": False},
+        ),
+        ({"class_token_position": False}, {"no_embed_class": True}),
+        ({"pooling": "map"}, {"global_pool": "map", "class_token": False}),
+        ({"layer_scale_init": 0.1}, {"init_values": 0.1}),
+        ({"positions": "none"}, {"pos_embed": "none"}),
+        ({"pooling": "gap", "class_token": "always"}, {"class_token": True}),
+    ],
+)
+def test_timm_arguments(options: dict[str, Any], arguments: dict[str, Any]) -> None:
+    found = timm.config_for(small(**options), Facts())["model_args"]
+    assert {name: found.get(name) for name in arguments} == arguments
+
+
+@pytest.mark.parametrize(
+    # 839 / 832 * 832 is 838.99... in floating point.
+    "width, mlp_dim",
+    [(1152, 4304), (1664, 8192), (832, 839)],
+)
+def test_mlp_ratios_give_the_width_back(width: int, mlp_dim: int) -> None:
     """timm cuts the product off to an integer."""
-    model = create_model(f"ViT-{size}/14", num_classes=0)
+    model = small(width=width, mlp_dim=mlp_dim, num_heads=1)
     ratio = timm.config_for(model, Facts())["model_args"]["mlp_ratio"]
-    assert int(model.width * ratio) == model.mlp_dim
+    assert int(width * ratio) == mlp_dim
 
 
 @pytest.mark.parametrize(
@@ -342,8 +369,12 @@ def test_mlp_ratios_give_the_width_back(size: str) -> None:
 )
 def test_facts_survive(facts: Facts) -> None:
     model = create_model("ViT-Ti/16", num_classes=5)
-    for module in (timm, huggingface):
-        assert module.facts({}, module.config_for(model, facts)) == facts
+    heads = {timm: "head.bias", huggingface: "classifier.bias"}
+    for module, head in heads.items():
+        config = module.config_for(model, facts)
+        assert module.facts({head: np.zeros(5)}, config) == facts
+        # Names of other classes than the head's are none.
+        assert not module.facts({head: np.zeros(7)}, config).label_names
 
 
 def test_registers_behind_a_placed_class_token(tmp_path: Path) -> None:

@@ -99,14 +99,14 @@ def test_tokens_mix_in_the_token_mlp_only():
 
 def test_features_mix_in_the_channel_mlp_only():
     """Without it, a feature moves what the token MLP adds to itself, norm aside."""
-    model, params = tiny(depth=1)
+    model, params = tiny(depth=1, norm_epsilon=0.1)
     params = silenced(params, "channel_mlp")
     images = drawn(1, 8, 12, 3)
     _, out = apply(model, params, images)
     block = params["encoder"]["block_00"]
     tokens = out["stem"].reshape(6, 32)
     centred = tokens - tokens.mean(1, keepdims=True)
-    normed = centred / jnp.sqrt(jnp.square(centred).mean(1, keepdims=True) + 1e-6)
+    normed = centred / jnp.sqrt(jnp.square(centred).mean(1, keepdims=True) + 0.1)
     normed = normed * block["token_norm"]["scale"] + block["token_norm"]["bias"]
     hidden, last = (block["token_mlp"][name] for name in ("hidden", "out"))
     # The same MLP for each feature, over its six tokens.

@@ -30,7 +30,12 @@ MODELS: list[tuple[str, str, tuple[int, int], dict[str, Any]]] = [
         (192, 256),
         {"num_registers": 4, "pixel_std": (0.2, 0.3, 0.4)},
     ),
-    ("timm", "ViT-S/16", (224, 224), {"pooling": "gap", "class_token": "always"}),
+    (
+        "timm",
+        "ViT-S/16",
+        (224, 224),
+        {"pooling": "gap", "class_token": "always", "norm_after_pooling": True},
+    ),
     ("timm", "Mixer-S/32", (192, 256), {"activation": "gelu", "token_mlp_dim": 77}),
     ("huggingface", "ViT-S/16", (192, 256), {"pixel_mean": (0.4, 0.5, 0.6)}),
     (

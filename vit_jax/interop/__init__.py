@@ -90,9 +90,10 @@ def load_checkpoint(
         tensors = module.canonical(tensors, config)
         arguments = module.describe(tensors, config)
     except (KeyError, IndexError) as error:
+        tensor = error.args[0] if isinstance(error, KeyError) else "a tensor"
         raise ValueError(
-            f"{path} looks like the {module.NAME} layout, but its architecture cannot "
-            f"be told: {error.args[0]} is missing or misshapen"
+            f"the architecture cannot be told from {path} by the {module.NAME} layout: "
+            f"{tensor} is missing or misshapen"
         ) from error
     if arguments["image_size"] is None:
         if image_size is None:

@@ -27,7 +27,12 @@ def replace_head(
 
     A tanh layer before the head goes with it, as in the paper's fine-tuning (appendix
     D.3), unless it is kept or the representation itself is wanted (0 classes).
+
+    Raises:
+        ValueError: a negative number.
     """
+    if num_classes < 0:
+        raise ValueError(f"num_classes is {num_classes}: wanted at least 0")
     if num_classes == model.num_classes:
         return model, params
     lost = f"the head of {model.num_classes} classes" if model.num_classes else ""
@@ -73,7 +78,7 @@ def resize(
     new = model.clone(**sizes)
     if all(getattr(model, name) == value for name, value in sizes.items()):
         return model, params
-    shapes = parameter_shapes(new)  # says what is wrong with the sizes, if anything is
+    parameter_shapes(new)  # says what is wrong with the sizes, if anything is
     if not isinstance(model, VisionTransformer | Mixer):
         return new, params
     if isinstance(model, Mixer) and new.grid != model.grid:
@@ -85,15 +90,11 @@ def resize(
         )
     before = traverse_util.flatten_dict(params, sep="/")
     params = jax.tree.map(jnp.asarray, resample_params(params, model, new, method))
-    changed = [
-        name
-        for name, leaf in traverse_util.flatten_dict(params, sep="/").items()
-        if leaf.shape != before[name].shape
-    ]
-    assert all(shapes[name] != before[name].shape for name in changed)
+    after = traverse_util.flatten_dict(params, sep="/")
+    changed = {name for name in after if after[name].shape != before[name].shape}
     if "embedding/kernel" in changed:
         say(f"patches resized from {model.patch_size} to {new.patch_size} pixels")
-    if changed != ["embedding/kernel"] and changed:
+    if changed - {"embedding/kernel"}:
         old, grid = ("x".join(map(str, m.grid)) for m in (model, new))
         say(f"positions resampled from {old} to {grid} ({method})")
     return new, params

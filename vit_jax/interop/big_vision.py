@@ -2,6 +2,8 @@
 the ResNets of its `bit.py` (v1) and `bit_paper.py` (v2).
 
 Positions are added before the class token is put in front, and stand at the root.
+`bit_paper.py` takes its first maximum over the places that there are, the BiT paper's
+code, and ours, over a border of zeros too: logits of random networks differ by 4e-3.
 """
 
 from typing import Any

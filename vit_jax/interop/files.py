@@ -22,8 +22,7 @@ import safetensors
 import safetensors.numpy
 
 Tensors = dict[str, np.ndarray]
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
+SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".bin")
 # In the order of preference: the names that hubs give.
 FOLDER_FILES = (
     "model.safetensors",
@@ -69,14 +68,12 @@ def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
 
 def split_path(path: str | Path) -> tuple[Path, str]:
     """Splits `file.npz:img` into the file and the subtree of its names."""
-    whole, text = Path(path), str(path)
-    if not whole.exists() and ":" in text:
-        before, _, subtree = text.rpartition(":")
-        if Path(before).exists():
-            return Path(before), subtree
-    if not whole.exists():
-        raise FileError(f"there is no file or folder {text}")
-    return whole, ""
+    before, _, subtree = str(path).rpartition(":")
+    if Path(path).exists():
+        return Path(path), ""
+    if before and Path(before).exists():
+        return Path(before), subtree
+    raise FileError(f"there is no file or folder {path}")
 
 
 def select(tensors: Tensors, subtree: str, path: Path) -> Tensors:
@@ -129,9 +126,9 @@ def read_npz(path: Path) -> Tensors:
         # numpy leaves a file that it opened itself open when it is damaged.
         with path.open("rb") as file:
             start = file.read(2)
+            file.seek(0)
             if start.startswith(b"\x80"):
                 raise pickled(path)
-            file.seek(0)
             if start != b"PK":
                 raise zipfile.BadZipFile("it does not begin as an archive")
             with np.load(file, allow_pickle=False) as archive:
@@ -230,8 +227,7 @@ def read_configs(folder: Path) -> dict[str, Any]:
     config = {}
     if (folder / "config.json").exists():
         config |= read_json(folder / "config.json")
-    if (folder / "preprocessor_config.json").exists():
-        path = folder / "preprocessor_config.json"
+    if (path := folder / "preprocessor_config.json").exists():
         config["preprocessor_config"] = read_json(path)
     return config
 
@@ -241,9 +237,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise FileError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise FileError(f"{path} holds a {type(content).__name__}: wanted an object")
-    return content
+    if isinstance(content, dict):
+        return content
+    raise FileError(f"{path} holds a {type(content).__name__}: wanted an object")
 
 
 def as_float32(tensor: np.ndarray) -> np.ndarray:
@@ -257,10 +253,9 @@ def as_float32(tensor: np.ndarray) -> np.ndarray:
 
 
 def broken(path: Path, error: Exception) -> FileError:
-    reason = str(error).strip().splitlines()
+    reason = (str(error).strip() or "no data").splitlines()[0]
     return FileError(
-        f"{path} is damaged or cut short ({reason[0] if reason else 'no data'}): "
-        "download or copy it again"
+        f"{path} is damaged or cut short ({reason}): download or copy it again"
     )
 
 

@@ -102,10 +102,11 @@ def resolve(name: str | Path) -> Path:
             path = hugging_face(address.removeprefix("hf:"))
         else:
             path = web_file(address, row.digest if row else "")
-    except NotThere as error:
+    except DownloadError as error:
         if row or text == address:
             raise
-        raise NotThere(f"{text} is no path here; {error}{did_you_mean(text)}") from None
+        message = f"{text} is no path here; {error}{did_you_mean(text)}"
+        raise type(error)(message) from error
     return Path(f"{path}:{part}") if part else path
 
 
@@ -167,15 +168,15 @@ def web_file(address: str, digest: str) -> Path:
             f"{address} is not the address of a file: wanted one that ends in "
             f"{', '.join(SUFFIXES)}"
         )
-    announce(url, target)
+    if not target.exists():
+        announce(url, target)
     download(url, target, digest=digest)
     return target
 
 
 def announce(url: str, target: Path) -> None:
     """Tells what is about to be downloaded, on stderr."""
-    if not target.exists():
-        print(f"downloading {url} to {target}", file=sys.stderr)
+    print(f"downloading {url} to {target}", file=sys.stderr)
 
 
 def hugging_face(model_id: str) -> Path:
@@ -191,7 +192,7 @@ def hugging_face(model_id: str) -> Path:
             return found
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     base = f"{endpoint.rstrip('/')}/{name}/resolve/{revision}/"
-    announce(base.replace("/resolve/", "/tree/"), folder / WEIGHTS[0])
+    announce(f"{endpoint}/{name}", folder)
     get = functools.partial(
         fetch_file, base, folder, token=os.environ.get("HF_TOKEN", "")
     )

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from vit_jax.interop.layout import Facts
+from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.pytorch import IMAGENET_MEAN, IMAGENET_STD
 from vit_jax.models import VisionTransformer
 from vit_jax.models.pixels import HALF
@@ -71,10 +71,11 @@ def image_size(config: Config) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size and tuple(size)
 
 
-def facts(tensors: Any, config: Config) -> Facts:  # noqa: ARG001
+def facts(tensors: Tensors, config: Config) -> Facts:
     labels = config.get("id2label") or {}
     names = tuple(labels[key] for key in sorted(labels, key=int))
-    if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+    invented = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    if invented or len(names) != len(tensors.get("classifier.bias", ())):
         names = ()
     processor = config.get("preprocessor_config", {})
     interpolation = INTERPOLATIONS.get(processor.get("resample"), "")

@@ -203,6 +203,13 @@ def count_blocks(tensors: Tensors, prefix: str = "") -> tuple[int, ...]:
     )
 
 
+def depth(tensors: Tensors, blocks: str) -> int:
+    """Number of blocks, whose names start with `blocks` and a number."""
+    numbered = re.compile(re.escape(blocks) + r"(\d+)/")
+    found = [int(m[1]) for name in tensors if (m := numbered.match(name))]
+    return 1 + max(found, default=-1)
+
+
 def num_classes(tensors: Tensors) -> int:
     return tensors["head/kernel"].shape[-1] if "head/kernel" in tensors else 0
 
@@ -213,9 +220,8 @@ def vit_shape(tensors: Tensors, numbers: Numbers) -> tuple[Arguments, int]:
     block = "Transformer/encoderblock_0"
     heads = f"{block}/MultiHeadDotProductAttention_{numbers.attention}/query/kernel"
     hidden = f"{block}/MlpBlock_{numbers.mlp}/Dense_0/kernel"
-    numbered = re.compile(r"Transformer/encoderblock_(\d+)/")
     size = Size(
-        depth=1 + max(int(m[1]) for name in tensors if (m := numbered.match(name))),
+        depth=depth(tensors, "Transformer/encoderblock_"),
         width=width,
         mlp_dim=tensors[hidden].shape[1],
         num_heads=tensors[heads].shape[1],
@@ -239,10 +245,9 @@ def is_mixer(tensors: Tensors) -> bool:
 
 def mixer_arguments(tensors: Tensors) -> Arguments:
     side, width = (tensors["stem/kernel"].shape[i] for i in (0, -1))
-    numbered = re.compile(r"MixerBlock_(\d+)/")
     patches, token_mlp_dim = tensors["MixerBlock_0/token_mixing/Dense_0/kernel"].shape
     size = MixerSize(
-        depth=1 + max(int(m[1]) for name in tensors if (m := numbered.match(name))),
+        depth=depth(tensors, "MixerBlock_"),
         width=width,
         token_mlp_dim=token_mlp_dim,
         channel_mlp_dim=tensors["MixerBlock_0/channel_mixing/Dense_0/bias"].shape[0],

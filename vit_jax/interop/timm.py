@@ -44,7 +44,7 @@ UNSUPPORTED = {
     r"attn.*\.[qk]_norm\.": "norms of queries and keys",
     r"\.(attn|mlp)\.norm\.": "norms inside attention or MLPs",
     r"\.attn\.lambda_": "differential attention",
-    r"\.attn\.(q_bias|relative_position)|rel_pos": "relative positions of BEiT",
+    r"\.attn\.(q_bias|relative_position)|rel_pos": "biases or positions of BEiT",
     r"\.mlp\.(w\d|fc1_[gx]|gate)": "gated MLPs (SwiGLU)",
     r"\.running_mean$": "BatchNorm",
     r"^patch_embed\.backbone\.\d": "a stem of plain convolutions",

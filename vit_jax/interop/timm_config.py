@@ -122,11 +122,14 @@ def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
     }
 
 
-def facts(tensors: Tensors, config: Config) -> Facts:  # noqa: ARG001
+def facts(tensors: Tensors, config: Config) -> Facts:
     data = pretraining(config)
     labels = config.get("label_names", data.get("label_names")) or ()
     if isinstance(labels, dict):
         labels = [labels[key] for key in sorted(labels, key=int)]
+    head = tensors.get("head.bias", tensors.get("head.fc.bias", ()))
+    if len(labels) != len(head):
+        labels = ()
     interpolation = data.get("interpolation")
     if interpolation not in ("bilinear", "bicubic"):
         interpolation = ""

@@ -113,10 +113,10 @@ class ResNetTrunk(nn.Module):
         x = layers.conv("root", self.width, 7, 2)(images)
         if self.version == "v1":
             x = nn.relu(layers.norm("root_norm")(x))
-            return nn.max_pool(x, (3, 3), (2, 2), "SAME")
+            return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")
         # Zeros, not minus infinity: features are not rectified yet, so it matters.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return nn.max_pool(x, (3, 3), (2, 2), "VALID")
+        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
 class ResNet(nn.Module):

@@ -35,9 +35,9 @@ def ours(spec: dict):
 
 def linen(spec: dict):
     """A closure that takes one step of the plain Linen ViT, and the parameters."""
-    size, patch_size = parse_name(spec["model"])
+    _, sizes = parse_name(spec["model"])
     dtype = jnp.dtype(spec["dtype"])
-    model = PlainViT(1000, patch_size, **size._asdict(), dtype=dtype)
+    model = PlainViT(1000, **sizes, dtype=dtype)
     rng = np.random.default_rng(0)
     batch = jax.device_put(
         {

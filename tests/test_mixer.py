@@ -165,6 +165,11 @@ def test_initial_values():
     blocks = [params["encoder"][f"block_0{i}"] for i in (0, 1)]
     kernels = (block["token_mlp"]["hidden"]["kernel"] for block in blocks)
     assert not np.allclose(*kernels)
+    # LeCun normal and zero, as in the released code; the ViT's are neither.
+    mlp = blocks[0]["channel_mlp"]
+    kernel = np.asarray(mlp["out"]["kernel"])
+    assert abs(kernel.std() * len(kernel) ** 0.5 - 1) < 0.15
+    assert not any(mlp[layer]["bias"].any() for layer in ("hidden", "out"))
     headless = create_model("Mixer-S/4", **options | {"num_classes": 0})
     params = init_params(headless, jax.random.key(0))
     assert "head" not in params

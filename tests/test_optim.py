@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax.optim import make_optimizer, make_schedule
+from vit_jax.optim import layer_factors, make_optimizer, make_schedule
 
 OPTIONS = dict(
     name="adamw",
@@ -145,6 +145,14 @@ def test_layer_decay_slows_lower_layers():
     assert blocks["block_00"]["mlp"]["kernel"] == pytest.approx(0.025, rel=1e-5)
     assert moved["embedding"]["kernel"] == pytest.approx(0.0125, rel=1e-5)
     assert moved["class_token"] == pytest.approx(0.0125, rel=1e-5)
+
+
+def test_layer_decay_of_a_hybrid_and_of_a_network_without_blocks():
+    tree = params() | {"resnet": {"root": {"kernel": jnp.ones((2, 2))}}}
+    factors = layer_factors(tree, 0.5)
+    assert factors["resnet/root/kernel"] == factors["embedding/kernel"] == 0.125
+    with pytest.raises(ValueError, match="layer_decay=0.5 is for models with"):
+        layer_factors({"resnet": tree["resnet"], "head": tree["head"]}, 0.5)
 
 
 def test_frozen_parameters_stay_and_hold_no_state():

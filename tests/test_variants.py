@@ -132,7 +132,8 @@ def made(name, **options):
         ("BiT-R50x1", {"version": "v1", "norm_epsilon": 1e-4}),
         ("BiT-R50x1", {"norm_epsilon": 1e-4, "std_epsilon": 1e-5}),
         ("BiT-R26x1", {"blocks": (1, 1), "width": 32}),
-        ("BiT-R26x1", {"axial_heads": 8}),
+        ("BiT-R50x1", {"version": "v1"}),
+        ("AxialResNet-26", {"version": "v2"}),
         ("AxialResNet-26", {"axial_heads": 4}),
         ("Mixer-L/16", {"dropout_rate": 0.1}),
         ("Mixer-S/8", {"token_mlp_dim": 7, "channel_mlp_dim": 9, "depth": 1}),
@@ -150,7 +151,7 @@ def test_options_and_back(name, options):
     ("name", "options"),
     [
         ("R26+ViT-S/32", {"attention": "axial", "pooling": "gap"}),
-        ("AxialResNet-26", {"version": "v2"}),
+        ("BiT-R26x1", {"axial_heads": 8}),
         ("ViT-b/32", {}),
     ],
 )

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.cli import read_config, run_command
-from vit_jax.flops import forward_macs, peak_flops, training_flops
-from vit_jax.models import VisionTransformer, create_model
+from vit_jax.flops import model_macs, peak_flops, training_flops
+from vit_jax.models import AnyModel, create_model
 from vit_jax.run import versions
 from vit_jax.speed import GROUPS, measure, measure_with_input, synthetic_program
 
@@ -34,16 +34,14 @@ DEFAULTS = {
 }
 
 
-def model_flops(model: VisionTransformer, mode: str) -> int:
+def model_flops(model: AnyModel, mode: str) -> int:
     """FLOPs of one image's training step or forward pass."""
-    names = ("image_size", "patch_size", "depth", "width", "mlp_dim", "num_classes")
-    names += ("pooling", "num_registers", "pre_logits")
-    macs = forward_macs(**{name: getattr(model, name) for name in names})
+    macs = model_macs(model)
     return training_flops(macs) if mode == "train" else 2 * macs
 
 
 def rates(
-    times: dict[str, Any], model: VisionTransformer, batch_size: int, mode: str
+    times: dict[str, Any], model: AnyModel, batch_size: int, mode: str
 ) -> dict[str, float | None]:
     """Images/s, achieved FLOP/s of a device, and its share of the peak (MFU)."""
     images = batch_size / times["step"]

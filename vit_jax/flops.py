@@ -135,36 +135,6 @@ def product_macs(equation: Any) -> int:
     return 0
 
 
-def forward_macs(
-    *,
-    image_size: tuple[int, int],
-    patch_size: int,
-    depth: int,
-    width: int,
-    mlp_dim: int,
-    num_classes: int,
-    pooling: str = "token",
-    num_registers: int = 0,
-    pre_logits: bool = False,
-) -> int:
-    """Multiply-adds of the matrix products of one image's forward pass.
-
-    Softmax, LayerNorm, GELU and biases are not counted, as is usual. The arguments are
-    the attributes of `VisionTransformer`.
-    """
-    patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
-    tokens = patches + (pooling == "token") + num_registers
-    embedding = patches * 3 * patch_size**2 * width
-    mlp = 2 * width * mlp_dim
-    block = tokens * (4 * width**2 + mlp) + 2 * tokens**2 * width
-    total = embedding + depth * block + width * num_classes
-    if pooling == "map":  # One query: its projection, the output's, and an MLP.
-        total += tokens * (2 * width**2 + 2 * width) + 2 * width**2 + mlp
-    if pre_logits:
-        total += width**2
-    return total
-
-
 def training_flops(macs: int) -> int:
     """FLOPs of one image's training step from its forward multiply-adds.
 

@@ -177,7 +177,12 @@ def layer_factors(params: Params, decay: float) -> dict[str, float]:
     """
     names = tree_paths(params)
     last = max(block_number(name) or 0 for name in names) + 2
-    before = ("embedding", "positions", "class_token", "registers")
+    before = ("resnet", "embedding", "positions", "class_token", "registers")
+    if decay != 1 and not any(block_number(name) is not None for name in names):
+        raise ValueError(
+            f"optim.layer_decay={decay} is for models with an encoder of blocks, which "
+            "this one has not: leave it at 1"
+        )
 
     def layer(name: str) -> int:
         block = block_number(name)

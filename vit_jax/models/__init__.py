@@ -93,8 +93,13 @@ def model_options(model: AnyModel) -> dict[str, Any]:
             if getattr(model, option) != getattr(named, option)
         }
 
+    def distance(name: str) -> tuple[bool, int]:
+        found = differences(name)
+        # Attention in the place of convolutions is more than any other difference.
+        return "axial_heads" in found, len(found)
+
     choices = names(family, getattr(model, "patch_size", 0))
-    name = min(choices, key=lambda name: len(differences(name)))
+    name = min(choices, key=distance)
     options = {"name": name} | differences(name)
     same = {name: getattr(model, name) for name in ("num_classes", "image_size")}
     if create_model(**options, **same, dtype=jnp.dtype(model.dtype).name) != model:

@@ -1,5 +1,6 @@
 """What the Vision Transformer and the MLP-Mixer are both made of."""
 
+from collections.abc import Callable
 from typing import Any
 
 import einops
@@ -56,6 +57,8 @@ class Mlp(nn.Module):
     dropout_rate: float = 0.0
     activation: str = "gelu_tanh"
     dtype: Any = jnp.float32
+    kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
+    bias_init: Callable[..., Array] = nn.initializers.normal(stddev=1e-6)
 
     @nn.compact
     def __call__(
@@ -64,8 +67,8 @@ class Mlp(nn.Module):
         def dense(name: str, features: int) -> nn.Dense:
             return nn.Dense(
                 features,
-                kernel_init=nn.initializers.xavier_uniform(),
-                bias_init=nn.initializers.normal(stddev=1e-6),
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
                 dtype=self.dtype,
                 name=name,
             )

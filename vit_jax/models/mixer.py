@@ -1,8 +1,7 @@
 """MLP-Mixer (arXiv 2105.01601): MLPs over the patches, then over the features.
 
-Sizes and layout are those of the released code (google-research/vision_transformer,
-`models_mixer.py`). Only what the MLPs start from is not: Xavier uniform kernels, as in
-our ViT, where that code has LeCun normal ones.
+Sizes, layout and initial values are those of the released code
+(google-research/vision_transformer, `models_mixer.py`).
 
 Axes: `b` batch, `h w` patch grid, `l` tokens, `d` width. Parameters are float32. Matrix
 products and the residual stream are in `dtype`; LayerNorm statistics and the logits are
@@ -54,7 +53,13 @@ class MixerBlock(nn.Module):
 
     def mlp(self, name: str, hidden_dim: int) -> Mlp:
         return Mlp(
-            hidden_dim, self.dropout_rate, self.activation, self.dtype, name=name
+            hidden_dim,
+            self.dropout_rate,
+            self.activation,
+            self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
+            bias_init=nn.initializers.zeros,
+            name=name,
         )
 
     def branch(self, name: str) -> ResidualBranch:

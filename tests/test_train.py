@@ -324,7 +324,7 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
 def test_a_run_goes_on_without_what_it_started_from(finished, tmp_path, monkeypatch):
     origin = tmp_path / "origin"
     config = tiny_config(f"init={origin}")
-    with pytest.raises(ValueError, match="wanted the folder of a training run"):
+    with pytest.raises(FileNotFoundError, match="neither a file or folder here nor"):
         train.train(config, tmp_path / "run")
     shutil.copytree(finished[0], origin)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from golden.weights import random_pixels, random_tensor
 from safetensors.numpy import load_file
-from weights import random_pixels, random_tensor
 
 HERE = Path(__file__).parent
 

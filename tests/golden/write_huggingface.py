@@ -1,6 +1,6 @@
 """Writes the golden files of the Hugging Face layout.
 
-`python tests/golden/write_huggingface.py`; needs transformers and torch. The small
+`PYTHONPATH=tests .venv-parity/bin/python -m golden.write_huggingface`; needs transformers and torch. The small
 models are saved by `save_pretrained`, and the logits are those of transformers.
 """
 
@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import parity.operators  # noqa: F401
 import torch
 import transformers
-from originals import pixel_values, read_json, shapes_of, write_golden
+from golden.originals import pixel_values, read_json, shapes_of, write_golden
+from golden.weights import random_tensor
 from safetensors.numpy import save_file
-from weights import random_tensor
 
 HALF, IMAGENET = (0.5, 0.5, 0.5), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -1,4 +1,4 @@
-"""Writes the golden files of the timm layout: `python tests/golden/write_timm.py`.
+"""Writes the golden files of the timm layout: `PYTHONPATH=tests .venv-parity/bin/python -m golden.write_timm`.
 
 Needs timm, and torch. The small models are made by timm's own constructors, saved by
 its own writer, and the logits are its own.
@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import parity.operators  # noqa: F401
 import timm
 import torch
-from originals import fill, pixel_values, read_json, shapes_of, write_golden
+from golden.originals import fill, pixel_values, read_json, shapes_of, write_golden
+from golden.weights import random_tensor
 from timm.layers import StdConv2d
 from timm.models._hub import save_for_hf
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from weights import random_tensor
 
 HALF, IMAGENET = (0.5, 0.5, 0.5), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SMALL = {"embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 2}

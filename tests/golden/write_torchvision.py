@@ -1,10 +1,11 @@
-"""Writes the golden files of torchvision: `python tests/golden/write_torchvision.py`.
+"""Writes the golden files of torchvision: `PYTHONPATH=tests .venv-parity/bin/python -m golden.write_torchvision`.
 
 Needs torchvision and torch.
 """
 
+import parity.operators  # noqa: F401
 import torchvision
-from originals import fill, pixel_values, write_golden
+from golden.originals import fill, pixel_values, write_golden
 from torchvision.models import VisionTransformer
 
 SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_classes": 5}

@@ -84,7 +84,7 @@ def main() -> int:
     failed = []
     print(
         "| architecture | layout | parameters | largest logit | max logit difference "
-        "| after writing and reading again |\n|---|---|--:|--:|--:|--:|"
+        "| after writing and reading again | seconds |\n|---|---|--:|--:|--:|--:|--:|"
     )
     start = time.time()
     for original in (found for module in MODULES for found in module.originals()):
@@ -92,8 +92,7 @@ def main() -> int:
             continue
         begin = time.time()
         row, difference = compare(original)
-        print(row, flush=True)
-        print(f"{time.time() - begin:.0f} s", file=sys.stderr)
+        print(f"{row} {time.time() - begin:.0f} |", flush=True)
         if not difference <= LIMIT:
             failed.append(f"{original.architecture}: {difference:.1e}")
         jax.clear_caches()

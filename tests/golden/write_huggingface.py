@@ -1,7 +1,8 @@
-"""Writes the golden files of the Hugging Face layout.
+"""Writes the golden files of transformers, in the environment of `make parity`:
 
-`PYTHONPATH=tests .venv-parity/bin/python -m golden.write_huggingface`; needs transformers and torch. The small
-models are saved by `save_pretrained`, and the logits are those of transformers.
+    PYTHONPATH=tests .venv-parity/bin/python -m golden.write_huggingface
+
+The small models are saved by `save_pretrained`, and the logits are those of the models.
 """
 
 import tempfile

@@ -1,7 +1,9 @@
-"""Writes the golden files of the timm layout: `PYTHONPATH=tests .venv-parity/bin/python -m golden.write_timm`.
+"""Writes the golden files of the timm layout, in the environment of `make parity`:
 
-Needs timm, and torch. The small models are made by timm's own constructors, saved by
-its own writer, and the logits are its own.
+    PYTHONPATH=tests .venv-parity/bin/python -m golden.write_timm
+
+The small models are made by timm's own constructors, saved by its own writer, and the
+logits are its own.
 """
 
 import tempfile

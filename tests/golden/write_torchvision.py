@@ -1,6 +1,6 @@
-"""Writes the golden files of torchvision: `PYTHONPATH=tests .venv-parity/bin/python -m golden.write_torchvision`.
+"""Writes the golden files of torchvision, in the environment of `make parity`:
 
-Needs torchvision and torch.
+PYTHONPATH=tests .venv-parity/bin/python -m golden.write_torchvision
 """
 
 import parity.operators  # noqa: F401

@@ -70,10 +70,11 @@ def test_twice_the_resolution(origin, tmp_path, capsys):
     assert run.params["positions"]["embedding"].shape == (1, 193, 32)
 
 
+@pytest.mark.parametrize("names", ["abcdefghij", "9876543210"])
 def test_other_classes_of_the_same_number_get_a_new_head(
-    origin, tmp_path, capsys, monkeypatch
+    names, origin, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(Data, "label_names", lambda _: tuple("abcdefghij"))
+    monkeypatch.setattr(Data, "label_names", lambda _: tuple(names))
     train.train(tiny(origin, optim__learning_rate=0.0), tmp_path)
     assert "replaced by new head" in capsys.readouterr().out
     assert not load_run(tmp_path).params["head"]["kernel"].any()
@@ -90,6 +91,12 @@ def test_other_numerics_are_an_error(origin, tmp_path):
     config = tiny(model__activation="relu")
     config.init = str(origin)
     with pytest.raises(ValueError, match="activation is 'gelu' there, 'relu' here"):
+        train.train(config, tmp_path)
+
+
+def test_what_the_config_says_of_the_model_stays(origin, tmp_path):
+    config = tiny(origin, model__norm_epsilon=1e-3)
+    with pytest.raises(ValueError, match="norm_epsilon is 1e-05 there, 0.001 here"):
         train.train(config, tmp_path)
 
 

@@ -270,3 +270,14 @@ def test_learning_curve_of_any_rows(tmp_path):
     for number in (0, 1, 3):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
         assert np.ptp(_pixels(plots.learning_curve(tmp_path))) == 255
+
+
+def test_rollout_of_axial_attention():
+    """Rows, then columns: together they see the whole grid."""
+    options = {"num_classes": 3, "image_size": (8, 12), "dtype": "float32"}
+    model = create_model("Axial-ViT-mu/4", **options)
+    params = init_params(model, jax.random.key(0))
+    images = np.zeros((2, 8, 12, 3), np.uint8)
+    _, heat = forward_step(model, params, images, loss_name="softmax", attention=True)
+    assert heat.shape == (2, 2, 3) and (np.asarray(heat) > 0).all()
+    np.testing.assert_allclose(heat.sum(axis=(1, 2)), 1, rtol=1e-5)

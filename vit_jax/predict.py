@@ -111,9 +111,13 @@ def forward_step(
     )
     heat = None
     if attention:
-        blocks = [out["encoder"][f"block_{i:02d}"] for i in range(model.depth)]
+        parts = []
+        for i in range(model.depth):
+            block = out["encoder"][f"block_{i:02d}"]
+            axial = model.attention == "axial"
+            parts += [block["row"], block["column"]] if axial else [block]
         heat = rollout_map(
-            [block["attention_weights"] for block in blocks],
+            [part["attention_weights"] for part in parts],
             model.grid,
             num_prefix_tokens=model.num_prefix_tokens,
             class_token=model.num_registers if "token" in model.pooling else None,

@@ -15,7 +15,7 @@ from configs import base
 
 TOKENS = dict(depth=6, width=128)  # 16 tokens of 8x8 pixels
 MODELS = {
-    "vit": dict(name="ViT-mu/8", mlp_dim=512, num_heads=4, pooling="gap", **TOKENS),
+    "vit": dict(name="ViT-mu/8", mlp_dim=512, num_heads=4, **TOKENS),
     # One unit at 8x8 places, then patches of 2x2 features.
     "hybrid": dict(
         name="ViT-mu/8",

@@ -72,7 +72,7 @@ def finetune(workdir: Path, overrides: list[str], steps: int) -> Path:
         f"--config.train.duration={steps}steps",
         "--config.optim.warmup=10%",
         "--config.data.batch_size=128",
-        "--config.eval.every=50%",
+        "--config.eval.every=100%",
         "--config.checkpoint.every=50%",
         *overrides,
     )

@@ -4,8 +4,9 @@
 
 `photos` holds a folder a class (a tenth of each is held out to evaluate on), or
 train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels),
-`init=runs/other` (start from another run's parameters). Every knob of base.py can be
-set behind it, such as `--config.train.duration=20epochs`.
+`init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless `model` names
+one). Every knob of base.py can be set behind it, such as
+`--config.train.duration=20epochs`.
 """
 
 import ml_collections
@@ -14,13 +15,15 @@ from configs import base
 
 
 def get_config(
-    data: str, model: str = "ViT-Ti/16", size: str = "128", init: str = ""
+    data: str, model: str = "", size: str = "128", init: str = ""
 ) -> ml_collections.ConfigDict:
     """Small batches and strong augmentation, as small data sets need them."""
     config = base.get_config()
     pixels = int(size)
     config.init = init
-    config.model.update(name=model, stochastic_depth_rate=0.1)
+    config.model.name = model or ("" if init else "ViT-Ti/16")
+    if "ViT" in config.model.name:
+        config.model.stochastic_depth_rate = 0.1
     config.data.update(
         name=data,
         batch_size=32,

@@ -38,6 +38,7 @@ SPECS = (
     "finetune.py:model=BiT-R50x1,dataset=cifar100,size=128,probe=yes",
     *(f"families.py:family={family}" for family in families.MODELS),
     "folder.py:data=photos,size=64",
+    "folder.py:data=photos,size=64,model=BiT-R26x1",
 )
 
 

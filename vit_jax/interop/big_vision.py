@@ -12,15 +12,16 @@ import numpy as np
 
 from vit_jax.interop import google, linen
 from vit_jax.interop.layout import (
-    Facts,
     Rule,
     Tensors,
     rearranged,
     same,
     square_image,
 )
-from vit_jax.interop.linen import EACH_CLASS, ONE_ROW
+from vit_jax.interop.linen import EACH_CLASS, ONE_ROW, config_for, facts
 from vit_jax.models import AnyModel, Mixer, ResNet
+
+__all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
 
 NAME = "big_vision"
 BIT_ROOT = "root_block/conv_root/kernel"
@@ -94,11 +95,6 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noq
     return options | {"image_size": square_image(rows, side)}
 
 
-def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001
-    """Nothing but weights is in these files."""
-    return Facts()
-
-
 def rules(model: AnyModel) -> list[Rule]:
     if isinstance(model, ResNet):
         return bit_rules(model)
@@ -142,8 +138,3 @@ def wide_norm(theirs: str, ours: str) -> list[Rule]:
         rearranged(f"{theirs}/{part}", f"{ours}/{part}", "1 1 1 c -> c")
         for part in ("scale", "bias")
     ]
-
-
-def config_for(model: AnyModel, facts: Facts) -> dict[str, Any]:  # noqa: ARG001
-    """The layout has no config."""
-    return {}

@@ -9,15 +9,16 @@ from typing import Any
 
 from vit_jax.interop import linen
 from vit_jax.interop.layout import (
-    Facts,
     Rule,
     Tensors,
     rearranged,
     same,
     square_image,
 )
-from vit_jax.interop.linen import EACH_CLASS, ONE_ROW
+from vit_jax.interop.linen import EACH_CLASS, ONE_ROW, config_for, facts
 from vit_jax.models import AnyModel, Mixer, ResNet
+
+__all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
 
 NAME = "google"
 POSITIONS = "Transformer/posembed_input/pos_embedding"
@@ -64,11 +65,6 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noq
         return options | {"positions": "none", "image_size": image_size}
     patches = tensors[POSITIONS].shape[1] - ("cls" in tensors)
     return options | {"image_size": square_image(patches, side)}
-
-
-def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001
-    """Nothing but weights is in these files."""
-    return Facts()
 
 
 def rules(model: AnyModel) -> list[Rule]:
@@ -120,8 +116,3 @@ def tensorflow_norm(theirs: str, ours: str) -> list[Rule]:
         same(f"{theirs}/group_norm/gamma", f"{ours}/scale"),
         same(f"{theirs}/group_norm/beta", f"{ours}/bias"),
     ]
-
-
-def config_for(model: AnyModel, facts: Facts) -> dict[str, Any]:  # noqa: ARG001
-    """The layout has no config."""
-    return {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from vit_jax.interop.files import FileError
 from vit_jax.interop.layout import (
+    Facts,
     Rule,
     Tensors,
     named,
@@ -280,3 +281,13 @@ def bit_arguments(blocks: tuple[int, ...], width: int, version: str) -> Argument
 def usual_image(side: int) -> tuple[int, int]:
     """The image size where no tensor tells it: 224 pixels, or what patches fit into."""
     return (max(224 // side, 1) * side,) * 2
+
+
+def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001
+    """Nothing but weights is in these files."""
+    return Facts()
+
+
+def config_for(model: AnyModel, facts: Facts) -> dict[str, Any]:  # noqa: ARG001
+    """The layout has no config."""
+    return {}

@@ -1,4 +1,4 @@
-"""What the Vision Transformer and the MLP-Mixer are both made of."""
+"""What several of the models are made of."""
 
 from collections.abc import Callable
 from typing import Any
@@ -105,3 +105,13 @@ class ResidualBranch(nn.Module):
             x = x * self.param("layer_scale", init, (x.shape[-1],)).astype(x.dtype)
         drop_sample = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2))
         return drop_sample(x, deterministic=not train)
+
+
+def classifier(num_classes: int, bias_init: float) -> nn.Dense:
+    """The head of every model: float32, its kernel zero at first."""
+    return nn.Dense(
+        num_classes,
+        kernel_init=nn.initializers.zeros,
+        bias_init=nn.initializers.constant(bias_init),
+        name="head",
+    )

@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch
-from vit_jax.models.pixels import HALF, prepare
+from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch, classifier
+from vit_jax.models.pixels import HALF, check_grid, prepare
 
 
 class MixerBlock(nn.Module):
@@ -177,12 +177,7 @@ class Mixer(nn.Module):
         out["encoded"] = x
         x = out["pre_logits"] = x.astype(jnp.float32).mean(axis=1)
         if self.num_classes:
-            x = nn.Dense(
-                self.num_classes,
-                kernel_init=nn.initializers.zeros,
-                bias_init=nn.initializers.constant(self.head_bias_init),
-                name="head",
-            )(x)
+            x = classifier(self.num_classes, self.head_bias_init)(x)
         return x, out
 
     def check(self, image_size: tuple[int, int]) -> None:
@@ -192,9 +187,4 @@ class Mixer(nn.Module):
                 "a Mixer's token MLPs fit the patches of one image size: wanted "
                 f"{self.image_size}, but it is called with {image_size}"
             )
-        for side, pixels in zip(("height", "width"), image_size, strict=True):
-            if pixels < 1 or pixels % self.patch_size:
-                raise ValueError(
-                    f"the image {side} must be a multiple of the patch size, but "
-                    f"{pixels} is not a multiple of {self.patch_size}"
-                )
+        check_grid(image_size, self.patch_size)

@@ -37,3 +37,13 @@ def prepare(
     if tuple(mean) == HALF == tuple(std):
         return images
     return ((images + 1) / 2 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def check_grid(image_size: tuple[int, int], patch_size: int) -> None:
+    """Raises ValueError if an image cannot be cut into whole patches."""
+    for side, pixels in zip(("height", "width"), image_size, strict=True):
+        if pixels < 1 or pixels % patch_size:
+            raise ValueError(
+                f"the image {side} must be a multiple of the patch size, but "
+                f"{pixels} is not a multiple of {patch_size}"
+            )

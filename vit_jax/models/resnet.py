@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.bottleneck import Layers, Stage
+from vit_jax.models.layers import classifier
 from vit_jax.models.pixels import HALF, prepare
 from vit_jax.models.std_conv import GROUPS, group_norm
 
@@ -188,12 +189,7 @@ class ResNet(nn.Module):
             x = nn.relu(group_norm("norm", self.norm_epsilon, self.dtype)(x))
         x = out["pre_logits"] = x.astype(jnp.float32).mean(axis=(1, 2))
         if self.num_classes:
-            x = nn.Dense(
-                self.num_classes,
-                kernel_init=nn.initializers.zeros,
-                bias_init=nn.initializers.constant(self.head_bias_init),
-                name="head",
-            )(x)
+            x = classifier(self.num_classes, self.head_bias_init)(x)
         return x, out
 
     def trunk(self) -> ResNetTrunk:

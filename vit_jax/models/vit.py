@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
-from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch
-from vit_jax.models.pixels import HALF, prepare
+from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch, classifier
+from vit_jax.models.pixels import HALF, check_grid, prepare
 from vit_jax.models.pooling import MapHead
 from vit_jax.models.positions import (
     ADDED,
@@ -307,12 +307,7 @@ class VisionTransformer(nn.Module):
             x = nn.tanh(nn.Dense(self.width, dtype=self.dtype, name="pre_logits")(x))
         x = out["pre_logits"] = x.astype(jnp.float32)
         if self.num_classes:
-            x = nn.Dense(
-                self.num_classes,
-                kernel_init=nn.initializers.zeros,
-                bias_init=nn.initializers.constant(self.head_bias_init),
-                name="head",
-            )(x)
+            x = classifier(self.num_classes, self.head_bias_init)(x)
         return x, out
 
     def embed(self, images: Float[Array, "b height width 3"]) -> Array:
@@ -393,12 +388,7 @@ class VisionTransformer(nn.Module):
                 "axial attention sees rows and columns of patches only: use "
                 "pooling='gap' or 'map', class_token='auto' and num_registers=0"
             )
-        for side, pixels in zip(("height", "width"), image_size, strict=True):
-            if pixels < 1 or pixels % self.patch_size:
-                raise ValueError(
-                    f"the image {side} must be a multiple of the patch size, but "
-                    f"{pixels} is not a multiple of {self.patch_size}"
-                )
+        check_grid(image_size, self.patch_size)
         if self.resnet_stem is not None:
             stride = ResNetTrunk(self.resnet_stem, parent=None).stride
             if self.patch_size % stride:

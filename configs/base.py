@@ -37,6 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
         layer_scale_init=0.0,
         num_registers=0,
         attention_implementation="auto",  # auto, xla, cudnn
+        scan=False,  # compile one block and loop; parameters are stacked
+        remat="none",  # computed again in the backward pass: none, dots, full
         dtype="auto",  # auto (bfloat16 on GPU and TPU), float32, bfloat16, float16
     )
     config.data = dict(
@@ -88,6 +90,13 @@ def get_config() -> ml_collections.ConfigDict:
         duration="300epochs",
         accumulate_steps=1,  # the batch is cut into so many pieces
         ema_decay=0.0,  # moving average of the parameters, evaluated beside them
+        gradient_dtype="float32",  # bfloat16: half the bytes between devices
+        step_timeout=0.0,  # seconds; a step that takes longer dumps all stacks
+    )
+    config.guard = dict(
+        policy="stop",  # for a faulty step: stop, skip, rollback (to a checkpoint)
+        spike=0.0,  # a loss so many times its running mean is a fault; 0: only NaN, Inf
+        max_faults=10,  # skipped in a row, or rollbacks, before the training stops
     )
     config.eval = dict(every="1epochs", splits=("test",), batch_size=512)
     # For `python -m vit_jax.sweep`: the best on dev_split is trained on data.split.

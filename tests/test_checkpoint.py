@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import checkpoint
+from vit_jax import saving
 from vit_jax.checkpoint import CheckpointError, Checkpoints
+from vit_jax.integrity import MANIFEST
 
 NOISE = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
@@ -70,11 +71,11 @@ def delete_a_file(folder):
 
 
 def garble_the_manifest(folder):
-    (folder / checkpoint.MANIFEST).write_text("{")
+    (folder / MANIFEST).write_text("{")
 
 
 def delete_manifest_and_truncate(folder):
-    (folder / checkpoint.MANIFEST).unlink()
+    (folder / MANIFEST).unlink()
     truncate(folder)
 
 
@@ -129,7 +130,7 @@ def test_all_damaged_is_an_error_and_nothing_is_deleted(filled):
 
 
 def test_killed_before_the_manifest(filled):
-    (filled / "3" / checkpoint.MANIFEST).unlink()
+    (filled / "3" / MANIFEST).unlink()
     assert restore(filled).step == 3
 
 
@@ -173,7 +174,7 @@ def test_a_failed_write_is_reported_with_the_last_good_step(filled, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_manifest", full)
+    monkeypatch.setattr(saving, "write_manifest", full)
     with opened(filled, keep_last=9) as checkpoints:
         checkpoints.save(4, state(4), {})
         with pytest.raises(CheckpointError, match="No space left"):
@@ -182,7 +183,7 @@ def test_a_failed_write_is_reported_with_the_last_good_step(filled, monkeypatch)
 
 def test_saving_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(checkpoint, "write_manifest", lambda _: release.wait())
+    monkeypatch.setattr(saving, "write_manifest", lambda _: release.wait())
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), {})  # would hang here if it waited
         release.set()

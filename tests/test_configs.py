@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from configs import families
@@ -19,6 +18,8 @@ SIZES = {
     "cifar10": (10, 50_000),
     "cifar100": (100, 50_000),
     "imagenet2012": (1000, 1_281_167),
+    "imagenet21k": (21_843, 14_197_122),
+    "jft": (18_291, 303_000_000),
     "oxford_iiit_pet": (37, 3_680),
     "photos": (3, 300),
 }
@@ -30,6 +31,10 @@ SPECS = (
     "cifar.py:size=mini",
     "imagenet.py",
     "imagenet.py:ViT-L/32",
+    "pretrain.py",
+    "pretrain.py:model=ViT-H/14,data=jft",
+    "pretrain.py:model=BiT-R50x1,data=jft",
+    "pretrain.py:model=ViT-L/16,data=imagenet2012",
     "plain_s16.py",
     "plain_s16.py:300",
     "finetune.py:model=ViT-B/16",
@@ -60,20 +65,15 @@ def test_config_builds_and_steps(spec, monkeypatch):
     lengths = experiment.lengths
     assert 0 <= lengths.warmup < lengths.total
     assert 0 < lengths.eval_every <= lengths.total
-    state = jax.eval_shape(experiment.init_state)
-    size = config.data.batch_size
-    image = (size, *config.data.image_size, 3)
-    batch = {
-        "image": jax.ShapeDtypeStruct(image, np.uint8),
-        "label": jax.ShapeDtypeStruct((size,), np.int32),
-    }
+    program = experiment.program
+    state = program.state
     after, metrics = jax.eval_shape(
-        experiment.train_step, state, batch, experiment.keys
+        program.train_step, state, program.batch, program.keys
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert set(metrics) == {"loss", "accuracy", "grad_norm", "learning_rate"}
+    assert set(metrics) == {"loss", "accuracy", "grad_norm", "learning_rate", "fault"}
 
 
 def test_table_3_in_steps():
@@ -115,3 +115,30 @@ def test_table_4(dataset, steps, rates, train_split, split):
 def test_a_wrong_recipe_is_named():
     with pytest.raises(ValueError, match="wanted a recipe of paper, vit_jax"):
         cli.read_config("configs/finetune.py:recipe=papers", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "examples", "steps", "rate", "decay"),
+    [
+        ("model=ViT-B/32", 14_197_122, 311_948, 1e-3, 0.03),
+        ("model=ViT-L/16,epochs=30", 14_197_122, 103_983, 1e-3, 0.03),
+        ("model=ViT-L/16,data=jft,epochs=7", 303_000_000, 517_822, 4e-4, 0.1),
+        ("model=ViT-H/14,data=jft", 303_000_000, 1_035_645, 3e-4, 0.1),
+        ("model=R50+ViT-L/32,data=jft", 303_000_000, 517_822, 2e-4, 0.1),
+        ("model=BiT-R152x2,data=jft", 303_000_000, 517_822, 6e-4, 0.1),
+    ],
+)
+def test_table_3_of_pretraining(arguments, examples, steps, rate, decay):
+    config = cli.read_config(f"configs/pretrain.py:{arguments}", [])
+    lengths = resolve_lengths(config, examples)
+    assert (lengths.total, lengths.warmup) == (steps, 10_000)
+    assert (config.optim.learning_rate, config.optim.weight_decay) == (rate, decay)
+    assert config.optim.schedule == "linear" and config.data.batch_size == 4096
+    assert config.model.dropout_rate == (0.1 if "jft" not in arguments else 0)
+
+
+def test_pretraining_without_a_recipe_is_an_error():
+    with pytest.raises(ValueError, match="there are recipes for ViT-B, ViT-L"):
+        cli.read_config("configs/pretrain.py:model=ViT-H/14", [])
+    with pytest.raises(ValueError, match="wanted one of imagenet2012"):
+        cli.read_config("configs/pretrain.py:data=mnist", [])

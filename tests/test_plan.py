@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from vit_jax.model_summary import parse_size, summarize
 from vit_jax.models import create_model
-from vit_jax.plan import parse_size, summarize
 
 
 def plan(*arguments):

@@ -9,7 +9,7 @@ import pytest
 LIBRARY = sorted(Path("vit_jax").rglob("*.py"))
 # They import nothing of ours.
 LEAVES = (
-    "losses optim metrics flops config data/mix data/augment data/decode "
+    "losses optim metrics flops chips config data/mix data/augment data/decode "
     "models/pixels models/resample models/layers models/variants analysis/rollout"
 ).split()
 

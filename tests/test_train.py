@@ -22,8 +22,9 @@ from vit_jax import cli, train, train_step
 from vit_jax.config import ConfigError
 from vit_jax.data.mix import make_mix, normalize
 from vit_jax.data.pipeline import Data
+from vit_jax.guard import FaultyStep, Guard
 from vit_jax.losses import make_loss
-from vit_jax.metrics import NonFiniteError, read_metrics
+from vit_jax.metrics import read_metrics
 from vit_jax.models import create_model, init_params
 from vit_jax.run import load_run
 
@@ -67,7 +68,16 @@ def step_parts():
     return model, keys, batch
 
 
-def make_step(model, optimizer, *, accumulate_steps=1, ema_decay=0.0, mixup_alpha=0.0):
+def make_step(
+    model,
+    optimizer,
+    *,
+    accumulate_steps=1,
+    ema_decay=0.0,
+    mixup_alpha=0.0,
+    gradient_dtype="float32",
+    guard=None,
+):
     mix = make_mix(mixup_alpha=mixup_alpha, cutmix_alpha=0.0, per_example=False)
     step = train_step.make_train_step(
         model,
@@ -75,18 +85,17 @@ def make_step(model, optimizer, *, accumulate_steps=1, ema_decay=0.0, mixup_alph
         mix,
         optimizer,
         optax.constant_schedule(0.5),
+        Guard(**({"policy": "stop", "spike": 0.0, "max_faults": 0} | (guard or {}))),
         accumulate_steps=accumulate_steps,
         ema_decay=ema_decay,
+        gradient_dtype=gradient_dtype,
     )
     return jax.jit(step)
 
 
 def new_state(model, keys, optimizer, *, ema=False):
     params = init_params(model, keys.params)
-    opt_state = optimizer.init(params)
-    return train_step.TrainState(
-        jnp.int32(0), params, opt_state, params if ema else None
-    )
+    return train_step.initial_state(params, optimizer, average=ema)
 
 
 def test_the_first_sgd_step_is_the_gradient_worked_out_by_hand(step_parts):
@@ -147,6 +156,25 @@ def test_moving_average(step_parts):
     np.testing.assert_allclose(after.ema["head"]["kernel"], wanted, rtol=1e-5)
     decay = train_step.update_ema(jnp.float32(0), jnp.float32(1), 0.9, jnp.int32(1000))
     assert decay == pytest.approx(0.1, rel=1e-5)
+
+
+def test_bfloat16_gradients_are_near_and_update_float32(step_parts):
+    model, keys, batch = step_parts
+    model = model.clone(dropout_rate=0.0)
+    optimizer = optax.sgd(0.5)
+    state = new_state(model, keys, optimizer)
+    exact, _ = make_step(model, optimizer)(state, batch, keys)
+    rounded = make_step(model, optimizer, gradient_dtype="bfloat16")
+    near, _ = rounded(state, batch, keys)
+    difference = jax.tree.map(lambda a, b: a - b, near.params, exact.params)
+    change = jax.tree.map(lambda a, b: a - b, exact.params, state.params)
+    assert 0 < optax.tree.norm(difference) < 0.02 * optax.tree.norm(change)
+    assert {leaf.dtype for leaf in jax.tree.leaves(near.params)} == {
+        jnp.dtype("float32")
+    }
+    hlo = rounded.lower(state, batch, keys).as_text()
+    kernel = "x".join(map(str, state.params["head"]["kernel"].shape))
+    assert f"tensor<{kernel}xbf16>" in hlo
 
 
 def test_the_step_overfits_a_batch(step_parts):
@@ -303,17 +331,18 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
 
     def build_broken(config):
         experiment = build(config)
+        program = experiment.program
 
         def step(state, batch, keys):
             if state.step == 2:
                 head = state.params["head"]
                 head["bias"] = head["bias"] + jnp.inf
-            return experiment.train_step(state, batch, keys)
+            return program.train_step(state, batch, keys)
 
-        return experiment._replace(train_step=step)
+        return experiment._replace(program=program._replace(train_step=step))
 
     monkeypatch.setattr(train, "build", build_broken)
-    with pytest.raises(NonFiniteError, match=r"at step 3; .*step 2 in") as error:
+    with pytest.raises(FaultyStep, match=r"at step 3; .*step 2 in") as error:
         train.train(tiny_config(), tmp_path)
     assert "Try a lower optim.learning_rate" in str(error.value)
     run = load_run(tmp_path)

@@ -1,8 +1,8 @@
 """From a config to all that the training loop needs."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ from vit_jax.config import Lengths, check_config, keywords, resolve_lengths
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluate import make_eval_step
+from vit_jax.guard import Guard
 from vit_jax.losses import make_loss
 from vit_jax.metrics import Writer
-from vit_jax.models import FAMILIES, create_model, init_params
+from vit_jax.models import FAMILIES, AnyModel, create_model, init_params
 from vit_jax.optim import make_optimizer
 from vit_jax.train_step import (
     Batch,
@@ -25,15 +26,15 @@ from vit_jax.train_step import (
     RandomKeys,
     TrainState,
     TrainStep,
+    initial_state,
     make_train_step,
     named_keys,
 )
-from vit_jax.warm_start import warm_start
 
 # Arguments that come from the run itself, not from a config.
 PROVIDED = (
     *("num_classes", "image_size", "patch_size", "parent", "params", "total_steps"),
-    *("workdir", "config", "start_step", "directory", "read_only"),
+    *("workdir", "config", "start_step", "directory", "read_only", "devices"),
 )
 # The keys of a config: each section is splatted into the one that reads it.
 SECTIONS = {
@@ -47,7 +48,11 @@ SECTIONS = {
     "mix": keywords(make_mix),
     "loss": keywords(make_loss),
     "optim": keywords(make_optimizer, PROVIDED),
-    "train": {"duration": True, "accumulate_steps": True, "ema_decay": True},
+    "train": dict.fromkeys(
+        ("duration", "accumulate_steps", "ema_decay", "gradient_dtype", "step_timeout"),
+        True,
+    ),
+    "guard": keywords(Guard),
     "sweep": {"learning_rates": True, "train_split": True, "dev_split": True},
     "eval": {"every": True, "splits": True, "batch_size": True},
     "checkpoint": {"every": True} | keywords(Checkpoints, PROVIDED),
@@ -56,17 +61,133 @@ SECTIONS = {
 }
 
 
+class Program(NamedTuple):
+    """What runs on the devices, for a config: nothing is computed until it is called.
+
+    Attributes:
+        state, batch, keys: the arguments of `train_step` as shapes with shardings.
+        make_keys: draws the keys.
+        init_state: draws the parameters, each device its own piece; or takes them, from
+            the host.
+        train_step, eval_step: compiled at their first call; the former takes over the
+            memory of the state.
+    """
+
+    model: AnyModel
+    mesh: jax.sharding.Mesh
+    state: TrainState
+    batch: Batch
+    keys: RandomKeys
+    make_keys: Callable[[], RandomKeys]
+    init_state: Callable[..., TrainState]
+    train_step: TrainStep
+    eval_step: Callable[[Params, Batch], Metrics]
+
+
+def build_program(
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    lengths: Lengths,
+    devices: Sequence[Any] | None = None,
+) -> Program:
+    """Builds model, optimizer and steps; needs no data.
+
+    Args:
+        devices: all devices of all processes if None; or those to compile for.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    train, batch_size = config.train, config.data.batch_size
+    sharding.check_batch("data.batch_size", batch_size, mesh, train.accumulate_steps)
+    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
+    image_size = tuple(config.data.image_size)
+    options = dict(config.model)
+    if options["dtype"] == "auto":
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        options["dtype"] = "float32" if on_cpu else "bfloat16"
+    model = create_model(**options, num_classes=num_classes, image_size=image_size)
+
+    make_keys = functools.partial(named_keys, config.seed)
+    draw = functools.partial(init_params, model)
+    keys = jax.eval_shape(make_keys)
+    params = jax.eval_shape(draw, keys.params)
+    optim = {**config.optim, "warmup": lengths.warmup, "cooldown": lengths.cooldown}
+    optimizer, schedule = make_optimizer(params, lengths.total, **optim)
+    loss_fn = make_loss(**config.loss)
+    train_step = make_train_step(
+        model,
+        loss_fn,
+        make_mix(**config.mix),
+        optimizer,
+        schedule,
+        Guard(**config.guard),
+        accumulate_steps=train.accumulate_steps,
+        ema_decay=train.ema_decay,
+        gradient_dtype=train.gradient_dtype,
+    )
+
+    start = functools.partial(
+        initial_state, optimizer=optimizer, average=train.ema_decay > 0
+    )
+    shapes = jax.eval_shape(start, params)
+    placed = sharding.state_shardings(shapes, params, mesh)
+    everywhere = sharding.replicated(mesh)
+    make_keys = jax.jit(make_keys, out_shardings=everywhere)
+    draw = jax.jit(draw, out_shardings=placed.params)
+    start = jax.jit(start, out_shardings=placed)
+
+    def init_state(params: Params | None = None) -> TrainState:
+        if params is None:
+            return start(draw(make_keys().params))
+        return start(sharding.place(params, placed.params))
+
+    return Program(
+        model,
+        mesh,
+        sharding.abstract(shapes, placed),
+        abstract_batch(batch_size, image_size, mesh),
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), keys
+        ),
+        make_keys,
+        init_state,
+        jax.jit(
+            sharding.on_mesh(train_step, mesh),
+            donate_argnums=0,
+            out_shardings=(placed, everywhere),
+        ),
+        jax.jit(
+            sharding.on_mesh(make_eval_step(model, loss_fn), mesh),
+            out_shardings=everywhere,
+        ),
+    )
+
+
+def abstract_batch(
+    batch_size: int, image_size: tuple[int, int], mesh: jax.sharding.Mesh
+) -> Batch:
+    """A training batch as shapes with shardings."""
+    placement = sharding.batch_sharding(mesh)
+    arrays = {
+        "image": ((batch_size, *image_size, 3), jnp.uint8),
+        "label": ((batch_size,), jnp.int32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(*array, sharding=placement)
+        for name, array in arrays.items()
+    }
+
+
 class Experiment(NamedTuple):
     """What a config describes, built: all that the loop needs."""
 
     data: Data
     label_names: tuple[str, ...]
     lengths: Lengths
-    mesh: jax.sharding.Mesh
-    keys: RandomKeys
-    init_state: Callable[..., TrainState]  # optionally of the run to start from
-    train_step: TrainStep
-    eval_step: Callable[[Params, Batch], Metrics]
+    program: Program
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
@@ -80,47 +201,5 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     label_names = data.label_names()
     data.check_splits(config.eval.splits)
     lengths = resolve_lengths(config, data.num_examples())
-    mesh = sharding.make_mesh(**config.mesh)
-    accumulate_steps, ema_decay = config.train.accumulate_steps, config.train.ema_decay
-    sharding.check_batch(
-        "data.batch_size", config.data.batch_size, mesh, accumulate_steps
-    )
-    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
-
-    model = create_model(
-        **config.model, num_classes=len(label_names), image_size=data.image_size
-    )
-    keys = named_keys(config.seed)
-    optim = {**config.optim, "warmup": lengths.warmup, "cooldown": lengths.cooldown}
-    params = jax.eval_shape(functools.partial(init_params, model), keys.params)
-    optimizer, schedule = make_optimizer(params, lengths.total, **optim)
-    loss_fn, mix = make_loss(**config.loss), make_mix(**config.mix)
-    train_step = make_train_step(
-        model,
-        loss_fn,
-        mix,
-        optimizer,
-        schedule,
-        accumulate_steps=accumulate_steps,
-        ema_decay=ema_decay,
-    )
-    everywhere = sharding.replicated(mesh)
-
-    def init_state(init: str = "") -> TrainState:
-        params = init_params(model, keys.params)
-        if init:
-            params = warm_start(params, model, init, label_names)
-        ema = jax.tree.map(jnp.copy, params) if ema_decay else None
-        state = TrainState(jnp.int32(0), params, optimizer.init(params), ema)
-        return jax.device_put(state, everywhere)
-
-    return Experiment(
-        data,
-        label_names,
-        lengths,
-        mesh,
-        keys,
-        init_state,
-        jax.jit(train_step, donate_argnums=0, out_shardings=everywhere),
-        make_eval_step(model, loss_fn),
-    )
+    program = build_program(config, num_classes=len(label_names), lengths=lengths)
+    return Experiment(data, label_names, lengths, program)

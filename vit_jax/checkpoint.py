@@ -4,21 +4,29 @@ A run folder holds `config.json`, `metrics.jsonl` and `checkpoints/<step>/`. Sav
 asynchronous and atomic (Orbax writes elsewhere, then renames). Orbax does not notice
 flipped bits in array data, so each step also gets a manifest with a SHA-256 per file,
 and a step that fails it is put aside for the previous one.
+
+Several processes share the folder. Each writes its part of the arrays; process 0 alone
+looks at what is there, verifies and decides, and the others hear of it.
 """
 
-import hashlib
 import json
 import logging
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import logging as absl_logging
 from orbax.checkpoint import v1 as ocp
 
-MANIFEST = "manifest.json"
+from vit_jax import integrity
+from vit_jax.agreement import blind_processes, from_primary
+from vit_jax.fingerprint import examine
+from vit_jax.integrity import write_atomically as write_atomically
+from vit_jax.retention import Retention
+from vit_jax.saving import Save, explain
+
+PATIENCE = 60  # seconds that other processes get to finish or to see a file
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +43,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run; with several processes, all call each method.
 
     Args:
         directory: where the step folders go; created if need be.
@@ -44,6 +52,9 @@ class Checkpoints:
         keep_every: steps that are a multiple of it stay for ever; 0 for none.
         best_metric: name of a metric given to `save`, larger is better.
         read_only: leave the folder as it is, since a training may be writing to it.
+
+    Raises:
+        CheckpointError: the folder cannot be opened, or not by all processes.
     """
 
     def __init__(
@@ -59,32 +70,32 @@ class Checkpoints:
         if keep_last < 1:
             raise ValueError(f"checkpoint.keep_last is {keep_last}: wanted at least 1")
         # Orbax writes every decision to the log, hundreds of lines a run.
-        absl_logging.get_absl_logger().setLevel(logging.ERROR)
+        absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
         self.directory = Path(directory).absolute()  # Orbax refuses relative paths
         self.read_only = read_only
-        self.best_metric = best_metric
-        policies = ocp.training.preservation_policies
-        keep = [policies.LatestN(keep_last)]
-        if keep_best:
-            best = policies.BestN(
-                get_metric_fn=lambda metrics: metrics[best_metric],
-                n=keep_best,
-                keep_checkpoints_without_metrics=False,
+        self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
+        self._save: Save | None = None
+        if read_only:
+            return
+        try:
+            from_primary(lambda: integrity.open_folder(self.directory))
+            blind = blind_processes(self.directory, PATIENCE / 6)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoints in {self.directory} cannot be opened: "
+                f"{explain(error)}"
+            ) from error
+        if blind:
+            raise CheckpointError(
+                f"process {blind[0]} does not see what process 0 writes to "
+                f"{self.directory}: --workdir must be on a file system that all "
+                "processes share"
             )
-            keep.append(best)
-        if keep_every:
-            keep.append(policies.EveryNSteps(keep_every))
-        self._orbax = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=not read_only,
-        )
-        self._manifest_writer: threading.Thread | None = None
 
     @property
     def steps(self) -> list[int]:
         """The committed steps, oldest first."""
-        return sorted(saved.step for saved in self._orbax.checkpoints)
+        return integrity.steps(self.directory)
 
     def save(
         self,
@@ -100,64 +111,69 @@ class Checkpoints:
             metrics: of this step; needed to rank it for `keep_best`.
 
         Raises:
-            CheckpointError: the state holds NaN or Inf (nothing is written then), or
-                the previous save failed.
+            CheckpointError: the state holds NaN or Inf (nothing is written then), the
+                previous save failed, or the folder has vanished (the state is saved).
             ValueError: `best_metric` is not among the metrics.
         """
-        if metrics and self.best_metric not in metrics:
+        wanted = self._retention.best_metric
+        if metrics and wanted not in metrics:
             raise ValueError(
-                f"checkpoint.best_metric is {self.best_metric!r}: wanted one of "
+                f"checkpoint.best_metric is {wanted!r}: wanted one of "
                 f"{', '.join(metrics)}"
             )
-        if not bool(all_finite(state)):
+        self.wait()
+        finite, fingerprints = examine(state)
+        if not finite:
             raise CheckpointError(
                 f"the state at step {step} holds NaN or Inf and was not saved; "
                 f"the last good checkpoint is {self.last_good()}"
             )
-        self.wait()
-        response = self._orbax.save_checkpointables_async(
-            step,
-            {"state": state},
-            force=True,
-            metrics=metrics,
-            custom_metadata=metadata,
-        )
-        self._manifest_writer = _ManifestWriter(response, self.directory / str(step))
-        self._manifest_writer.start()
+        there = from_primary(lambda: "yes" if self.directory.is_dir() else "")
+        own = {integrity.FINGERPRINTS: fingerprints, integrity.METRICS: metrics}
+        folder = self.directory / str(step)
+        try:
+            self._save = Save(folder, state, metadata | own, self._retention)
+        except Exception as error:
+            raise self._failed(folder, explain(error)) from error
+        if not there:
+            self.wait()
+            raise CheckpointError(
+                f"{self.directory} vanished during the training; step {step} was saved "
+                "in a new one. Put the old one back, or start the same command again "
+                f"to go on from step {step}"
+            )
 
-    def restore(self, abstract_state: Any, *, partial: bool = False) -> Restored | None:
+    def restore(
+        self,
+        abstract_state: Any | Callable[[dict[str, Any]], Any],
+        *,
+        partial: bool = False,
+    ) -> Restored | None:
         """Restores the newest step that is whole, or None where there is no step.
 
         A damaged step is moved to `damaged/` beside the checkpoints, with a warning.
 
         Args:
-            abstract_state: tree of ShapeDtypeStructs with the wanted shardings.
+            abstract_state: tree of ShapeDtypeStructs with the wanted shardings, of any
+                mesh; or a function that gives it for the metadata of a step.
             partial: the tree is a part of the saved one.
 
         Raises:
             CheckpointError: there are steps, but none can be read.
         """
-        steps = self.steps
+        self.wait()
+        steps = json.loads(from_primary(lambda: json.dumps(self.steps)))
         reasons = []
         for step in reversed(steps):
-            folder = self.directory / str(step)
-            # Killed between Orbax's commit and the manifest: likely whole, so tried.
-            verified = (folder / MANIFEST).exists()
-            reason = verify_manifest(folder) if verified else ""
+            reason = self._verify(step)
             if not reason:
-                try:
-                    return self._load(step, abstract_state, partial)
-                except Exception as error:
-                    reason = root_cause(error)
-                    if verified:
-                        raise CheckpointError(
-                            f"the checkpoint {folder} is whole but does not fit this "
-                            f"run's model and optimizer: {reason}"
-                        ) from error
+                return self._load(step, abstract_state, partial)
             reasons.append(f"step {step}: {reason}")
             logger.warning("CHECKPOINT DAMAGED, trying the one before: %s", reasons[-1])
             if step != steps[0] and not self.read_only:
-                self._set_aside(step)
+                from_primary(
+                    lambda step=step: integrity.set_aside(self.directory / str(step))
+                )
         if reasons:
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be restored; "
@@ -166,135 +182,89 @@ class Checkpoints:
             )
         return None
 
+    def _verify(self, step: int) -> str:
+        folder = self.directory / str(step)
+        try:
+            return from_primary(lambda: integrity.verify(folder))
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint {folder} cannot be read: {explain(error)}. It "
+                "was left as it is; give access to it and start again"
+            ) from error
+
     def _load(self, step: int, abstract_state: Any, partial: bool) -> Restored:
+        folder = self.directory / str(step)
+        metadata = self._metadata(step)
         context = ocp.Context()
         context.pytree_options.loading.partial_load = partial
-        with context:
-            loaded = self._orbax.load_checkpointables(step, {"state": abstract_state})
-        return Restored(step, loaded["state"], self._metadata(step))
+        try:
+            if callable(abstract_state):
+                abstract_state = abstract_state(metadata)
+            with context:
+                loaded = ocp.load_checkpointables(folder, {"state": abstract_state})
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint {folder} is whole but does not fit this run's model "
+                f"and optimizer: {explain(error)}"
+            ) from error
+        return Restored(step, loaded["state"], metadata)
 
     def _metadata(self, step: int) -> dict[str, Any]:
-        return self._orbax.checkpointables_metadata(step).custom_metadata
+        metadata = integrity.read_metadata(self.directory / str(step))
+        own = (integrity.FINGERPRINTS, integrity.METRICS)
+        return {key: value for key, value in metadata.items() if key not in own}
 
     def newest_metadata(self) -> dict[str, Any]:
-        """The metadata of the newest step.
+        """The metadata of the newest step whose metadata can be read.
 
         Raises:
-            CheckpointError: there is no step, or it cannot be read.
+            CheckpointError: there is none.
         """
-        if not self.steps:
-            raise CheckpointError(f"there is no checkpoint in {self.directory}")
-        return self._metadata(self.steps[-1])
+        for step in reversed(self.steps):
+            if metadata := self._metadata(step):
+                return metadata
+        raise CheckpointError(f"there is no checkpoint in {self.directory}")
 
     def last_good(self) -> str:
         """The newest step as words for a message."""
+        if self._save is not None:
+            self._save.join(PATIENCE)
         return f"step {self.steps[-1]} in {self.directory}" if self.steps else "none"
 
     def wait(self) -> None:
         """Blocks until the save under way is on disk, manifest included.
 
         Raises:
-            CheckpointError: it failed, for example because the disk is full.
+            CheckpointError: it failed here, for example because the disk is full. Other
+                processes wait for this one then, until they miss its heartbeat.
         """
-        if self._manifest_writer is None:
+        if self._save is not None:
+            self._save.join()
+            self.check()
+
+    def check(self) -> None:
+        """Raises what `wait` would if the save under way has failed; does not wait."""
+        if self._save is None or self._save.is_alive():
             return
-        writer, self._manifest_writer = self._manifest_writer, None
-        writer.join()
-        if writer.error is not None:
-            raise CheckpointError(
-                f"the checkpoint {writer.folder} could not be written: "
-                f"{root_cause(writer.error)}; {self.last_good()} is the last good one"
-            ) from writer.error
+        save, self._save = self._save, None
+        if save.failure:
+            raise self._failed(save.folder, save.failure)
+
+    def _failed(self, folder: Path, reason: str) -> CheckpointError:
+        if jax.process_index() == 0:
+            integrity.tidy(self.directory)
+        return CheckpointError(
+            f"the checkpoint {folder} could not be written: {reason}. The last good "
+            f"checkpoint is {self.last_good()}; mend that and start the same command "
+            "again"
+        )
 
     def close(self) -> None:
-        """Finishes the save under way and lets go of the folder."""
-        self.wait()
-        self._orbax.close()
+        """Finishes the save under way and lets go of the folder.
 
-    def _set_aside(self, step: int) -> None:
-        aside = self.directory.parent / "damaged" / str(step)
-        while aside.exists():
-            aside = aside.with_name(aside.name + "_again")
-        aside.parent.mkdir(exist_ok=True)
-        (self.directory / str(step)).rename(aside)
-        self._orbax.reload()
-
-
-class _ManifestWriter(threading.Thread):
-    """Waits for a save to be committed, then writes its manifest."""
-
-    def __init__(self, response: Any, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self.response, self.folder = response, folder
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.response.result()
-            write_manifest(self.folder)
-        except BaseException as error:  # noqa: BLE001 - raised again by wait()
-            self.error = error
-
-
-def write_manifest(folder: Path) -> None:
-    """Writes the SHA-256 of every file in `folder` to its manifest, atomically."""
-    digests = {
-        str(path.relative_to(folder)): sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    write_atomically(folder / MANIFEST, json.dumps(digests, indent=1))
-
-
-def verify_manifest(folder: Path) -> str:
-    """Compares the files in `folder` with its manifest.
-
-    Returns:
-        What is wrong in words, empty if nothing is.
-    """
-    try:
-        digests = json.loads((folder / MANIFEST).read_text())
-    except ValueError:
-        return f"{MANIFEST} is not readable"
-    for name, digest in digests.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if sha256(path) != digest:
-            return f"the checksum of {name} is wrong"
-    return ""
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: a killed process leaves the old one or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no floating-point array of the tree holds NaN or Inf."""
-    finite = [
-        jnp.isfinite(leaf).all()
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
-    return jnp.array(finite).all()
-
-
-def root_cause(error: BaseException) -> str:
-    """The first sentence of the error at the bottom of a chain.
-
-    Orbax wraps what users need to know, such as shapes that differ, in other errors.
-    """
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    text = str(error).strip() or "no message"
-    return f"{type(error).__name__}: {text.splitlines()[0].split('. ')[0]}"
+        Other processes may be elsewhere by now, if this one ends by an error: they are
+        not asked, and not waited for for ever.
+        """
+        if self._save is not None:
+            self._save.join(None if jax.process_count() == 1 else PATIENCE)
+            self.check()

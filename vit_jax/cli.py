@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 import jax
 import ml_collections
 
+from vit_jax import distributed
 from vit_jax.config import ConfigError, unknown_key
 
 
@@ -45,10 +47,14 @@ def run_command(
         command(arguments)
     except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if arguments.traceback:
-            raise
-        sys.exit(f"error: {error}")
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        distributed.leave(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        distributed.leave(1)
     sys.exit(0)
 
 

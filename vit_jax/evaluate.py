@@ -46,7 +46,6 @@ from vit_jax.run import CHECKPOINT_HELP, Run, load_run
 def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
     """Builds `(params, batch) -> sums` over the examples whose `mask` is True."""
 
-    @jax.jit
     def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         images = normalize(batch["image"])
         logits, _ = model.apply({"params": params}, images, train=False)
@@ -90,6 +89,9 @@ def run_step(
     """
     ahead = None
     for batch in batches:
+        if jax.default_backend() == "cpu":
+            # Two at a time would mix up the messages of several processes there.
+            jax.block_until_ready(ahead)
         done, ahead = ahead, step(params, batch)
         if done is not None:
             yield jax.device_get(done)

@@ -1,4 +1,4 @@
-"""Arithmetic of a model, layer by layer, and what the chips can do at best.
+"""Arithmetic of a model, layer by layer.
 
 The counts are those of the traced computation, so they hold for all models and options.
 """
@@ -56,6 +56,9 @@ def layers(model: Any, depth: int | None = None) -> list[Layer]:
     # The fused attention kernel does the same, but its products cannot be seen.
     if hasattr(model, "attention_implementation"):
         model = model.clone(attention_implementation="xla")
+    # A loop over the layers shows one of them.
+    if getattr(model, "scan", False):
+        model = model.clone(scan=False, remat="none")
     images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
     # One trace gives parameters and computation: drawing values takes no products.
     jaxpr, (_, variables) = jax.make_jaxpr(
@@ -142,50 +145,3 @@ def training_flops(macs: int) -> int:
     is the convention of arXiv 2010.11929, Table 6; recomputation does not count.
     """
     return 6 * macs
-
-
-class Peak(NamedTuple):
-    """Dense peak in FLOP/s of one JAX device, without sparsity."""
-
-    bfloat16: float
-    float32: float
-
-
-# JAX multiplies float32 in TF32 on these GPUs, and in bfloat16 on TPUs, unless told
-# otherwise by `jax_default_matmul_precision`.
-_A100 = Peak(312e12, 156e12)  # NVIDIA A100 data sheet
-_H100 = Peak(989e12, 494e12)  # NVIDIA H100 data sheet, SXM; the H200 has the same
-_V5P = Peak(459e12, 459e12)  # TPU figures: cloud.google.com/tpu/docs, system pages
-_V6E = Peak(918e12, 918e12)
-
-# By `jax.Device.device_kind`, which is exact: the PCIe and NVL cards of the same name
-# are slower chips.
-PEAKS = {
-    "NVIDIA A100-SXM4-40GB": _A100,
-    "NVIDIA A100-SXM4-80GB": _A100,
-    "NVIDIA A100-PCIE-40GB": _A100,
-    "NVIDIA A100 80GB PCIe": _A100,
-    "NVIDIA H100 80GB HBM3": _H100,
-    "NVIDIA H200": _H100,
-    # A JAX device of a v3 is a core, half of a chip of 123e12.
-    "TPU v3": Peak(61.5e12, 61.5e12),
-    "TPU v4": Peak(275e12, 275e12),
-    "TPU v5 lite": Peak(197e12, 197e12),
-    "TPU v5": _V5P,
-    "TPU v5p": _V5P,
-    "TPU v6 lite": _V6E,
-    "TPU v6e": _V6E,
-}
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of a device for a dtype; None if it is not known, as for CPUs.
-
-    Args:
-        device_kind: `jax.Device.device_kind`.
-        dtype: of the matrix products; `float16` counts as `bfloat16`.
-    """
-    peak = PEAKS.get(device_kind)
-    if peak is None:
-        return None
-    return peak.float32 if dtype == "float32" else peak.bfloat16

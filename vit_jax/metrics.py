@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,29 @@ import numpy as np
 from tqdm import tqdm
 
 
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient is NaN or Inf."""
-
-
 class Meter:
     """Collects the metrics and the speed of all steps, never waiting for the newest.
 
-    `max_in_flight` bounds how far the host may run ahead of the device.
+    Args:
+        accept: is given the number and the metrics of a step that is done; whether it
+            counts in the means.
+        max_in_flight: bounds how far the host may run ahead of the device.
     """
 
-    def __init__(self, batch_size: int, max_in_flight: int = 2) -> None:
-        self.batch_size = batch_size
+    def __init__(
+        self,
+        batch_size: int,
+        accept: Callable[[int, dict[str, float]], bool],
+        max_in_flight: int = 2,
+    ) -> None:
+        self.batch_size, self.accept = batch_size, accept
         self.max_in_flight = max_in_flight
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self._rows: list[dict[str, float]] = []
         self._steps, self._seconds, self._last = 0, 0.0, math.nan
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that was just dispatched.
-
-        Raises:
-            NonFiniteError: a loss or gradient norm of an earlier step is NaN or Inf.
-        """
+        """Takes the metrics of a step that was just dispatched."""
         self._pending.append((step, metrics))
         self._fetch(self.max_in_flight)
         now = time.perf_counter()
@@ -47,11 +48,7 @@ class Meter:
         self._last = now
 
     def finish(self) -> None:
-        """Waits for the newest step, as is needed before a checkpoint.
-
-        Raises:
-            NonFiniteError: as `add`.
-        """
+        """Waits for the newest step, as is needed before a checkpoint."""
         self._fetch(0)
 
     def pause(self) -> None:
@@ -77,10 +74,8 @@ class Meter:
         while len(self._pending) > leave:
             step, metrics = self._pending.popleft()
             row = {name: float(value) for name, value in metrics.items()}
-            for name, value in row.items():
-                if not math.isfinite(value):
-                    raise NonFiniteError(f"{name} is {value} at step {step}")
-            self._rows.append(row)
+            if self.accept(step, row):
+                self._rows.append(row)
 
 
 class Writer:
@@ -169,6 +164,13 @@ class Writer:
                 file.write(name + "\n")
             self._skipped.add(name)
 
+    def faults(self, steps: list[tuple[int, str]]) -> None:
+        """Prints and records the steps that were skipped, and why."""
+        for step, reason in steps:
+            self._bar.write(f"skipped, since {reason}", sys.stdout)
+            row = {"step": step, "split": "fault", "reason": reason}
+            self._file.write(json.dumps(row) + "\n")
+
     def _record(self, step: int, split: str, values: dict[str, float]) -> None:
         row = {"step": step, "split": split} | values
         self._file.write(json.dumps(row) + "\n")
@@ -187,6 +189,27 @@ class Writer:
             self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
+
+
+class SilentWriter(Writer):
+    """Of a process that is not the first: lists the bad records that it met."""
+
+    def __init__(self, workdir: Path, process: int) -> None:
+        self._bar = tqdm(disable=True)
+        self._skipped: set[str] = set()
+        self._skipped_path = workdir / f"skipped-{process}.txt"
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        pass
+
+    def faults(self, steps: list[tuple[int, str]]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) -> Any:

@@ -161,36 +161,48 @@ def scale_by_layer(params: Params, decay: float) -> optax.GradientTransformation
 
     def scale(updates: Params, _: Params) -> Params:
         # By path, not by tree: under `freeze` the tree has holes.
-        return tree_map_with_path(
-            lambda path, update: update * factors[path_name(path)], updates
-        )
+        def scaled(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+            factor = jnp.asarray(factors[path_name(path)], update.dtype)
+            return update * factor.reshape(-1, *[1] * (update.ndim - 1))
+
+        return tree_map_with_path(scaled, updates)
 
     factors = layer_factors(params, decay)
     return optax.stateless(scale)
 
 
-def layer_factors(params: Params, decay: float) -> dict[str, float]:
+def layer_factors(params: Params, decay: float) -> dict[str, float | list[float]]:
     """The factor of each parameter path: 1 at the head, `decay` a layer below.
 
     Layer 0 holds everything before the encoder, layer i + 1 is block i, and what
-    follows the blocks is the last.
+    follows the blocks is the last. Stacked blocks have a list, one a block.
     """
+    stacked = {
+        path_name(path): len(leaf)
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if path_name(path).startswith("encoder/blocks/")
+    }
     names = tree_paths(params)
-    last = max(block_number(name) or 0 for name in names) + 2
+    depth = max(
+        [1 + (block_number(name) or 0) for name in names] + list(stacked.values())
+    )
     before = ("resnet", "embedding", "positions", "class_token", "registers")
-    if decay != 1 and not any(block_number(name) is not None for name in names):
+    has_blocks = stacked or any(block_number(name) is not None for name in names)
+    if decay != 1 and not has_blocks:
         raise ValueError(
             f"optim.layer_decay={decay} is for models with an encoder of blocks, which "
             "this one has not: leave it at 1"
         )
 
-    def layer(name: str) -> int:
+    def factor(name: str) -> float | list[float]:
+        if name in stacked:
+            return [decay ** (depth - i) for i in range(depth)]
         block = block_number(name)
         if block is not None:
-            return block + 1
-        return 0 if name.startswith(before) else last
+            return decay ** (depth - block)
+        return decay ** (depth + 1) if name.startswith(before) else 1.0
 
-    return {name: decay ** (last - layer(name)) for name in names}
+    return {name: factor(name) for name in names}
 
 
 def block_number(name: str) -> int | None:

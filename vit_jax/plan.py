@@ -1,114 +1,270 @@
-"""What a model consists of: layers, parameters, multiply-adds, activations.
+"""What a run needs before it is paid for, and what a model consists of.
 
+    python -m vit_jax.plan --config configs/imagenet.py --topology v5e:4x8
+    python -m vit_jax.plan --config configs/imagenet.py --devices 8xH100
     python -m vit_jax.plan --model ViT-L/16 --image-size 384
     python -m vit_jax.plan --checkpoint ViT-B_16.npz --depth 3
 
-Nothing is computed and no parameter is drawn, so that any size is quick.
+With `--config` the whole training step is compiled, for a TPU pod that is not there,
+for the devices of this machine, or for as many of its CPU as there will be GPUs.
+Nothing is computed and no data is read, so that any size can be planned anywhere.
 """
 
 import argparse
 import json
+import math
+import re
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import ml_collections
+
+from vit_jax.build import SECTIONS, Program, build_program
 from vit_jax.checkpoint import write_atomically
-from vit_jax.cli import run_command
-from vit_jax.flops import Layer, layers, training_flops
-from vit_jax.models import create_model, model_options
-from vit_jax.run import load_run
+from vit_jax.chips import CHIPS, Chip, find_chip
+from vit_jax.cli import read_config, run_command
+from vit_jax.config import Lengths, check_config, resolve_lengths
+from vit_jax.data.pipeline import Data
+from vit_jax.estimate import (
+    DATA_SETS,
+    advice,
+    paper_core_days,
+    roofline,
+    state_memory,
+)
+from vit_jax.flops import model_macs, training_flops
+from vit_jax.model_summary import summarize_command
+from vit_jax.models import model_options
+from vit_jax.plan_text import describe
+from vit_jax.program import analyze
+from vit_jax.run import versions
+from vit_jax.topology import pod
 
 
-def summarize(model: Any, depth: int) -> dict[str, Any]:
-    """Totals of a model and its layers, down to `depth` parts of their names."""
-    rows = layers(model, depth)
-    macs = sum(row.macs for row in rows)
-    return {
-        **model_options(model),
-        "image_size": model.image_size,
-        "num_classes": model.num_classes,
-        "parameters": sum(row.parameters for row in rows),
-        "macs": macs,
-        "training_flops": training_flops(macs),
-        "activations": sum(row.activations for row in rows),
-        "layers": [row._asdict() for row in rows],
-    }
+class Target(NamedTuple):
+    """What is compiled for.
+
+    Attributes:
+        name: for people, such as `v5e:16x16`.
+        devices: those to compile for.
+        chip: its figures; None if they are not known.
+        is_there: whether the compiled program is the one that will run.
+    """
+
+    name: str
+    devices: list[Any]
+    chip: Chip | None
+    is_there: bool
 
 
-def table(rows: list[Layer]) -> str:
-    """The layers as text, a line each."""
-    width = max(len(row.name) for row in rows)
-    head = f"{'layer':{width}}  {'output':>16}  {'parameters':>13}  {'MACs':>9}"
-    lines = [f"{head}  activations"]
-    for row in rows:
-        shape = " x ".join(map(str, row.shape))
-        lines.append(
-            f"{row.name:{width}}  {shape:>16}  {row.parameters:>13,}  "
-            f"{row.macs / 1e6:>8,.1f}M  {row.activations:>11,}"
+def find_target(topology: str | None, devices: str | None) -> Target:
+    """The devices of a topology, of `8xH100`, or those of this machine.
+
+    Raises:
+        ValueError: no such topology or chip.
+        ImportError: libtpu is needed.
+    """
+    if topology:
+        found = pod(topology)
+        return Target(topology, found, find_chip(found[0].device_kind), True)
+    if not devices:
+        found = jax.devices()
+        name = f"{len(found)} x {found[0].device_kind}"
+        return Target(name, found, find_chip(found[0].device_kind), True)
+    match = re.fullmatch(r"(\d+)x(.+)", devices)
+    if not match or match[2] not in CHIPS or not int(match[1]):
+        raise ValueError(
+            f"--devices={devices}: wanted a number and one of {', '.join(CHIPS)}, as "
+            "8xH100"
         )
-    return "\n".join(lines)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", int(match[1]))
+    return Target(devices, jax.devices(), CHIPS[match[2]], False)
+
+
+def data_facts(
+    config: ml_collections.ConfigDict, examples: int | None, classes: int | None
+) -> tuple[int, int]:
+    """Number of training examples and of classes, if possible without the data.
+
+    Raises:
+        ValueError: neither given nor known, and the data is not there.
+    """
+    known = DATA_SETS.get(config.data.name)
+    part = re.fullmatch(r"\w+(?:\[(\d*)(%?):(\d*)(%?)\])?", config.data.split)
+    if known and part:
+        unit = {"%": known[0] / 100, "": 1}
+        start = float(part[1] or 0) * unit[part[2] or ""]
+        stop = float(part[3]) * unit[part[4]] if part[3] else known[0]
+        examples = examples or round(stop - start)
+        classes = classes or known[1]
+    if examples and classes:
+        return examples, classes
+    data = Data(**config.data)
+    try:
+        return examples or data.num_examples(), classes or len(data.label_names())
+    except (ValueError, OSError, ImportError) as error:
+        raise ValueError(
+            f"the size of the data set {config.data.name!r} is not known: give "
+            f"--num-examples and --num-classes ({error})"
+        ) from None
+
+
+def plan_run(
+    config: ml_collections.ConfigDict, target: Target, examples: int, classes: int
+) -> dict[str, Any]:
+    """Compiles the training step of a config and sums up what a run needs.
+
+    Returns:
+        Plain values, as `--json` writes them; sizes in bytes, times in seconds, all of
+        one device. `program` is None if it does not fit.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    check_config(config, SECTIONS)
+    lengths = resolve_lengths(config, examples)
+    if not target.is_there and config.model.dtype == "auto":
+        config.model.dtype = "bfloat16"
+    program = build_program(
+        config, num_classes=classes, lengths=lengths, devices=target.devices
+    )
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(program.state.params))
+    plan = {
+        "target": target.name,
+        "device_kind": target.devices[0].device_kind,
+        "devices": len(target.devices),
+        "is_there": target.is_there,
+        "mesh": dict(program.mesh.shape),
+        "model": model_options(program.model)["name"],
+        "dtype": jax.numpy.dtype(program.model.dtype).name,
+        "num_classes": classes,
+        "parameters": parameters,
+        "batch_size": config.data.batch_size,
+        "steps": lengths.total,
+        "versions": versions(),
+    }
+    return plan | measure(config, target, program, lengths)
+
+
+def measure(
+    config: ml_collections.ConfigDict,
+    target: Target,
+    program: Program,
+    lengths: Lengths,
+) -> dict[str, Any]:
+    """The part of a plan that needs the compiled step."""
+    start = time.perf_counter()
+    lowered = program.train_step.lower(program.state, program.batch, program.keys)
+    traced = time.perf_counter()
+    batch_size, count = config.data.batch_size, len(target.devices)
+    model_flops = training_flops(model_macs(program.model)) * batch_size
+    plan = {
+        "trace_seconds": traced - start,
+        "model_flops": model_flops / count,
+        "total_flops": model_flops * lengths.total,
+        "paper_core_days": paper_core_days(model_flops * lengths.total),
+    }
+    available = target.chip.memory if target.chip else None
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed, available = memory_in_error(error)
+        memory = state_memory(program.state, program.batch, needed, available)
+        return plan | {
+            "compile_seconds": time.perf_counter() - traced,
+            "memory": memory._asdict() | {"fits": False},
+            "advice": advice(config, memory, count),
+            "program": None,
+        }
+    plan["compile_seconds"] = time.perf_counter() - traced
+    found = compiled.memory_analysis()
+    temporaries = found.temp_size_in_bytes
+    temporaries += found.output_size_in_bytes - found.alias_size_in_bytes
+    memory = state_memory(program.state, program.batch, temporaries, available)
+    fits = memory.fits if target.is_there else None
+    costs = analyze(compiled, program.mesh)
+    plan |= {
+        "memory": memory._asdict() | {"fits": fits},
+        "advice": [] if fits is not False else advice(config, memory, count),
+        "program": costs._asdict()
+        | {"collectives": [row._asdict() for row in costs.collectives]},
+    }
+    if target.chip:
+        hbm = costs.hbm_bytes if target.is_there else None
+        least = roofline(
+            target.chip, plan_dtype(program), costs.flops, hbm, costs.collectives
+        )
+        plan["roofline"] = least._asdict() | {
+            "step": least.step,
+            "bound": least.bound,
+            "images/s": batch_size / least.step,
+            "hours": least.step * lengths.total / 3600,
+            "device_days": least.step * lengths.total * count / 86400,
+        }
+    return plan
+
+
+def plan_dtype(program: Program) -> str:
+    return jax.numpy.dtype(program.model.dtype).name
+
+
+def memory_in_error(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
+    """What the compiler asked for and what there was, in bytes.
+
+    Raises:
+        JaxRuntimeError: the error is another one.
+    """
+    sizes = re.findall(r"\b([\d.]+)([KMGT])\b", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
+        raise error
+    powers = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    needed, available = (int(float(n) * powers[unit]) for n, unit in sizes[:2])
+    return needed, available
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """The command: prints the layers and the totals of one image."""
-    if arguments.depth < 1:
-        raise ValueError(f"--depth is {arguments.depth}: wanted at least 1")
-    size = parse_size(arguments.image_size)
-    if arguments.checkpoint:
-        options = {"image_size": size} if size else {}
-        model = load_run(arguments.checkpoint, **options).model
-    else:
-        model = create_model(
-            arguments.model,
-            num_classes=arguments.num_classes,
-            image_size=size or (224, 224),
-            dtype="float32",
-        )
-    plan = summarize(model, arguments.depth)
-    print(table([Layer(**row) for row in plan["layers"]]))
-    height, width = model.image_size
-    print(
-        f"\n{plan['name']}, {height} x {width} px, {model.num_classes} classes: "
-        f"{plan['parameters']:,} parameters\n"
-        f"an image forward: {plan['macs'] / 1e9:.3f} GMACs, "
-        f"{plan['activations']:,} activations; a training step: "
-        f"{plan['training_flops'] / 1e9:.1f} GFLOPs"
-    )
+    """The command: prints a plan, or the layers of a model."""
+    if not arguments.config:
+        for name in ("topology", "devices", "num_examples"):
+            if getattr(arguments, name):
+                raise ValueError(f"--{name.replace('_', '-')} goes with --config")
+        summarize_command(arguments)
+        return
+    for name in ("image_size", "depth"):
+        if getattr(arguments, name):
+            raise ValueError(f"--{name.replace('_', '-')} goes with --model")
+    # A program from the cache would not say how long it takes to compile.
+    jax.config.update("jax_enable_compilation_cache", False)
+    config = read_config(arguments.config, arguments.overrides)
+    target = find_target(arguments.topology, arguments.devices)
+    facts = data_facts(config, arguments.num_examples, arguments.num_classes)
+    plan = plan_run(config, target, *facts)
+    plan |= {"config": arguments.config, "overrides": arguments.overrides}
+    print(describe(plan))
     if arguments.json:
-        path = Path(arguments.json)
-        write_atomically(path, json.dumps(plan, indent=1, default=str) + "\n")
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """`384` or `384x512` (height x width) as a pair; None stays None.
-
-    Raises:
-        ValueError: something else.
-    """
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise ValueError(
-            f"--image-size {text}: wanted pixels, as 384 or 384x512 (height x width)"
-        )
-    return int(sides[0]), int(sides[-1])
+        write_atomically(Path(arguments.json), json.dumps(plan, indent=1) + "\n")
+    if plan["memory"]["fits"] is False:
+        raise ValueError("the run does not fit into the memory of a device")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m vit_jax.plan",
-        description="Layers, parameters, multiply-adds and activations of a model.",
+        description="What a run needs, or layers and parameters of a model.",
     )
     subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--config", help="file.py or file.py:arguments")
     subject.add_argument("--model", help="such as ViT-L/16 or R50+ViT-B/16")
     subject.add_argument("--checkpoint", help="run folder, file or public name")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--topology", help="TPU slice, such as v5e:16x16")
+    where.add_argument("--devices", help="such as 8xH100; this machine's by default")
+    parser.add_argument("--num-examples", type=int, help="of an epoch")
+    parser.add_argument("--num-classes", type=int, help="1000 with --model")
     parser.add_argument("--image-size", help="384, or 384x512 (height x width)")
-    parser.add_argument("--num-classes", type=int, default=1000)
-    parser.add_argument(
-        "--depth",
-        type=int,
-        default=2,
-        help="parts of layer names (2: a block a row)",
-    )
+    parser.add_argument("--depth", type=int, help="parts of layer names (2)")
     parser.add_argument("--json", help="file for all of it")
     run_command(parser, main)

@@ -1,6 +1,7 @@
 """A trained model from wherever it is, and the folder of a run."""
 
 import dataclasses
+import functools
 import math
 import platform
 import sys
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from vit_jax import labels
+from vit_jax import labels, sharding
 from vit_jax.checkpoint import CheckpointError, Checkpoints, write_atomically
 from vit_jax.config import ConfigError, difference, load_config
 from vit_jax.data.pipeline import Data
@@ -19,6 +20,7 @@ from vit_jax.interop import Facts, adapt, load_checkpoint
 from vit_jax.interop.files import FOLDER_FILES
 from vit_jax.interop.hub import resolve
 from vit_jax.models import AnyModel, create_model, init_params
+from vit_jax.models.depth import unrolled, unstack_blocks
 
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
@@ -120,7 +122,7 @@ def is_run_folder(path: Path) -> bool:
 
 
 def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
-    """The newest whole checkpoint of a run folder, as it was trained."""
+    """The newest whole checkpoint of a run folder, its blocks never stacked."""
     config = load_config(folder / "config.json")
     if ema and not config.train.ema_decay:
         raise CheckpointError(
@@ -135,19 +137,26 @@ def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
             num_classes=len(label_names),
             image_size=data.image_size,
         )
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        params = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0)),
-        )
-        wanted = {"ema" if ema else "params": params}
-        restored = checkpoints.restore(wanted, partial=True)
+        # Of several processes, each reads all: one device, but no process may be left
+        # out of what Orbax does together.
+        devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:1]
+        mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
+
+        def saved_params(metadata: dict[str, Any]) -> dict[str, Any]:
+            scanned = metadata["config"]["model"]["scan"]
+            saved = model.clone(scan=True) if scanned else unrolled(model)
+            key = jax.random.key(0)
+            shapes = jax.eval_shape(functools.partial(init_params, saved), key)
+            placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+            return {"ema" if ema else "params": sharding.abstract(shapes, placed)}
+
+        restored = checkpoints.restore(saved_params, partial=True)
     finally:
         checkpoints.close()
     (params,) = restored.state.values()
     return Run(
-        model,
-        params,
+        unrolled(model),
+        unstack_blocks(params),
         tuple(label_names),
         data,
         loss=dict(config.loss),
@@ -206,6 +215,10 @@ FREE_KEYS = (
     "log.",
     "checkpoint.",
     "mesh.",
+    "guard.",
+    "model.scan",
+    "model.remat",
+    "train.step_timeout",
     "eval.batch_size",
     "data.workers",
     "data.num_threads",
@@ -218,6 +231,8 @@ def begin_folder(
     folder: Path, config: ml_collections.ConfigDict, *, allow_change: bool
 ) -> None:
     """Makes the folder and writes the config, or checks the one that is there.
+
+    Of several processes, the first one writes.
 
     Before the first checkpoint there is nothing that another config could spoil.
 
@@ -238,5 +253,6 @@ def begin_folder(
                 + "\n".join(changes)
                 + "\nTake another --workdir, or --allow_config_change to go on here"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, config.to_json(indent=2) + "\n")
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, config.to_json(indent=2) + "\n")

@@ -1,39 +1,66 @@
-"""Where arrays live: the device mesh and the sharding of batches and state."""
+"""Where arrays live: the device mesh, and the shardings of parameters and batches.
+
+Mesh axes: `data` divides the batch; `fsdp` divides the batch and the parameters, whose
+pieces are gathered when a layer needs them (ZeRO-3, arXiv 1910.02054); `tensor` divides
+the heads of the attention and the hidden units of the MLP (arXiv 1909.08053). What is
+computed does not depend on the mesh.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import keystr, tree_map_with_path
 
 AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))
+# The end of a parameter's path, and the mesh axes of its last dimensions.
+TENSOR_RULES = (
+    ("attention/(query|key|value)/kernel", (None, "tensor", None)),
+    ("attention/(query|key|value)/bias", ("tensor", None)),
+    ("attention/out/kernel", ("tensor", None, None)),
+    (r"(\w+_)?mlp/hidden/kernel", (None, "tensor")),
+    (r"(\w+_)?mlp/hidden/bias", ("tensor",)),
+    (r"(\w+_)?mlp/out/kernel", ("tensor", None)),
+)
+# Smaller arrays, and vectors, stay whole under fsdp: to gather them takes longer than
+# what they hold is worth.
+FSDP_LEAST = 4096
+# Blocks stacked for a scan: the first axis is that of the layers, and a scan over a
+# divided axis would gather it in every iteration.
+STACKED = "encoder/blocks/"
 
 
-def make_mesh(*, data: int, fsdp: int, tensor: int) -> Mesh:
-    """Arranges all devices as a mesh of axes `data`, `fsdp`, `tensor`.
+def make_mesh(
+    *, data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Arranges the devices as a mesh of axes `data`, `fsdp`, `tensor`.
 
     Args:
         data, fsdp, tensor: sizes of the axes; one of them may be -1, which takes the
-            devices that are left. Only `data` may exceed 1 so far.
+            devices that are left.
+        devices: all devices of all processes if None.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
     sizes = [data, fsdp, tensor]
-    devices = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = devices // max(1, -int(np.prod(sizes)))
-    if min(sizes) < 1 or np.prod(sizes) != devices:
+        sizes[sizes.index(-1)] = count // max(1, -int(np.prod(sizes)))
+    if min(sizes) < 1 or np.prod(sizes) != count:
         raise ValueError(
             f"mesh.data, mesh.fsdp, mesh.tensor are {data}, {fsdp}, {tensor}: their "
-            f"product must be the number of devices, {devices}; one of them may be -1"
-        )
-    if sizes[1] * sizes[2] > 1:
-        raise ValueError(
-            f"mesh.fsdp={sizes[1]} and mesh.tensor={sizes[2]} must be 1: sharded "
-            "parameters are not there yet, use mesh.data"
+            f"product must be the number of devices, {count}; one of them may be -1"
         )
     # jax.make_mesh defaults to explicit axes, under which the model would have to
     # state the sharding of every operation.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(
+        sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -43,7 +70,115 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, BATCH)
+
+
+def local_rows(placement: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a batch that devices of this process hold: sorted int64 numbers.
+
+    All processes have equally many. Processes that hold the same rows, as under tensor
+    parallelism over hosts, each get all of them.
+    """
+    indices = placement.addressable_devices_indices_map((batch_size,)).values()
+    rows = [np.arange(batch_size)[index] for index in indices]
+    return np.unique(np.concatenate(rows))
+
+
+def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of a training state, as a tree like `state`.
+
+    Arrays whose path ends as that of a parameter of the same shape, as the moments and
+    averages of all optimizers do, are divided like it, all others replicated.
+
+    Args:
+        state, params: trees of arrays or of their shapes.
+
+    Raises:
+        ValueError: as `param_spec`, or nothing is there for `mesh.tensor` to divide.
+    """
+    specs = {}
+    for keys, leaf in jax.tree.leaves_with_path(params):
+        path = keystr(keys, simple=True, separator="/")
+        specs[tuple(map(str, keys))] = leaf.shape, param_spec(path, leaf.shape, mesh)
+    if mesh.shape["tensor"] > 1 and not any("tensor" in s for _, s in specs.values()):
+        raise ValueError(
+            f"mesh.tensor={mesh.shape['tensor']} divides heads and MLPs, of which "
+            "this model has none: use mesh.fsdp"
+        )
+
+    def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        path = tuple(map(str, keys))
+        for start in range(len(path)):
+            shape, spec = specs.get(path[start:], (None, None))
+            if shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return replicated(mesh)
+
+    return tree_map_with_path(place, state)
+
+
+def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The mesh axis of each dimension of a parameter.
+
+    First the table of tensor parallelism; then `fsdp` takes the largest dimension that
+    is left and divisible.
+
+    Args:
+        path: such as `encoder/block_03/mlp/out/kernel`.
+
+    Raises:
+        ValueError: heads or hidden units that `mesh.tensor` does not divide.
+    """
+    axes: list[str | None] = [None] * len(shape)
+    for pattern, names in TENSOR_RULES:
+        if mesh.shape["tensor"] > 1 and re.search(f"(^|/){pattern}$", path):
+            axes[-len(names) :] = names
+    for axis, size in zip(axes, shape, strict=True):
+        if axis == "tensor" and size % mesh.shape["tensor"]:
+            raise ValueError(
+                f"mesh.tensor={mesh.shape['tensor']} must divide the heads and the "
+                f"hidden units of the MLP, but {path} has {size}"
+            )
+    first = 1 if path.startswith(STACKED) else 0
+    free = [
+        i
+        for i in range(first, len(shape))
+        if axes[i] is None and shape[i] % mesh.shape["fsdp"] == 0
+    ]
+    is_large = np.prod(shape[first:]) >= FSDP_LEAST and len(shape) - first > 1
+    if mesh.shape["fsdp"] > 1 and is_large and free:
+        axes[max(free, key=lambda i: shape[i])] = "fsdp"
+    return PartitionSpec(*axes)
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function, traced such that the model's constraints refer to the mesh."""
+
+    def traced(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
+
+
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """Shapes with their shardings: what to restore, or to compile for."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings,
+    )
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts arrays of the host, equal in all processes, on the devices."""
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(
+            x.shape, sharding, np.asarray(x).__getitem__
+        )
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def check_batch(
@@ -58,6 +193,6 @@ def check_batch(
     if batch_size % pieces:
         raise ValueError(
             f"{name}={batch_size} must be a multiple of {pieces}: "
-            f"{pieces // accumulate_steps} devices times train.accumulate_steps="
-            f"{accumulate_steps}"
+            f"{pieces // accumulate_steps} devices of mesh.data and mesh.fsdp times "
+            f"train.accumulate_steps={accumulate_steps}"
         )

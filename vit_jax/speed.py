@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from tqdm import tqdm
@@ -18,11 +17,12 @@ from vit_jax import sharding
 from vit_jax.build import Experiment, build
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.data.mix import make_mix, normalize
+from vit_jax.guard import Guard
 from vit_jax.losses import make_loss
 from vit_jax.metrics import Meter
 from vit_jax.models import VisionTransformer, init_params
 from vit_jax.optim import make_optimizer
-from vit_jax.train_step import TrainState, make_train_step, named_keys
+from vit_jax.train_step import initial_state, make_train_step, named_keys
 
 # A figure is the median over so many groups of steps.
 GROUPS = 5
@@ -92,8 +92,10 @@ def synthetic_program(
         make_mix(mixup_alpha=0.0, cutmix_alpha=0.0, per_example=False),
         optimizer,
         schedule,
+        Guard(policy="stop", spike=0.0, max_faults=0),
         accumulate_steps=accumulate_steps,
         ema_decay=0.0,
+        gradient_dtype="float32",
     )
 
     def forward_step(params, batch, _keys):
@@ -104,7 +106,7 @@ def synthetic_program(
     def init_state():
         params = init_params(model, keys.params)
         if mode == "train":
-            params = TrainState(jnp.int32(0), params, optimizer.init(params), None)
+            params = initial_state(params, optimizer, average=False)
         return jax.device_put(params, everywhere)
 
     rng = np.random.default_rng(0)
@@ -144,7 +146,7 @@ def run_steps(
     count: int,
 ) -> tuple[Any, float]:
     """Takes steps as the training loop does; returns the state and seconds a step."""
-    meter = Meter(batch_size=1)
+    meter = Meter(1, accept=lambda *_: True)
     start = time.perf_counter()
     for number, batch in enumerate(itertools.islice(batches, count)):
         state, metrics = step(state, batch, keys)
@@ -195,11 +197,12 @@ def measure_with_input(
         ValueError: the config cannot be used.
     """
     experiment = build(config)
-    keys = experiment.keys
+    program = experiment.program
+    keys = program.make_keys()
     with open_input(experiment, config.seed) as batches:
         resident = next(batches)
     compiled, state = compile_program(
-        Program(experiment.train_step, experiment.init_state, keys, resident)
+        Program(program.train_step, program.init_state, keys, resident)
     )
     step, count = compiled.step, steps // GROUPS
     times = {"step": [], "input": [], "both": []}
@@ -232,7 +235,7 @@ def open_input(experiment: Experiment, seed: int) -> Iterator[DevicePrefetch]:
     used up before.
     """
     batches = experiment.data.train_batches(seed=seed)
-    placement = sharding.batch_sharding(experiment.mesh)
+    placement = sharding.batch_sharding(experiment.program.mesh)
     with prefetch_to_device(batches, placement) as batches:
         for _ in range(BUFFERED):
             jax.block_until_ready(next(batches))

@@ -7,8 +7,8 @@ The step itself is in `train_step.py`.
 
 import argparse
 import contextlib
+import faulthandler
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,59 +17,64 @@ from typing import Any
 import jax
 import ml_collections
 
-from vit_jax import plots, sharding
-from vit_jax.build import Experiment, build
+from vit_jax import distributed, plots, sharding
+from vit_jax.build import Experiment, build, build_program
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import to_dict
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.evaluate import evaluate
-from vit_jax.metrics import Meter, NonFiniteError, Writer
+from vit_jax.guard import Faults, FaultyStep, Guard
+from vit_jax.metrics import Meter, SilentWriter, Writer
+from vit_jax.models import init_params
+from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.run import begin_folder, versions
-from vit_jax.train_step import TrainState
-from vit_jax.warm_start import complete_model
+from vit_jax.train_step import TrainState, named_keys
+from vit_jax.warm_start import complete_model, warm_start
+from vit_jax.watchdog import Watchdog
 
 Results = dict[str, dict[str, float]]
+# EX_TEMPFAIL, "try again later": a scheduler is to start the same command again.
+TRY_AGAIN = 75
 
 
 class Interrupted(Exception):
     """A signal ended the run early; its state is saved."""
 
 
-@contextlib.contextmanager
-def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT in a list, for the loop to see, instead of dying."""
-    received: list[signal.Signals] = []
-
-    def note(number: int, _: Any) -> None:
-        received.append(signal.Signals(number))
-        print("Saving before stopping; Ctrl-C stops at once", flush=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def start_state(
-    checkpoints: Checkpoints, experiment: Experiment, init: str
+    config: ml_collections.ConfigDict, experiment: Experiment, checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
-    """The newest saved state and its position in the data, or a new one, from `init`.
+    """The newest saved state and its position in the data, or a new one.
 
-    A run that goes on does not need `init` any more.
+    Mesh, processes and `model.scan` may be others than those that saved it. A run that
+    goes on does not need `init` any more.
     """
-    everywhere = sharding.replicated(experiment.mesh)
-    shapes = jax.eval_shape(experiment.init_state)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
-    )
-    restored = checkpoints.restore(abstract)
-    if restored is None:
-        return experiment.init_state(init), 0
-    return restored.state, restored.metadata["next_index"]
+    program = experiment.program
+    scan = config.model.scan
+
+    def saved_state(metadata: dict[str, Any]) -> TrainState:
+        if metadata["config"]["model"]["scan"] == scan:
+            return program.state
+        other = config.copy_and_resolve_references()
+        other.model.scan = not scan
+        classes, lengths = len(experiment.label_names), experiment.lengths
+        return build_program(other, num_classes=classes, lengths=lengths).state
+
+    restored = checkpoints.restore(saved_state)
+    if restored is not None:
+        state, metadata = restored.state, restored.metadata
+        if metadata["config"]["model"]["scan"] != scan:
+            shardings = jax.tree.map(lambda x: x.sharding, program.state)
+            restack = stack_blocks if scan else unstack_blocks
+            state = jax.jit(restack, out_shardings=shardings)(state)
+        return state, metadata["next_index"]
+    params = None
+    if config.init:
+        params = init_params(program.model, named_keys(config.seed).params)
+        names = experiment.label_names
+        params = warm_start(params, program.model, config.init, names)
+    return program.init_state(params), 0
 
 
 def evaluate_splits(
@@ -80,16 +85,18 @@ def evaluate_splits(
 ) -> Results:
     """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
     results = {}
-    placement = sharding.batch_sharding(experiment.mesh)
+    placement = sharding.batch_sharding(experiment.program.mesh)
+    rows = local_rows(placement, settings.batch_size)
     for split in settings.splits:
         for name, params in ((split, state.params), (f"{split}_ema", state.ema)):
             if params is None:
                 continue
             batches = experiment.data.eval_batches(
-                split, settings.batch_size, **processes()
+                split, settings.batch_size, rows=rows
             )
             with contextlib.closing(prefetch_to_device(batches, placement)) as batches:
-                results[name] = evaluate(experiment.eval_step, params, batches)
+                step = experiment.program.eval_step
+                results[name] = evaluate(step, params, batches)
                 writer.skipped(batches.skipped)
     return results
 
@@ -104,7 +111,7 @@ def train(
 
     Args:
         config: as of `configs/base.py`; with `init`, `model.name` may be empty.
-        workdir: the run folder; made if need be.
+        workdir: the run folder; made if need be, shared by all processes.
         allow_config_change: go on in a folder that was begun with another config.
 
     Returns:
@@ -113,35 +120,72 @@ def train(
     Raises:
         ValueError: the config cannot be used; nothing was started.
         CheckpointError: no checkpoint could be restored or written.
-        NonFiniteError: loss or gradients became NaN or Inf.
+        FaultyStep: loss or gradients became NaN or Inf, or the loss jumped.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     workdir = Path(workdir)
     config = complete_model(config, workdir)
     experiment = build(config)
     begin_folder(workdir, config, allow_change=allow_config_change)
-    lengths = experiment.lengths
+    keep_every = experiment.lengths.keep_every
     with contextlib.ExitStack() as stack:
-        keep = without_every(config.checkpoint) | {"keep_every": lengths.keep_every}
+        keep = without_every(config.checkpoint) | {"keep_every": keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
-        state, next_index = start_state(checkpoints, experiment, config.init)
-        start = int(state.step)
-        if start:
-            print(f"Going on from step {start} of {lengths.total}", flush=True)
-
-        writer = Writer(
-            workdir, config, lengths.total, start, **without_every(config.log)
-        )
-        stack.callback(writer.close)
-        batches = experiment.data.train_batches(
-            seed=config.seed, start_index=next_index, **processes()
-        )
-        batches = prefetch_to_device(batches, sharding.batch_sharding(experiment.mesh))
-        stack.callback(batches.close)
-        signals = stack.enter_context(catch_signals())
+        signals = stack.enter_context(distributed.StopSignals())
         stack.enter_context(explained(checkpoints))
-        meter = Meter(config.data.batch_size)
+        rollbacks, next_index = 0, None
+        while True:
+            try:
+                return run_steps(
+                    config, experiment, workdir, checkpoints, signals, next_index
+                )
+            except FaultyStep as fault:
+                rollbacks += 1
+                guard = config.guard
+                if guard.policy != "rollback" or rollbacks > guard.max_faults:
+                    raise
+                next_index = fault.next_index
+                distributed.say(
+                    f"ROLLBACK {rollbacks} of at most {guard.max_faults}, since {fault}"
+                )
+
+
+def run_steps(
+    config: ml_collections.ConfigDict,
+    experiment: Experiment,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    signals: distributed.StopSignals,
+    next_index: int | None,
+) -> Results:
+    """From the newest checkpoint to the end; `next_index`, if any, is that of the data.
+
+    Raises:
+        FaultyStep: with the place in the data that follows the step's batch.
+    """
+    lengths, program = experiment.lengths, experiment.program
+    state, saved_index = start_state(config, experiment, checkpoints)
+    first_index = saved_index if next_index is None else next_index
+    start, batch_size = int(state.step), config.data.batch_size
+    keys = program.make_keys()
+    faults = Faults(Guard(**config.guard), start, first_index, batch_size)
+    if start:
+        distributed.say(f"Going on from step {start} of {lengths.total}")
+
+    with contextlib.ExitStack() as stack:
+        writer = make_writer(workdir, config, lengths.total, start)
+        stack.callback(writer.close)
+        placement = sharding.batch_sharding(program.mesh)
+        batches = experiment.data.train_batches(
+            seed=config.seed,
+            start_index=first_index,
+            rows=local_rows(placement, batch_size),
+        )
+        batches = prefetch_to_device(batches, placement)
+        stack.callback(batches.close)
+        watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
+        meter = Meter(batch_size, faults.accept)
         results = {}
 
         def due(every: int) -> bool:
@@ -149,18 +193,22 @@ def train(
 
         steps = range(start + 1, lengths.total + 1)
         for step, batch in zip(steps, batches, strict=False):
-            state, metrics = experiment.train_step(state, batch, experiment.keys)
+            state, metrics = program.train_step(state, batch, keys)
             meter.add(step, metrics)
+            watchdog.step_begins(step + 1)
             if step == lengths.total:
                 meter.finish()
             writer.skipped(batches.skipped)
+            writer.faults(faults.take())
             if due(lengths.log_every) and (means := meter.flush()):
                 writer.train(step, means)
             if due(lengths.eval_every):
+                watchdog.pause()
                 results = evaluate_splits(experiment, config.eval, state, writer)
                 writer.evaluation(step, results)
                 meter.pause()
-            if due(lengths.checkpoint_every) or signals:
+            if (stop := signals.stop()) or due(lengths.checkpoint_every):
+                watchdog.pause()
                 meter.finish()
                 evaluated = due(lengths.eval_every)
                 best = results[config.eval.splits[0]] if evaluated else None
@@ -172,17 +220,25 @@ def train(
                 }
                 checkpoints.save(step, state, facts, best)
                 meter.pause()
-            if signals and step < lengths.total:
-                raise Interrupted(
-                    f"{signals[0].name} at step {step} of {lengths.total}"
-                )
+            if stop and step < lengths.total:
+                raise Interrupted(f"{stop.name} at step {step} of {lengths.total}")
         return results or evaluate_splits(experiment, config.eval, state, writer)
 
 
-def processes() -> dict[str, int]:
-    """This process's number and how many there are, for its share of the data."""
-    count = jax.process_count()
-    return {"process_index": jax.process_index(), "process_count": count}
+def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:
+    """The rows of a batch that this process is to load; None for all."""
+    if jax.process_count() == 1:
+        return None
+    return sharding.local_rows(placement, batch_size)
+
+
+def make_writer(
+    workdir: Path, config: ml_collections.ConfigDict, total: int, start: int
+) -> Writer:
+    """Process 0 writes; the others list what they alone see."""
+    if not distributed.is_primary():
+        return SilentWriter(workdir, jax.process_index())
+    return Writer(workdir, config, total, start, **without_every(config.log))
 
 
 def without_every(section: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -192,15 +248,28 @@ def without_every(section: ml_collections.ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def explained(checkpoints: Checkpoints) -> Iterator[None]:
-    """Adds to a NonFiniteError what is left and what to try."""
+    """Adds to an error in mid-run what is left and what to do."""
     try:
         yield
-    except NonFiniteError as error:
-        raise NonFiniteError(
-            f"{error}; training stopped, and the last good checkpoint is "
+    except FaultyStep as fault:
+        raise fault.explained(
+            f"training stopped, and the last good checkpoint is "
             f"{checkpoints.last_good()}. Try a lower optim.learning_rate, a longer "
-            "optim.warmup, optim.clip_norm=1, or model.dtype=float32"
-        ) from error
+            "optim.warmup, optim.clip_norm=1, or model.dtype=float32; or let "
+            "guard.policy be skip or rollback"
+        ) from fault
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        # Not raised: on its way out it would wait for the process that is gone.
+        print(
+            f"error: process {jax.process_index()} lost another one, or the network: "
+            f"{str(error).splitlines()[0]} The last checkpoint is "
+            f"{checkpoints.last_good()}. Start all processes again to go on",
+            file=sys.stderr,
+        )
+        faulthandler.dump_traceback(all_threads=True)
+        distributed.leave(TRY_AGAIN)
 
 
 @contextlib.contextmanager
@@ -210,13 +279,14 @@ def exit_on_interrupt(module: str) -> Iterator[None]:
         yield
     except Interrupted as stop:
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-        print(f"Stopped by {stop}; the state is saved. To go on: {command}")
-        # 75 is EX_TEMPFAIL, "try again later"; 130 is what shells give for Ctrl-C.
-        sys.exit(75 if "SIGTERM" in str(stop) else 130)
+        distributed.say(f"Stopped by {stop}; the state is saved. To go on: {command}")
+        # 130 is what shells give for Ctrl-C.
+        sys.exit(TRY_AGAIN if "SIGTERM" in str(stop) else 130)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: trains, then draws the learning curve."""
+    distributed.start(arguments)
     config = read_config(arguments.config, arguments.overrides)
     with exit_on_interrupt("vit_jax.train"):
         results = train(
@@ -224,6 +294,8 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.workdir,
             allow_config_change=arguments.allow_config_change,
         )
+    if not distributed.is_primary():
+        return
     curve = plots.learning_curve(arguments.workdir)
     for split, metrics in results.items():
         accuracy = 100 * metrics["accuracy"]
@@ -242,4 +314,5 @@ if __name__ == "__main__":
         action="store_true",
         help="go on in a run folder that was begun with another config",
     )
+    distributed.add_arguments(parser)
     run_command(parser, main)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.data.mix import Mix, normalize, one_hot
+from vit_jax.guard import Guard
 from vit_jax.losses import LossFn
-from vit_jax.models import VisionTransformer
+from vit_jax.models import AnyModel
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -22,12 +23,18 @@ Metrics = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes; `ema` is None unless `train.ema_decay` is set."""
+    """All that training changes.
+
+    `ema` is None unless `train.ema_decay` is set. `loss_mean`, over the last steps, and
+    `skipped`, how many were left out, are the guard's.
+    """
 
     step: jax.Array
     params: Params
     opt_state: optax.OptState
     ema: Params | None
+    loss_mean: jax.Array
+    skipped: jax.Array
 
 
 @flax.struct.dataclass
@@ -47,20 +54,43 @@ def named_keys(seed: int) -> RandomKeys:
     return RandomKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
+def initial_state(
+    params: Params, optimizer: optax.GradientTransformation, *, average: bool
+) -> TrainState:
+    """The state before the first step; `average`: with a moving one of parameters."""
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if average else None,
+        loss_mean=jnp.float32(0),
+        skipped=jnp.int32(0),
+    )
+
+
 def make_train_step(
-    model: VisionTransformer,
+    model: AnyModel,
     loss_fn: LossFn,
     mix: Mix,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    guard: Guard,
     *,
     accumulate_steps: int,
     ema_decay: float,
+    gradient_dtype: str,
 ) -> TrainStep:
     """Builds the pure training step `(state, batch, keys) -> (state, metrics)`.
 
     The batch holds `image` (b h w c, uint8) and `label` (b, integers). The schedule is
     the optimizer's own, given to be reported.
+
+    Args:
+        accumulate_steps: pieces of the batch that go through the model one by one.
+        ema_decay: of the average of the parameters; 0 for none.
+        gradient_dtype: with `bfloat16`, the parameters are rounded to it before the
+            forward pass, so that gradients, and weights under fsdp, cross the network
+            in half the bytes; what is updated stays float32.
     """
 
     def mean_loss(params, images, targets, dropout_key):
@@ -80,7 +110,9 @@ def make_train_step(
         targets = one_hot(batch["label"], model.num_classes)
         images, targets = mix(keys.mix, images, targets)
 
-        (loss, accuracy), grads = gradient(state.params, images, targets, keys.dropout)
+        weights = jax.tree.map(lambda x: x.astype(gradient_dtype), state.params)
+        (loss, accuracy), grads = gradient(weights, images, targets, keys.dropout)
+        grads = jax.tree.map(lambda g, x: g.astype(x.dtype), grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, ema_decay, state.step)
@@ -89,9 +121,12 @@ def make_train_step(
             "loss": loss,
             "accuracy": accuracy,
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": schedule(state.step),
+            "learning_rate": schedule(state.step - state.skipped),
         }
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        new = state.replace(
+            step=state.step + 1, params=params, opt_state=opt_state, ema=ema
+        )
+        return guard(state, new, metrics)
 
     return train_step
 
@@ -111,7 +146,7 @@ def accumulated(gradient: Callable[..., Any], pieces: int) -> Callable[..., Any]
 
         batch = (cut(images), cut(targets), jax.random.split(key, pieces))
         result = jax.eval_shape(gradient, params, *(x[0] for x in batch))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), result)
         total, _ = jax.lax.scan(add, zeros, batch)
         return jax.tree.map(lambda x: x / pieces, total)
 

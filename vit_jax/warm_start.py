@@ -11,6 +11,7 @@ from vit_jax.config import ConfigError, load_config
 from vit_jax.interop.adapt import FREE, attributes
 from vit_jax.labels import label_order
 from vit_jax.models import AnyModel, VisionTransformer, defaults_of, model_options
+from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.optim import path_name
 from vit_jax.run import load_run
 
@@ -74,7 +75,7 @@ def warm_start(
         patch_size=getattr(model, "patch_size", None),
     )
     check_attributes(run.model, model, init)
-    loaded = dict(run.params)
+    loaded, params = dict(run.params), unstack_blocks(params)
     shapes = [
         {name: jax.tree.map(jnp.shape, tree[name]) for name in HEAD if name in tree}
         for tree in (loaded, params)
@@ -85,7 +86,7 @@ def warm_start(
         loaded = {name: tree for name, tree in loaded.items() if name not in HEAD}
         loaded |= {name: params[name] for name in HEAD if name in params}
     check_shapes(loaded, params, init)
-    return loaded
+    return stack_blocks(loaded) if getattr(model, "scan", False) else loaded
 
 
 def same_classes(there: tuple[str, ...], here: tuple[str, ...]) -> bool:

@@ -24,6 +24,8 @@ class Batches:
     """Joins blocks to batches and keeps the list of bad records; an iterator.
 
     Attributes:
+        batch_size: of the global batch.
+        rows: those of it that are delivered here; None for all.
         skipped: names of the records that could not be used so far, each once.
     """
 
@@ -37,6 +39,7 @@ class Batches:
         max_errors: int,
     ):
         self.skipped: list[str] = []
+        self.batch_size, self.rows = blocks.batch_size, blocks.rows
         self._blocks, self._on_error, self._max_errors = blocks, on_error, max_errors
         # OpenCV's own threads would fight with ours for the same cores.
         cv2.setNumThreads(1)

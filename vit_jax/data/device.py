@@ -6,6 +6,8 @@ import collections
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from vit_jax.data.batches import Batch
 
 
@@ -16,8 +18,7 @@ def prefetch_to_device(
 
     Args:
         batches: TrainBatches, EvalBatches or any iterator of dicts of arrays.
-        sharding: `jax.sharding.Sharding` of every array; its first axis is the batch,
-          in the order of the processes.
+        sharding: `jax.sharding.Sharding` of every array; its first axis is the batch.
         size: batches kept on the device, the current one included.
 
     Returns:
@@ -64,12 +65,26 @@ class DevicePrefetch:
         batch = next(self._batches, None)
         if batch is None:
             return False
-        arrays = {
-            key: jax.make_array_from_process_local_data(self._sharding, value)
-            for key, value in batch.items()
-        }
+        rows = getattr(self._batches, "rows", None)
+        if rows is None:
+            arrays = jax.device_put(batch, self._sharding)
+        else:
+            arrays = {
+                key: self._global_array(value, rows) for key, value in batch.items()
+            }
         self._waiting.append((arrays, getattr(self._batches, "next_index", None)))
         return True
+
+    def _global_array(self, local: np.ndarray, rows: np.ndarray) -> Any:
+        """An array of all processes, of which this one has the given rows."""
+        import jax
+
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            first, last = index[0].start or 0, index[0].stop or shape[0]
+            return local[np.searchsorted(rows, first) : np.searchsorted(rows, last)]
+
+        shape = (self._batches.batch_size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, self._sharding, piece)
 
     def close(self) -> None:
         """Drops the waiting batches and closes the iterator below."""

@@ -168,17 +168,15 @@ class Data:
         *,
         seed: int,
         start_index: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
     ) -> TrainBatches:
         """Shuffled, augmented batches without end.
 
         Args:
             seed: decides order and augmentation; 0 or more.
             start_index: `next_index` of the iterator to go on from.
-            process_index: number of this process.
-            process_count: number of processes; each gets an equal, contiguous part of
-              each batch, in the order of the process numbers.
+            rows: sorted numbers of the rows of each batch that this process delivers,
+              as of `sharding.local_rows`; None for all.
 
         Returns:
             Iterator of {"image": uint8 (local_batch, h, w, 3), "label": int32
@@ -186,7 +184,7 @@ class Data:
             program's main module needs `if __name__ == "__main__":`.
 
         Raises:
-            ValueError: batch larger than the split or not divisible by the processes.
+            ValueError: batch larger than the split.
             ImageError: here, or later from the iterator: a bad record.
         """
         self.check_splits(())
@@ -200,8 +198,7 @@ class Data:
             tries=tries,
             start=start_index,
             batch_size=self.batch_size,
-            process_index=process_index,
-            process_count=process_count,
+            rows=rows,
         )
         return TrainBatches(
             blocks, start_index=start_index, **self._reading(source, self.workers)
@@ -212,17 +209,14 @@ class Data:
         split: str,
         batch_size: int,
         *,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
     ) -> EvalBatches:
         """Each record of a split once, in order, the last batch padded.
 
         Args:
             split: such as "test" or "train[98%:]".
             batch_size: images in a batch over all processes.
-            process_index: number of this process.
-            process_count: number of processes; all get equally many batches of equal
-              shape, each a contiguous part of the global batch.
+            rows: as of `train_batches`; all processes get equally many batches.
 
         Returns:
             Iterator of {"image", "label"} as in training, "mask": bool (local_batch,),
@@ -230,7 +224,7 @@ class Data:
             number of the record; `len` is the number of batches.
 
         Raises:
-            ValueError: unknown or empty split, batch not divisible by the processes.
+            ValueError: unknown or empty split.
             ImageError: here, or later from the iterator: a bad record.
         """
         source = self._source(split)
@@ -239,8 +233,7 @@ class Data:
             self.eval_transform,
             self.image_size,
             batch_size=batch_size,
-            process_index=process_index,
-            process_count=process_count,
+            rows=rows,
         )
         return EvalBatches(blocks, **self._reading(source, workers=0))
 

@@ -3,8 +3,8 @@
 Global position i of the training stream belongs to epoch e = i // n and holds example
 `permutation(seed, e)[i % n]`, augmented with a generator that depends on (seed, i)
 only. Global batch t holds the positions [t B, (t + 1) B), counted from the start
-index; process h of H delivers the h-th of H contiguous parts of it. Neither threads
-nor worker processes nor hosts enter, so none of them can change what is delivered.
+index; a process delivers those rows of it that its devices hold. Neither threads nor
+worker processes nor hosts enter, so none of them can change what is delivered.
 
 Grain reads ahead, in threads or worker processes, in blocks of a batch. A block is
 one random-access element for Grain: at 32x32 pixels its cost for an element is that
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from grain.experimental import index_shuffle
@@ -57,27 +58,22 @@ class _Blocks:
         *,
         start: int,
         batch_size: int,
-        process_index: int,
-        process_count: int,
+        rows: np.ndarray | None,
     ):
-        if batch_size % process_count:
-            raise ValueError(
-                f"the batch size {batch_size} is not divisible by the {process_count} "
-                f"processes; use a multiple of {process_count}"
-            )
         self.source = source
         self.batch_size = batch_size
-        self.local_size = batch_size // process_count
-        self.per_batch = -(-self.local_size // _BLOCK)
-        self._first = start + process_index * self.local_size
+        self._start = start
+        self.rows = rows
+        self._rows = np.arange(batch_size) if rows is None else rows
+        self.per_batch = -(-len(self._rows) // _BLOCK)
 
-    def positions(self, block: int) -> range:
+    def positions(self, block: int) -> list[int]:
         """Global positions of the examples in a block."""
         batch, part = divmod(block, self.per_batch)
-        first = self._first + batch * self.batch_size
-        low = part * self.local_size // self.per_batch
-        high = (part + 1) * self.local_size // self.per_batch
-        return range(first + low, first + high)
+        first = self._start + batch * self.batch_size
+        low = part * len(self._rows) // self.per_batch
+        high = (part + 1) * len(self._rows) // self.per_batch
+        return [first + int(row) for row in self._rows[low:high]]
 
 
 class TrainBlocks(_Blocks):
@@ -91,10 +87,10 @@ class TrainBlocks(_Blocks):
         *,
         seed: int,
         tries: int,
-        **sharding: int,
+        **batches: Any,
     ):
         """`tries`: records tried for one place before it is left black."""
-        super().__init__(source, **sharding)
+        super().__init__(source, **batches)
         self._transform, self._image_size = transform, image_size
         self._seed, self._tries = seed, tries
 
@@ -134,9 +130,9 @@ class EvalBlocks(_Blocks):
         source: Source,
         transform: Callable[[np.ndarray], np.ndarray],
         image_size: tuple[int, int],
-        **sharding: int,
+        **batches: Any,
     ):
-        super().__init__(source, start=0, **sharding)
+        super().__init__(source, start=0, **batches)
         self._transform, self._image_size = transform, image_size
 
     @property

@@ -16,7 +16,8 @@ Params = dict[str, Any]
 # Attributes that change training alone, or how the same numbers are computed.
 FREE = (
     *("dropout_rate", "attention_dropout_rate", "stochastic_depth_rate"),
-    *("head_bias_init", "attention_implementation", "dtype", "parent", "name"),
+    *("head_bias_init", "attention_implementation", "scan", "remat", "dtype"),
+    *("parent", "name"),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.depth import stack_blocks, unrolled
 from vit_jax.models.mixer import Mixer
 from vit_jax.models.resnet import ResNet, epsilons
 from vit_jax.models.variants import names, parse_name
@@ -64,10 +65,14 @@ def create_model(
 
 
 def init_params(model: AnyModel, key: jax.Array) -> dict[str, Any]:
-    """Draws new parameters: a nested dict of float32 arrays."""
+    """Draws new parameters: a nested dict of float32 arrays.
+
+    Those of a scanned model are the same numbers, stacked.
+    """
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
-    init = jax.jit(functools.partial(model.init, train=False))
-    return init(key, images)["params"]
+    init = jax.jit(functools.partial(unrolled(model).init, train=False))
+    params = init(key, images)["params"]
+    return stack_blocks(params) if getattr(model, "scan", False) else params
 
 
 def model_options(model: AnyModel) -> dict[str, Any]:

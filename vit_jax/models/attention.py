@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.positions import RelativePositions
+from vit_jax.models.softmax_attention import softmax_attention
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
@@ -76,11 +77,13 @@ class MultiHeadAttention(nn.Module):
             bias = positions(scaled, grid or self.grid)
 
         dropout = self.dropout_rate if train else 0.0
+        weights = None
         if not return_weights and can_fuse(
             self.implementation, query, dropout, self.relative
         ):
-            weights = None
             x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        elif train and not (return_weights or dropout or self.relative):
+            x = softmax_attention(query, key, value)
         else:
             scores, total = attention_scores(query, key, bias)
             weights = scores / total

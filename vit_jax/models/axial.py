@@ -29,6 +29,7 @@ class AxialBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b l d"],
+        drop_rate: Any,
         *,
         grid: tuple[int, int],
         train: bool,
@@ -48,7 +49,11 @@ class AxialBlock(nn.Module):
             block = self.block(**options, name=name)
             x = einops.rearrange(x, f"b (h w) d -> {lines}", **places)
             x, inner = block(
-                x, grid=line_grid, train=train, return_attention=return_attention
+                x,
+                drop_rate,
+                grid=line_grid,
+                train=train,
+                return_attention=return_attention,
             )
             x = einops.rearrange(x, f"{lines} -> b (h w) d", **places)
             weights = inner.pop("attention_weights", None)

@@ -94,17 +94,34 @@ class ResidualBranch(nn.Module):
     """
 
     layer_scale_init: float = 0.0
-    drop_rate: float = 0.0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], *, train: bool
+        self, x: Float[Array, "b l d"], drop_rate: Any, *, train: bool
     ) -> Float[Array, "b l d"]:
+        """`drop_rate` is a number, or an array of one where layers are scanned."""
         if self.layer_scale_init:
             init = nn.initializers.constant(self.layer_scale_init)
             x = x * self.param("layer_scale", init, (x.shape[-1],)).astype(x.dtype)
-        drop_sample = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2))
-        return drop_sample(x, deterministic=not train)
+        if not train or (isinstance(drop_rate, float) and drop_rate == 0):
+            return x
+        keep = jnp.asarray(1 - drop_rate, jnp.float32)
+        shape = (x.shape[0], 1, 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return x * (kept / keep).astype(x.dtype)
+
+
+def divide_batch(x: Array) -> Array:
+    """Keeps the first axis divided over the devices of a mesh, and the others whole.
+
+    Where parameters are divided too, the compiler might otherwise divide the features
+    and gather the batch. Without a mesh, nothing happens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    spec = jax.sharding.PartitionSpec(("data", "fsdp"))
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def classifier(num_classes: int, bias_init: float) -> nn.Dense:

@@ -39,12 +39,12 @@ class MixerBlock(nn.Module):
         y = einops.rearrange(y, "b l d -> b d l")
         y = self.mlp("token_mlp", self.token_mlp_dim)(y, train=train)
         y = einops.rearrange(y, "b d l -> b l d")
-        out["token_mlp"] = self.branch("token_branch")(y, train=train)
+        out["token_mlp"] = self.branch("token_branch", y, train)
         x = x + out["token_mlp"]
 
         y = self.norm("channel_norm")(x)
         y = self.mlp("channel_mlp", self.channel_mlp_dim)(y, train=train)
-        out["channel_mlp"] = self.branch("channel_branch")(y, train=train)
+        out["channel_mlp"] = self.branch("channel_branch", y, train)
         x = out["output"] = x + out["channel_mlp"]
         return x, out
 
@@ -62,8 +62,8 @@ class MixerBlock(nn.Module):
             name=name,
         )
 
-    def branch(self, name: str) -> ResidualBranch:
-        return ResidualBranch(0.0, self.stochastic_depth_rate, name=name)
+    def branch(self, name: str, x: Array, train: bool) -> Array:
+        return ResidualBranch(name=name)(x, self.stochastic_depth_rate, train=train)
 
 
 class MixerEncoder(nn.Module):

@@ -8,6 +8,7 @@ LayerNorm statistics, softmax and the logits are float32.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import einops
@@ -17,7 +18,14 @@ from jaxtyping import Array, Float
 
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
-from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch, classifier
+from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
+from vit_jax.models.layers import (
+    Mlp,
+    PatchEmbedding,
+    ResidualBranch,
+    classifier,
+    divide_batch,
+)
 from vit_jax.models.pixels import HALF, check_grid, prepare
 from vit_jax.models.pooling import MapHead
 from vit_jax.models.positions import (
@@ -43,7 +51,6 @@ class EncoderBlock(nn.Module):
     grid: tuple[int, int]
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
-    stochastic_depth_rate: float = 0.0
     layer_scale_init: float = 0.0
     norm_epsilon: float = 1e-6
     activation: str = "gelu_tanh"
@@ -56,11 +63,13 @@ class EncoderBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b l d"],
+        drop_rate: Any,
         *,
         grid: tuple[int, int],
         train: bool,
         return_attention: bool,
     ) -> tuple[Float[Array, "b l d"], dict[str, Array]]:
+        """Tokens and activations; `drop_rate` is that of stochastic depth."""
         if self.positions is not None:
             x = add_positions(
                 x, PositionEmbedding(**self.positions, name="positions")(grid)
@@ -77,15 +86,16 @@ class EncoderBlock(nn.Module):
             name="attention",
         )(y, train=train, return_weights=return_attention, grid=grid)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
-        out["attention"] = self.branch("attention_branch")(y, train=train)
+        out["attention"] = self.branch("attention_branch")(y, drop_rate, train=train)
         x = x + out["attention"]
 
         y = self.norm("mlp_norm")(x)
         mlp = Mlp(
             self.mlp_dim, self.dropout_rate, self.activation, self.dtype, name="mlp"
         )
-        out["mlp"] = self.branch("mlp_branch")(mlp(y, train=train), train=train)
-        x = out["output"] = x + out["mlp"]
+        y = mlp(y, train=train)
+        out["mlp"] = self.branch("mlp_branch")(y, drop_rate, train=train)
+        x = out["output"] = divide_batch(x + out["mlp"])
 
         if weights is not None:
             out["attention_weights"] = weights
@@ -95,9 +105,7 @@ class EncoderBlock(nn.Module):
         return nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name=name)
 
     def branch(self, name: str) -> ResidualBranch:
-        return ResidualBranch(
-            self.layer_scale_init, self.stochastic_depth_rate, name=name
-        )
+        return ResidualBranch(self.layer_scale_init, name=name)
 
 
 class Encoder(nn.Module):
@@ -108,6 +116,7 @@ class Encoder(nn.Module):
         axial: blocks with axial instead of full attention.
         stochastic_depth_rate: that of the last block; it grows linearly from 0.
         final_norm: whether there is one.
+        scan, remat: see `VisionTransformer`.
     """
 
     depth: int
@@ -115,6 +124,8 @@ class Encoder(nn.Module):
     axial: bool = False
     stochastic_depth_rate: float = 0.0
     final_norm: bool = True
+    scan: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -127,24 +138,46 @@ class Encoder(nn.Module):
         return_attention: bool,
     ) -> tuple[Float[Array, "b l d"], dict[str, Any]]:
         """Returns tokens and activations; `shared_table` is added before each layer."""
-        out = {}
-        for i in range(self.depth):
-            name = f"block_{i:02d}"
+
+        def layer(
+            block: nn.Module, x: Array, drop_rate: Any
+        ) -> tuple[Array, dict[str, Any]]:
             if shared_table is not None:
                 x = add_positions(x, shared_table)
-            rate = self.stochastic_depth_rate * i / max(self.depth - 1, 1)
-            options = {**self.block, "stochastic_depth_rate": rate}
-            if self.axial:
-                block = AxialBlock(EncoderBlock, options, name=name)
-            else:
-                block = EncoderBlock(**options, name=name)
-            x, out[name] = block(
-                x, grid=grid, train=train, return_attention=return_attention
+            options = {"train": train, "return_attention": return_attention}
+            return block(x, drop_rate, grid=grid, **options)
+
+        out = {}
+        if self.scan:
+            if return_attention:
+                raise ValueError("scanned blocks give no attention: use scan=False")
+            rates = self.drop_rates() if self.stochastic_depth_rate else None
+            x = scan_blocks(
+                layer,
+                self.make_block(STACKED),
+                x,
+                rates,
+                depth=self.depth,
+                remat=self.remat,
             )
+        else:
+            for i, rate in enumerate(self.drop_rates()):
+                name = f"block_{i:02d}"
+                apply = rematerialized(partial(layer, drop_rate=rate), self.remat)
+                x, out[name] = apply(self.make_block(name), x)
         if self.final_norm:
             epsilon, dtype = self.block["norm_epsilon"], self.block["dtype"]
             x = nn.LayerNorm(epsilon, dtype=dtype, name="norm")(x)
         return x, out
+
+    def drop_rates(self) -> list[float]:
+        last = max(self.depth - 1, 1)
+        return [self.stochastic_depth_rate * i / last for i in range(self.depth)]
+
+    def make_block(self, name: str) -> nn.Module:
+        if self.axial:
+            return AxialBlock(EncoderBlock, self.block, name=name)
+        return EncoderBlock(**self.block, name=name)
 
 
 class VisionTransformer(nn.Module):
@@ -181,6 +214,11 @@ class VisionTransformer(nn.Module):
             and weight standardisation, see `models/resnet.py`.
         pixel_mean, pixel_std: of pixels in [0, 1], that the weights expect.
         attention_implementation: `auto`, `xla` or `cudnn`.
+        scan: compile one block and loop over the layers: compiles in a fraction of the
+            time; parameters are then stacked, see `models/depth.py`, and activations
+            of the encoder are not returned.
+        remat: what is computed again in the backward pass: `none`, `dots` (all but the
+            products with weights) or `full` (all of a block).
         dtype: of matrix products and of the residual stream.
     """
 
@@ -215,6 +253,8 @@ class VisionTransformer(nn.Module):
     pixel_mean: tuple[float, float, float] = HALF
     pixel_std: tuple[float, float, float] = HALF
     attention_implementation: str = "auto"
+    scan: bool = False
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @property
@@ -285,7 +325,7 @@ class VisionTransformer(nn.Module):
             # In front of the class token, so that the patches stay contiguous.
             init = nn.initializers.normal(stddev=0.02)
             x = self.prepend(x, "registers", self.num_registers, init)
-        out["embedded"] = x
+        x = out["embedded"] = divide_batch(x)
 
         encoder = Encoder(
             self.depth,
@@ -293,6 +333,8 @@ class VisionTransformer(nn.Module):
             self.attention == "axial",
             self.stochastic_depth_rate,
             not self.norm_after_pooling,
+            self.scan,
+            self.remat,
             name="encoder",
         )
         x, out["encoder"] = encoder(

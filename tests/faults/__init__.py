@@ -1,0 +1,1 @@
+"""Breaks real training runs, starts them again, and compares how they end."""

@@ -1,0 +1,72 @@
+"""What several processes tell each other, so that all take the same decision."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def gather_texts(text: str) -> list[str]:
+    """The text of each process; all of them have to call it."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(max(1, *lengths), np.uint8)
+    padded[: data.size] = data
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [
+        row[:length].tobytes().decode()
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+
+
+def from_primary(action: Callable[[], str]) -> str:
+    """What process 0 gets from an action, on all processes; the others do not run it.
+
+    Raises:
+        Exception: of the action in process 0; the others get it as RuntimeError.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure, found = None, {}
+    if jax.process_index() == 0:
+        try:
+            found = {"result": action()}
+        except Exception as error:
+            failure, found = error, {"error": str(error)}
+    found = json.loads(gather_texts(json.dumps(found))[0])
+    if failure is not None:
+        raise failure
+    if "error" in found:
+        raise RuntimeError(found["error"])
+    return found["result"]
+
+
+def blind_processes(folder: Path, seconds: float) -> list[int]:
+    """The processes for which a folder is not the same as for process 0.
+
+    Args:
+        folder: on a file system that all share, as far as process 0 knows.
+        seconds: that a file of process 0 may take to be seen by the others.
+    """
+    if jax.process_count() == 1:
+        return []
+
+    def leave_mark() -> str:
+        name = f"shared-{secrets.token_hex(8)}"
+        (folder / name).touch()
+        return name
+
+    mark = folder / from_primary(leave_mark)
+    end = time.monotonic() + seconds
+    while not (seen := mark.exists()) and time.monotonic() < end:
+        time.sleep(0.1)
+    answers = gather_texts("seen" if seen else "")
+    from_primary(lambda: mark.unlink() or "")
+    return [process for process, answer in enumerate(answers) if not answer]

@@ -1,0 +1,239 @@
+"""The checkpoints of a run as they lie on the disk: list, verify, prune.
+
+    python -m vit_jax.checkpoints runs/digits --verify
+    python -m vit_jax.checkpoints runs/digits --prune --keep-last 1 --keep-best 1
+
+Nothing is changed without `--prune`; a training may be writing to the folder.
+"""
+
+import argparse
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vit_jax import integrity
+from vit_jax.cli import run_command
+from vit_jax.retention import Retention, remove
+
+
+class Step(NamedTuple):
+    """A saved step.
+
+    Attributes:
+        bytes: of all its files.
+        date: of the commit, ISO 8601 in local time.
+        kept: why the run keeps it, such as "last"; empty if it does not.
+        state: "ok"; "damaged"; "unverified", which is without a manifest, as between
+            the commit and the checksums, and is only checked by `--verify`.
+        problem: what is damaged, in words.
+    """
+
+    step: int
+    bytes: int
+    date: str
+    metrics: dict[str, float]
+    kept: list[str]
+    state: str
+    problem: str
+
+
+def find_directory(path: Path) -> Path:
+    """The folder of the steps, given that or the folder of the run.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if (path / "checkpoints").is_dir():
+        return path / "checkpoints"
+    if path.is_dir() and (path.name == "checkpoints" or integrity.steps(path)):
+        return path
+    raise ValueError(
+        f"{path} has no checkpoints: wanted the folder of a run or its checkpoints"
+    )
+
+
+def find_retention(directory: Path, arguments: argparse.Namespace) -> Retention:
+    """What the command line says about what stays, and else the run's config.
+
+    Raises:
+        ValueError: pruning, and the config counts `keep_every` in epochs.
+    """
+    config = integrity.read_json(directory.parent / "config.json")
+    section = config.get("checkpoint", {})
+    said = {
+        name: value
+        for name in ("keep_last", "keep_best", "keep_every")
+        if (value := getattr(arguments, name)) is not None
+    }
+    every, unit = section.get("keep_every", "0steps"), "steps"
+    if not every.endswith(unit):
+        if arguments.prune and "keep_every" not in said:
+            raise ValueError(
+                f"this run keeps a step every {every}, which is not counted in steps: "
+                "give --keep-every in steps"
+            )
+        every = "0steps"
+    defaults = {
+        "keep_last": section.get("keep_last", 1),
+        "keep_best": section.get("keep_best", 0),
+        "keep_every": int(every.removesuffix(unit)),
+        "best_metric": section.get("best_metric", "accuracy"),
+    }
+    return Retention(**defaults | said)
+
+
+def look_at(folder: Path, kept: list[str], *, checksums: bool) -> Step:
+    """Reads what a step tells of itself and checks its files."""
+    unverified = not (folder / integrity.MANIFEST).exists()
+    problem = (integrity.verify if checksums else integrity.verify_sizes)(folder)
+    state = "unverified" if unverified and not checksums else "ok"
+    saved = integrity.read_json(folder / integrity.METADATA)
+    seconds = saved.get("commit_timestamp_nsecs", 0) / 1e9 or folder.stat().st_mtime
+    return Step(
+        step=int(folder.name),
+        bytes=size(folder),
+        date=datetime.fromtimestamp(seconds).isoformat(" ", "minutes"),
+        metrics=integrity.read_metrics(folder),
+        kept=kept,
+        state="damaged" if problem else state,
+        problem=problem,
+    )
+
+
+def look_at_all(
+    directory: Path, retention: Retention, *, checksums: bool
+) -> list[Step]:
+    """Every step, oldest first; one that a training removes meanwhile is left out."""
+    kept = retention.kept(directory)
+    found = []
+    for step in integrity.steps(directory):
+        folder = directory / str(step)
+        try:
+            row = look_at(folder, kept.get(step, []), checksums=checksums)
+        except FileNotFoundError:
+            continue
+        if folder.exists():
+            found.append(row)
+    return found
+
+
+def size(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def to_prune(found: list[Step]) -> list[int]:
+    """The steps that nothing keeps; the newest whole one always stays.
+
+    Raises:
+        RuntimeError: no step is known to be whole.
+    """
+    whole = [row.step for row in found if row.state == "ok"]
+    if not whole:
+        raise RuntimeError(
+            "no step is known to be whole, so that nothing was removed; --verify also "
+            "looks at those without a manifest"
+        )
+    return [row.step for row in found if not row.kept and row.step != whole[-1]]
+
+
+def table(found: list[Step]) -> str:
+    """The steps as aligned columns."""
+    lines = [("step", "size", "saved", "kept as", "state", "metrics")]
+    for row in found:
+        values = (f"{name} {value:.4g}" for name, value in row.metrics.items())
+        lines.append(
+            (
+                str(row.step),
+                f"{row.bytes / 1e6:.1f} MB",
+                row.date,
+                ", ".join(row.kept) or "-",
+                f"{row.state}: {row.problem}" if row.problem else row.state,
+                "  ".join(values),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [cell.rjust(width) for cell, width in zip(line[:2], widths, strict=False)]
+            + [cell.ljust(w) for cell, w in zip(line[2:], widths[2:], strict=True)]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def leftovers(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """Folders beside the steps: damaged ones put aside, and unfinished saves."""
+    unfinished = [
+        path for name in integrity.UNFINISHED for path in directory.glob(name)
+    ]
+    damaged = directory.parent.glob("damaged/*")
+    return {
+        kind: [{"path": str(path), "bytes": size(path)} for path in sorted(paths)]
+        for kind, paths in {"damaged": damaged, "unfinished": unfinished}.items()
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command; RuntimeError if a step is damaged."""
+    directory = find_directory(arguments.directory)
+    retention = find_retention(directory, arguments)
+    found = look_at_all(directory, retention, checksums=arguments.verify)
+    removed = to_prune(found) if arguments.prune else []
+    if not arguments.dry_run:
+        remove(directory, removed)
+    others = leftovers(directory)
+    report = {"steps": [row._asdict() for row in found], "removed": removed, **others}
+    text = json.dumps(report, indent=1) + "\n"
+    if arguments.json == "-":
+        print(text, end="")
+    else:
+        print(table(found))
+        for kind, folders in others.items():
+            for folder in folders:
+                print(f"{kind}: {folder['path']}  {folder['bytes'] / 1e6:.1f} MB")
+        if arguments.prune:
+            verb = "would remove" if arguments.dry_run else "removed"
+            print(f"{verb}: {', '.join(map(str, removed)) or 'nothing'}")
+    if arguments.json not in (None, "-"):
+        integrity.write_atomically(Path(arguments.json), text)
+    if damaged := [str(row.step) for row in found if row.problem]:
+        raise RuntimeError(
+            f"damaged: step {', '.join(damaged)}. Training and evaluation pass over "
+            "damaged steps and take the newest whole one"
+        )
+
+
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.checkpoints",
+        description="List, verify and prune the checkpoints of a run. Exit code 1 if "
+        "one is damaged.",
+    )
+    parser.add_argument("directory", type=Path, help="of a run, or of its checkpoints")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all files and compare checksums; else only that files and sizes fit",
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove what none of the --keep options keeps (default: the run's config)",
+    )
+    parser.add_argument("--keep-last", type=positive, metavar="N", help="newest steps")
+    parser.add_argument("--keep-best", type=int, metavar="N", help="steps, by metric")
+    parser.add_argument("--keep-every", type=int, metavar="N", help="multiples of N")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --prune: say what would be removed"
+    )
+    parser.add_argument("--json", metavar="FILE", help="the same as JSON; - for stdout")
+    run_command(parser, main)

@@ -1,0 +1,139 @@
+"""The communication of a compiled program: how much, and over which mesh axes."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vit_jax.hlo import Module, Step, walk
+
+KINDS = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
+    *("collective-permute", "collective-broadcast", "ragged-all-to-all"),
+)
+
+
+class Collective(NamedTuple):
+    """All collectives of one kind, type and place in a run of a program.
+
+    Attributes:
+        kind: such as `all-reduce`.
+        axes: of the mesh that they run over.
+        dtype: of what is sent.
+        count: how many run.
+        size: bytes of the arrays that they are about, whole ones for all-gather and
+            reduce-scatter.
+        sent: bytes that each device sends, at least: those of the ring algorithms.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    dtype: str
+    count: int
+    size: int
+    sent: float
+
+
+def collectives(module: Module, mesh: Any) -> list[Collective]:
+    """The collectives of a program, added up, the largest first.
+
+    Args:
+        mesh: the `jax.sharding.Mesh` that it was compiled for.
+
+    Raises:
+        ValueError: a way to write groups of devices that is not known.
+    """
+    counts, sizes, sent = defaultdict(int), defaultdict(int), defaultdict(float)
+    seen: set[str] = set()
+    for step in walk(module):
+        if not (kind := collective_kind(step)):
+            continue
+        # On TPU the pieces of an asynchronous collective are fused into what runs
+        # meanwhile; they share one channel.
+        channel = step.instruction.attribute(r"channel_id=(\d+)")
+        if step.fused and channel:
+            if channel in seen:
+                continue
+            seen.add(channel)
+        groups = device_groups(step.instruction.text, mesh)
+        members = len(groups[0])
+        names = mesh_axes(groups, mesh)
+        found = defaultdict(int)
+        for name in step.instruction.operands:
+            for array in step.computation[name].arrays:
+                found[array.dtype] += array.size
+        for dtype, size in found.items():
+            size *= members if kind == "all-gather" else 1
+            key = kind, names, dtype
+            counts[key] += step.times
+            sizes[key] += step.times * size
+            sent[key] += step.times * size * share_sent(kind, members)
+    rows = [Collective(*key, counts[key], sizes[key], sent[key]) for key in counts]
+    return sorted(rows, key=lambda row: -row.sent)
+
+
+def collective_kind(step: Step) -> str:
+    """The kind of collective that an instruction is or starts, "" for none."""
+    kind = step.instruction.op.removesuffix("-start")
+    if kind not in KINDS:
+        return ""
+    # How XLA writes a reduce-scatter on TPU: a reduction of which a slice is kept.
+    is_scatter = kind == "all-reduce" and step.within.startswith("all-reduce-scatter")
+    return "reduce-scatter" if is_scatter else kind
+
+
+def share_sent(kind: str, members: int) -> float:
+    """Of the bytes of an array, the share that each of its devices has to send."""
+    if kind in ("collective-permute", "collective-broadcast"):
+        return 1.0
+    return (2.0 if kind == "all-reduce" else 1.0) * (members - 1) / members
+
+
+def device_groups(text: str, mesh: Any) -> np.ndarray:
+    """The groups of devices that talk to each other: numbers in the mesh's order.
+
+    Args:
+        text: of the instruction, whose groups may be written as `{{0,1},{2,3}}`, as
+            `[2,4]<=[4,2]T(1,0)` (numbers 0, 1, ... of a (4, 2) array, transposed, in
+            two groups of four), as `mesh['data'=4,'fsdp'=2] {'fsdp'}`, as `{}` for
+            all, or as pairs of source and target.
+
+    Raises:
+        ValueError: none of these.
+    """
+    everyone = np.arange(mesh.devices.size)
+    groups = re.search(r"(?:replica_groups|source_target_pairs)=(.*)", text)
+    written = groups[1] if groups else "{}"
+    if written.startswith("{}"):
+        return everyone[None]
+    if match := re.match(r"\{(\{[\d,{}]*\})\}", written):
+        rows = re.findall(r"\{([\d,]+)\}", match[1])
+        return np.array([[int(n) for n in row.split(",")] for row in rows])
+    if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", written):
+        shape, source, order = (_numbers(part) for part in match.groups())
+        numbers = np.arange(np.prod(source)).reshape(source)
+        return (numbers.transpose(order) if order else numbers).reshape(shape)
+    if match := re.match(r"mesh\[([^\]]*)\](?: \{([^}]*)\})?", written):
+        sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        chosen = re.findall(r"'(\w+)'", match[2] or "") or list(sizes)
+        numbers = np.arange(np.prod(list(sizes.values()))).reshape(*sizes.values())
+        places = [list(sizes).index(name) for name in chosen]
+        numbers = np.moveaxis(numbers, places, range(-len(places), 0))
+        return numbers.reshape(-1, np.prod([sizes[name] for name in chosen]))
+    raise ValueError(f"unknown way to write groups of devices: {written[:80]}")
+
+
+def _numbers(text: str | None) -> list[int]:
+    return [int(number) for number in text.split(",")] if text else []
+
+
+def mesh_axes(groups: np.ndarray, mesh: Any) -> tuple[str, ...]:
+    """The axes of the mesh along which the devices of a group differ."""
+    places: Sequence[np.ndarray] = np.unravel_index(groups, mesh.devices.shape)
+    return tuple(
+        name
+        for name, place in zip(mesh.axis_names, places, strict=True)
+        if (place != place[:, :1]).any()
+    )

@@ -1,0 +1,160 @@
+"""Several processes that train one model: start, agreement, an end without hangs.
+
+The engine is JAX's distributed runtime. Process 0 is its coordinator and the only one
+that prints and writes metrics; all run the same program on their own devices.
+"""
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import jax
+from jax.experimental import multihost_utils
+
+# Set by launchers that JAX understands, with the number of processes.
+TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `start`."""
+    group = parser.add_argument_group("several processes (docs/scale.md)")
+    group.add_argument(
+        "--distributed",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto: on under srun, mpirun, GKE, with JAX_COORDINATOR_ADDRESS or "
+        "--coordinator; on: as JAX finds it, needed on Cloud TPU VMs",
+    )
+    group.add_argument("--coordinator", help="HOST:PORT of process 0")
+    group.add_argument("--num-processes", type=int)
+    group.add_argument("--process-id", type=int)
+    group.add_argument(
+        "--heartbeat-timeout",
+        type=int,
+        default=100,
+        help="seconds after which the others give up on a process that is gone",
+    )
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any; before JAX touches a device.
+
+    Raises:
+        ValueError: the flags or the environment do not say who and where we are.
+        RuntimeError: the coordinator does not answer.
+    """
+    # Also for the abort by which JAX's runtime ends a process whose peers are gone.
+    faulthandler.enable()
+    if not wanted(arguments):
+        return
+    own = {
+        "num_processes": arguments.num_processes or number("JAX_NUM_PROCESSES"),
+        "process_id": first_of(arguments.process_id, number("JAX_PROCESS_ID")),
+    }
+    try:
+        jax.distributed.initialize(
+            arguments.coordinator,
+            **own,
+            heartbeat_timeout_seconds=arguments.heartbeat_timeout,
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"cannot join a distributed run: {error} Give --coordinator HOST:PORT, "
+            "--num-processes and --process-id, or --distributed off"
+        ) from error
+    say(
+        f"{jax.process_count()} processes, {jax.device_count()} devices, "
+        f"{jax.local_device_count()} of them here"
+    )
+
+
+def wanted(arguments: argparse.Namespace) -> bool:
+    """Whether flags or environment tell of more than one process."""
+    if arguments.distributed != "auto":
+        return arguments.distributed == "on"
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return (
+        arguments.coordinator is not None
+        or "JAX_COORDINATOR_ADDRESS" in os.environ
+        or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
+        or len(hosts) > 1
+        or any((number(name) or 1) > 1 for name in TASK_COUNTS)
+    )
+
+
+def number(name: str) -> int | None:
+    """An environment variable as a number; None if it is not set."""
+    text = os.environ.get(name)
+    return None if text is None else int(text)
+
+
+def first_of(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def is_primary() -> bool:
+    """Whether this process prints and writes."""
+    return jax.process_index() == 0
+
+
+def say(*text: Any) -> None:
+    """Prints, in process 0 only."""
+    if is_primary():
+        print(*text, flush=True)
+
+
+class StopSignals:
+    """Asks, after each step, whether SIGTERM or Ctrl-C is to end the run.
+
+    One process answers for itself. Of several, JAX's preemption service notices a
+    SIGTERM to any of them, and lets all stop at the same, later step.
+    """
+
+    def __init__(self) -> None:
+        self._received: list[signal.Signals] = []
+        self._asked = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        several = jax.process_count() > 1
+        # SIGTERM of several processes is the preemption service's.
+        caught = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+        handler = self._pass_on if several else self._note
+        self._previous = {number: signal.signal(number, handler) for number in caught}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self._received.append(signal.Signals(number))
+        print("Saving before stopping; Ctrl-C stops at once", flush=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _pass_on(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop(self) -> signal.Signals | None:
+        """The signal to stop for, None to go on; to be called once a step by all."""
+        if jax.process_count() == 1:
+            return self._received[0] if self._received else None
+        self._asked += 1
+        reached = multihost_utils.reached_preemption_sync_point(self._asked)
+        return signal.SIGTERM if reached else None
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process for an error of its own.
+
+    Of several processes, one that fails must not wait for the others, which wait for
+    it: without its heartbeat they end, too.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,152 @@
+"""What a training run needs, from what its compiled step costs: memory, time, money.
+
+All times are those of a roofline (Williams et al. 2009): arithmetic, memory and links
+each at their peak and all at once. Nothing runs faster; real steps take longer.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from vit_jax.chips import CHIPS, GIB, Chip
+from vit_jax.collectives import Collective
+
+# Utilisation that Table 2 of arXiv 2010.11929 implies for its runs on TPU v3, with the
+# FLOPs of Table 6: 19.7 (H/14, 14 epochs of JFT), 26.7 (L/16, 14) and 23.7e12 FLOP/s
+# (L/16, 90 epochs of ImageNet-21k) a core, of 61.5e12 at peak.
+PAPER_UTILISATION = 0.38
+# Examples and classes of the training splits of well-known data sets.
+DATA_SETS = {
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+    "imagenet2012": (1_281_167, 1000),
+    "imagenet21k": (14_197_122, 21_843),
+    "jft": (303_000_000, 18_291),  # JFT-300M as in arXiv 2010.11929
+    "jft3b": (3_000_000_000, 30_000),  # arXiv 2106.04560, section 2.1: nearly 3 billion
+}
+
+
+class Memory(NamedTuple):
+    """Bytes of one device.
+
+    Attributes:
+        parameters, optimizer, average: of the training state (the average is the EMA).
+        batch: the images and labels of a step.
+        temporaries: activations, gradients and all else that lives within a step;
+            None if the program was not compiled.
+        total: the sum, less what is stored in place.
+        available: of the chip; None if it is not known.
+    """
+
+    parameters: int
+    optimizer: int
+    average: int
+    batch: int
+    temporaries: int | None
+    total: int
+    available: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it does; None if that is not known."""
+        if self.available is None or self.temporaries is None:
+            return None
+        return self.total <= self.available
+
+
+class Roofline(NamedTuple):
+    """Seconds of a step at the peaks of a chip; None for what is not known."""
+
+    compute: float
+    memory: float | None
+    links: float
+
+    @property
+    def step(self) -> float:
+        """The longest of them."""
+        return max(self.compute, self.memory or 0.0, self.links)
+
+    @property
+    def bound(self) -> str:
+        """Its name."""
+        return max(self._fields, key=lambda name: getattr(self, name) or 0.0)
+
+
+def state_memory(
+    state: Any, batch: Any, temporaries: int | None, available: int | None
+) -> Memory:
+    """Bytes of a device, of arguments that are shapes with shardings.
+
+    Args:
+        temporaries: those that the compiler needs beside the arguments.
+    """
+    parts = [state.params, state.opt_state, state.ema, batch]
+    sizes = [device_bytes(part) for part in parts]
+    return Memory(*sizes, temporaries, sum(sizes) + (temporaries or 0), available)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of the first device's pieces of a tree of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def roofline(
+    chip: Chip,
+    dtype: str,
+    flops: float,
+    hbm_bytes: float | None,
+    collectives: list[Collective],
+) -> Roofline:
+    """The least time of a step on one kind of chip.
+
+    Args:
+        dtype: of the matrix products.
+        flops, hbm_bytes, collectives: of one device.
+    """
+    peak = chip.float32 if dtype == "float32" else chip.bfloat16
+    return Roofline(
+        flops / peak,
+        None if hbm_bytes is None else hbm_bytes / chip.bandwidth,
+        sum(row.sent for row in collectives) / chip.links,
+    )
+
+
+def paper_core_days(flops: float) -> float:
+    """TPUv3-core-days of a run as Table 2 of the paper counts: cores times days.
+
+    Args:
+        flops: of the run, without recomputation.
+    """
+    return flops / (PAPER_UTILISATION * CHIPS["v3"].bfloat16) / 86400
+
+
+def advice(
+    config: ml_collections.ConfigDict, memory: Memory, devices: int
+) -> list[str]:
+    """What makes a run fit that does not, the cheapest first."""
+    state = memory.parameters + memory.optimizer + memory.average
+    options = []
+    if state > (memory.available or 0) / 4 and config.mesh.fsdp == 1 and devices > 1:
+        options.append(f"--config.mesh.fsdp={devices} --config.mesh.data=1")
+    if config.model.remat == "none":
+        options.append("--config.model.remat=dots")
+    if config.model.remat != "full" or not config.model.scan:
+        options.append("--config.model.remat=full --config.model.scan=true")
+    if config.optim.momentum_dtype == "float32":
+        options.append("--config.optim.momentum_dtype=bfloat16")
+    pieces = 2 * config.train.accumulate_steps
+    if config.data.batch_size % (devices * pieces) == 0:
+        options.append(f"--config.train.accumulate_steps={pieces}")
+    options += ["a smaller --config.data.batch_size", "more devices"]
+    return options
+
+
+def in_gib(size: float) -> str:
+    """Bytes as text, three figures."""
+    return f"{size / GIB:.3g} GiB" if size >= GIB / 100 else f"{size / 2**20:.3g} MiB"

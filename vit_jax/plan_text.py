@@ -1,0 +1,92 @@
+"""A plan as text for people."""
+
+from typing import Any
+
+from vit_jax.estimate import in_gib
+
+
+def describe(plan: dict[str, Any]) -> str:
+    """The figures of `vit_jax.plan.plan_run`, a paragraph a subject."""
+    mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items())
+    seconds = plan["trace_seconds"], plan["compile_seconds"]
+    lines = [
+        f"{plan['model']}, {plan['parameters']:,} parameters, {plan['dtype']}, on "
+        f"{plan['devices']} x {plan['device_kind']} ({plan['target']}), mesh {mesh}",
+        f"batch {plan['batch_size']}, {plan['steps']:,} steps; traced in "
+        f"{seconds[0]:.0f} s, compiled in {seconds[1]:.0f} s",
+        "",
+        *memory_lines(plan),
+    ]
+    if plan["program"]:
+        lines += ["", *program_lines(plan)]
+    lines += [
+        "",
+        f"the whole run: {plan['total_flops'] / 1e18:.4g} exaFLOPs (6 a multiply-add, "
+        f"as arXiv 2010.11929 counts), {plan['paper_core_days']:,.4g} TPUv3-core-days "
+        "at the utilisation of its Table 2",
+    ]
+    return "\n".join(lines)
+
+
+def memory_lines(plan: dict[str, Any]) -> list[str]:
+    """What a device holds, and the verdict."""
+    memory = plan["memory"]
+    lines = ["memory of a device"]
+    for name in ("parameters", "optimizer", "average", "batch", "temporaries", "total"):
+        lines.append(f"  {name:12} {in_gib(memory[name]):>10}")
+    if memory["available"]:
+        lines[-1] += f" of {in_gib(memory['available'])}"
+    verdicts = {
+        True: "fits",
+        False: "does not fit",
+        None: "whether it fits is not known: the temporaries are those of a CPU"
+        if not plan["is_there"]
+        else "",
+    }
+    if verdicts[memory["fits"]]:
+        lines.append(f"  {verdicts[memory['fits']]}")
+    if plan["advice"]:
+        lines += ["  what helps, the cheapest first:"]
+        lines += [f"    {option}" for option in plan["advice"]]
+    return lines
+
+
+def program_lines(plan: dict[str, Any]) -> list[str]:
+    """A step of a device: arithmetic, bytes, communication, time."""
+    program = plan["program"]
+    lines = [
+        "a step of a device",
+        f"  {program['flops'] / 1e12:.4g} TFLOP, of which the model's are "
+        f"{plan['model_flops'] / 1e12:.4g}",
+        f"  {in_gib(program['bytes_accessed'])} accessed as XLA counts, "
+        f"{in_gib(program['hbm_bytes'])} of them in HBM",
+    ]
+    least = sum(row["sent"] for row in program["collectives"]) / 1000
+    shown = [row for row in program["collectives"] if row["sent"] >= least]
+    for row in shown:
+        axes = "+".join(row["axes"]) or "-"
+        lines.append(
+            f"  {row['count']:4} {row['kind']:18} over {axes:12} {row['dtype']:5} "
+            f"{in_gib(row['size']):>10}, {in_gib(row['sent'])} sent"
+        )
+    if others := len(program["collectives"]) - len(shown):
+        lines.append(f"       and {others} kinds of less than a thousandth")
+    if program["unknown_loops"]:
+        lines.append(
+            f"  {program['unknown_loops']} loops are counted once: the program does "
+            "not say how often they run"
+        )
+    if least := plan.get("roofline"):
+        times = [
+            f"{name} {1e3 * least[name]:.4g} ms"
+            for name in ("compute", "memory", "links")
+            if least[name] is not None
+        ]
+        lines += [
+            "",
+            f"at best {1e3 * least['step']:.4g} ms a step, bound by {least['bound']} "
+            f"({', '.join(times)}): {least['images/s']:,.0f} images/s",
+            f"at best {least['hours']:,.4g} hours, {least['device_days']:,.4g} "
+            "device-days",
+        ]
+    return lines

@@ -1,0 +1,234 @@
+"""What a compiled program costs a device: arithmetic, bytes, communication.
+
+XLA's own cost analysis counts the body of a loop once, so that a scanned model seems
+to cost one layer. Here its text is read and everything counts as often as it runs.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vit_jax.collectives import Collective, collectives
+from vit_jax.hlo import (
+    Array,
+    Computation,
+    Instruction,
+    Module,
+    Step,
+    parse,
+    trip_count,
+    walk,
+)
+
+# Instructions that move nothing: they name, group or await what others have moved.
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("while", "call", "conditional", "async-start", "async-update", "async-done"),
+    *("partition-id", "replica-id", "opt-barrier", "iota"),
+}
+
+
+class Costs(NamedTuple):
+    """Costs of one run of a program on one device.
+
+    Attributes:
+        flops: of all that it computes, recomputation included.
+        bytes_accessed: operands and results of all instructions (a fusion is one), as
+            XLA defines it: memory on the chip counts like HBM.
+        hbm_bytes: those of them that are in HBM.
+        collectives: the largest first.
+        unknown_loops: number of loops that are counted once, because the program does
+            not say how often they run.
+    """
+
+    flops: float
+    bytes_accessed: float
+    hbm_bytes: float
+    collectives: list[Collective]
+    unknown_loops: int
+
+
+def analyze(compiled: Any, mesh: Any) -> Costs:
+    """Counts what a step costs.
+
+    To XLA's totals comes what loops add: the matrix products of their further rounds,
+    and bytes in the proportion in which our own count of them grows.
+
+    Args:
+        compiled: of `jax.jit(...).lower(...).compile()`.
+        mesh: the `jax.sharding.Mesh` that it was compiled for.
+    """
+    module = parse(compiled.as_text())
+    once, all_times = _totals(module, loops=False), _totals(module, loops=True)
+    found = compiled.cost_analysis()
+    return Costs(
+        found["flops"] + all_times["flops"] - once["flops"],
+        found["bytes accessed"] * all_times["bytes"] / once["bytes"],
+        all_times["hbm"],
+        collectives(module, mesh),
+        sum(trip_count(module, s.instruction) is None for s in walk(module)),
+    )
+
+
+def _totals(module: Module, *, loops: bool) -> dict[str, float]:
+    totals = {"flops": 0.0, "bytes": 0.0, "hbm": 0.0}
+    for step in walk(module, loops=loops):
+        totals["flops"] += step.times * product_flops(step)
+        if not step.fused and step.instruction.op not in _FREE:
+            for array in moved(step, module):
+                totals["bytes"] += step.times * array.size
+                totals["hbm"] += step.times * array.size * array.in_memory
+    return totals
+
+
+def product_flops(step: Step) -> int:
+    """FLOPs of a matrix product or convolution, 0 for all else."""
+    instruction = step.instruction
+    if instruction.op == "dot":
+        left = step.computation[instruction.operands[0]].arrays[0]
+        numbers = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
+        contracted = [left.sides[int(n)] for n in numbers.split(",") if n]
+        return 2 * int(np.prod([*instruction.arrays[0].sides, *contracted]))
+    if instruction.op == "convolution":
+        return _convolution_flops(instruction, step)
+    return 0
+
+
+def _convolution_flops(instruction: Instruction, step: Step) -> int:
+    """Of the pairs of inputs and kernel elements that are not padding.
+
+    On TPU all matrix products are convolutions; batch dimensions become spatial ones,
+    in which padding and dilation leave one element of the kernel to each input.
+    """
+    left, right = (step.computation[name].arrays[0] for name in instruction.operands)
+    output = instruction.arrays[0]
+    labels = instruction.attribute(r"dim_labels=(\w+_\w+->\w+)")
+    inputs, kernel, outputs = re.split("_|->", labels)
+    window = instruction.attribute(r"window=\{([^}]*)\}")
+    pairs = 1
+    for i, label in enumerate(sorted(set(inputs) - set("bf"))):
+        pairs *= _valid_pairs(
+            left.sides[inputs.index(label)],
+            right.sides[kernel.index(label)],
+            output.sides[outputs.index(label)],
+            *_window_dimension(window, i),
+        )
+    features = right.sides[kernel.index("i")] * right.sides[kernel.index("o")]
+    groups = int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
+    return 2 * pairs * features * left.sides[inputs.index("b")] // groups
+
+
+def _window_dimension(window: str, i: int) -> tuple[int, int, int, int]:
+    """Stride, padding before, dilation of input and kernel in spatial dimension i."""
+
+    def part(key: str, default: str) -> str:
+        found = re.search(rf"\b{key}=(\S+)", window)
+        return found[1].split("x")[i] if found else default
+
+    before = int(part("pad", "0_0").split("_")[0])
+    return (
+        *(int(part("stride", "1")), before),
+        *(int(part("lhs_dilate", "1")), int(part("rhs_dilate", "1"))),
+    )
+
+
+def _valid_pairs(
+    size: int, kernel: int, output: int, stride: int, pad: int, dilation: int, step: int
+) -> int:
+    """Pairs of output and kernel positions that meet an element of the input."""
+    place = np.arange(output)[:, None] * stride + np.arange(kernel) * step - pad
+    inside = (place >= 0) & (place < (size - 1) * dilation + 1)
+    return int((inside & (place % dilation == 0)).sum())
+
+
+def moved(step: Step, module: Module) -> list[Array]:
+    """What an instruction reads and writes."""
+    instruction = step.instruction
+    if instruction.op.endswith("-done"):
+        return []
+    operands = [step.computation[name] for name in instruction.operands]
+    read = [array for operand in operands for array in operand.arrays]
+    if instruction.op == "fusion":
+        return _moved_by_fusion(instruction, operands, module)
+    if instruction.op in ("dynamic-slice", "slice", "gather"):
+        read = [a._replace(in_memory=read[0].in_memory) for a in instruction.arrays]
+    elif instruction.op == "dynamic-update-slice":
+        update = operands[1].arrays[0]
+        return [update, update._replace(in_memory=instruction.arrays[0].in_memory)]
+    elif instruction.op in ("copy-start", "slice-start"):
+        # The result is of the copy, the original and a semaphore, in no fixed order.
+        spaces = {array.in_memory for array in instruction.arrays[:2]}
+        smaller = min(instruction.arrays[:2], key=lambda array: array.size)
+        both = spaces if len(spaces) == 2 else [*spaces, *spaces]
+        return [smaller._replace(in_memory=space) for space in both]
+    elif instruction.op.endswith("-start"):
+        return [*read, *read]
+    return [*read, *instruction.arrays]
+
+
+def _moved_by_fusion(
+    instruction: Instruction, operands: list[Instruction], module: Module
+) -> list[Array]:
+    """Operands and results of a fusion; of those that it slices or updates, the part.
+
+    A loop over layers keeps the parameters of all in one array, and reads a slice.
+    """
+    inner = module.computations[instruction.called[0]]
+    arrays = []
+    for number, parameter in parameters(inner).items():
+        whole = operands[number].arrays
+        parts = parts_read(parameter, inner, module)
+        space = whole[0].in_memory if whole else True
+        arrays += (
+            whole if parts is None else [p._replace(in_memory=space) for p in parts]
+        )
+    root = next(i for i in inner.values() if i.is_root)
+    roots = [inner[n] for n in root.operands] if root.op == "tuple" else [root]
+    for result, root in zip(instruction.arrays, roots, strict=False):
+        update = _update(root, inner)
+        arrays.append(update._replace(in_memory=result.in_memory) if update else result)
+    return arrays
+
+
+def parameters(computation: Computation) -> dict[int, str]:
+    """The names of the parameters of a computation by their number."""
+    return {
+        int(i.attribute(r"parameter\((\d+)\)")): name
+        for name, i in computation.items()
+        if i.op == "parameter"
+    }
+
+
+def parts_read(
+    name: str, computation: Computation, module: Module
+) -> list[Array] | None:
+    """What is read of an array in a computation; None if all of it."""
+    parts = []
+    for user in computation.values():
+        if name not in user.operands:
+            continue
+        if user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
+            found = [user.arrays[0]]
+        elif user.op == "dynamic-update-slice" and user.operands[0] == name:
+            found = []  # It is written to in place; see `_update`.
+        elif user.op == "bitcast":
+            found = parts_read(user.name, computation, module)
+        elif user.op == "fusion":
+            inner = module.computations[user.called[0]]
+            parameter = parameters(inner)[user.operands.index(name)]
+            found = parts_read(parameter, inner, module)
+        else:
+            found = None
+        if found is None:
+            return None
+        parts += found
+    return parts
+
+
+def _update(root: Instruction, inner: Computation) -> Array | None:
+    """What is written of a result, if the rest of it stays as it is."""
+    while root.op == "bitcast":
+        root = inner[root.operands[0]]
+    is_update = root.op == "dynamic-update-slice"
+    return inner[root.operands[1]].arrays[0] if is_update else None

@@ -10,7 +10,7 @@ import vit_jax
 from vit_jax import train
 from vit_jax.metrics import read_metrics
 from vit_jax.models import create_model, init_params
-from vit_jax.models.depth import stack_blocks, unrolled, unstack_blocks
+from vit_jax.models.depth import scanned, stack_blocks, unrolled, unstack_blocks
 from vit_jax.optim import layer_factors, make_optimizer
 from vit_jax.run import load_run
 from vit_jax.warm_start import warm_start
@@ -139,6 +139,21 @@ def test_wrong_use_is_refused():
     ):
         init_and_apply = tiny(remat="some")
         init_and_apply.init(jax.random.key(0), images, train=False)
+
+
+def test_a_scanned_model_is_saved_and_loaded(tmp_path):
+    """Files of other projects have blocks; `load` stacks them again if asked to."""
+    model = tiny(scan=True)
+    params = stack_blocks(random_params(model))
+    vit_jax.save(tmp_path / "vit.npz", model, params, layout="google")
+    loaded = vit_jax.load(tmp_path / "vit.npz", scan=True)
+    assert loaded[0].scan
+    jax.tree.map(np.testing.assert_array_equal, loaded[1], params)
+    plain, blocks = vit_jax.load(tmp_path / "vit.npz")
+    assert not plain.scan and "block_02" in blocks["encoder"]
+    mixer = create_model("Mixer-S/16", num_classes=0)
+    with pytest.raises(ValueError, match="a Mixer cannot be scanned: leave out scan"):
+        scanned(mixer, {})
 
 
 def test_layer_decay_of_stacked_blocks():

@@ -133,7 +133,7 @@ def test_meshes_of_eight_devices(references, tmp_path):
         share = {mesh: held[mesh][part] / whole[part] for mesh in MESHES}
         assert share["data"] == 1
         # An eighth of what is large enough to be divided.
-        assert share["fsdp"] < 0.2 and share["data_fsdp"] < 0.35
+        assert share["fsdp"] < 0.22 and share["data_fsdp"] < 0.35
         assert share["tensor"] < 0.6 and share["all"] < 0.4
 
 

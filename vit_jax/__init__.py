@@ -30,13 +30,16 @@ def load(
     resample: str = "bilinear",
     ema: bool = False,
     dtype: str = "auto",
+    scan: bool = False,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Loads `(model, params)` from a run folder or a checkpoint of others.
 
-    `path` may also be the name of a public checkpoint, which is downloaded. See
-    `run.load_run` for the arguments; it returns label names and preprocessing as well.
+    `path` may also be the name of a public checkpoint, which is downloaded. With
+    `scan`, the blocks are stacked, see `models/depth.py`. See `run.load_run` for the
+    other arguments; it returns label names and preprocessing as well.
     """
+    from vit_jax.models.depth import scanned
     from vit_jax.run import load_run
 
     run = load_run(
@@ -49,7 +52,7 @@ def load(
         dtype=dtype,
         **options,
     )
-    return run.model, run.params
+    return scanned(run.model, run.params) if scan else (run.model, run.params)
 
 
 def save(

@@ -20,7 +20,7 @@ from vit_jax.interop import Facts, adapt, load_checkpoint
 from vit_jax.interop.files import FOLDER_FILES
 from vit_jax.interop.hub import resolve
 from vit_jax.models import AnyModel, create_model, init_params
-from vit_jax.models.depth import unrolled, unstack_blocks
+from vit_jax.models.depth import unstack_blocks
 
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
@@ -133,7 +133,7 @@ def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
         label_names = checkpoints.newest_metadata()["label_names"]
         data = Data(**config.data)
         model = create_model(
-            **(dict(config.model) | options),
+            **(dict(config.model) | {"scan": False} | options),
             num_classes=len(label_names),
             image_size=data.image_size,
         )
@@ -144,7 +144,7 @@ def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
 
         def saved_params(metadata: dict[str, Any]) -> dict[str, Any]:
             scanned = metadata["config"]["model"]["scan"]
-            saved = model.clone(scan=True) if scanned else unrolled(model)
+            saved = model.clone(scan=True) if scanned else model
             key = jax.random.key(0)
             shapes = jax.eval_shape(functools.partial(init_params, saved), key)
             placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
@@ -155,7 +155,7 @@ def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
         checkpoints.close()
     (params,) = restored.state.values()
     return Run(
-        unrolled(model),
+        model,
         unstack_blocks(params),
         tuple(label_names),
         data,

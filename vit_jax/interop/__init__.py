@@ -26,6 +26,7 @@ from vit_jax.interop.layout import (
     write_tensors,
 )
 from vit_jax.models import AnyModel, create_model, model_options
+from vit_jax.models.depth import unrolled, unstack_blocks
 
 __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 
@@ -164,6 +165,7 @@ def save_checkpoint(
     Args:
         path: .npz for google and big_vision; for the others .safetensors, or a folder,
             which gets model.safetensors and config.json.
+        model, params: its blocks may be stacked.
         facts: label names and preprocessing, where the layout has a place for them.
 
     Returns:
@@ -175,6 +177,7 @@ def save_checkpoint(
     """
     path = Path(path)
     module = check_path(layout, path)
+    model, params = unrolled(model), unstack_blocks(params)
     tensors = write_tensors(module, model, params)
     config = module.config_for(model, facts)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,17 @@ def has_encoder(tree: Any) -> bool:
     return isinstance(tree, dict) and isinstance(tree.get("encoder"), dict)
 
 
+def scanned(model: Any, params: Any) -> tuple[Any, Any]:
+    """The same model and parameters, its blocks stacked.
+
+    Raises:
+        ValueError: the model has no blocks that can be.
+    """
+    if not hasattr(model, "scan"):
+        raise ValueError(f"a {type(model).__name__} cannot be scanned: leave out scan")
+    return model.clone(scan=True), stack_blocks(params)
+
+
 def unrolled(model: Any) -> Any:
     """The same model with a subtree of parameters a block and all activations."""
     if getattr(model, "scan", False) or getattr(model, "remat", "none") != "none":

@@ -90,7 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
         duration="300epochs",
         accumulate_steps=1,  # the batch is cut into so many pieces
         ema_decay=0.0,  # moving average of the parameters, evaluated beside them
-        gradient_dtype="float32",  # bfloat16: half the bytes between devices
+        # bfloat16: all gradients cross the network so, not those of products alone
+        gradient_dtype="float32",
         step_timeout=0.0,  # seconds; a step that takes longer dumps all stacks
     )
     config.guard = dict(

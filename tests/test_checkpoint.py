@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import shutil
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import saving
+from vit_jax import integrity, saving
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.integrity import MANIFEST
 
@@ -79,6 +81,31 @@ def delete_manifest_and_truncate(folder):
     truncate(folder)
 
 
+def half_copy(folder):
+    """As it is in the middle of a copy: the manifest, last by name, is not there."""
+    (folder / MANIFEST).unlink()
+    for path in (folder / "state").rglob("*"):
+        if path.is_file() and path.name != "_METADATA":
+            path.unlink()
+
+
+def zero_the_tail_without_manifest(folder):
+    (folder / MANIFEST).unlink()
+    path = largest_file(folder)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def lose_manifest_and_metadata(folder):
+    (folder / MANIFEST).unlink()
+    os.truncate(folder / integrity.METADATA, 20)
+
+
+def garble_orbax_metadata_without_manifest(folder):
+    (folder / MANIFEST).unlink()
+    os.truncate(folder / "state" / "_METADATA", 20)
+
+
 def test_restores_the_newest_exactly(filled):
     restored = restore(filled)
     assert restored.step == 3 and restored.metadata == {"next_index": 30}
@@ -98,6 +125,10 @@ def test_an_empty_folder_restores_nothing(tmp_path):
         delete_a_file,
         garble_the_manifest,
         delete_manifest_and_truncate,
+        half_copy,
+        zero_the_tail_without_manifest,
+        lose_manifest_and_metadata,
+        garble_orbax_metadata_without_manifest,
     ],
 )
 def test_falls_back_from_a_damaged_step(filled, damage, caplog):
@@ -132,6 +163,76 @@ def test_all_damaged_is_an_error_and_nothing_is_deleted(filled):
 def test_killed_before_the_manifest(filled):
     (filled / "3" / MANIFEST).unlink()
     assert restore(filled).step == 3
+
+
+def test_zeros_that_decode_are_noticed_without_a_manifest(filled, monkeypatch):
+    """Whatever TensorStore makes of it, wrong values are not taken."""
+    (filled / "3" / MANIFEST).unlink()
+    read = integrity.read_array
+    monkeypatch.setattr(
+        integrity,
+        "read_array",
+        lambda folder, name: read(folder, name) * (folder.name != "3"),
+    )
+    assert restore(filled).step == 2
+
+
+def test_the_tree_may_depend_on_the_metadata(filled):
+    seen = []
+
+    def tree(metadata):
+        seen.append(metadata)
+        return abstract(state(0))
+
+    assert restore(filled, tree).step == 3
+    assert seen == [{"next_index": 30}]
+
+
+def test_what_may_not_be_read_is_left_alone(filled, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(integrity, "sha256", refuse)
+    with pytest.raises(CheckpointError, match=r"3 cannot be read: Permission denied"):
+        restore(filled)
+    assert (filled / "3").is_dir()
+
+
+def test_leftovers_are_removed_by_a_training(filled):
+    for name in ("4.orbax-checkpoint-tmp", "1.removing"):
+        (filled / name / "state").mkdir(parents=True)
+    (filled / "2" / f"{MANIFEST}.tmp").write_text("{")
+    restore(filled)
+    names = sorted(path.name for path in filled.iterdir())
+    assert names == ["1", "2", "3"]
+    assert not (filled / "2" / f"{MANIFEST}.tmp").exists()
+
+
+def test_a_folder_that_vanished_is_made_again_with_the_state(filled):
+    with opened(filled) as checkpoints:
+        shutil.rmtree(filled)
+        with pytest.raises(CheckpointError, match=r"vanished .* step 4 was saved"):
+            checkpoints.save(4, state(4), {})
+    assert restore(filled).step == 4
+
+
+def test_a_folder_that_vanished_in_mid_save_is_made_again(tmp_path, monkeypatch):
+    """Also if something of its name is there by then."""
+
+    def vanish(_):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").mkdir()
+        raise FileNotFoundError(2, "No such file or directory")
+
+    with opened(tmp_path / "run") as checkpoints:
+        monkeypatch.setattr(saving, "write_manifest", vanish)
+        checkpoints.save(1, state(1), {})
+        checkpoints._save.join()
+        monkeypatch.undo()
+        checkpoints.check()
+        with pytest.raises(CheckpointError, match=r"vanished .* step 2 was saved"):
+            checkpoints.save(2, state(2), {})
+    assert restore(tmp_path / "run").step == 2
 
 
 def test_another_shape_is_an_error_not_damage(filled):
@@ -177,8 +278,54 @@ def test_a_failed_write_is_reported_with_the_last_good_step(filled, monkeypatch)
     monkeypatch.setattr(saving, "write_manifest", full)
     with opened(filled, keep_last=9) as checkpoints:
         checkpoints.save(4, state(4), {})
-        with pytest.raises(CheckpointError, match="No space left"):
-            checkpoints.wait()
+        checkpoints._save.join()
+        (filled / "9.orbax-checkpoint-tmp").mkdir()  # what Orbax leaves of a failure
+        with pytest.raises(CheckpointError, match=r"No space left .*step 4"):
+            checkpoints.check()
+        assert not (filled / "9.orbax-checkpoint-tmp").exists()
+        checkpoints.wait()  # told once
+
+
+def test_a_folder_that_cannot_be_made_fails_at_once(filled, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(saving.ocp, "save_checkpointables_async", refuse)
+    with opened(filled) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"Read-only .*step 3"):
+            checkpoints.save(4, state(4), {})
+
+
+def test_the_old_step_stays_until_the_new_one_has_its_manifest(filled, monkeypatch):
+    release = threading.Event()
+    write = saving.write_manifest
+
+    def write_late(folder):
+        release.wait()
+        write(folder)
+
+    monkeypatch.setattr(saving, "write_manifest", write_late)
+    with opened(filled, keep_last=1) as checkpoints:
+        checkpoints.save(4, state(4), {})
+        while 4 not in checkpoints.steps:
+            time.sleep(0.01)
+        assert checkpoints.steps == [1, 2, 3, 4]
+        release.set()
+        checkpoints.wait()
+        assert checkpoints.steps == [4]
+
+
+def test_a_failed_atomic_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    integrity.write_atomically(path, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"config.json could not be written: No space"):
+        integrity.write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_saving_does_not_wait_for_the_disk(tmp_path, monkeypatch):

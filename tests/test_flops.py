@@ -188,6 +188,12 @@ def test_options_count(pooling):
     assert model_macs(fused) == formula(model)
 
 
+def test_scanned_blocks_count_each():
+    model = create_model("ViT-mu/8", **SMALL, depth=3)
+    scanned = model.clone(scan=True, remat="full")
+    assert layers(scanned, 2) == layers(model, 2)
+
+
 def test_relative_positions_count():
     plain = create_model("ViT-mu/8", **SMALL, depth=3)
     relative = create_model("ViT-mu/8", **SMALL, depth=3, positions="relative2d")

@@ -79,18 +79,23 @@ def launch(folder: Path, jobs: list[dict], *, devices: int, processes: int = 1) 
         assert process.returncode == 0, output
 
 
-def losses(workdir: Path) -> np.ndarray:
+def losses(workdir: Path) -> dict[int, float]:
     rows = read_metrics(workdir / "metrics.jsonl")
-    return np.array([row["loss"] for row in rows if row["split"] == "train"])
+    return {row["step"]: row["loss"] for row in rows if row["split"] == "train"}
 
 
 def facts(workdir: Path) -> dict:
     return json.loads((workdir / "facts.json").read_text())
 
 
-def assert_same_run(workdir: Path, reference: Path, optimizer: str) -> None:
-    assert len(losses(workdir)) > STEPS - 3
-    np.testing.assert_allclose(losses(workdir), losses(reference), atol=1e-5)
+def assert_same_run(
+    workdir: Path, reference: Path, optimizer: str, stops: int = 0
+) -> None:
+    found, wanted = losses(workdir), losses(reference)
+    # The last two steps before each stop are not written.
+    assert len(found) >= STEPS - 3 * (1 + stops)
+    for step, loss in found.items():
+        assert abs(loss - wanted[step]) < 1e-5
     for ema in (False, True):
         ours, theirs = (load_run(path, ema=ema).params for path in (workdir, reference))
         for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
@@ -167,4 +172,4 @@ def test_a_run_moves_between_devices_processes_and_layouts(references, tmp_path)
         launch(tmp_path, [stage], devices=devices, processes=processes)
         if stop_at:
             assert "SIGTERM at step" in facts(run)["stopped"]
-    assert_same_run(run, references / "adamw", "adamw")
+    assert_same_run(run, references / "adamw", "adamw", stops=4)

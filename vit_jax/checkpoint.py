@@ -11,6 +11,7 @@ looks at what is there, verifies and decides, and the others hear of it.
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,11 +76,14 @@ class Checkpoints:
         self.read_only = read_only
         self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
         self._save: Save | None = None
+        self._folder: int | None = None
         if read_only:
             return
         try:
             from_primary(lambda: integrity.open_folder(self.directory))
             blind = blind_processes(self.directory, PATIENCE / 6)
+            # Held open, so that no other folder can be taken for it.
+            self._folder = os.open(self.directory, os.O_RDONLY)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoints in {self.directory} cannot be opened: "
@@ -121,14 +125,18 @@ class Checkpoints:
                 f"checkpoint.best_metric is {wanted!r}: wanted one of "
                 f"{', '.join(metrics)}"
             )
-        self.wait()
+        there = from_primary(lambda: "yes" if self._is_there() else "")
+        try:
+            self.wait()
+        except CheckpointError:
+            if there:
+                raise
         finite, fingerprints = examine(state)
         if not finite:
             raise CheckpointError(
                 f"the state at step {step} holds NaN or Inf and was not saved; "
                 f"the last good checkpoint is {self.last_good()}"
             )
-        there = from_primary(lambda: "yes" if self.directory.is_dir() else "")
         own = {integrity.FINGERPRINTS: fingerprints, integrity.METRICS: metrics}
         folder = self.directory / str(step)
         try:
@@ -238,25 +246,36 @@ class Checkpoints:
             CheckpointError: it failed here, for example because the disk is full. Other
                 processes wait for this one then, until they miss its heartbeat.
         """
-        if self._save is not None:
-            self._save.join()
-            self.check()
-
-    def check(self) -> None:
-        """Raises what `wait` would if the save under way has failed; does not wait."""
-        if self._save is None or self._save.is_alive():
+        if self._save is None:
             return
+        self._save.join()
         save, self._save = self._save, None
         if save.failure:
             raise self._failed(save.folder, save.failure)
+
+    def check(self) -> None:
+        """Raises what `wait` would if the save under way has failed; does not wait.
+
+        A folder that vanished is left to `save`, which has a state to put in a new one.
+        """
+        save = self._save
+        if save and not save.is_alive() and save.failure and self._is_there():
+            self.wait()
+
+    def _is_there(self) -> bool:
+        try:
+            there = os.stat(self.directory)
+            return os.path.samestat(there, os.fstat(self._folder))
+        except OSError:
+            return False
 
     def _failed(self, folder: Path, reason: str) -> CheckpointError:
         if jax.process_index() == 0:
             integrity.tidy(self.directory)
         return CheckpointError(
             f"the checkpoint {folder} could not be written: {reason}. The last good "
-            f"checkpoint is {self.last_good()}; mend that and start the same command "
-            "again"
+            f"checkpoint is {self.last_good()}. When the disk is in order, start the "
+            "same command again"
         )
 
     def close(self) -> None:
@@ -265,6 +284,10 @@ class Checkpoints:
         Other processes may be elsewhere by now, if this one ends by an error: they are
         not asked, and not waited for for ever.
         """
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
         if self._save is not None:
             self._save.join(None if jax.process_count() == 1 else PATIENCE)
-            self.check()
+            if not self._save.is_alive():
+                self.wait()

@@ -212,7 +212,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-if __name__ == "__main__":
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m vit_jax.checkpoints",
         description="List, verify and prune the checkpoints of a run. Exit code 1 if "
@@ -236,4 +237,8 @@ if __name__ == "__main__":
         "--dry-run", action="store_true", help="with --prune: say what would be removed"
     )
     parser.add_argument("--json", metavar="FILE", help="the same as JSON; - for stdout")
-    run_command(parser, main)
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(make_parser(), main)

@@ -35,9 +35,10 @@ class Memory(NamedTuple):
     Attributes:
         parameters, optimizer, average: of the training state (the average is the EMA).
         batch: the images and labels of a step.
-        temporaries: activations, gradients and all else that lives within a step;
-            None if the program was not compiled.
-        total: the sum, less what is stored in place.
+        temporaries: activations, gradients and all else that lives within a step.
+        total: the sum.
+        peak: the most that is in use at one time, by XLA's own account; it is less
+            than the sum, since temporaries do not all live at once.
         available: of the chip; None if it is not known.
     """
 
@@ -45,16 +46,15 @@ class Memory(NamedTuple):
     optimizer: int
     average: int
     batch: int
-    temporaries: int | None
+    temporaries: int
     total: int
+    peak: int
     available: int | None
 
     @property
     def fits(self) -> bool | None:
         """Whether it does; None if that is not known."""
-        if self.available is None or self.temporaries is None:
-            return None
-        return self.total <= self.available
+        return None if self.available is None else self.peak <= self.available
 
 
 class Roofline(NamedTuple):
@@ -75,17 +75,19 @@ class Roofline(NamedTuple):
         return max(self._fields, key=lambda name: getattr(self, name) or 0.0)
 
 
-def state_memory(
-    state: Any, batch: Any, temporaries: int | None, available: int | None
+def memory_of(
+    state: Any, batch: Any, temporaries: int, peak: int, available: int | None
 ) -> Memory:
     """Bytes of a device, of arguments that are shapes with shardings.
 
     Args:
-        temporaries: those that the compiler needs beside the arguments.
+        temporaries: those that the program needs beside the arguments.
+        peak: of the program; 0 if the compiler gave up before it knew.
     """
     parts = [state.params, state.opt_state, state.ema, batch]
     sizes = [device_bytes(part) for part in parts]
-    return Memory(*sizes, temporaries, sum(sizes) + (temporaries or 0), available)
+    total = sum(sizes) + temporaries
+    return Memory(*sizes, temporaries, total, peak or total, available)
 
 
 def device_bytes(tree: Any) -> int:

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vit_jax.fingerprint import host_fingerprint
 
 MANIFEST = "manifest.json"
@@ -120,18 +122,28 @@ def verify_arrays(folder: Path) -> str:
     for path in (state / "_METADATA", *state.glob("array_metadatas/*")):
         if not read_json(path):
             return f"{path.relative_to(folder)} is missing or not JSON"
-    import tensorstore  # Late: a step without a manifest is rare.
-
-    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{state}/"}}
     for name, fingerprint in fingerprints.items():
-        spec = {"driver": "zarr3", "kvstore": {**store, "path": f"{name}/"}}
         try:
-            array = tensorstore.open(spec).result().read().result()
+            array = read_array(folder, name)
         except ValueError as error:
             return f"{name} cannot be read ({str(error).split(': ')[0]})"
         if host_fingerprint(array) != fingerprint:
             return f"the values of {name} are not those that were saved"
     return ""
+
+
+def read_array(folder: Path, name: str) -> np.ndarray:
+    """An array of a step by its dotted path, whole, on the host.
+
+    Raises:
+        ValueError: it is not there, or what there is cannot be decoded.
+    """
+    import tensorstore  # Late: a step without a manifest is rare.
+
+    base = {"driver": "file", "path": f"{folder / 'state'}/"}
+    store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+    spec = {"driver": "zarr3", "kvstore": store}
+    return tensorstore.open(spec).result().read().result()
 
 
 def why_unreadable(name: str, error: OSError) -> str:

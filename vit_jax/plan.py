@@ -30,13 +30,12 @@ from vit_jax.data.pipeline import Data
 from vit_jax.estimate import (
     DATA_SETS,
     advice,
+    memory_of,
     paper_core_days,
     roofline,
-    state_memory,
 )
 from vit_jax.flops import model_macs, training_flops
 from vit_jax.model_summary import summarize_command
-from vit_jax.models import model_options
 from vit_jax.plan_text import describe
 from vit_jax.program import analyze
 from vit_jax.run import versions
@@ -138,8 +137,7 @@ def plan_run(
         "devices": len(target.devices),
         "is_there": target.is_there,
         "mesh": dict(program.mesh.shape),
-        "model": model_options(program.model)["name"],
-        "dtype": jax.numpy.dtype(program.model.dtype).name,
+        "dtype": dtype_name(program),
         "num_classes": classes,
         "parameters": parameters,
         "batch_size": config.data.batch_size,
@@ -172,7 +170,7 @@ def measure(
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = memory_in_error(error)
-        memory = state_memory(program.state, program.batch, needed, available)
+        memory = memory_of(program.state, program.batch, needed, 0, available)
         return plan | {
             "compile_seconds": time.perf_counter() - traced,
             "memory": memory._asdict() | {"fits": False},
@@ -183,7 +181,13 @@ def measure(
     found = compiled.memory_analysis()
     temporaries = found.temp_size_in_bytes
     temporaries += found.output_size_in_bytes - found.alias_size_in_bytes
-    memory = state_memory(program.state, program.batch, temporaries, available)
+    memory = memory_of(
+        program.state,
+        program.batch,
+        temporaries,
+        found.peak_memory_in_bytes,
+        available,
+    )
     fits = memory.fits if target.is_there else None
     costs = analyze(compiled, program.mesh)
     plan |= {
@@ -195,7 +199,7 @@ def measure(
     if target.chip:
         hbm = costs.hbm_bytes if target.is_there else None
         least = roofline(
-            target.chip, plan_dtype(program), costs.flops, hbm, costs.collectives
+            target.chip, dtype_name(program), costs.flops, hbm, costs.collectives
         )
         plan["roofline"] = least._asdict() | {
             "step": least.step,
@@ -207,7 +211,7 @@ def measure(
     return plan
 
 
-def plan_dtype(program: Program) -> str:
+def dtype_name(program: Program) -> str:
     return jax.numpy.dtype(program.model.dtype).name
 
 

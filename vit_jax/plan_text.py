@@ -10,8 +10,8 @@ def describe(plan: dict[str, Any]) -> str:
     mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items())
     seconds = plan["trace_seconds"], plan["compile_seconds"]
     lines = [
-        f"{plan['model']}, {plan['parameters']:,} parameters, {plan['dtype']}, on "
-        f"{plan['devices']} x {plan['device_kind']} ({plan['target']}), mesh {mesh}",
+        f"{plan['config']}, {plan['parameters']:,} parameters, {plan['dtype']}",
+        f"on {plan['devices']} x {plan['device_kind']} ({plan['target']}), mesh {mesh}",
         f"batch {plan['batch_size']}, {plan['steps']:,} steps; traced in "
         f"{seconds[0]:.0f} s, compiled in {seconds[1]:.0f} s",
         "",
@@ -32,7 +32,15 @@ def memory_lines(plan: dict[str, Any]) -> list[str]:
     """What a device holds, and the verdict."""
     memory = plan["memory"]
     lines = ["memory of a device"]
-    for name in ("parameters", "optimizer", "average", "batch", "temporaries", "total"):
+    for name in (
+        "parameters",
+        "optimizer",
+        "average",
+        "batch",
+        "temporaries",
+        "total",
+        "peak",
+    ):
         lines.append(f"  {name:12} {in_gib(memory[name]):>10}")
     if memory["available"]:
         lines[-1] += f" of {in_gib(memory['available'])}"

@@ -89,8 +89,8 @@ def make_train_step(
         accumulate_steps: pieces of the batch that go through the model one by one.
         ema_decay: of the average of the parameters; 0 for none.
         gradient_dtype: with `bfloat16`, the parameters are rounded to it before the
-            forward pass, so that gradients, and weights under fsdp, cross the network
-            in half the bytes; what is updated stays float32.
+            forward pass, so that all gradients cross the network in it, not only those
+            of products in it; what is updated stays float32.
     """
 
     def mean_loss(params, images, targets, dropout_key):

@@ -7,6 +7,7 @@ As root, since disks are mounted.
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Markdown file")
     arguments = parser.parse_args()
-    lines = list(HEAD)
+    lines, failed = list(HEAD), False
     print("\n".join(HEAD), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         bed = Bed(Path(folder))
@@ -54,11 +55,19 @@ def main() -> None:
                 continue
             started = time.perf_counter()
             rng = random.Random(f"{arguments.seed} {fault.name}")
-            results = [bed.try_fault(fault, rng) for _ in range(arguments.times)]
+            results = []
+            for _ in range(arguments.times):
+                try:
+                    results.append(bed.try_fault(fault, rng))
+                except AssertionError as error:
+                    failed = True
+                    print(error, file=sys.stderr)
+                    results.append(Result("FAILED", 0, False))
             lines.append(row(fault, results))
             print(lines[-1], f" {time.perf_counter() - started:.0f} s", flush=True)
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from faults.catalogue import DAMAGED, WHOLE, Bench, Fault
 from faults.processes import Training, finish, same_end
 
-
 # Numbers in a message that differ from try to try.
 VARYING = r"(step |checkpoints/|after |of )\d+"
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -297,18 +296,18 @@ def test_a_folder_that_cannot_be_made_fails_at_once(filled, monkeypatch):
 
 
 def test_the_old_step_stays_until_the_new_one_has_its_manifest(filled, monkeypatch):
-    release = threading.Event()
+    committed, release = threading.Event(), threading.Event()
     write = saving.write_manifest
 
     def write_late(folder):
+        committed.set()
         release.wait()
         write(folder)
 
     monkeypatch.setattr(saving, "write_manifest", write_late)
     with opened(filled, keep_last=1) as checkpoints:
         checkpoints.save(4, state(4), {})
-        while 4 not in checkpoints.steps:
-            time.sleep(0.01)
+        assert committed.wait(timeout=60)
         assert checkpoints.steps == [1, 2, 3, 4]
         release.set()
         checkpoints.wait()

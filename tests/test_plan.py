@@ -87,7 +87,7 @@ def test_a_plan_for_this_machine(tmp_path):
 def test_a_plan_for_gpus(tmp_path):
     """Eight fake devices: the state of one, and what it sends over each axis."""
     path = tmp_path / "plan.json"
-    mesh = ("--config.mesh.fsdp=4", "--config.eval.batch_size=256")
+    mesh = ("--config.mesh.fsdp=4", "--config.mesh.data=2")
     facts = ("--num-examples", "5000", "--num-classes", "7")
     result = plan(*DIGITS, *mesh, *facts, "--devices", "8xH100", "--json", str(path))
     assert result.returncode == 0, result.stderr
@@ -100,7 +100,7 @@ def test_a_plan_for_gpus(tmp_path):
     assert found["memory"]["batch"] == 256 / 8 * (16 * 16 * 3 + 4)
     assert found["memory"]["available"] == 80 * GIB and found["memory"]["fits"] is None
     axes = {tuple(row["axes"]) for row in found["program"]["collectives"]}
-    assert {("data",), ("fsdp",)} <= axes
+    assert ("data", "fsdp") in axes
     least = found["roofline"]
     assert least["memory"] is None and least["compute"] > 0 and least["links"] > 0
     assert least["images/s"] == pytest.approx(256 / least["step"])

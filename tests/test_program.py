@@ -63,6 +63,8 @@ replica_groups=mesh['data'=4,'fsdp'=2,'tensor'=2] {'fsdp'}, dimensions={0}
 %body (p.1: (s32[], f32[64,128])) -> (s32[], f32[64,128]) {
   %p.1 = (s32[]{:T(128)}, f32[64,128]{1,0:T(8,128)}) parameter(0)
   %j = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  %one = s32[]{:T(128)} constant(1)
+  %k = s32[]{:T(128)} add(%j, %one)
   %h = f32[64,128]{1,0:T(8,128)S(1)} get-tuple-element(%p.1), index=1
   %w = f32[128,128]{1,0:T(8,128)} constant({...})
   %product = f32[64,128]{1,0:T(8,128)} convolution(%h, %w), dim_labels=bf_io->bf
@@ -70,7 +72,7 @@ replica_groups=mesh['data'=4,'fsdp'=2,'tensor'=2] {'fsdp'}, dimensions={0}
   %scattered = bf16[4,4]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
   %gathered = bf16[8,4]{1,0} fusion(%scattered), kind=kCustom, calls=%start
   %done = bf16[8,4]{1,0} fusion(%scattered), kind=kCustom, calls=%overlap
-  ROOT %next = (s32[]{:T(128)}, f32[64,128]{1,0:T(8,128)}) tuple(%j, %product)
+  ROOT %next = (s32[]{:T(128)}, f32[64,128]{1,0:T(8,128)}) tuple(%k, %product)
 }
 
 ENTRY %main (a: f32[64,128]) -> f32[64,128] {
@@ -90,6 +92,9 @@ def test_loops_of_a_tpu_count():
     assert trip_count(module, loop) == 12
     known = loop._replace(text=loop.text + ', {"known_trip_count":{"n":"5"}}')
     assert trip_count(module, known) == 5
+    # As in products whose operands are gathered piece by piece meanwhile.
+    two_at_once = parse(TPU.replace("constant(1)", "constant(2)"))
+    assert trip_count(two_at_once, loop) == 6
     module.computations["cond"]["lt"] = module.computations["cond"]["lt"]._replace(
         text="compare(%i, %limit), direction=NE"
     )

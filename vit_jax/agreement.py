@@ -27,25 +27,23 @@ def gather_texts(text: str) -> list[str]:
 
 
 def from_primary(action: Callable[[], str]) -> str:
-    """What process 0 gets from an action, on all processes; the others do not run it.
+    """What process 0 gets from an action on files; the others do not run it.
 
     Raises:
-        Exception: of the action in process 0; the others get it as RuntimeError.
+        OSError: as the action does in process 0, on all processes.
     """
     if jax.process_count() == 1:
         return action()
-    failure, found = None, {}
+    answer = {}
     if jax.process_index() == 0:
         try:
-            found = {"result": action()}
-        except Exception as error:
-            failure, found = error, {"error": str(error)}
-    found = json.loads(gather_texts(json.dumps(found))[0])
-    if failure is not None:
-        raise failure
-    if "error" in found:
-        raise RuntimeError(found["error"])
-    return found["result"]
+            answer = {"result": action()}
+        except OSError as error:
+            answer = {"error": [error.errno, error.strerror, error.filename]}
+    answer = json.loads(gather_texts(json.dumps(answer, default=str))[0])
+    if "error" in answer:
+        raise OSError(*answer["error"])
+    return answer["result"]
 
 
 def blind_processes(folder: Path, seconds: float) -> list[int]:

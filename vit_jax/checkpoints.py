@@ -16,6 +16,14 @@ from vit_jax import integrity
 from vit_jax.cli import run_command
 from vit_jax.retention import Retention, remove
 
+# Without a config.json beside the folder.
+UNSAID = {
+    "keep_last": 1,
+    "keep_best": 0,
+    "keep_every": "0steps",
+    "best_metric": "accuracy",
+}
+
 
 class Step(NamedTuple):
     """A saved step.
@@ -60,27 +68,21 @@ def find_retention(directory: Path, arguments: argparse.Namespace) -> Retention:
         ValueError: pruning, and the config counts `keep_every` in epochs.
     """
     config = integrity.read_json(directory.parent / "config.json")
-    section = config.get("checkpoint", {})
-    said = {
-        name: value
-        for name in ("keep_last", "keep_best", "keep_every")
-        if (value := getattr(arguments, name)) is not None
-    }
-    every, unit = section.get("keep_every", "0steps"), "steps"
-    if not every.endswith(unit):
-        if arguments.prune and "keep_every" not in said:
-            raise ValueError(
-                f"this run keeps a step every {every}, which is not counted in steps: "
-                "give --keep-every in steps"
-            )
-        every = "0steps"
-    defaults = {
-        "keep_last": section.get("keep_last", 1),
-        "keep_best": section.get("keep_best", 0),
-        "keep_every": int(every.removesuffix(unit)),
-        "best_metric": section.get("best_metric", "accuracy"),
-    }
-    return Retention(**defaults | said)
+    section = UNSAID | (config["checkpoint"] if config else {})
+    names = ("keep_last", "keep_best", "keep_every")
+    said = {name: getattr(arguments, name) for name in names}
+    said = {name: value for name, value in said.items() if value is not None}
+    every, unit = section["keep_every"], "steps"
+    if every.endswith(unit):
+        section["keep_every"] = int(every.removesuffix(unit))
+    elif arguments.prune and "keep_every" not in said:
+        raise ValueError(
+            f"this run keeps a step every {every}, which is not counted in steps: "
+            "give --keep-every in steps"
+        )
+    else:
+        section["keep_every"] = 0
+    return Retention(**{name: section[name] for name in UNSAID} | said)
 
 
 def look_at(folder: Path, kept: list[str], *, checksums: bool) -> Step:

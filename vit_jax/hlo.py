@@ -192,7 +192,7 @@ def trip_count(module: Module, instruction: Instruction) -> int | None:
     """How often the body of a loop runs; None if the text does not say it.
 
     Other instructions run what they call once. On CPU and GPU the number is printed;
-    on TPU it is the constant that the condition compares its counter with.
+    on TPU the condition compares a counter, which starts at 0, with a constant.
     """
     if instruction.op != "while":
         return 1
@@ -202,6 +202,20 @@ def trip_count(module: Module, instruction: Instruction) -> int | None:
     comparison = next((i for i in condition.values() if i.is_root), None)
     if comparison is None or "direction=LT" not in comparison.text:
         return None
-    limit = condition.get(comparison.operands[-1])
+    counter, limit = (condition.get(name) for name in comparison.operands)
     number = limit.attribute(r"constant\((\d+)\)") if limit else ""
-    return int(number) if number else None
+    place = counter.attribute(r"index=(\d+)") if counter else ""
+    if not number or not place:
+        return None
+    body = module.computations[instruction.called[0]]
+    return -(-int(number) // _increment(body, int(place)))
+
+
+def _increment(body: Computation, place: int) -> int:
+    """What a loop adds to its counter: 2 where XLA does two rounds in one."""
+    root = next(i for i in body.values() if i.is_root)
+    after = body[root.operands[place]]
+    if after.op != "add":
+        return 1
+    constants = [body[name].attribute(r"constant\((\d+)\)") for name in after.operands]
+    return next((int(number) for number in constants if number), 1)

@@ -29,6 +29,7 @@ from vit_jax.config import Lengths, check_config, resolve_lengths
 from vit_jax.data.pipeline import Data
 from vit_jax.estimate import (
     DATA_SETS,
+    Roofline,
     advice,
     memory_of,
     paper_core_days,
@@ -201,14 +202,19 @@ def measure(
         least = roofline(
             target.chip, dtype_name(program), costs.flops, hbm, costs.collectives
         )
-        plan["roofline"] = least._asdict() | {
-            "step": least.step,
-            "bound": least.bound,
-            "images/s": batch_size / least.step,
-            "hours": least.step * lengths.total / 3600,
-            "device_days": least.step * lengths.total * count / 86400,
-        }
+        plan["roofline"] = times(least, batch_size, lengths.total, count)
     return plan
+
+
+def times(least: Roofline, batch_size: int, steps: int, devices: int) -> dict[str, Any]:
+    """Seconds of a step, and what the run takes at that speed."""
+    return least._asdict() | {
+        "step": least.step,
+        "bound": least.bound,
+        "images/s": batch_size / least.step,
+        "hours": least.step * steps / 3600,
+        "device_days": least.step * steps * devices / 86400,
+    }
 
 
 def dtype_name(program: Program) -> str:

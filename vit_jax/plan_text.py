@@ -66,8 +66,8 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
         "a step of a device",
         f"  {program['flops'] / 1e12:.4g} TFLOP, of which the model's are "
         f"{plan['model_flops'] / 1e12:.4g}",
-        f"  {in_gib(program['bytes_accessed'])} accessed as XLA counts, "
-        f"{in_gib(program['hbm_bytes'])} of them in HBM",
+        f"  {in_gib(program['bytes_accessed'])} moved as XLA counts, on the chip too; "
+        f"{in_gib(program['hbm_bytes'])} from and to HBM",
     ]
     least = sum(row["sent"] for row in program["collectives"]) / 1000
     shown = [row for row in program["collectives"] if row["sent"] >= least]

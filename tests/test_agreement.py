@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-from vit_jax.agreement import blind_processes, from_primary, gather_texts
+from vit_jax.storage.agreement import blind_processes, from_primary, gather_texts
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 
 assert gather_texts(["", "a longer täxt"][me]) == ["", "a longer täxt"]

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import integrity, saving
 from vit_jax.checkpoint import CheckpointError, Checkpoints
-from vit_jax.integrity import MANIFEST
+from vit_jax.storage import integrity, saving
+from vit_jax.storage.integrity import MANIFEST
 
 NOISE = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 

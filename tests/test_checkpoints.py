@@ -11,7 +11,7 @@ import pytest
 
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.checkpoints import main, make_parser
-from vit_jax.integrity import MANIFEST, steps
+from vit_jax.storage.integrity import MANIFEST, steps
 
 ACCURACY = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax.chips import CHIPS, GIB, find_chip, peak_flops
+from vit_jax.planning.chips import CHIPS, GIB, find_chip, peak_flops
 
 
 def test_peaks():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vit_jax import fingerprint
-from vit_jax.fingerprint import examine, host_fingerprint
+from vit_jax.storage import fingerprint
+from vit_jax.storage.fingerprint import examine, host_fingerprint
 
 
 def on_device(array) -> int:

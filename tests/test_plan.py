@@ -9,13 +9,13 @@ import jax
 import pytest
 
 from configs import pretrain
-from vit_jax.chips import CHIPS, GIB
 from vit_jax.cli import read_config
-from vit_jax.collectives import Collective
-from vit_jax.estimate import Memory, advice, paper_core_days, roofline
-from vit_jax.model_summary import parse_size, summarize
 from vit_jax.models import create_model
 from vit_jax.plan import data_facts, find_target, memory_in_error
+from vit_jax.planning.chips import CHIPS, GIB
+from vit_jax.planning.collectives import Collective
+from vit_jax.planning.estimate import Memory, advice, paper_core_days, roofline
+from vit_jax.planning.model_summary import parse_size, summarize
 
 
 def plan(*arguments):

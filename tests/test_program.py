@@ -14,9 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.collectives import collectives, device_groups, mesh_axes, share_sent
-from vit_jax.hlo import Array, arrays, parse, trip_count, walk
-from vit_jax.program import analyze, moved, product_flops
+from vit_jax.planning.collectives import (
+    collectives,
+    device_groups,
+    mesh_axes,
+    share_sent,
+)
+from vit_jax.planning.hlo import Array, arrays, parse, trip_count, walk
+from vit_jax.planning.program import analyze, moved, product_flops
 
 MESH = SimpleNamespace(
     devices=np.arange(16).reshape(4, 2, 2), axis_names=("data", "fsdp", "tensor")
@@ -273,7 +278,7 @@ import json, sys, jax
 from vit_jax.build import build_program
 from vit_jax.cli import read_config
 from vit_jax.config import resolve_lengths
-from vit_jax.program import analyze
+from vit_jax.planning.program import analyze
 
 rows = []
 for mesh in ((8, 1, 1), (2, 2, 2)):

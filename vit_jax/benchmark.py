@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.chips import peak_flops
 from vit_jax.cli import read_config, run_command
 from vit_jax.flops import model_macs, training_flops
 from vit_jax.models import AnyModel, create_model
+from vit_jax.planning.chips import peak_flops
 from vit_jax.run import versions
 from vit_jax.speed import GROUPS, measure, measure_with_input, synthetic_program
 

@@ -20,12 +20,11 @@ import jax
 from absl import logging as absl_logging
 from orbax.checkpoint import v1 as ocp
 
-from vit_jax import integrity
-from vit_jax.agreement import blind_processes, from_primary
-from vit_jax.fingerprint import examine
-from vit_jax.integrity import write_atomically as write_atomically
-from vit_jax.retention import Retention
-from vit_jax.saving import Save, explain
+from vit_jax.storage import integrity
+from vit_jax.storage.agreement import blind_processes, from_primary
+from vit_jax.storage.fingerprint import examine
+from vit_jax.storage.retention import Retention
+from vit_jax.storage.saving import Save, explain
 
 PATIENCE = 60  # seconds that other processes get to finish or to see a file
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_jax import integrity
 from vit_jax.cli import run_command
-from vit_jax.retention import Retention, remove
+from vit_jax.storage import integrity
+from vit_jax.storage.retention import Retention, remove
 
 # Without a config.json beside the folder.
 UNSAID = {

@@ -31,13 +31,13 @@ import jax.export
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vit_jax.checkpoint import write_atomically
 from vit_jax.cli import run_command
 from vit_jax.data import augment
 from vit_jax.data.mix import normalize
 from vit_jax.models import DTYPES
 from vit_jax.outcomes import probabilities
 from vit_jax.run import CHECKPOINT_HELP, Run, load_run
+from vit_jax.storage.integrity import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Both formats are held in one message, which cannot be longer.

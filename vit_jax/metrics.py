@@ -168,19 +168,24 @@ class Writer:
         """Prints and records the steps that were skipped, and why."""
         for step, reason in steps:
             self._bar.write(f"skipped, since {reason}", sys.stdout)
-            row = {"step": step, "split": "fault", "reason": reason}
-            self._file.write(json.dumps(row) + "\n")
+            self._write({"step": step, "split": "fault", "reason": reason})
 
     def _record(self, step: int, split: str, values: dict[str, float]) -> None:
-        row = {"step": step, "split": split} | values
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._write({"step": step, "split": split} | values)
         named = {f"{split}/{name}": value for name, value in values.items()}
         if self._tensorboard:
             for name, value in named.items():
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.log(named, step=step)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            name, reason = self._file.name, error.strerror
+            raise OSError(f"{name} could not be written: {reason}") from error
 
     def close(self) -> None:
         self._bar.close()

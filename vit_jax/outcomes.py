@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vit_jax import plots
-from vit_jax.checkpoint import write_atomically
 from vit_jax.data.mix import normalize, one_hot
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
+from vit_jax.storage.integrity import write_atomically
 
 Step = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 # Best classes that are kept of each example, as many as "top-5" needs.

@@ -22,12 +22,12 @@ import jax
 import ml_collections
 
 from vit_jax.build import SECTIONS, Program, build_program
-from vit_jax.checkpoint import write_atomically
-from vit_jax.chips import CHIPS, Chip, find_chip
 from vit_jax.cli import read_config, run_command
 from vit_jax.config import Lengths, check_config, resolve_lengths
 from vit_jax.data.pipeline import Data
-from vit_jax.estimate import (
+from vit_jax.flops import model_macs, training_flops
+from vit_jax.planning.chips import CHIPS, Chip, find_chip
+from vit_jax.planning.estimate import (
     DATA_SETS,
     Roofline,
     advice,
@@ -35,12 +35,12 @@ from vit_jax.estimate import (
     paper_core_days,
     roofline,
 )
-from vit_jax.flops import model_macs, training_flops
-from vit_jax.model_summary import summarize_command
-from vit_jax.plan_text import describe
-from vit_jax.program import analyze
+from vit_jax.planning.model_summary import summarize_command
+from vit_jax.planning.program import analyze
+from vit_jax.planning.text import describe
+from vit_jax.planning.topology import pod
 from vit_jax.run import versions
-from vit_jax.topology import pod
+from vit_jax.storage.integrity import write_atomically
 
 
 class Target(NamedTuple):

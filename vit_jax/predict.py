@@ -26,7 +26,6 @@ from jaxtyping import Array, Float, UInt8
 
 from vit_jax import plots
 from vit_jax.analysis.rollout import rollout_map
-from vit_jax.checkpoint import write_atomically
 from vit_jax.cli import run_command
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files, find_images
@@ -37,6 +36,7 @@ from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.outcomes import as_json, named, probabilities
 from vit_jax.plots import Prediction, shorten
 from vit_jax.run import CHECKPOINT_HELP, Run, load_run
+from vit_jax.storage.integrity import write_atomically
 
 OVERVIEW_IMAGES = 16
 

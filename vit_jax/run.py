@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from vit_jax import labels, sharding
-from vit_jax.checkpoint import CheckpointError, Checkpoints, write_atomically
+from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.config import ConfigError, difference, load_config
 from vit_jax.data.pipeline import Data
 from vit_jax.interop import Facts, adapt, load_checkpoint
@@ -21,6 +21,7 @@ from vit_jax.interop.files import FOLDER_FILES
 from vit_jax.interop.hub import resolve
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.models.depth import unstack_blocks
+from vit_jax.storage.integrity import write_atomically
 
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.

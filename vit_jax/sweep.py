@@ -15,9 +15,9 @@ from pathlib import Path
 
 import ml_collections
 
-from vit_jax.checkpoint import write_atomically
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import ConfigError
+from vit_jax.storage.integrity import write_atomically
 from vit_jax.train import Results, exit_on_interrupt, train
 
 

@@ -195,6 +195,7 @@ def run_steps(
         for step, batch in zip(steps, batches, strict=False):
             state, metrics = program.train_step(state, batch, keys)
             meter.add(step, metrics)
+            checkpoints.check()
             watchdog.step_begins(step + 1)
             if step == lengths.total:
                 meter.finish()
@@ -221,7 +222,9 @@ def run_steps(
                 checkpoints.save(step, state, facts, best)
                 meter.pause()
             if stop and step < lengths.total:
+                checkpoints.wait()
                 raise Interrupted(f"{stop.name} at step {step} of {lengths.total}")
+        checkpoints.wait()
         return results or evaluate_splits(experiment, config.eval, state, writer)
 
 

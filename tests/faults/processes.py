@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vit_jax import integrity
+from vit_jax.storage import integrity
 
 COMMAND = (
     *(sys.executable, "-m", "vit_jax.train", "--config", "configs/digits.py"),
@@ -99,12 +99,10 @@ class Training:
 
     def message(self) -> str:
         """The sentence that the command ended with, without the path of the folder."""
-        runtime = "Terminating process because"  # of JAX, where a peer is gone
-        found = re.findall(
-            rf"^(?:error: |Stopped by )(?:(?! To go on:).)*|{runtime}[^.:]*",
-            self.text(),
-            re.M,
-        )
+        # Up to what differs by chance: the command, other output, network addresses.
+        own = r"^(?:error: |Stopped by )(?:(?! To go on:|    | \[external).)*"
+        of_jax = r"Terminating process because[^.:]*"  # where a peer is gone
+        found = re.findall(f"{own}|{of_jax}", self.text(), re.M)
         return found[-1].replace(str(self.workdir), "RUN") if found else "no message"
 
 

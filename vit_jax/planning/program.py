@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.collectives import Collective, collectives
-from vit_jax.hlo import (
+from vit_jax.planning.collectives import Collective, collectives
+from vit_jax.planning.hlo import (
     Array,
     Computation,
     Instruction,

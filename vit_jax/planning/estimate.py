@@ -11,8 +11,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from vit_jax.chips import CHIPS, GIB, Chip
-from vit_jax.collectives import Collective
+from vit_jax.planning.chips import CHIPS, GIB, Chip
+from vit_jax.planning.collectives import Collective
 
 # Utilisation that Table 2 of arXiv 2010.11929 implies for its runs on TPU v3, with the
 # FLOPs of Table 6: 19.7 (H/14, 14 epochs of JFT), 26.7 (L/16, 14) and 23.7e12 FLOP/s

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.hlo import Module, Step, walk
+from vit_jax.planning.hlo import Module, Step, walk
 
 KINDS = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from vit_jax.integrity import steps, write_manifest
-from vit_jax.retention import Retention, remove
+from vit_jax.storage.integrity import steps, write_manifest
+from vit_jax.storage.retention import Retention, remove
 
 
 class Save(threading.Thread):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_jax.integrity import read_metrics, steps
+from vit_jax.storage.integrity import read_metrics, steps
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vit_jax.estimate import in_gib
+from vit_jax.planning.estimate import in_gib
 
 
 def describe(plan: dict[str, Any]) -> str:

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vit_jax.checkpoint import write_atomically
 from vit_jax.flops import Layer, layers, training_flops
 from vit_jax.models import create_model, model_options
 from vit_jax.run import load_run
+from vit_jax.storage.integrity import write_atomically
 
 
 def summarize(model: Any, depth: int) -> dict[str, Any]:

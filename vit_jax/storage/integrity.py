@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.fingerprint import host_fingerprint
+from vit_jax.storage.fingerprint import host_fingerprint
 
 MANIFEST = "manifest.json"
 FINGERPRINTS = "fingerprints"

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: the parts of `checkpoint.py`."""

@@ -144,14 +144,14 @@ def test_meshes_of_eight_devices(references, tmp_path):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_real_processes(references, tmp_path, processes):
-    """Two or four, of eight devices in all; tensor parallelism crosses processes."""
-    meshes = {2: ((8, 1, 1), (2, 4, 1)), 4: ((1, 8, 1), (2, 1, 4))}[processes]
+    """Two or four, of four devices in all; fsdp and tensor cross processes too."""
+    meshes = {2: ((4, 1, 1), (1, 2, 2)), 4: ((1, 4, 1), (2, 1, 2))}[processes]
     runs = dict(zip(OPTIMIZERS, meshes, strict=True))
     jobs = [
         job(tmp_path / optimizer, optimizer, *mesh_overrides(mesh))
         for optimizer, mesh in runs.items()
     ]
-    launch(tmp_path, jobs, devices=8 // processes, processes=processes)
+    launch(tmp_path, jobs, devices=4 // processes, processes=processes)
     for optimizer in OPTIMIZERS:
         assert_same_run(tmp_path / optimizer, references / optimizer, optimizer)
 

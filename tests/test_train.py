@@ -189,25 +189,6 @@ def test_the_step_overfits_a_batch(step_parts):
 # --- the run ---
 
 
-def test_several_devices_give_the_same_numbers(tmp_path):
-    """Data parallelism over 4 devices, dropout and CutMix included."""
-    overrides = [f"--config.{text}" for text in (*TINY, *RANDOM, "optim.name=sgd")]
-    command = [sys.executable, "-m", "vit_jax.train", "--config=configs/digits.py"]
-    for devices in (1, 4):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        subprocess.run(
-            [*command, "--workdir", str(tmp_path / str(devices)), *overrides],
-            env={**os.environ, "XLA_FLAGS": flags},
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-    one, four = (final_params(tmp_path / str(devices)) for devices in (1, 4))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, four)
-    start = init_params(load_run(tmp_path / "1").model, train_step.named_keys(0).params)
-    moved = np.abs(one["head"]["kernel"] - start["head"]["kernel"]).max()
-    assert moved > 1e-4  # far more than what the devices differ by
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with everything random switched on, left alone from start to end."""

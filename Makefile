@@ -1,4 +1,4 @@
-# `make demo` and `make test` each set up their own environment in .venv first, and
+# `make demo`, `make test` and `make faults` each set up their own environment in .venv first, and
 # `make parity`, with the code of other projects, in .venv-parity.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARITY ?= .venv-parity
 RUN := runs/digits
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test faults parity lint clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -27,6 +27,10 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest
+
+# Real processes, signals and full disks (as root); some ten minutes.
+faults: $(VENV)/.test
+	@$(BIN)/python -m pytest -m slow -n 0 tests/faults
 
 $(PARITY)/.installed: requirements.txt pyproject.toml $(wildcard tests/parity/*.txt)
 	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)

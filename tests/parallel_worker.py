@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -41,6 +42,10 @@ def run(workdir, overrides, stop_at):
         add(self, step, metrics)
         if step == stop_at and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+            if jax.process_count() > 1:
+                # These steps are so short that the run could end before the
+                # preemption service has told the others.
+                time.sleep(5)
 
     train.build, train.Meter.add = build_and_look, add_and_stop
     overrides = [f"--config.{text}" for text in overrides]

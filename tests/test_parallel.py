@@ -122,24 +122,24 @@ def references(tmp_path_factory) -> Path:
 
 
 def test_meshes_of_eight_devices(references, tmp_path):
+    """With SGD, the sharper test, all of them; with Adam the two that divide most."""
+    runs = [(mesh, "sgd") for mesh in MESHES] + [("fsdp", "adamw"), ("all", "adamw")]
     jobs = [
-        job(tmp_path / f"{mesh}-{optimizer}", optimizer, *mesh_overrides(sizes))
-        for mesh, sizes in MESHES.items()
-        for optimizer in OPTIMIZERS
+        job(tmp_path / f"{mesh}-{name}", name, *mesh_overrides(MESHES[mesh]))
+        for mesh, name in runs
     ]
     launch(tmp_path, jobs, devices=8)
-    for mesh in MESHES:
-        for optimizer in OPTIMIZERS:
-            run = tmp_path / f"{mesh}-{optimizer}"
-            assert_same_run(run, references / optimizer, optimizer)
-    whole = facts(references / "adamw")
-    held = {mesh: facts(tmp_path / f"{mesh}-adamw") for mesh in MESHES}
-    for part in ("params", "opt_state"):
-        share = {mesh: held[mesh][part] / whole[part] for mesh in MESHES}
-        assert share["data"] == 1
-        # An eighth of what is large enough to be divided.
-        assert share["fsdp"] < 0.22 and share["data_fsdp"] < 0.35
-        assert share["tensor"] < 0.6 and share["all"] < 0.4
+    share = {}
+    for mesh, name in runs:
+        run = tmp_path / f"{mesh}-{name}"
+        assert_same_run(run, references / name, name)
+        held, whole = facts(run), facts(references / name)
+        for part in ("params", "opt_state"):
+            share[mesh, name, part] = held[part] / whole[part]
+    # An eighth of what is large enough to be divided.
+    most = {"data": 1, "fsdp": 0.22, "tensor": 0.6, "data_fsdp": 0.35, "all": 0.4}
+    for (mesh, _, _), found in share.items():
+        assert most[mesh] / 2 < found <= most[mesh]
 
 
 @pytest.mark.parametrize("processes", [2, 4])

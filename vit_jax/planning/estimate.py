@@ -82,7 +82,7 @@ def memory_of(
 
     Args:
         temporaries: those that the program needs beside the arguments.
-        peak: of the program; 0 if the compiler gave up before it knew.
+        peak: of the program; 0 if the compiler does not tell.
     """
     parts = [state.params, state.opt_state, state.ema, batch]
     sizes = [device_bytes(part) for part in parts]

@@ -40,7 +40,7 @@ TABLE_3 = {
 }
 # Weight decay, multiplied by the learning rate, and dropout.
 REGULARISATION = {"imagenet21k": (0.03, 0.1), "jft": (0.1, 0.0), "jft3b": (0.03, 0.0)}
-# The vision tower of EVA-CLIP-8B (arXiv 2402.04252, Table 2): 7.5 billion parameters.
+# The vision tower of EVA-CLIP-8B (arXiv 2402.04252), as we recall it: 7.5 billion.
 SIZES = {
     "ViT-8B": {"depth": 32, "width": 4096, "mlp_dim": 20480, "num_heads": 32},
 }

@@ -128,6 +128,13 @@ def test_stacking_is_undone_also_in_optimizer_states():
     assert jax.tree.structure(back["opt_state"]) == jax.tree.structure(state)
 
 
+def test_blocks_are_stacked_by_number():
+    encoder = {f"block_{i:02d}": {"x": np.full(1, i)} for i in reversed(range(102))}
+    stacked = stack_blocks({"encoder": encoder})
+    np.testing.assert_array_equal(stacked["encoder"]["blocks"]["x"][:, 0], range(102))
+    assert unstack_blocks(stacked)["encoder"].keys() == encoder.keys()
+
+
 def test_wrong_use_is_refused():
     model = tiny(scan=True)
     params = init_params(model, jax.random.key(0))

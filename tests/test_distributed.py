@@ -39,6 +39,16 @@ def test_when_other_processes_are_joined(monkeypatch):
     assert not wanted(monkeypatch, "--distributed=off", SLURM_STEP_NUM_TASKS="8")
 
 
+def test_the_place_among_the_processes_may_be_in_the_environment(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "8")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    parser = argparse.ArgumentParser()
+    distributed.add_arguments(parser)
+    found = parser.parse_args([])
+    assert (found.num_processes, found.process_id) == (8, 0)
+    assert parser.parse_args(["--process-id=3"]).process_id == 3
+
+
 def test_half_of_the_flags_is_an_error():
     command = [sys.executable, "-m", "vit_jax.train", "--config=configs/digits.py"]
     command += ["--workdir=unused", "--coordinator=127.0.0.1:1234"]

@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coordinator; on: as JAX finds it, needed on Cloud TPU VMs",
     )
     group.add_argument("--coordinator", help="HOST:PORT of process 0")
-    group.add_argument("--num-processes", type=int)
-    group.add_argument("--process-id", type=int)
+    for flag in ("num-processes", "process-id"):
+        name = "JAX_" + flag.upper().replace("-", "_")
+        group.add_argument(f"--{flag}", type=int, default=os.environ.get(name))
     group.add_argument(
         "--heartbeat-timeout",
         type=int,
@@ -50,14 +51,11 @@ def start(arguments: argparse.Namespace) -> None:
     faulthandler.enable()
     if not wanted(arguments):
         return
-    own = {
-        "num_processes": arguments.num_processes or number("JAX_NUM_PROCESSES"),
-        "process_id": first_of(arguments.process_id, number("JAX_PROCESS_ID")),
-    }
     try:
         jax.distributed.initialize(
             arguments.coordinator,
-            **own,
+            arguments.num_processes,
+            arguments.process_id,
             heartbeat_timeout_seconds=arguments.heartbeat_timeout,
         )
     except (ValueError, TypeError) as error:
@@ -89,10 +87,6 @@ def number(name: str) -> int | None:
     """An environment variable as a number; None if it is not set."""
     text = os.environ.get(name)
     return None if text is None else int(text)
-
-
-def first_of(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
 
 
 def is_primary() -> bool:

@@ -89,8 +89,8 @@ def run_step(
     """
     ahead = None
     for batch in batches:
-        if jax.default_backend() == "cpu":
-            # Two at a time would mix up the messages of several processes there.
+        if jax.process_count() > 1 and jax.default_backend() == "cpu":
+            # Two at a time would mix up the messages of the processes there.
             jax.block_until_ready(ahead)
         done, ahead = ahead, step(params, batch)
         if done is not None:

@@ -82,7 +82,9 @@ def stack_blocks(tree: Any) -> Any:
         if not has_encoder(params) or STACKED in params["encoder"]:
             return params
         encoder = dict(params["encoder"])
-        names = sorted(name for name in encoder if re.fullmatch(r"block_\d+", name))
+        names = [name for name in encoder if re.fullmatch(r"block_\d+", name)]
+        # By number: beyond 99 they are longer.
+        names.sort(key=lambda name: int(name.removeprefix("block_")))
         blocks = [encoder.pop(name) for name in names]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         return {**params, "encoder": {**encoder, STACKED: stacked}}

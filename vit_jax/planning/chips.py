@@ -31,7 +31,8 @@ class Chip(NamedTuple):
     kinds: tuple[str, ...]
 
 
-# Google's pages "System architecture"; links of v3 and v4 from the papers.
+# Google's pages "System architecture"; links of v3 and v4 from the papers. Those links
+# and NVIDIA's figures are recalled from the sources named, not looked up again.
 _TPU = "cloud.google.com/tpu/docs/"
 _ICI_V3 = ", links: Jouppi et al. 2020 (doi 10.1145/3360307), 4 of 656 Gbit/s"
 _ICI_V4 = ", links: Jouppi et al. 2023 (arXiv 2304.01433), 6 of 50 GB/s"

@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = dict(
         name="",  # "digits", a tensorflow-datasets name, or a folder of images
         split="train",
+        classes=(),  # only these, relabelled in this order: names or numbers as text
         data_dir="",  # where tensorflow-datasets are prepared; "" for its default
         holdout=0.1,  # share held out of a folder without splits
         batch_size=512,  # global

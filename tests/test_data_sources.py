@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import prepare, sources
+from vit_jax.data import prepare, sources, subsets
 from vit_jax.data.decode import ImageError
+from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import ArraySource, CachedSource, make_source
 
 
@@ -214,6 +215,60 @@ def test_file_that_vanished_is_a_named_error(tmp_path):
         source[1]
 
 
+# --- some of the classes ---------------------------------------------------------
+
+
+def test_classes_are_kept_and_relabelled(tmp_path):
+    _fill(tmp_path / "train", classes=("cat", "dog", "eel"), count=20)
+    whole = make_source(str(tmp_path), "train", cache="never")
+    part = make_source(str(tmp_path), "train", classes=("eel", "cat"))
+    assert part.label_names == ("eel", "cat") and isinstance(part, CachedSource)
+    kept = {whole.record_name(i): whole[i] for i in range(60) if whole[i]["label"] != 1}
+    assert [part.record_name(i) for i in range(40)] == list(kept)
+    for index in range(40):
+        old = kept[part.record_name(index)]
+        assert part[index]["label"] == {2: 0, 0: 1}[old["label"]]
+        np.testing.assert_array_equal(part[index]["image"], old["image"])
+    # The share of a slice is of what is left.
+    tenth = make_source(str(tmp_path), "train[:50%]", classes=("eel", "cat"))
+    assert [tenth.record_name(i) for i in range(20)] == list(kept)[:20]
+    assert len(tenth) == 20
+    numbered = make_source(str(tmp_path), "train", classes=("2", "0"))
+    assert numbered.label_names == ("eel", "cat")
+
+
+def test_classes_of_digits_go_by_name_and_reach_the_config():
+    data = Data(
+        name="digits",
+        split="train[:10%]",
+        classes=["7", "1"],
+        batch_size=4,
+        image_size=(8, 8),
+    )
+    assert data.label_names() == ("7", "1") and data.num_examples() == 29
+    whole = make_source("digits", "test")
+    wanted = [whole[i]["label"] for i in range(len(whole))]
+    assert data.num_examples("test") == sum(label in (1, 7) for label in wanted)
+    (batch,) = data.eval_batches("test", batch_size=100)
+    expected = [[7, 1].index(label) for label in wanted if label in (1, 7)]
+    assert batch["label"][batch["mask"]].tolist() == expected
+
+
+def test_mistakes_in_classes_are_named(tmp_path):
+    _fill(tmp_path / "train", classes=("cat", "dog"))
+    for classes, message in (
+        (("cta",), "'cta', which is no class of .* below 2; did you mean 'cat'"),
+        (("2",), "'2', which is no class .*; its classes are cat, dog"),
+        (("cat", "0"), "has the class '0' of .* twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_source(str(tmp_path), "train", classes=classes)
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    only_cats = ArraySource(images, [0, 0], ("cat", "dog"))
+    with pytest.raises(ValueError, match="this split of pets has no image of these"):
+        subsets.with_classes(only_cats, ("dog",), "pets")
+
+
 # --- tensorflow-datasets ---------------------------------------------------------
 
 
@@ -275,6 +330,10 @@ def test_tfds(toy_dir):
     cached = make_source("toy", "train", data_dir=toy_dir)
     assert "label is -1" in cached.first_error()
     assert len(make_source("toy", "train[:50%]", data_dir=toy_dir)) == 3
+    part = make_source("toy", "train[:75%]", classes=("dog", "cat"), data_dir=toy_dir)
+    found = {int(part[i]["image"][0, 0, 0]): part[i]["label"] for i in range(3)}
+    assert part.label_names == ("dog", "cat") and len(part) == 3
+    assert found.items() <= {0: 1, 1: 0, 3: 0, 4: 1}.items()
 
 
 def test_tfds_mistakes(toy_dir, tmp_path):

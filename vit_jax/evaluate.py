@@ -168,6 +168,7 @@ def open_source(data: Data) -> Source:
     return make_source(
         data.name,
         data.split,
+        classes=data.classes,
         data_dir=data.data_dir or None,
         holdout=data.holdout,
         cache="never",

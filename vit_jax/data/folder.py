@@ -6,6 +6,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from vit_jax.data.decode import ImageError, decode_image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -84,6 +86,10 @@ class FolderSource:
                 f"{name}: the file cannot be read ({error.strerror})"
             ) from error
         return {"image": decode_image(data, name), "label": self._labels[index]}
+
+    def labels(self) -> np.ndarray:
+        """Labels of all records, without opening a file: int64 (n,)."""
+        return np.array(self._labels, np.int64)
 
     def record_name(self, index: int) -> str:
         """Path of the file."""

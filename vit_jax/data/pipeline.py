@@ -47,6 +47,8 @@ class Data:
     Attributes:
         name: "digits", the path of a folder of images, or a tensorflow-datasets name.
         split: training split, such as "train" or "train[:98%]".
+        classes: keep only these, in all splits, relabelled in this order: names, or
+          numbers as text; () for all. A slice of a split is taken of what is left.
         batch_size: images in a training batch over all processes.
         image_size: (height, width) in pixels that the model gets.
         crop: training crop. "inception": a random box, resized;
@@ -65,11 +67,10 @@ class Data:
         workers: worker processes; 0 is threads of this process, best unless
           RandAugment or Python itself is the bottleneck. A cached data set is copied
           to each worker. Evaluation always uses threads.
-        num_threads: threads when there are no workers; 0 is one for each core, but a
-          single one for small images in memory, where threads would only wait for
-          each other.
+        num_threads: threads when there are no workers; 0 is one for each core, but one
+          for small images in memory, where threads would only wait for each other.
         on_error: a bad record stops the training ("raise"), or is replaced by the next
-          good one, counted and listed ("skip").
+          good one and listed ("skip").
         max_errors: number of skipped records beyond which the training stops.
         cache: decoded images in memory: "auto" (up to 1 GiB), "always", "never".
         data_dir: folder of prepared tensorflow-datasets; "" is their default.
@@ -78,6 +79,7 @@ class Data:
 
     name: str
     split: str = "train"
+    classes: tuple[str, ...] = ()
     batch_size: int
     image_size: tuple[int, int]
     crop: str = "inception"
@@ -110,6 +112,7 @@ class Data:
                 )
         # A config read back from JSON has lists.
         object.__setattr__(self, "image_size", tuple(self.image_size))
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         object.__setattr__(self, "crop_area", tuple(self.crop_area))
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(
@@ -127,12 +130,13 @@ class Data:
                 raise ValueError(
                     f"data.{key} must be at least {least}, got {getattr(self, key)}"
                 )
+        longer = max(self.image_size)
         for key in ("crop_resize", "eval_resize"):
-            if 0 != getattr(self, key) < max(self.image_size):
+            if 0 != getattr(self, key) < longer:
                 raise ValueError(
-                    f"data.{key} must be 0 (8/7 of the image size) or at least "
-                    f"{max(self.image_size)}, the longer side of data.image_size, so "
-                    f"that the crop fits; got {getattr(self, key)}"
+                    f"data.{key} must be 0 (8/7 of the image size) or at least {longer}"
+                    ", the longer side of data.image_size, so that the crop fits; got "
+                    f"{getattr(self, key)}"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -278,6 +282,7 @@ class Data:
             source = make_source(
                 self.name,
                 split,
+                classes=self.classes,
                 data_dir=self.data_dir or None,
                 holdout=self.holdout,
                 cache=self.cache,

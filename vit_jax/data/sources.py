@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.data.decode import ImageError
 from vit_jax.data.folder import FolderSource, stable_hash
+from vit_jax.data.subsets import PartSource, read_many, with_classes
 from vit_jax.data.tfds_source import TfdsSource
 
 CACHE_CHOICES = ("auto", "always", "never")
@@ -94,27 +95,13 @@ class ArraySource:
     def __getitem__(self, index: int) -> dict:
         return {"image": self._images[index], "label": int(self._labels[index])}
 
+    def labels(self) -> np.ndarray:
+        """Labels of all records: integers (n,)."""
+        return self._labels
+
     def record_name(self, index: int) -> str:
         """The given name and the number of the record."""
         return f"{self._name} record {index}"
-
-
-class SliceSource:
-    """Records start..stop-1 of another source, in its order; a `Source`."""
-
-    def __init__(self, source: Source, start: int, stop: int):
-        self._source, self._range = source, range(start, stop)
-        self.label_names: tuple[str, ...] = source.label_names
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    def __getitem__(self, index: int) -> dict:
-        return self._source[self._range[index]]
-
-    def record_name(self, index: int) -> str:
-        """Name of the record in the source that was sliced."""
-        return self._source.record_name(self._range[index])
 
 
 class CachedSource:
@@ -134,7 +121,7 @@ class CachedSource:
             for start in range(0, len(source), _CHUNK)
         ]
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            read = pool.map(functools.partial(_read_many, source), chunks)
+            read = pool.map(functools.partial(read_many, source), chunks)
             self._records = [record for chunk in read for record in chunk]
 
     def __len__(self) -> int:
@@ -161,6 +148,7 @@ def make_source(
     name: str,
     split: str,
     *,
+    classes: Sequence[str] = (),
     data_dir: str | None = None,
     holdout: float = 0.1,
     cache: str = "auto",
@@ -173,6 +161,8 @@ def make_source(
           tensorflow-datasets, also `name/config` (see TfdsSource). It is a path if such
           a folder exists, or if it starts with ".", "~", "/" or has two separators.
         split: such as "train", "test", "train[:98%]", "train[100:200]".
+        classes: keep only these, relabelled in this order: names, or numbers as text.
+          A slice is taken of what is left: "train[:10%]" is a tenth of these classes.
         data_dir: folder of prepared tensorflow-datasets; None is its default.
         holdout: share of each class in "val" of a folder without split folders.
         cache: keep the decoded images in memory: "auto" if they are estimated to take
@@ -182,7 +172,7 @@ def make_source(
         A `Source`; not empty.
 
     Raises:
-        ValueError: unknown name, split or option, empty split, or wrong layout.
+        ValueError: unknown name, split, class or option, empty split, wrong layout.
         FileNotFoundError: missing folder, or a data set that is not prepared.
     """
     if cache not in CACHE_CHOICES:
@@ -192,11 +182,15 @@ def make_source(
     if not 0 < holdout < 1:
         raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
     if name == "digits":
-        return _slice(_digits, name, split)
+        return _slice(_digits, name, split, classes)
     if _is_folder(name):
         path = os.path.expanduser(name)
         source = _slice(
-            lambda base: FolderSource(path, base, holdout=holdout), name, split
+            lambda base: FolderSource(path, base, holdout=holdout), name, split, classes
+        )
+    elif classes:
+        source = _slice(
+            lambda base: TfdsSource(name, base, data_dir=data_dir), name, split, classes
         )
     else:
         source = TfdsSource(name, split, data_dir=data_dir)
@@ -216,8 +210,8 @@ def _is_folder(name: str) -> bool:
     return name.count("/") > 1 or "\\" in name
 
 
-def _slice(open_split, name: str, split: str) -> Source:
-    """Opens the split named before the bracket and cuts out the part in it."""
+def _slice(open_split, name: str, split: str, classes: Sequence[str]) -> Source:
+    """Opens the split before the bracket, keeps classes, cuts out the part in it."""
     match = _SPLIT.fullmatch(split)
     if match is None:
         raise ValueError(
@@ -225,6 +219,8 @@ def _slice(open_split, name: str, split: str) -> Source:
             '"train", "train[:98%]", "train[98%:]" or "train[100:200]"'
         )
     source = open_split(match[1])
+    if classes:
+        source = with_classes(source, classes, name)
     start = _position(match[2], len(source), 0)
     stop = _position(match[3], len(source), len(source))
     if start >= stop:
@@ -233,7 +229,7 @@ def _slice(open_split, name: str, split: str) -> Source:
         )
     if (start, stop) == (0, len(source)):
         return source
-    return SliceSource(source, start, stop)
+    return PartSource(source, range(start, stop), source.label_names)
 
 
 def _position(text: str | None, length: int, default: int) -> int:
@@ -269,18 +265,6 @@ def _digits(split: str) -> ArraySource:
 def _mean_image_bytes(source: Source) -> float:
     """Estimate from sixteen records spread over the source; bad ones do not count."""
     places = np.linspace(0, len(source) - 1, min(16, len(source))).astype(int)
-    records = _read_many(source, places.tolist())
+    records = read_many(source, places.tolist())
     sizes = [r["image"].nbytes for r in records if not isinstance(r, ImageError)]
     return float(np.mean(sizes)) if sizes else 0.0
-
-
-def _read_many(source: Source, indices: Sequence[int]) -> list[dict | ImageError]:
-    if isinstance(source, TfdsSource):
-        return source.read_many(indices)
-    records = []
-    for index in indices:
-        try:
-            records.append(source[index])
-        except ImageError as error:
-            records.append(error)
-    return records

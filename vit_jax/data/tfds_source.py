@@ -7,7 +7,11 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from vit_jax.data.decode import ImageError, decode_image
+
+_CHUNK = 1024  # records read at once for their labels
 
 
 class TfdsSource:
@@ -63,6 +67,15 @@ class TfdsSource:
             except ImageError as error:
                 records.append(error)
         return records
+
+    def labels(self) -> np.ndarray:
+        """Labels of all records: int64 (n,). Reads everything, decodes no image."""
+        chunks = (
+            range(start, min(start + _CHUNK, len(self)))
+            for start in range(0, len(self), _CHUNK)
+        )
+        read = (self._data.__getitems__(list(chunk)) for chunk in chunks)
+        return np.array([int(r["label"]) for records in read for r in records])
 
     def _decode(self, index: int, record: dict[str, Any]) -> dict:
         name, label = self.record_name(index), int(record["label"])

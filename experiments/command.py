@@ -1,0 +1,228 @@
+"""The command line of the experiments.
+
+    python -m experiments.position_embedding --scale mini --data cifar10=FOLDER
+    python -m experiments.position_embedding --scale full --check
+
+Runs what is missing, prints the tables and writes figures and `result.json` into
+`<root>/<scale>/<experiment>/`. Killed, or stopped by `--minutes`, it goes on from there
+when it is started again.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.check import needs, needs_table
+from experiments.frame import SCALES, Conclusion, Experiment
+from experiments.grid import GridRun, collect, plan_runs, run_grid, seconds
+from experiments.tables import markdown_table
+from vit_jax.cli import run_command
+from vit_jax.config import to_dict
+from vit_jax.run import versions
+from vit_jax.storage.integrity import write_atomically
+from vit_jax.train import TRY_AGAIN, Interrupted
+
+
+def main(experiment: Experiment) -> None:
+    """The command of one experiment, called from its module."""
+    module = sys.modules["__main__"]
+    name = Path(module.__file__).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+
+    def command(arguments: argparse.Namespace) -> None:
+        if arguments.check:
+            check(name, experiment, arguments)
+        else:
+            with deadline(arguments.minutes), exit_when_stopped():
+                run_experiment(name, experiment, arguments)
+
+    run_command(parser, command)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all experiments take."""
+    parser.add_argument("--scale", choices=SCALES, default="mini")
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs/experiments"), help="folder of all"
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a folder of images in the place of a data set, such as cifar10=FOLDER",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=0, help="instead of its own number"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="save and stop after so many"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="resolve every run and trace a step of it; train nothing",
+    )
+
+
+def places(texts: list[str]) -> dict[str, str]:
+    """`["cifar10=FOLDER"]` as a dict.
+
+    Raises:
+        ValueError: no equals sign.
+    """
+    for text in texts:
+        if "=" not in text:
+            raise ValueError(f"--data={text}: wanted NAME=FOLDER, as cifar10=FOLDER")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def run_experiment(
+    name: str, experiment: Experiment, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Trains what is missing, concludes, and writes `result.json`.
+
+    Raises:
+        Interrupted: the time is over; what there is so far is written all the same.
+    """
+    begin = time.time()
+    data = places(arguments.data)
+    scale, root = arguments.scale, arguments.root
+    runs = plan_runs(experiment, scale, root, data, arguments.seeds)
+    folder = root / scale / name
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"\n{experiment.item}: {experiment.title} ({scale})", flush=True)
+    stopped = None
+    try:
+        run_grid(runs)
+    except Interrupted as error:
+        stopped = error
+    results = collect(runs, scale, folder, data)
+    missing = len({run.folder for run in runs if not run.record.exists()})
+    done = len({run.folder for run in runs if run.record.exists()})
+    # Half a grid has no conclusion for certain, and none at all before its first runs.
+    if stopped and missing:
+        print(f"{done} runs finished, {missing} still to do", flush=True)
+        raise stopped
+    conclusion = experiment.conclude(results)
+    record = {
+        "name": name,
+        "item": experiment.item,
+        "title": experiment.title,
+        "question": experiment.question,
+        "scale": scale,
+        "status": "done",
+        **conclusion._asdict(),
+        "runs": {
+            "count": done,
+            "seeds": max(Counter(run.label for run in runs).values(), default=0),
+            "seconds": round(seconds(runs) or time.time() - begin, 1),
+            "hardware": hardware(),
+            "versions": versions(),
+            "date": datetime.date.today().isoformat(),
+        },
+        "config": to_dict(runs[0].config) if runs else {},
+        "overrides": {
+            label: {"config": arm.config, "init": arm.init, **arm.changes}
+            for label, arm in experiment.arms(scale).items()
+        },
+        "command": f"python -m experiments.{name} --scale {scale}",
+    }
+    write_atomically(folder / "result.json", json.dumps(record, indent=1) + "\n")
+    show(conclusion, folder)
+    return record
+
+
+def show(conclusion: Conclusion, folder: Path) -> None:
+    """Prints the tables and the claims, and where the figures are."""
+    for table in conclusion.tables:
+        print(f"\n{table['caption']} ({table['side']})\n\n{markdown_table(table)}")
+    for claim in conclusion.claims:
+        print(f"\n{claim['claim']}\n  {claim['verdict']}: {claim['numbers']}")
+    if conclusion.notes:
+        print(f"\n{conclusion.notes}")
+    print(f"\nresults and figures: {folder}", flush=True)
+
+
+def check(name: str, experiment: Experiment, arguments: argparse.Namespace) -> None:
+    """Resolves and traces each arm, and prints what the grid needs."""
+    scale = arguments.scale
+    runs = plan_runs(
+        experiment, scale, arguments.root, places(arguments.data), arguments.seeds
+    )
+    arms, first = experiment.arms(scale), {}
+    for run in runs:
+        first.setdefault(run.label, run)
+    print(f"experiments.{name}: {experiment.item} ({scale})\n")
+    rows = [needs(without_start(run), arms[label]) for label, run in first.items()]
+    # What two cores of a server sustain on these models (docs/performance.md).
+    gflops = 60 if scale in ("smoke", "mini") else 0
+    print(needs_table(rows, Counter(run.label for run in runs), gflops))
+
+
+def without_start(run: GridRun) -> GridRun:
+    """A run with new parameters: the checkpoint it starts from need not be there."""
+    config = run.config.copy_and_resolve_references()
+    config.init = ""
+    return run._replace(config=config)
+
+
+def hardware() -> str:
+    """The devices in words."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    lines = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    models = [line.split(": ")[1] for line in lines.split("\n") if "model name" in line]
+    return f"{os.cpu_count()} CPU cores, {models[0] if models else platform.machine()}"
+
+
+@contextlib.contextmanager
+def deadline(minutes: float) -> Iterator[None]:
+    """Ends the run in it, as SIGTERM does, when the time is over; 0 for never."""
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    if minutes:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def exit_when_stopped() -> Iterator[None]:
+    """Ends with how to go on, and the exit code that says so."""
+
+    def between_runs(number: int, _: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    previous = signal.signal(signal.SIGTERM, between_runs)
+    try:
+        yield
+    except Interrupted as stop:
+        module = Path(sys.modules["__main__"].__file__).stem
+        command = shlex.join(["python", "-m", f"experiments.{module}", *sys.argv[1:]])
+        print(f"Stopped by {stop}; to go on: {command}", flush=True)
+        sys.exit(TRY_AGAIN)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

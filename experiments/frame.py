@@ -1,0 +1,181 @@
+"""What an experiment is: arms, seeds, and what follows from their results.
+
+An experiment is a module with a docstring (question, item of the paper, cost) and an
+`EXPERIMENT`. `grid.py` runs its arms, `command.py` is its command line, `report.py`
+shows its results.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from vit_jax.cli import read_config
+from vit_jax.config import ConfigError
+from vit_jax.metrics import read_metrics
+
+SCALES = ("smoke", "mini", "small", "full")
+# In the order of the report; those that use others' runs come after them.
+EXPERIMENTS = (
+    "sizes",
+    "data_size",
+    "transfer",
+    "compute",
+    "optimizers",
+    "position_embedding",
+    "shapes",
+    "class_token",
+    "axial",
+    "speed",
+    "masked_patch",
+    "attention",
+    "vtab",
+    "bias_profile",
+    "learned_bias",
+)
+
+
+class Arm(NamedTuple):
+    """One variant: a config and what it changes.
+
+    Attributes:
+        config: as after `--config=`, such as "configs/lab.py:family=vit,scale=mini".
+        changes: values by key, such as {"model.positions": "none"}.
+        init: label of the arm whose last checkpoint, of the same seed, this one starts
+            from; "" to start from random parameters.
+        seeds: how many, where not as many as the experiment's others.
+        examples, classes: of its data, for the check of a run whose data is neither
+            here nor known to `vit_jax.plan`.
+    """
+
+    config: str
+    changes: Mapping[str, Any] = {}
+    init: str = ""
+    seeds: int = 0
+    examples: int = 0
+    classes: int = 0
+
+
+class Conclusion(NamedTuple):
+    """What an experiment found, as plain data for `report.py`.
+
+    Attributes:
+        tables: dicts of caption, side ("ours", "paper" or "both"), columns, rows; a
+            cell is text, a number, None, or {"mean", "std", "n"}.
+        figures: dicts of caption, ours, paper: names of PNG files in the experiment's
+            folder, "" for none; SVG and CSV lie beside them.
+        claims: dicts of claim, criterion, verdict, numbers, comment.
+        notes: what did not reproduce and the likely reason; limits of the scale.
+    """
+
+    tables: Sequence[dict[str, Any]] = ()
+    figures: Sequence[dict[str, str]] = ()
+    claims: Sequence[dict[str, str]] = ()
+    notes: str = ""
+
+
+class Results:
+    """The finished runs of an experiment, by arm.
+
+    Attributes:
+        scale: of `SCALES`.
+        folder: where the figures go.
+        runs: folders of the finished runs, in the order of the seeds, by label.
+        configs: the resolved config of each arm's first seed, by label; also of arms
+            that have not run.
+        data: what the names of data sets stand for here, such as a folder.
+    """
+
+    def __init__(
+        self,
+        scale: str,
+        folder: Path,
+        runs: dict[str, list[Path]],
+        configs: dict[str, ml_collections.ConfigDict],
+        data: Mapping[str, str],
+    ) -> None:
+        self.scale, self.folder, self.runs = scale, folder, runs
+        self.configs, self.data = configs, data
+
+    def __contains__(self, label: str) -> bool:
+        return bool(self.runs.get(label))
+
+    def final(self, label: str, metric: str, split: str = "test") -> list[float]:
+        """The last value of a metric in each finished run of an arm.
+
+        Raises:
+            KeyError: the runs have no such split or metric; names those they have.
+        """
+        return [rows[-1][1] for rows in self._curves(label, metric, split)]
+
+    def curve(
+        self, label: str, metric: str, split: str = "test"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (n,) and the values of a metric (seeds, n) there."""
+        curves = self._curves(label, metric, split)
+        steps = np.array([step for step, _ in curves[0]]) if curves else np.zeros(0)
+        return steps, np.array([[value for _, value in rows] for rows in curves])
+
+    def _curves(
+        self, label: str, metric: str, split: str
+    ) -> list[list[tuple[int, float]]]:
+        curves = []
+        for folder in self.runs.get(label, []):
+            rows = read_metrics(folder / "metrics.jsonl")
+            found = [
+                (row["step"], row[metric])
+                for row in rows
+                if row["split"] == split and metric in row
+            ]
+            if not found:
+                there = sorted({f"{r['split']} {key}" for r in rows for key in r})
+                raise KeyError(
+                    f"{folder} has no {metric} of {split}; it has {', '.join(there)}"
+                )
+            curves.append(found)
+        return curves
+
+
+class Experiment(NamedTuple):
+    """A question, the runs that answer it, and the answer.
+
+    Attributes:
+        item: of the paper, such as "Table 8, Fig. 10".
+        title, question: for the report.
+        conclude: from the results so far to what they say; also takes measurements that
+            need no training.
+        arms: the arms of a scale by label; none if nothing is to be trained.
+        seeds: for each scale.
+    """
+
+    item: str
+    title: str
+    question: str
+    conclude: Callable[[Results], Conclusion]
+    arms: Callable[[str], dict[str, Arm]] = lambda scale: {}
+    seeds: Mapping[str, int] = {"smoke": 1, "mini": 2, "small": 3, "full": 3}
+
+
+def load_experiment(name: str) -> Experiment:
+    """The `EXPERIMENT` of a module of this folder."""
+    return importlib.import_module(f"experiments.{name}").EXPERIMENT
+
+
+def resolve(arm: Arm) -> ml_collections.ConfigDict:
+    """The config of an arm.
+
+    Raises:
+        ConfigError: no such config, or a change of a key that it does not have.
+    """
+    config = read_config(arm.config, [])
+    for key, value in arm.changes.items():
+        section, _, name = key.rpartition(".")
+        place = config[section] if section in config else config
+        if name not in place or (section and section not in config):
+            raise ConfigError(f"{arm.config} has no key {key!r} that could be changed")
+        with place.ignore_type():
+            place[name] = value
+    return config

@@ -155,7 +155,7 @@ class Experiment(NamedTuple):
     title: str
     question: str
     conclude: Callable[[Results], Conclusion]
-    arms: Callable[[str], dict[str, Arm]] = lambda scale: {}
+    arms: Callable[[str], dict[str, Arm]] = lambda _: {}
     seeds: Mapping[str, int] = {"smoke": 1, "mini": 2, "small": 3, "full": 3}
 
 

@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
         stochastic_depth_rate=0.0,  # of the last block, linear in depth
+        stochastic_depth_uniform=False,  # in every block instead
         layer_scale_init=0.0,
         num_registers=0,
         attention_implementation="auto",  # auto, xla, cudnn
@@ -45,11 +46,15 @@ def get_config() -> ml_collections.ConfigDict:
         name="",  # "digits", a tensorflow-datasets name, or a folder of images
         split="train",
         classes=(),  # only these, relabelled in this order: names or numbers as text
+        # the class: a field of a tensorflow-datasets record, or a rule that derives it
+        # from one, such as clevr_count: vit_jax/data/vtab_labels.py
+        label="label",
         data_dir="",  # where tensorflow-datasets are prepared; "" for its default
         holdout=0.1,  # share held out of a folder without splits
         batch_size=512,  # global
         image_size=(224, 224),  # (height, width) fed to the model
-        # inception, resize_small_random_crop, resize_random_crop, resize
+        # inception, resize_small_random_crop, resize_random_crop, padded_random_crop,
+        # resize
         crop="inception",
         crop_area=(0.05, 1.0),  # of the Inception crop
         crop_resize=0,  # side before a random crop; 0 is 8/7 of the image's
@@ -59,11 +64,20 @@ def get_config() -> ml_collections.ConfigDict:
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
         randaug_magnitude=10.0,
+        three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
+        color_jitter=0.0,  # brightness, contrast, saturation by up to this share
         num_threads=0,  # threads without workers; 0 is one for each core
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never
         on_error="raise",  # or skip, for broken images
         max_errors=100,  # training stops beyond so many skipped images
+    )
+    config.objective = dict(
+        name="classification",  # or masked_patch: no labels, a ViT, appendix B.1.2
+        # of masked_patch: the colour of a patch as one of 512 classes (mean_colour), of
+        # its 4 x 4 cells (downscaled), or all of its pixels by least squares (pixels)
+        target="mean_colour",
+        corrupt_rate=0.5,  # share of patches that are corrupted and predicted
     )
     config.mix = dict(
         mixup_alpha=0.0,
@@ -72,17 +86,18 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.loss = dict(name="softmax", label_smoothing=0.0)  # softmax or sigmoid
     config.optim = dict(
-        name="adamw",  # adamw or sgd
+        name="adamw",  # adamw, lamb or sgd
         learning_rate=1e-3,  # the peak
-        schedule="cosine",  # cosine, linear, rsqrt, constant
+        schedule="cosine",  # cosine, linear, rsqrt, constant, staircase
+        milestones=(),  # of staircase: shares of the run, at each the rate falls to 1/10
         warmup="10000steps",
         cooldown="0steps",
         end_learning_rate=0.0,
-        weight_decay=0.0,  # on kernels only; AdamW multiplies it by the learning rate
+        weight_decay=0.0,  # on kernels only; times the learning rate but with SGD
         clip_norm=1.0,
-        momentum=0.9,  # beta_1 of Adam, momentum of SGD
-        b2=0.999,  # of Adam
-        epsilon=1e-8,  # of Adam
+        momentum=0.9,  # beta_1 of Adam and LAMB, momentum of SGD
+        b2=0.999,  # of Adam and LAMB
+        epsilon=1e-8,  # of Adam and LAMB
         momentum_dtype="float32",  # or bfloat16
         layer_decay=1.0,  # learning-rate factor for each layer below the head
         freeze=(),  # regular expressions of parameter paths
@@ -93,6 +108,7 @@ def get_config() -> ml_collections.ConfigDict:
         ema_decay=0.0,  # moving average of the parameters, evaluated beside them
         # bfloat16: all gradients cross the network so, not those of products alone
         gradient_dtype="float32",
+        sam_rho=0.0,  # radius of sharpness-aware minimisation, which doubles the cost
         step_timeout=0.0,  # seconds; a step that takes longer dumps all stacks
     )
     config.guard = dict(
@@ -101,6 +117,24 @@ def get_config() -> ml_collections.ConfigDict:
         max_faults=10,  # skipped in a row, or rollbacks, before the training stops
     )
     config.eval = dict(every="1epochs", splits=("test",), batch_size=512)
+    # Frozen features, at intervals: written as metrics of the splits `fewshot`, `knn`.
+    frozen = dict(
+        every="",  # a duration; "" is off
+        name="",  # of another data set; "" for the training's own
+        train_split="train",
+        test_split="test",
+        classes=(),  # () for those of the training, or all of another data set
+        data_dir="",
+        crop="",  # as data.eval_crop, "" for that; big_vision: resize_center_crop
+        batch_size=512,
+    )
+    config.fewshot = dict(
+        **frozen,
+        shots=(1, 5, 10, 25),
+        seeds=3,  # random choices of examples; 0 takes the first of each class
+        l2=1024.0,  # the penalty
+    )
+    config.knn = dict(**frozen, neighbours=20, temperature=0.07)
     # For `python -m vit_jax.sweep`: the best on dev_split is trained on data.split.
     config.sweep = dict(learning_rates=(), train_split="", dev_split="")
     config.checkpoint = dict(

@@ -79,16 +79,16 @@ def make_step(
     guard=None,
 ):
     mix = make_mix(mixup_alpha=mixup_alpha, cutmix_alpha=0.0, per_example=False)
+    loss_fn = make_loss(name="softmax", label_smoothing=0.0)
     step = train_step.make_train_step(
-        model,
-        make_loss(name="softmax", label_smoothing=0.0),
-        mix,
+        train_step.classification(model, loss_fn, mix),
         optimizer,
         optax.constant_schedule(0.5),
         Guard(**({"policy": "stop", "spike": 0.0, "max_faults": 0} | (guard or {}))),
         accumulate_steps=accumulate_steps,
         ema_decay=ema_decay,
         gradient_dtype=gradient_dtype,
+        sam_rho=0.0,
     )
     return jax.jit(step)
 

@@ -7,21 +7,33 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from vit_jax import sharding
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.config import Lengths, check_config, keywords, resolve_lengths
+from vit_jax.config import (
+    Lengths,
+    check_config,
+    keywords,
+    resolve_lengths,
+    without_every,
+)
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
-from vit_jax.evaluate import make_eval_step
+from vit_jax.evaluators.features import Evaluator
+from vit_jax.evaluators.fewshot import FewShot
+from vit_jax.evaluators.knn import Knn
 from vit_jax.guard import Guard
 from vit_jax.losses import make_loss
 from vit_jax.metrics import Writer
 from vit_jax.models import FAMILIES, AnyModel, create_model, init_params
+from vit_jax.objectives import make_objective
 from vit_jax.optim import make_optimizer
+from vit_jax.outcomes import Step
 from vit_jax.train_step import (
     Batch,
     Metrics,
+    Objective,
     Params,
     RandomKeys,
     TrainState,
@@ -34,8 +46,10 @@ from vit_jax.train_step import (
 # Arguments that come from the run itself, not from a config.
 PROVIDED = (
     *("num_classes", "image_size", "patch_size", "parent", "params", "total_steps"),
+    *("patch_outputs", "model", "loss", "mix"),
     *("workdir", "config", "start_step", "directory", "read_only", "devices"),
 )
+FROZEN = {"fewshot": FewShot, "knn": Knn}
 # The keys of a config: each section is splatted into the one that reads it.
 SECTIONS = {
     "seed": {},
@@ -45,16 +59,24 @@ SECTIONS = {
     }
     | keywords(create_model, PROVIDED),
     "data": keywords(Data),
+    "objective": keywords(make_objective, PROVIDED),
     "mix": keywords(make_mix),
     "loss": keywords(make_loss),
     "optim": keywords(make_optimizer, PROVIDED),
     "train": dict.fromkeys(
-        ("duration", "accumulate_steps", "ema_decay", "gradient_dtype", "step_timeout"),
+        (
+            *("duration", "accumulate_steps", "ema_decay", "gradient_dtype"),
+            *("sam_rho", "step_timeout"),
+        ),
         True,
     ),
     "guard": keywords(Guard),
     "sweep": {"learning_rates": True, "train_split": True, "dev_split": True},
     "eval": {"every": True, "splits": True, "batch_size": True},
+    **{
+        name: {"every": True} | keywords(evaluator, ("model", "data", "mesh"))
+        for name, evaluator in FROZEN.items()
+    },
     "checkpoint": {"every": True} | keywords(Checkpoints, PROVIDED),
     "log": {"every": True} | keywords(Writer, PROVIDED),
     "mesh": keywords(sharding.make_mesh),
@@ -103,12 +125,8 @@ def build_program(
     train, batch_size = config.train, config.data.batch_size
     sharding.check_batch("data.batch_size", batch_size, mesh, train.accumulate_steps)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
-    image_size = tuple(config.data.image_size)
-    options = dict(config.model)
-    if options["dtype"] == "auto":
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        options["dtype"] = "float32" if on_cpu else "bfloat16"
-    model = create_model(**options, num_classes=num_classes, image_size=image_size)
+    platform = mesh.devices.flat[0].platform
+    model, objective, eval_step = build_model(config, num_classes, platform)
 
     make_keys = functools.partial(named_keys, config.seed)
     draw = functools.partial(init_params, model)
@@ -116,18 +134,7 @@ def build_program(
     params = jax.eval_shape(draw, keys.params)
     optim = {**config.optim, "warmup": lengths.warmup, "cooldown": lengths.cooldown}
     optimizer, schedule = make_optimizer(params, lengths.total, **optim)
-    loss_fn = make_loss(**config.loss)
-    train_step = make_train_step(
-        model,
-        loss_fn,
-        make_mix(**config.mix),
-        optimizer,
-        schedule,
-        Guard(**config.guard),
-        accumulate_steps=train.accumulate_steps,
-        ema_decay=train.ema_decay,
-        gradient_dtype=train.gradient_dtype,
-    )
+    train_step = build_step(config, objective, optimizer, schedule)
 
     start = functools.partial(
         initial_state, optimizer=optimizer, average=train.ema_decay > 0
@@ -148,7 +155,7 @@ def build_program(
         model,
         mesh,
         sharding.abstract(shapes, placed),
-        abstract_batch(batch_size, image_size, mesh),
+        abstract_batch(batch_size, model.image_size, mesh),
         jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), keys
         ),
@@ -160,9 +167,48 @@ def build_program(
             out_shardings=(placed, everywhere),
         ),
         jax.jit(
-            sharding.on_mesh(make_eval_step(model, loss_fn), mesh),
+            sharding.on_mesh(eval_step, mesh),
             out_shardings=everywhere,
         ),
+    )
+
+
+def build_model(
+    config: ml_collections.ConfigDict, num_classes: int, platform: str
+) -> tuple[AnyModel, Objective, Step]:
+    """The model, what it learns, and how it is evaluated.
+
+    Args:
+        platform: of the devices, "cpu", "gpu" or "tpu": decides `model.dtype="auto"`.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    options = dict(config.model)
+    if options["dtype"] == "auto":
+        options["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+    image_size = tuple(config.data.image_size)
+    model = create_model(**options, num_classes=num_classes, image_size=image_size)
+    return make_objective(model, config.loss, config.mix, **config.objective)
+
+
+def build_step(
+    config: ml_collections.ConfigDict,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> TrainStep:
+    """The pure step of training that a config describes."""
+    train = config.train
+    return make_train_step(
+        objective,
+        optimizer,
+        schedule,
+        Guard(**config.guard),
+        accumulate_steps=train.accumulate_steps,
+        ema_decay=train.ema_decay,
+        gradient_dtype=train.gradient_dtype,
+        sam_rho=train.sam_rho,
     )
 
 
@@ -182,12 +228,16 @@ def abstract_batch(
 
 
 class Experiment(NamedTuple):
-    """What a config describes, built: all that the loop needs."""
+    """What a config describes, built: all that the loop needs.
+
+    `label_names` has one for each output of the model: none if it has no head.
+    """
 
     data: Data
     label_names: tuple[str, ...]
     lengths: Lengths
     program: Program
+    evaluators: dict[str, Evaluator]
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
@@ -202,4 +252,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     data.check_splits(config.eval.splits)
     lengths = resolve_lengths(config, data.num_examples())
     program = build_program(config, num_classes=len(label_names), lengths=lengths)
-    return Experiment(data, label_names, lengths, program)
+    if not program.model.num_classes:
+        label_names = ()
+    evaluators = {
+        name: FROZEN[name](
+            program.model, data, program.mesh, **without_every(config[name])
+        )
+        for name in lengths.evaluators
+    }
+    return Experiment(data, label_names, lengths, program, evaluators)

@@ -9,6 +9,8 @@ import optax
 from jax.tree_util import keystr, tree_map_with_path
 
 Params = Any
+# Begins the paths of parameters whose first axis is the block, see `models/depth.py`.
+STACKED = "encoder/blocks/"
 
 
 def make_schedule(
@@ -19,6 +21,7 @@ def make_schedule(
     warmup_steps: int,
     cooldown_steps: int = 0,
     end_learning_rate: float = 0.0,
+    milestones: tuple[float, ...] = (),
 ) -> optax.Schedule:
     """Builds the learning rate as a function of the step.
 
@@ -28,11 +31,14 @@ def make_schedule(
     Args:
         learning_rate: the peak, reached at the end of the warm-up.
         schedule: `cosine` or `linear` to `end_learning_rate`, `rsqrt` (reciprocal
-            square root, the warm-up as time scale, arXiv 2106.04560), or `constant`.
+            square root, the warm-up as time scale, arXiv 2106.04560), `constant`, or
+            `staircase` (a tenth at each of `milestones`, arXiv 1912.11370).
         total_steps, warmup_steps, cooldown_steps: the lengths, in steps.
+        milestones: of `staircase`: shares of `total_steps`, rising, in (0, 1).
 
     Raises:
-        ValueError: unknown schedule, or parts longer than the whole.
+        ValueError: unknown schedule, parts longer than the whole, or milestones that
+            are missing, not rising, or for another schedule.
     """
     if warmup_steps + cooldown_steps > total_steps:
         raise ValueError(
@@ -45,19 +51,29 @@ def make_schedule(
         timescale = max(1, warmup_steps)
         return learning_rate * jnp.sqrt(timescale / (timescale + step))
 
+    def staircase(step: jax.Array) -> jax.Array:
+        # The milestones count from the start of the run, `step` from the warm-up's end.
+        stairs = jnp.array([share * total_steps for share in milestones])
+        return learning_rate * 0.1 ** (step + warmup_steps >= stairs).sum()
+
     decays = {
+        # Without an end value the rate may be traced, as that of a fleet is.
         "cosine": optax.cosine_decay_schedule(
-            learning_rate, decay_steps, end_learning_rate / (learning_rate or 1)
+            learning_rate,
+            decay_steps,
+            end_learning_rate / (learning_rate or 1) if end_learning_rate else 0.0,
         ),
         "linear": optax.linear_schedule(learning_rate, end_learning_rate, decay_steps),
         "rsqrt": rsqrt,
         "constant": optax.constant_schedule(learning_rate),
+        "staircase": staircase,
     }
     if schedule not in decays:
         raise ValueError(
             f"unknown optim.schedule {schedule!r}: wanted one of {', '.join(decays)}"
         )
-    if schedule in ("rsqrt", "constant") and end_learning_rate:
+    check_milestones(schedule, milestones)
+    if schedule not in ("cosine", "linear") and end_learning_rate:
         raise ValueError(
             f"optim.end_learning_rate is {end_learning_rate}, but the schedule "
             f"{schedule!r} has no end value; use optim.cooldown to go to 0"
@@ -73,6 +89,18 @@ def make_schedule(
         return rate
 
     return value
+
+
+def check_milestones(schedule: str, milestones: tuple[float, ...]) -> None:
+    """Raises ValueError unless there are milestones exactly where they are needed."""
+    steps = (0.0, *milestones, 1.0)
+    rising = all(a < b for a, b in zip(steps, steps[1:], strict=False))
+    if not rising or (schedule == "staircase") != bool(milestones):
+        raise ValueError(
+            f"optim.milestones={tuple(milestones)} with optim.schedule={schedule!r}: "
+            "the schedule 'staircase', and no other, needs shares of the run such as "
+            "(0.3, 0.6, 0.9), rising between 0 and 1"
+        )
 
 
 def make_optimizer(
@@ -93,6 +121,7 @@ def make_optimizer(
     momentum_dtype: str,
     layer_decay: float,
     freeze: tuple[str, ...],
+    milestones: tuple[float, ...] = (),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Builds the optimizer and its schedule, which is returned to be logged.
 
@@ -100,14 +129,15 @@ def make_optimizer(
         params: the parameter tree, or its shapes; only its paths are used.
         total_steps: length of the schedule; warmup and cooldown are in steps too.
         name: `adamw` (decoupled weight decay, multiplied by the learning rate: the
-            paper's convention) or `sgd` (momentum; the decay is added to the
-            gradient, as in BiT).
-        learning_rate, schedule, warmup, cooldown, end_learning_rate: as of
+            paper's convention), `lamb` (the same, with each decayed parameter's update
+            scaled to its own norm, arXiv 1904.00962) or `sgd` (momentum; the decay is
+            added to the gradient, as in BiT).
+        learning_rate, schedule, warmup, cooldown, end_learning_rate, milestones: as of
             `make_schedule`.
         weight_decay: on kernels only: no biases, norms, tokens or positions.
         clip_norm: largest global norm of the gradients, 0 for no clipping.
-        momentum: beta_1 of Adam, or the momentum of SGD.
-        b2, epsilon: of Adam; SGD does not have them.
+        momentum: beta_1 of Adam and LAMB, or the momentum of SGD.
+        b2, epsilon: of Adam and LAMB; SGD does not have them.
         momentum_dtype: in which the first moment is stored, `float32` or `bfloat16`.
         layer_decay: factor on the learning rate for each layer further from the head
             (arXiv 2106.08254, appendix); 1 for none.
@@ -125,18 +155,21 @@ def make_optimizer(
         warmup_steps=warmup,
         cooldown_steps=cooldown,
         end_learning_rate=end_learning_rate,
+        milestones=milestones,
     )
     kernels = tree_map_with_path(
         lambda path, _: path_name(path).endswith("/kernel"), params
     )
     decay = optax.add_decayed_weights(weight_decay, mask=kernels)
-    if name == "adamw":
+    if name in ("adamw", "lamb"):
         adam = optax.scale_by_adam(momentum, b2, epsilon, mu_dtype=momentum_dtype)
         parts = [adam, decay]
+        if name == "lamb":
+            parts.append(scale_to_norm())
     elif name == "sgd":
         parts = [decay, optax.trace(momentum, accumulator_dtype=momentum_dtype)]
     else:
-        raise ValueError(f"unknown optim.name {name!r}: wanted adamw or sgd")
+        raise ValueError(f"unknown optim.name {name!r}: wanted adamw, lamb or sgd")
     if clip_norm:
         parts.insert(0, optax.clip_by_global_norm(clip_norm))
     parts.append(optax.scale_by_learning_rate(rate))
@@ -154,6 +187,34 @@ def make_optimizer(
 def path_name(path: tuple[Any, ...]) -> str:
     """A parameter's path as text, such as `encoder/block_03/mlp/out/kernel`."""
     return keystr(path, simple=True, separator="/")
+
+
+def scale_to_norm() -> optax.GradientTransformation:
+    """Multiplies the update of each kernel by norm(kernel) / norm(update).
+
+    The trust ratio of LAMB (arXiv 1904.00962, algorithm 2). As in the implementations
+    that ViTs are trained with (apex, timm), what has no weight decay keeps its update,
+    and so does a kernel of zeros. Stacked blocks are scaled one by one.
+    """
+
+    def scale(updates: Params, params: Params) -> Params:
+        def scaled(path: tuple[Any, ...], update: jax.Array, old: jax.Array):
+            name = path_name(path)
+            if not name.endswith("/kernel"):
+                return update
+            first = 1 if name.startswith(STACKED) else 0
+            axes = tuple(range(first, update.ndim))
+            ours, theirs = (
+                jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
+                for x in (old, update)
+            )
+            is_usable = (ours > 0) & (theirs > 0)
+            ratio = jnp.where(is_usable, ours / jnp.where(is_usable, theirs, 1), 1)
+            return update * ratio.astype(update.dtype)
+
+        return tree_map_with_path(scaled, updates, params)
+
+    return optax.stateless(scale)
 
 
 def scale_by_layer(params: Params, decay: float) -> optax.GradientTransformation:
@@ -180,13 +241,14 @@ def layer_factors(params: Params, decay: float) -> dict[str, float | list[float]
     stacked = {
         path_name(path): len(leaf)
         for path, leaf in jax.tree.leaves_with_path(params)
-        if path_name(path).startswith("encoder/blocks/")
+        if path_name(path).startswith(STACKED)
     }
     names = tree_paths(params)
     depth = max(
         [1 + (block_number(name) or 0) for name in names] + list(stacked.values())
     )
-    before = ("resnet", "embedding", "positions", "class_token", "registers")
+    tokens = ("mask_token", "class_token", "registers")
+    before = ("resnet", "embedding", "positions", *tokens)
     has_blocks = stacked or any(block_number(name) is not None for name in names)
     if decay != 1 and not has_blocks:
         raise ValueError(

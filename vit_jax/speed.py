@@ -22,7 +22,12 @@ from vit_jax.losses import make_loss
 from vit_jax.metrics import Meter
 from vit_jax.models import VisionTransformer, init_params
 from vit_jax.optim import make_optimizer
-from vit_jax.train_step import initial_state, make_train_step, named_keys
+from vit_jax.train_step import (
+    classification,
+    initial_state,
+    make_train_step,
+    named_keys,
+)
 
 # A figure is the median over so many groups of steps.
 GROUPS = 5
@@ -86,16 +91,17 @@ def synthetic_program(
         layer_decay=1.0,
         freeze=(),
     )
+    loss_fn = make_loss(name="softmax", label_smoothing=0.0)
+    mix = make_mix(mixup_alpha=0.0, cutmix_alpha=0.0, per_example=False)
     train_step = make_train_step(
-        model,
-        make_loss(name="softmax", label_smoothing=0.0),
-        make_mix(mixup_alpha=0.0, cutmix_alpha=0.0, per_example=False),
+        classification(model, loss_fn, mix),
         optimizer,
         schedule,
         Guard(policy="stop", spike=0.0, max_faults=0),
         accumulate_steps=accumulate_steps,
         ema_decay=0.0,
         gradient_dtype="float32",
+        sam_rho=0.0,
     )
 
     def forward_step(params, batch, _keys):

@@ -4,7 +4,7 @@ With `models/vit.py` this is all there is to understand.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -44,6 +44,21 @@ class RandomKeys:
     params: jax.Array
     dropout: jax.Array
     mix: jax.Array
+    corruption: jax.Array
+
+
+class Objective(NamedTuple):
+    """What is learned: `classification`, below, or `masked_patch.py`.
+
+    Attributes:
+        prepare: `(batch, keys) -> (images, targets)`, once a step, of the whole batch;
+            targets are arrays whose first axis is the batch.
+        loss: `(params, images, targets, dropout_key) -> (loss, accuracy)`, means over
+            the examples given.
+    """
+
+    prepare: Callable[[Batch, RandomKeys], tuple[jax.Array, Any]]
+    loss: Callable[..., tuple[jax.Array, jax.Array]]
 
 
 TrainStep = Callable[[TrainState, Batch, RandomKeys], tuple[TrainState, Metrics]]
@@ -51,7 +66,7 @@ TrainStep = Callable[[TrainState, Batch, RandomKeys], tuple[TrainState, Metrics]
 
 def named_keys(seed: int) -> RandomKeys:
     """Splits the seed once; every random draw of a run comes from these keys."""
-    return RandomKeys(*jax.random.split(jax.random.key(seed), 3))
+    return RandomKeys(*jax.random.split(jax.random.key(seed), 4))
 
 
 def initial_state(
@@ -68,10 +83,25 @@ def initial_state(
     )
 
 
+def classification(model: AnyModel, loss_fn: LossFn, mix: Mix) -> Objective:
+    """Learning the labels, of images that may be mixed."""
+
+    def prepare(batch, keys):
+        images = normalize(batch["image"])
+        return mix(keys.mix, images, one_hot(batch["label"], model.num_classes))
+
+    def loss(params, images, targets, dropout_key):
+        logits, _ = model.apply(
+            {"params": params}, images, train=True, rngs={"dropout": dropout_key}
+        )
+        correct = logits.argmax(-1) == targets.argmax(-1)
+        return loss_fn(logits, targets).mean(), correct.mean()
+
+    return Objective(prepare, loss)
+
+
 def make_train_step(
-    model: AnyModel,
-    loss_fn: LossFn,
-    mix: Mix,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     guard: Guard,
@@ -79,6 +109,7 @@ def make_train_step(
     accumulate_steps: int,
     ema_decay: float,
     gradient_dtype: str,
+    sam_rho: float,
 ) -> TrainStep:
     """Builds the pure training step `(state, batch, keys) -> (state, metrics)`.
 
@@ -91,28 +122,16 @@ def make_train_step(
         gradient_dtype: with `bfloat16`, the parameters are rounded to it before the
             forward pass, so that all gradients cross the network in it, not only those
             of products in it; what is updated stays float32.
+        sam_rho: radius of sharpness-aware minimisation; 0 for none.
     """
-
-    def mean_loss(params, images, targets, dropout_key):
-        logits, _ = model.apply(
-            {"params": params}, images, train=True, rngs={"dropout": dropout_key}
-        )
-        correct = logits.argmax(-1) == targets.argmax(-1)
-        return loss_fn(logits, targets).mean(), correct.mean()
-
-    gradient = accumulated(
-        jax.value_and_grad(mean_loss, has_aux=True), accumulate_steps
-    )
+    gradient = jax.value_and_grad(objective.loss, has_aux=True)
+    gradient = rounded(accumulated(gradient, accumulate_steps), gradient_dtype)
+    gradient = sharpness_aware(gradient, sam_rho)
 
     def train_step(state, batch, keys):
         keys = jax.tree.map(lambda key: jax.random.fold_in(key, state.step), keys)
-        images = normalize(batch["image"])
-        targets = one_hot(batch["label"], model.num_classes)
-        images, targets = mix(keys.mix, images, targets)
-
-        weights = jax.tree.map(lambda x: x.astype(gradient_dtype), state.params)
-        (loss, accuracy), grads = gradient(weights, images, targets, keys.dropout)
-        grads = jax.tree.map(lambda g, x: g.astype(x.dtype), grads, state.params)
+        images, targets = objective.prepare(batch, keys)
+        (loss, accuracy), grads = gradient(state.params, images, targets, keys.dropout)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, ema_decay, state.step)
@@ -144,13 +163,51 @@ def accumulated(gradient: Callable[..., Any], pieces: int) -> Callable[..., Any]
         def add(total, piece):
             return jax.tree.map(jnp.add, total, gradient(params, *piece)), None
 
-        batch = (cut(images), cut(targets), jax.random.split(key, pieces))
-        result = jax.eval_shape(gradient, params, *(x[0] for x in batch))
+        pairs = jax.tree.map(cut, (images, targets))
+        batch = (*pairs, jax.random.split(key, pieces))
+        first = jax.tree.map(lambda x: x[0], batch)
+        result = jax.eval_shape(gradient, params, *first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), result)
         total, _ = jax.lax.scan(add, zeros, batch)
         return jax.tree.map(lambda x: x / pieces, total)
 
     return mean_gradient
+
+
+def rounded(gradient: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+    """`gradient` at parameters rounded to `dtype`, in the parameters' own."""
+
+    def rounded_gradient(params, *arguments):
+        weights = jax.tree.map(lambda x: x.astype(dtype), params)
+        value, grads = gradient(weights, *arguments)
+        return value, jax.tree.map(lambda g, x: g.astype(x.dtype), grads, params)
+
+    return rounded_gradient
+
+
+def sharpness_aware(gradient: Callable[..., Any], rho: float) -> Callable[..., Any]:
+    """`gradient` at the worst parameters near by (SAM, arXiv 2010.01412, Eqs. 2 and 3).
+
+    They are `params + rho * g / |g|`, with g the gradient of the same batch and keys,
+    its norm that of all parameters together. The value is that at `params`.
+
+    Raises:
+        ValueError: a negative radius.
+    """
+    if rho < 0:
+        raise ValueError(f"train.sam_rho is {rho}: wanted 0 (off) or a radius above it")
+    if not rho:
+        return gradient
+
+    def worst_gradient(params, *arguments):
+        value, grads = gradient(params, *arguments)
+        norm = optax.tree.norm(grads)
+        # A gradient of zero has no direction: stay.
+        scale = rho / jnp.where(norm == 0, 1.0, norm)
+        worst = jax.tree.map(lambda x, g: x + scale * g, params, grads)
+        return value, gradient(worst, *arguments)[1]
+
+    return worst_gradient
 
 
 def update_ema(

@@ -15,8 +15,9 @@ from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.optim import path_name
 from vit_jax.run import load_run
 
-# What classifies, from the last layer back; fine-tuning drops both (appendix D.3).
-HEAD = ("head", "pre_logits")
+# What classifies, from the last layer back; fine-tuning drops both (appendix D.3). Then
+# what only masked patch prediction needs, and no loaded run has.
+HEAD = ("head", "pre_logits", "mask_token", "patch_head")
 
 
 def complete_model(

@@ -17,7 +17,7 @@ Params = dict[str, Any]
 FREE = (
     *("dropout_rate", "attention_dropout_rate", "stochastic_depth_rate"),
     *("head_bias_init", "attention_implementation", "scan", "remat", "dtype"),
-    *("parent", "name"),
+    *("patch_outputs", "parent", "name"),
 )
 
 

@@ -17,7 +17,10 @@ AnyModel = VisionTransformer | ResNet | Mixer
 FAMILIES = {"vit": VisionTransformer, "resnet": ResNet, "mixer": Mixer}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 # Attributes that are no options: Flax's own, and what `create_model` is given by name.
-ARGUMENTS = ("parent", "name", "num_classes", "image_size", "patch_size", "dtype")
+ARGUMENTS = (
+    *("parent", "name", "num_classes", "image_size", "patch_size", "dtype"),
+    "patch_outputs",  # the objective's
+)
 
 
 def create_model(

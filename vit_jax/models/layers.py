@@ -124,11 +124,11 @@ def divide_batch(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def classifier(num_classes: int, bias_init: float) -> nn.Dense:
+def classifier(num_classes: int, bias_init: float, name: str = "head") -> nn.Dense:
     """The head of every model: float32, its kernel zero at first."""
     return nn.Dense(
         num_classes,
         kernel_init=nn.initializers.zeros,
         bias_init=nn.initializers.constant(bias_init),
-        name="head",
+        name=name,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         axial: blocks with axial instead of full attention.
         stochastic_depth_rate: that of the last block; it grows linearly from 0.
         final_norm: whether there is one.
-        scan, remat: see `VisionTransformer`.
+        scan, remat, stochastic_depth_uniform: see `VisionTransformer`.
     """
 
     depth: int
@@ -126,6 +126,7 @@ class Encoder(nn.Module):
     final_norm: bool = True
     scan: bool = False
     remat: str = "none"
+    stochastic_depth_uniform: bool = False
 
     @nn.compact
     def __call__(
@@ -171,6 +172,8 @@ class Encoder(nn.Module):
         return x, out
 
     def drop_rates(self) -> list[float]:
+        if self.stochastic_depth_uniform:
+            return [self.stochastic_depth_rate] * self.depth
         last = max(self.depth - 1, 1)
         return [self.stochastic_depth_rate * i / last for i in range(self.depth)]
 
@@ -205,6 +208,7 @@ class VisionTransformer(nn.Module):
         dropout_rate: after every dense layer but q, k, v, and after the positions.
         attention_dropout_rate: of the attention probabilities.
         stochastic_depth_rate: of the last block, growing linearly from 0.
+        stochastic_depth_uniform: that rate in every block (arXiv 2204.07118).
         layer_scale_init: initial LayerScale, 0 for none.
         num_registers: learned extra tokens without position (arXiv 2309.16588).
         resnet_stem: units in each stage of a ResNet that the patches are cut from the
@@ -219,6 +223,8 @@ class VisionTransformer(nn.Module):
             of the encoder are not returned.
         remat: what is computed again in the backward pass: `none`, `dots` (all but the
             products with weights) or `full` (all of a block).
+        patch_outputs: of a head on each patch, for masked patch prediction (appendix
+            B.1.2); with it comes a mask token. 0 for neither.
         dtype: of matrix products and of the residual stream.
     """
 
@@ -243,6 +249,7 @@ class VisionTransformer(nn.Module):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    stochastic_depth_uniform: bool = False
     layer_scale_init: float = 0.0
     num_registers: int = 0
     resnet_stem: tuple[int, ...] | None = None
@@ -255,6 +262,7 @@ class VisionTransformer(nn.Module):
     attention_implementation: str = "auto"
     scan: bool = False
     remat: str = "none"
+    patch_outputs: int = 0
     dtype: Any = jnp.float32
 
     @property
@@ -280,19 +288,23 @@ class VisionTransformer(nn.Module):
         train: bool,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
+        patch_sources: Int[Array, "b hw"] | None = None,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:
         """Classifies images: floats in [-1, 1] of shape (b, *image_size, 3).
 
         Args:
             image_size: (height, width) of the images if not the model's; learned
                 positions are then interpolated (bilinear).
+            patch_sources: number of the patch, row by row, whose embedding each one
+                has instead of its own, before positions; h w is the mask token.
 
         Returns:
-            float32 logits, and a dict of activations: `stem` (b h w d), `embedded`
-            (b l d, tokens after positions), `encoder` (per block `attention`, `mlp`,
-            `output` and, with `return_attention`, `attention_weights` (b k l l)),
-            `encoded` (b l d), `pre_logits` (b d). Under jit, what is not used of it
-            costs nothing.
+            float32 logits, and a dict of activations: `resnet` (of a hybrid: `root` and
+            the units of each stage, b h w c), `stem` (b h w d), `embedded` (b l d,
+            tokens after positions), `encoder` (per block `attention`, `mlp`, `output`
+            and, with `return_attention`, `attention_weights` (b k l l)), `encoded` (b l d), `pre_logits` (b d) and, with `patch_outputs`, `patches`
+            (b hw patch_outputs, float32). Under jit, what is not used of it costs
+            nothing.
 
         Raises:
             ValueError: images of another shape, size or dtype than the model's, or
@@ -301,10 +313,14 @@ class VisionTransformer(nn.Module):
         image_size = tuple(image_size or self.image_size)
         self.check(image_size)
         images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
-        out = {}
-        x = out["stem"] = self.embed(images)
+        x, out = self.embed(images)
+        out["stem"] = x
         grid = x.shape[1:3]
         x = einops.rearrange(x, "b h w d -> b (h w) d")
+        if self.patch_outputs:
+            x = self.corrupt(x, patch_sources)
+        elif patch_sources is not None:
+            raise ValueError("patch_sources needs a model with patch_outputs")
 
         if self.has_class_token:
             x = self.prepend(x, "class_token", 1, nn.initializers.zeros)
@@ -335,12 +351,17 @@ class VisionTransformer(nn.Module):
             not self.norm_after_pooling,
             self.scan,
             self.remat,
+            self.stochastic_depth_uniform,
             name="encoder",
         )
         x, out["encoder"] = encoder(
             x, table, grid=grid, train=train, return_attention=return_attention
         )
         out["encoded"] = x
+        if self.patch_outputs:
+            head = classifier(self.patch_outputs, 0.0, name="patch_head")
+            patches = x[:, self.num_prefix_tokens :]
+            out["patches"] = head(patches.astype(jnp.float32))
 
         x = self.pool(x, train=train)
         if self.norm_after_pooling:
@@ -352,13 +373,29 @@ class VisionTransformer(nn.Module):
             x = classifier(self.num_classes, self.head_bias_init)(x)
         return x, out
 
-    def embed(self, images: Float[Array, "b height width 3"]) -> Array:
-        """Patches of the image, or of a ResNet's features of it: (b h w d)."""
-        x, side = images, self.patch_size
+    def embed(
+        self, images: Float[Array, "b height width 3"]
+    ) -> tuple[Float[Array, "b h w d"], dict[str, Any]]:
+        """Patches of the image, or of a ResNet's features of it; and those features."""
+        x, side, out = images, self.patch_size, {}
         if self.resnet_stem is not None:
             trunk = self.trunk()
-            x, side = trunk(images), side // trunk.stride
-        return PatchEmbedding((side, side), self.width, self.dtype, name="embedding")(x)
+            x, out["resnet"] = trunk.stages(images)
+            side //= trunk.stride
+        patches = PatchEmbedding((side, side), self.width, self.dtype, name="embedding")
+        return patches(x), out
+
+    def corrupt(
+        self, x: Float[Array, "b l d"], sources: Int[Array, "b l"] | None
+    ) -> Float[Array, "b l d"]:
+        """Patch embeddings, some of which are replaced; see `patch_sources`."""
+        init = nn.initializers.normal(stddev=0.02)
+        token = self.param("mask_token", init, (1, 1, self.width)).astype(x.dtype)
+        if sources is None:
+            return x
+        token = jnp.broadcast_to(token, (len(x), 1, self.width))
+        choices = jnp.concatenate([x, token], axis=1)
+        return jnp.take_along_axis(choices, sources[..., None], axis=1)
 
     def trunk(self) -> ResNetTrunk:
         return ResNetTrunk(

@@ -1,0 +1,153 @@
+"""Tables of results as Markdown and as HTML.
+
+A table is a dict of `caption`, `columns` and `rows`; a cell is text, a number, None
+(nothing there) or `{"mean": x, "std": s, "n": seeds}`. Numbers of a column are told
+with the digits that its spread deserves, so that they can be compared by eye.
+"""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NOTHING = "–"
+
+
+def mean_cell(values: Sequence[float], factor: float = 1.0) -> dict[str, Any] | None:
+    """The cell of a metric over seeds; None without values.
+
+    Args:
+        factor: multiplies the values, such as 100 for shares told in percent.
+    """
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    std = None
+    if len(values) > 1:
+        std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        std *= factor
+    return {"mean": factor * mean, "std": std, "n": len(values)}
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table in Markdown, numbers to the right, its caption above."""
+    columns = [_escape(column) for column in table["columns"]]
+    rows = [[_escape(cell) for cell in row] for row in written(table)]
+    marks = ["--:" if right else "---" for right in _numeric(table)]
+    lines = [columns, marks, *rows]
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    caption = table.get("caption", "")
+    return f"{caption}\n\n{body}\n" if caption else f"{body}\n"
+
+
+def to_html(table: Mapping[str, Any]) -> str:
+    """The table as an HTML `table` element; all text is escaped."""
+    right = [' class="number"' if numeric else "" for numeric in _numeric(table)]
+    head = "".join(
+        f'<th scope="col"{mark}>{html.escape(str(column))}</th>'
+        for column, mark in zip(table["columns"], right, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{mark}>{html.escape(cell)}</td>"
+            for cell, mark in zip(row, right, strict=True)
+        )
+        + "</tr>\n"
+        for row in written(table)
+    )
+    caption = html.escape(table.get("caption", ""))
+    caption = f"<caption>{caption}</caption>" if caption else ""
+    return (
+        f'<div class="table"><table>{caption}\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody></table></div>"
+    )
+
+
+def written(table: Mapping[str, Any]) -> list[list[str]]:
+    """The cells as text.
+
+    Raises:
+        ValueError: a row has another number of cells than there are columns.
+    """
+    columns, rows = table["columns"], table["rows"]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(
+                f"table {table.get('caption', '')!r} has {len(columns)} columns and a "
+                f"row of {len(row)} cells: {row}"
+            )
+    digits = [column_digits([row[k] for row in rows]) for k in range(len(columns))]
+    return [
+        [cell_text(cell, d) for cell, d in zip(row, digits, strict=True)]
+        for row in rows
+    ]
+
+
+def cell_text(cell: Any, digits: int) -> str:
+    """`64.2 ± 0.3` for a mean over seeds, without spread for one seed."""
+    if cell is None:
+        return NOTHING
+    if isinstance(cell, Mapping):
+        mean, std = cell["mean"], cell.get("std")
+        text = _number(mean, digits)
+        return (
+            text if std is None or math.isnan(std) else (f"{text} ± {std:.{digits}f}")
+        )
+    return _number(cell, digits) if _is_number(cell) else str(cell)
+
+
+def column_digits(cells: Sequence[Any]) -> int:
+    """Decimals for a column: one significant digit of the smallest spread.
+
+    Two if that digit is a 1. Without spreads three significant digits of the largest
+    number, and none where all are whole.
+    """
+    spreads = [
+        cell["std"]
+        for cell in cells
+        if isinstance(cell, Mapping) and cell.get("std") and cell["std"] > 0
+    ]
+    numbers = [
+        cell["mean"] if isinstance(cell, Mapping) else cell
+        for cell in cells
+        if isinstance(cell, Mapping) or _is_number(cell)
+    ]
+    numbers = [abs(number) for number in numbers if math.isfinite(number)]
+    most = max(numbers, default=0.0)
+    if spreads:
+        # The median: one lucky pair of seeds must not give the column many digits.
+        spread = sorted(spreads)[len(spreads) // 2]
+        first = math.floor(math.log10(spread))
+        digits = -first + (spread < 2 * 10.0**first)
+    elif all(float(number).is_integer() for number in numbers):
+        return 0
+    else:
+        digits = 2 - math.floor(math.log10(most))
+    return min(max(digits, 0), 6)
+
+
+def _number(value: float, digits: int) -> str:
+    if not math.isfinite(value):
+        return "diverged" if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    return f"{value:,.{digits}f}"
+
+
+def _numeric(table: Mapping[str, Any]) -> list[bool]:
+    """Whether a column holds numbers, or nothing, in all its rows."""
+    return [
+        any(row[k] is not None for row in table["rows"])
+        and all(
+            row[k] is None or isinstance(row[k], Mapping) or _is_number(row[k])
+            for row in table["rows"]
+        )
+        for k in range(len(table["columns"]))
+    ]
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
+def _escape(cell: Any) -> str:
+    return str(cell).replace("|", "\\|").replace("\n", " ")

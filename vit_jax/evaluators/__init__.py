@@ -1,0 +1,1 @@
+"""What frozen features are worth, and metrics on other test sets."""

@@ -1,0 +1,132 @@
+"""Weighted nearest neighbours on frozen features (Wu et al. 2018, arXiv 1805.01978).
+
+The k training examples of largest cosine similarity s vote for their class with weight
+exp(s / T). Defaults k = 20, T = 0.07 as in DINO (arXiv 2104.14294, appendix F.1).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vit_jax.data.pipeline import Data
+from vit_jax.evaluators.features import Extractor, Params, other_data
+from vit_jax.models import AnyModel
+
+# Test examples at a time: with 1.3 million training examples their similarities take
+# 1.3 GB.
+CHUNK = 256
+
+
+class Knn:
+    """Accuracy of nearest neighbours: the config section `knn`."""
+
+    def __init__(
+        self,
+        model: AnyModel,
+        data: Data,
+        mesh: jax.sharding.Mesh,
+        *,
+        name: str,
+        train_split: str,
+        test_split: str,
+        classes: tuple[str, ...],
+        data_dir: str,
+        crop: str,
+        batch_size: int,
+        neighbours: int,
+        temperature: float,
+    ) -> None:
+        """Opens the data; computes no features.
+
+        Args:
+            data: of the training.
+            name, train_split, classes, data_dir, crop: see `other_data`.
+            test_split: all of it is classified.
+            batch_size: of the forward pass.
+            neighbours, temperature: k and T.
+
+        Raises:
+            ValueError: unknown splits or classes, a temperature that is not positive,
+                or not so many training examples.
+        """
+        data = other_data(
+            data,
+            name=name,
+            train_split=train_split,
+            classes=classes,
+            data_dir=data_dir,
+            crop=crop,
+        )
+        count = data.num_examples(train_split)
+        if not 1 <= neighbours <= count or temperature <= 0:
+            raise ValueError(
+                f"nearest neighbours need 1 to {count} of them, as many as {data.name} "
+                f"{train_split} has images, and a temperature > 0; got "
+                f"neighbours={neighbours}, temperature={temperature}"
+            )
+        data.num_examples(test_split)
+        self.extract = Extractor(model, data, mesh, batch_size=batch_size)
+        self.train_split, self.test_split = train_split, test_split
+        self.num_classes = len(data.label_names())
+        self.neighbours, self.temperature = neighbours, temperature
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """`accuracy`, in [0, 1]."""
+        train = self.extract(params, self.train_split)
+        test = self.extract(params, self.test_split)
+        accuracy = knn_accuracy(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            num_classes=self.num_classes,
+            neighbours=self.neighbours,
+            temperature=self.temperature,
+        )
+        return {"accuracy": float(accuracy)}
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "neighbours", "chunk"))
+def knn_accuracy(
+    train_features: Float[Array, "n d"],
+    train_labels: Int[Array, " n"],
+    test_features: Float[Array, "m d"],
+    test_labels: Int[Array, " m"],
+    *,
+    num_classes: int,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    chunk: int = CHUNK,
+) -> Float[Array, ""]:
+    """Share of test examples that the vote of their neighbours gets right.
+
+    Pure; can be vmapped over features. Features that are NaN or Inf are no hit.
+
+    Args:
+        neighbours: at most as many as training examples.
+        chunk: test examples at a time.
+    """
+    train = normalized(train_features)
+    padding = -len(test_features) % chunk
+    padded = jnp.pad(normalized(test_features), ((0, padding), (0, 0)))
+
+    def votes(test: Array) -> Array:
+        similarity = jnp.matmul(test, train.T, precision="highest")
+        nearest, rows = jax.lax.top_k(similarity, neighbours)
+        # Of the nearest one, weight 1: the ratios count, and exp(1 / T) may overflow.
+        weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
+        one_hot = jax.nn.one_hot(train_labels[rows], num_classes)
+        return jnp.einsum("mk,mkc->mc", weights, one_hot)
+
+    chunks = padded.reshape(-1, chunk, padded.shape[-1])
+    scores = jax.lax.map(votes, chunks).reshape(-1, num_classes)[: len(test_features)]
+    hits = scores.argmax(-1) == test_labels
+    return (hits & jnp.isfinite(scores).all(-1)).mean(dtype=jnp.float32)
+
+
+def normalized(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Each row divided by its length; a row of zeros stays."""
+    length = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return features / jnp.where(length > 0, length, 1)

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 Keys = dict[str, bool]
+# Sections of evaluators that run at intervals of their own; "" is never.
+EVALUATORS = ("fewshot", "knn")
 
 
 class ConfigError(ValueError):
@@ -110,6 +112,7 @@ class Lengths(NamedTuple):
     checkpoint_every: int
     keep_every: int
     log_every: int
+    evaluators: dict[str, int]  # those that are on, and how often they run
 
 
 def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
@@ -131,6 +134,9 @@ def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths
         checkpoint_every=parse(config.checkpoint.every),
         keep_every=parse(config.checkpoint.keep_every),
         log_every=parse(config.log.every),
+        evaluators={
+            name: parse(config[name].every) for name in EVALUATORS if config[name].every
+        },
     )
     if config.checkpoint.keep_best and lengths.checkpoint_every % lengths.eval_every:
         raise ConfigError(
@@ -138,6 +144,11 @@ def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths
             f"steps) to be a multiple of eval.every ({lengths.eval_every} steps)"
         )
     return lengths
+
+
+def without_every(section: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A section without its `every`, which the training loop itself reads."""
+    return {key: value for key, value in section.items() if key != "every"}
 
 
 def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -159,13 +170,13 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path} is not readable as JSON: {error}") from None
-    return ml_collections.ConfigDict(_lists_to_tuples(values))
+    return ml_collections.ConfigDict(lists_to_tuples(values))
 
 
-def _lists_to_tuples(value: Any) -> Any:
+def lists_to_tuples(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _lists_to_tuples(inner) for key, inner in value.items()}
-    return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
+        return {key: lists_to_tuples(inner) for key, inner in value.items()}
+    return tuple(map(lists_to_tuples, value)) if isinstance(value, list) else value
 
 
 def difference(

@@ -66,9 +66,11 @@ def facts_of(run: Run) -> Facts:
     """What a layout's config is to tell of a run: labels and preprocessing."""
     longer = max(run.model.image_size)
     crops = run.data.eval_crop == "resize_small_center_crop"
+    # No layout has a word for a crop after a resize that ignores the aspect.
+    told = run.data.eval_crop != "resize_center_crop"
     return Facts(
         label_names=run.label_names,
-        eval_crop=run.data.eval_crop,
+        eval_crop=run.data.eval_crop if told else "",
         crop_share=longer / (run.data.eval_resize or longer * 8 / 7) if crops else 0.0,
         interpolation=run.data.eval_interpolation,
     )

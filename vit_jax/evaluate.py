@@ -12,7 +12,7 @@ import dataclasses
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vit_jax.cli import run_command
 from vit_jax.data.mix import normalize, one_hot
 from vit_jax.data.pipeline import Data, prefetch_to_device
 from vit_jax.data.sources import Source, make_source
+from vit_jax.evaluators.features import run_step
 from vit_jax.labels import label_order
 from vit_jax.losses import LossFn
 from vit_jax.models import AnyModel
@@ -77,26 +78,6 @@ def evaluate(
     if not count:
         raise ValueError("there is no example to evaluate on")
     return {name: total / count for name, total in totals.items()} | {"count": count}
-
-
-def run_step(
-    step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Runs a step on each batch and yields its results as arrays on the host.
-
-    The device has one batch to do while the results of another are fetched. Were all
-    dispatched at once, their images would fill its memory.
-    """
-    ahead = None
-    for batch in batches:
-        if jax.process_count() > 1 and jax.default_backend() == "cpu":
-            # Two at a time would mix up the messages of the processes there.
-            jax.block_until_ready(ahead)
-        done, ahead = ahead, step(params, batch)
-        if done is not None:
-            yield jax.device_get(done)
-    if ahead is not None:
-        yield jax.device_get(ahead)
 
 
 def evaluate_run(
@@ -169,6 +150,7 @@ def open_source(data: Data) -> Source:
         data.name,
         data.split,
         classes=data.classes,
+        label=data.label,
         data_dir=data.data_dir or None,
         holdout=data.holdout,
         cache="never",

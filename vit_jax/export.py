@@ -203,7 +203,8 @@ def usage(run: Run, output: str) -> dict[str, Any]:
     return {
         "source": run.source,
         "input": f"uint8 RGB images of shape (batch, {size[0]}, {size[1]}, 3)",
-        "keep_aspect": crops,  # resized to the smallest image that covers resize_to
+        # Resized to the smallest image that covers resize_to.
+        "keep_aspect": data.eval_crop == "resize_small_center_crop",
         "resize_to": augment.enlarged(size, data.eval_resize) if crops else size,
         "interpolation": data.eval_interpolation,
         "center_crop_to": size,

@@ -150,10 +150,8 @@ class Writer:
         """Records the metrics of each split and prints a line a split."""
         for split, values in results.items():
             self._record(step, split, values)
-            text = (
-                f"accuracy {100 * values['accuracy']:.2f} %  loss {values['loss']:.4f}"
-            )
-            self._bar.write(f"step {step}/{self._total}  {split}: {text}", sys.stdout)
+            head = f"step {step}/{self._total}  {split}"
+            self._bar.write(f"{head}: {in_words(values)}", sys.stdout)
         sys.stdout.flush()
 
     def skipped(self, names: list[str]) -> None:
@@ -233,6 +231,18 @@ def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) 
         config=config.to_dict(),
         resume="allow",
     )
+
+
+def in_words(values: dict[str, float]) -> str:
+    """The main ones of an evaluation: accuracies, of few shots too, and the loss."""
+    words = [
+        f"{name} {100 * value:.2f} %"
+        for name, value in values.items()
+        if name == "accuracy" or name.endswith("shot")
+    ]
+    if "loss" in values:
+        words.append(f"loss {values['loss']:.4f}")
+    return "  ".join(words)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -221,6 +221,8 @@ FREE_KEYS = (
     "model.remat",
     "train.step_timeout",
     "eval.batch_size",
+    "fewshot.",
+    "knn.",
     "data.workers",
     "data.num_threads",
     "data.cache",

@@ -10,7 +10,7 @@ import contextlib
 import faulthandler
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from vit_jax import distributed, plots, sharding
 from vit_jax.build import Experiment, build, build_program
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.cli import add_config_arguments, read_config, run_command
-from vit_jax.config import to_dict
+from vit_jax.config import to_dict, without_every
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.evaluate import evaluate
 from vit_jax.guard import Faults, FaultyStep, Guard
-from vit_jax.metrics import Meter, SilentWriter, Writer
+from vit_jax.metrics import Meter, SilentWriter, Writer, in_words
 from vit_jax.models import init_params
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.run import begin_folder, versions
@@ -101,6 +101,18 @@ def evaluate_splits(
     return results
 
 
+def evaluate_frozen(
+    experiment: Experiment, names: Iterable[str], state: TrainState
+) -> Results:
+    """Metrics of the evaluators of frozen features, averages as `<name>_ema`."""
+    return {
+        f"{name}{suffix}": experiment.evaluators[name](params)
+        for name in names
+        for suffix, params in (("", state.params), ("_ema", state.ema))
+        if params is not None
+    }
+
+
 def train(
     config: ml_collections.ConfigDict,
     workdir: str | Path,
@@ -115,7 +127,8 @@ def train(
         allow_config_change: go on in a folder that was begun with another config.
 
     Returns:
-        The last evaluation: metrics of each split, `{"test": {"accuracy": 0.98}}`.
+        The last evaluation: metrics of each split, `{"test": {"accuracy": 0.98}}`, and
+        of each evaluator that is on, `{"fewshot": {"5shot": 0.71}}`.
 
     Raises:
         ValueError: the config cannot be used; nothing was started.
@@ -208,6 +221,12 @@ def run_steps(
                 results = evaluate_splits(experiment, config.eval, state, writer)
                 writer.evaluation(step, results)
                 meter.pause()
+            if frozen := [name for name, n in lengths.evaluators.items() if due(n)]:
+                watchdog.pause()
+                measured = evaluate_frozen(experiment, frozen, state)
+                writer.evaluation(step, measured)
+                results |= measured
+                meter.pause()
             if (stop := signals.stop()) or due(lengths.checkpoint_every):
                 watchdog.pause()
                 meter.finish()
@@ -225,7 +244,10 @@ def run_steps(
                 checkpoints.wait()
                 raise Interrupted(f"{stop.name} at step {step} of {lengths.total}")
         checkpoints.wait()
-        return results or evaluate_splits(experiment, config.eval, state, writer)
+        if not results:
+            results = evaluate_splits(experiment, config.eval, state, writer)
+            results |= evaluate_frozen(experiment, lengths.evaluators, state)
+        return results
 
 
 def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:
@@ -242,11 +264,6 @@ def make_writer(
     if not distributed.is_primary():
         return SilentWriter(workdir, jax.process_index())
     return Writer(workdir, config, total, start, **without_every(config.log))
-
-
-def without_every(section: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A section without its `every`, which the loop itself reads."""
-    return {key: value for key, value in section.items() if key != "every"}
 
 
 @contextlib.contextmanager
@@ -301,8 +318,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     curve = plots.learning_curve(arguments.workdir)
     for split, metrics in results.items():
-        accuracy = 100 * metrics["accuracy"]
-        print(f"{split}: accuracy {accuracy:.2f} %, loss {metrics['loss']:.4f}")
+        print(f"{split}: {in_words(metrics)}")
     print(f"run folder: {arguments.workdir}   learning curve: {curve}")
 
 

@@ -41,6 +41,11 @@ class PartSource:
     def __getitem__(self, index: int) -> dict:
         return self._relabelled(self._source[int(self._indices[index])])
 
+    def labels(self) -> np.ndarray:
+        """Labels of all records, without decoding: integers (n,)."""
+        labels = self._source.labels()[np.asarray(self._indices)]
+        return labels if self._new is None else np.array([self._new[x] for x in labels])
+
     def record_name(self, index: int) -> str:
         """Name of the record in the source that this is a part of."""
         return self._source.record_name(int(self._indices[index]))

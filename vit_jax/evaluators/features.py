@@ -203,6 +203,7 @@ def other_data(
         split=train_split,
         classes=classes or (() if name else data.classes),
         data_dir=data_dir or data.data_dir,
+        label="label" if name else data.label,
         eval_crop=crop or data.eval_crop,
         batch_size=1,
     )

@@ -76,7 +76,7 @@ class FewShot:
         self.shots, self.l2 = tuple(shots), l2
         self.label_names = data.label_names()
         data.num_examples(test_split)
-        labels = data.labels(train_split)
+        labels = data.source(train_split).labels()
         count = np.bincount(labels, minlength=len(self.label_names))
         if count.min() < max(shots):
             raise ValueError(

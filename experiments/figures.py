@@ -1,0 +1,240 @@
+"""Curves, points and bars in the form of the paper's figures.
+
+Every function takes plain dicts and sequences, draws one figure and writes three files
+of the same stem: PNG, SVG and a CSV of the numbers drawn. The path is that of the PNG.
+ViTs are blue with circles, hybrids green with squares, ResNets orange with triangles,
+in all figures; the colours are Okabe and Ito's, which the colour-blind can tell apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.figure_style import (
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    SMALL,
+    Family,
+    Series,
+    dress,
+    log_labels,
+    name_ends,
+    name_points,
+    new_figure,
+    numbers,
+    save,
+    styles_of,
+    x_axis,
+)
+
+
+def lines(
+    panels: Mapping[str, Sequence[Series]],
+    path: Path,
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = True,
+    log_y: bool = False,
+    ticks: Mapping[float, str] | None = None,
+    reference: tuple[float, str] | None = None,
+) -> Path:
+    """Curves with bands of a standard deviation, named at their right ends.
+
+    For learning curves, accuracy against data, shapes, epochs, speed (Figs. 3, 4, 8, 9
+    and 12). Curves of one family differ by shade and dashes.
+
+    Args:
+        panels: series by title of the panel, beside each other; "" for no title.
+        ticks: labels by place on the x axis; as suits the numbers if not given.
+        reference: height and name of a dashed line, such as chance.
+    """
+    figure = new_figure(4.9 * len(panels), 3.7)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
+        for one, style in zip(series, styles_of(series), strict=True):
+            _curve(axis, one, style)
+        if reference:
+            axis.axhline(reference[0], color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        if log_y:
+            axis.set_yscale("log")
+            log_labels(axis.yaxis, *axis.get_ylim())
+        dress(axis, title, x_label, y_label if axis is axes[0] else "")
+        x_axis(axis, log_x, ticks)
+    figure.draw_without_rendering()
+    for axis, series in zip(axes, panels.values(), strict=True):
+        styles = styles_of(series)
+        ends = [
+            (one["name"], _last(one["y"]), style["color"])
+            for one, style in zip(series, styles, strict=True)
+        ]
+        if reference:
+            ends.append((reference[1], reference[0], GREY))
+        name_ends(axis, [end for end in ends if end[1] is not None])
+    return save(figure, path, _series_rows(panels, x_label, y_label))
+
+
+def scatter(
+    panels: Mapping[str, Sequence[Series]],
+    path: Path,
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = True,
+) -> Path:
+    """Points of families, such as accuracy over pre-training compute (Figs. 5 and 13).
+
+    `labels` name the points; `std` is drawn as an error bar.
+    """
+    figure = new_figure(4.9 * len(panels), 3.9)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
+        for one, style in zip(series, styles_of(series), strict=True):
+            style = style | {"linestyle": "none", "markersize": 7}
+            error = numbers(one.get("std") or [None] * len(one["x"]))
+            axis.errorbar(
+                one["x"],
+                numbers(one["y"]),
+                yerr=error if np.isfinite(error).any() else None,
+                label=one["name"],
+                elinewidth=1,
+                alpha=0.9,
+                **style,
+            )
+        dress(axis, title, x_label, y_label if axis is axes[0] else "")
+        x_axis(axis, log_x, None)
+        axis.margins(0.12)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower right", handletextpad=0.2)
+    figure.draw_without_rendering()
+    for axis, series in zip(axes, panels.values(), strict=True):
+        name_points(axis, series)
+    return save(figure, path, _series_rows(panels, x_label, y_label))
+
+
+def bars(
+    panels: Mapping[str, Mapping[str, tuple[float, float | None]]],
+    path: Path,
+    *,
+    y_label: str,
+    families: Mapping[str, Family] | None = None,
+    floor: float = 0.0,
+) -> Path:
+    """Bars in groups, their numbers written on them (Fig. 2).
+
+    Args:
+        panels: mean and standard deviation by name, by title of the panel.
+        families: of the names, for their colours.
+        floor: where the y axis begins; the paper's Fig. 2 does not begin at zero.
+    """
+    from matplotlib.patches import Patch
+
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    empty: list[Series] = [{"name": n, "x": (), "y": ()} for n in names]
+    for one in empty:
+        if families and one["name"] in families:
+            one["family"] = families[one["name"]]
+    colours = {
+        one["name"]: style["color"]
+        for one, style in zip(empty, styles_of(empty), strict=True)
+    }
+    figure = new_figure(max(2.1 * len(panels), 4) + 0.8, 3.6)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    rows = [["panel", "name", "mean", "std"]]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        for place, (name, (mean, std)) in enumerate(panel.items()):
+            axis.bar(place, mean - floor, 0.72, floor, color=colours[name], label=name)
+            if std is not None:
+                axis.errorbar(place, mean, std, color=INK, capsize=3, linewidth=1)
+            text = f"{mean:.1f}"
+            top = mean + (std or 0)
+            axis.annotate(
+                text,
+                (place, top),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=SMALL,
+                color=INK,
+            )
+            rows.append([title, name, mean, std])
+        dress(axis, title, "", y_label if axis is axes[0] else "")
+        axis.set_xticks([])
+        axis.set_xlim(-0.6, max(map(len, panels.values())) - 0.4)
+    handles = [Patch(color=colours[name], label=name) for name in names]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
+    )
+    return save(figure, path, rows)
+
+
+def head_distances(
+    panels: Mapping[str, np.ndarray],
+    path: Path,
+    *,
+    families: Mapping[str, Family],
+    uniform: float | None = None,
+    y_label: str = "mean attention distance (pixels)",
+) -> Path:
+    """A point for each head of each layer (Figs. 7 right and 11).
+
+    Args:
+        panels: distances (layers, heads) by title.
+        families: of the titles.
+        uniform: the distance of uniform attention, drawn as a dashed line.
+    """
+    figure = new_figure(4.6 * len(panels), 3.7)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    rows: list[list[Any]] = [["panel", "layer", "head", "distance"]]
+    for axis, (title, distances) in zip(axes, panels.items(), strict=True):
+        layers, heads = distances.shape
+        colour = COLOURS[families[title]][0]
+        depth = np.repeat(np.arange(layers), heads)
+        marker = MARKERS[families[title]]
+        style = {"color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0}
+        axis.scatter(depth, distances.ravel(), 26, **style)
+        axis.plot(distances.mean(axis=1), color=colour, linewidth=1, alpha=0.7)
+        if uniform is not None:
+            axis.axhline(uniform, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        dress(axis, title, "layer", y_label if axis is axes[0] else "")
+        axis.set_ylim(0, 1.12 * max(uniform or 0, *(p.max() for p in panels.values())))
+        axis.set_xlim(-0.5, layers - 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        for layer, head in np.ndindex(distances.shape):
+            rows.append([title, layer, head, float(distances[layer, head])])
+    if uniform is not None:
+        figure.draw_without_rendering()
+        name_ends(axes[-1], [("uniform attention", uniform, GREY)])
+    return save(figure, path, rows)
+
+
+def _curve(axis: Any, one: Series, style: dict[str, Any]) -> None:
+    x, y = np.asarray(one["x"], float), numbers(one["y"])
+    axis.plot(x, y, **style)
+    error = numbers(one.get("std") or [None] * len(x))
+    if np.isfinite(error).any():
+        colour = style["color"]
+        axis.fill_between(
+            x, y - error, y + error, color=colour, alpha=0.18, linewidth=0
+        )
+
+
+def _last(values: Sequence[float | None]) -> float | None:
+    return next((v for v in reversed(values) if v is not None), None)
+
+
+def _series_rows(
+    panels: Mapping[str, Sequence[Series]], x_label: str, y_label: str
+) -> list[list[Any]]:
+    rows: list[list[Any]] = [["panel", "series", "label", x_label, y_label, "std"]]
+    for title, series in panels.items():
+        for one in series:
+            empty = [None] * len(one["x"])
+            columns = (one.get("labels", empty), one["x"], one["y"])
+            std = one.get("std") or empty
+            for row in zip(*columns, std, strict=True):
+                rows.append([title, one["name"], *row])
+    return rows

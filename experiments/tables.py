@@ -29,18 +29,15 @@ def mean_cell(values: Sequence[float], factor: float = 1.0) -> dict[str, Any] | 
     return {"mean": factor * mean, "std": std, "n": len(values)}
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """The table in Markdown, numbers to the right, its caption above."""
+def markdown_table(table: Mapping[str, Any]) -> str:
+    """The table in Markdown, numbers to the right; without its caption."""
     columns = [_escape(column) for column in table["columns"]]
     rows = [[_escape(cell) for cell in row] for row in written(table)]
     marks = ["--:" if right else "---" for right in _numeric(table)]
-    lines = [columns, marks, *rows]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    caption = table.get("caption", "")
-    return f"{caption}\n\n{body}\n" if caption else f"{body}\n"
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, marks, *rows])
 
 
-def to_html(table: Mapping[str, Any]) -> str:
+def html_table(table: Mapping[str, Any]) -> str:
     """The table as an HTML `table` element; all text is escaped."""
     right = [' class="number"' if numeric else "" for numeric in _numeric(table)]
     head = "".join(

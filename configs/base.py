@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
         crop="inception",
         crop_area=(0.05, 1.0),  # of the Inception crop
         crop_resize=0,  # side before a random crop; 0 is 8/7 of the image's
-        eval_crop="resize_small_center_crop",  # or resize
+        eval_crop="resize_small_center_crop",  # or resize_center_crop, resize
         eval_resize=0,  # side before the centre crop, likewise
         eval_interpolation="bilinear",  # or bicubic
         flip="auto",  # auto (off where it changes the label), on, off
@@ -89,7 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
         name="adamw",  # adamw, lamb or sgd
         learning_rate=1e-3,  # the peak
         schedule="cosine",  # cosine, linear, rsqrt, constant, staircase
-        milestones=(),  # of staircase: shares of the run, at each the rate falls to 1/10
+        milestones=(),  # of staircase: shares of the run where it falls to a tenth
         warmup="10000steps",
         cooldown="0steps",
         end_learning_rate=0.0,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.flops import layers, model_macs, training_flops
+from vit_jax.flops import layers, model_macs, pretraining_exaflops, training_flops
 from vit_jax.models import VisionTransformer, create_model, init_params
 
 
@@ -147,6 +147,26 @@ def test_training_flops_are_those_of_the_paper(name, epochs, exa_flops, toleranc
         macs += features**2 if "ViT" in name else 0
     total = training_flops(macs) * 303e6 * epochs / 1e18
     assert total == pytest.approx(exa_flops, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "exa_flops", "tolerance"),
+    [
+        ("ViT-L/16", {"epochs": 14}, 1567, 0.002),
+        ("R50+ViT-B/16", {"epochs": 7}, 274, 0.002),
+        ("BiT-R50x1", {"epochs": 7}, 50, 0.05),
+        # 6 * 1e-18 * 90 epochs of section 1.2's multiply-adds, by hand.
+        (
+            "ViT-S/16",
+            {"epochs": 90, "images": 1_268_355, "num_classes": 1000},
+            6e-18 * 90 * 1_268_355 * (4.599e9 + 384**2),
+            0.001,
+        ),
+    ],
+)
+def test_pretraining_exaflops(name, options, exa_flops, tolerance):
+    found = pretraining_exaflops(name, **options)
+    assert found == pytest.approx(exa_flops, rel=tolerance)
 
 
 # Figure 13, read off: exaFLOPs of 7 epochs.

@@ -14,7 +14,13 @@ from vit_jax.models import create_model
 from vit_jax.plan import data_facts, find_target, memory_in_error
 from vit_jax.planning.chips import CHIPS, GIB
 from vit_jax.planning.collectives import Collective
-from vit_jax.planning.estimate import Memory, advice, paper_core_days, roofline
+from vit_jax.planning.estimate import (
+    Memory,
+    advice,
+    core_days,
+    implied_utilisation,
+    roofline,
+)
 from vit_jax.planning.model_summary import parse_size, summarize
 
 
@@ -190,10 +196,16 @@ def test_facts_of_unknown_data():
 # Table 2: thousands of core-days; exaFLOPs are those of Table 6, and of 90 epochs of
 # ImageNet-21k. The three runs differ in utilisation, 32 to 43 %, so that none is met.
 @pytest.mark.parametrize(
-    ("exa_flops", "core_days"), [(4262, 2500), (1567, 680), (472, 230)]
+    ("exa_flops", "days", "utilisation"),
+    [(4262, 2500, 0.32), (1567, 680, 0.43), (472, 230, 0.39)],
 )
-def test_core_days_are_near_those_of_the_paper(exa_flops, core_days):
-    assert paper_core_days(exa_flops * 1e18) == pytest.approx(core_days, rel=0.17)
+def test_core_days_are_near_those_of_the_paper(exa_flops, days, utilisation):
+    assert core_days(exa_flops) == pytest.approx(days, rel=0.17)
+    implied = implied_utilisation(exa_flops, days)
+    assert implied == pytest.approx(utilisation, abs=0.005)
+    assert core_days(exa_flops, utilisation=implied) == pytest.approx(days)
+    # An exaFLOP takes 1e18 / 1e15 seconds at a peak of 1e15 FLOP/s.
+    assert core_days(86.4, utilisation=1.0, peak=1e15) == pytest.approx(1)
 
 
 def test_the_roofline_takes_the_slowest():

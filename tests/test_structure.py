@@ -9,7 +9,7 @@ import pytest
 LIBRARY = sorted(Path("vit_jax").rglob("*.py"))
 # They import nothing of ours.
 LEAVES = (
-    "losses optim metrics flops config guard watchdog sharding planning/chips "
+    "losses optim metrics config guard watchdog sharding planning/chips "
     "data/mix data/augment data/decode "
     "models/pixels models/resample models/layers models/variants models/depth "
     "models/softmax_attention storage/fingerprint analysis/rollout"

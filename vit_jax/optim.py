@@ -45,6 +45,9 @@ def make_schedule(
             f"optim.warmup ({warmup_steps} steps) and optim.cooldown ({cooldown_steps} "
             f"steps) do not fit into train.duration ({total_steps} steps)"
         )
+    # Numbers given on the command line are text.
+    milestones = tuple(map(float, milestones))
+    check_milestones(schedule, milestones)
     decay_steps = max(1, total_steps - warmup_steps)
 
     def rsqrt(step: jax.Array) -> jax.Array:
@@ -72,7 +75,6 @@ def make_schedule(
         raise ValueError(
             f"unknown optim.schedule {schedule!r}: wanted one of {', '.join(decays)}"
         )
-    check_milestones(schedule, milestones)
     if schedule not in ("cosine", "linear") and end_learning_rate:
         raise ValueError(
             f"optim.end_learning_rate is {end_learning_rate}, but the schedule "
@@ -97,7 +99,7 @@ def check_milestones(schedule: str, milestones: tuple[float, ...]) -> None:
     rising = all(a < b for a, b in zip(steps, steps[1:], strict=False))
     if not rising or (schedule == "staircase") != bool(milestones):
         raise ValueError(
-            f"optim.milestones={tuple(milestones)} with optim.schedule={schedule!r}: "
+            f"optim.milestones={milestones} with optim.schedule={schedule!r}: "
             "the schedule 'staircase', and no other, needs shares of the run such as "
             "(0.3, 0.6, 0.9), rising between 0 and 1"
         )

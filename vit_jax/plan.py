@@ -31,8 +31,8 @@ from vit_jax.planning.estimate import (
     DATA_SETS,
     Roofline,
     advice,
+    core_days,
     memory_of,
-    paper_core_days,
     roofline,
 )
 from vit_jax.planning.model_summary import summarize_command
@@ -164,7 +164,7 @@ def measure(
         "trace_seconds": traced - start,
         "model_flops": model_flops / count,
         "total_flops": model_flops * lengths.total,
-        "paper_core_days": paper_core_days(model_flops * lengths.total),
+        "paper_core_days": core_days(model_flops * lengths.total / 1e18),
     }
     available = target.chip.memory if target.chip else None
     try:

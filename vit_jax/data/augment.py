@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-_CROP_TRIES = 10
+CROP_TRIES = 10  # of an Inception crop
+ASPECT = (3 / 4, 4 / 3)  # of its box, width / height
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -28,7 +29,7 @@ def inception_crop(
     rng: np.random.Generator,
     *,
     area: tuple[float, float] = (0.05, 1.0),
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    aspect: tuple[float, float] = ASPECT,
 ) -> np.ndarray:
     """Cuts a random box and resizes it to `size` ("Inception crop").
 
@@ -61,7 +62,7 @@ def sample_crop_box(
     """
     image_height, image_width = shape
     log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
-    for _ in range(_CROP_TRIES):
+    for _ in range(CROP_TRIES):
         box_area = image_height * image_width * rng.uniform(area[0], area[1])
         ratio = math.exp(rng.uniform(log_low, log_high))
         width = max(1, round(math.sqrt(box_area * ratio)))
@@ -88,6 +89,32 @@ def random_crop(
     rows, columns = _spare(image, size)
     top, left = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
     return image[top : top + size[0], left : left + size[1]]
+
+
+def padded_random_crop(
+    image: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    padding: int = 4,
+) -> np.ndarray:
+    """Resizes to cover `size`, pads by reflection, cuts a box at a random place.
+
+    The "simple random crop" of DeiT III (arXiv 2204.07118): nearly all of the image is
+    kept. Takes uint8 (h, w, 3), returns uint8 (height, width, 3).
+
+    Args:
+        size: (height, width) of the result.
+        rng: source of all randomness.
+        padding: pixels added on each side.
+    """
+    return random_crop(padded(image, size, padding=padding), size, rng)
+
+
+def padded(image: np.ndarray, size: tuple[int, int], *, padding: int = 4) -> np.ndarray:
+    """Resizes to cover `size` and pads each side by reflection; uint8 (h, w, 3)."""
+    sides = ((padding, padding), (padding, padding), (0, 0))
+    return np.pad(resize_small(image, size), sides, mode="reflect")
 
 
 def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -4,47 +4,67 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data.decode import ImageError, decode_image
+from vit_jax.data.vtab_labels import RULES
 
 _CHUNK = 1024  # records read at once for their labels
+_BINARY_IMAGES = ("dsprites",)  # stored as 0 and 1
 
 
 class TfdsSource:
     """One split of a data set prepared as ArrayRecord; a `Source`.
 
-    Uses the fields "image" and "label". Prepare a set with
+    Uses the field "image" and, unless told otherwise, "label". Prepare a set with
     `python -m vit_jax.data.prepare NAME`.
     """
 
-    def __init__(self, name: str, split: str, *, data_dir: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        label: str = "label",
+        data_dir: str | None = None,
+    ):
         """Opens the files.
 
         Args:
-            name: name of the data set, also `name/config`.
-            split: any split that tensorflow-datasets knows, such as "train[:98%]".
+            name: name of the data set, also `name/config` and `name:version`.
+            split: any split that tensorflow-datasets knows, such as "train[:98%]" or
+              "train[:800]+validation[:200]".
+            label: a class field of the records, or a rule of `vtab_labels.RULES`.
             data_dir: folder of prepared data sets; None is the one that
               tensorflow-datasets uses (~/tensorflow_datasets or $TFDS_DATA_DIR).
 
         Raises:
             FileNotFoundError: not prepared, or not as ArrayRecord.
-            ValueError: unknown name or split, or no fields "image" and "label".
+            ValueError: unknown name or split, or no such fields.
         """
         builder = _open_builder(name, data_dir)
         features = builder.info.features
-        missing = [key for key in ("image", "label") if key not in features]
-        if missing or not hasattr(features["label"], "names"):
+        rule = RULES.get(label)
+        self._field = rule.field if rule else label
+        self._label_of = rule.function if rule else int
+        has_both = "image" in features and self._field in features
+        if not has_both or not (rule or hasattr(features[label], "names")):
+            kind = "field" if rule else "class field"
             raise ValueError(
-                f"data set {name!r} is not a classification set: a field 'image' and "
-                f"a class field 'label' are needed, found {', '.join(features)}"
+                f"data set {name!r} is not a classification set for data.label="
+                f"{label!r}: a field 'image' and a {kind} {self._field!r} are needed, "
+                f"found {', '.join(features)}"
             )
         self._data = _read_split(builder, name, split)
         self._name = f"{name} {split}"
-        self.label_names: tuple[str, ...] = tuple(features["label"].names)
+        self._factor = 255 if builder.name in _BINARY_IMAGES else 1
+        self.label_names: tuple[str, ...] = (
+            rule.names if rule else tuple(features[label].names)
+        )
 
     def __len__(self) -> int:
         return len(self._data)
@@ -70,22 +90,38 @@ class TfdsSource:
 
     def labels(self) -> np.ndarray:
         """Labels of all records: int64 (n,). Reads everything, decodes no image."""
-        chunks = (
-            range(start, min(start + _CHUNK, len(self)))
-            for start in range(0, len(self), _CHUNK)
-        )
-        read = (self._data.__getitems__(list(chunk)) for chunk in chunks)
-        return np.array([int(r["label"]) for records in read for r in records])
+        return np.array([self._label_of(value) for value in self._column(self._field)])
+
+    def file_names(self) -> list[str]:
+        """The field "file_name" of all records, which ImageNet has; reads everything.
+
+        Raises:
+            ValueError: the records have no such field.
+        """
+        try:
+            return [os.fsdecode(name) for name in self._column("file_name")]
+        except KeyError:
+            raise ValueError(
+                f"the records of {self._name} do not tell the names of the image files"
+            ) from None
+
+    def _column(self, field: str) -> Iterator[Any]:
+        """A field of all records, in order."""
+        for start in range(0, len(self), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(self)))
+            for record in self._data.__getitems__(list(chunk)):
+                yield record[field]
 
     def _decode(self, index: int, record: dict[str, Any]) -> dict:
-        name, label = self.record_name(index), int(record["label"])
+        name, label = self.record_name(index), self._label_of(record[self._field])
         if not 0 <= label < len(self.label_names):
             # -1, the mark for "no label", passes every check of tensorflow-datasets.
             raise ImageError(
                 f"{name}: the label is {label}, not in 0..{len(self.label_names) - 1}; "
                 "choose a split with labels"
             )
-        return {"image": decode_image(record["image"], name), "label": label}
+        image = decode_image(record["image"], name) * np.uint8(self._factor)
+        return {"image": image, "label": label}
 
     def record_name(self, index: int) -> str:
         """Data set, split and number of the record in it."""
@@ -138,4 +174,10 @@ def _read_split(builder: Any, name: str, split: str) -> Any:
         ) from error
     if size == 0:
         raise ValueError(f"split {split!r} of data set {name!r} is empty")
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    # Other pictures in the records, such as masks, are left alone too.
+    pictures = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    return builder.as_data_source(split, decoders=pictures)

@@ -16,7 +16,7 @@ from vit_jax.planning.collectives import Collective
 
 # Utilisation that Table 2 of arXiv 2010.11929 implies for its runs on TPU v3, with the
 # FLOPs of Table 6: 19.7 (H/14, 14 epochs of JFT), 26.7 (L/16, 14) and 23.7e12 FLOP/s
-# (L/16, 90 epochs of ImageNet-21k) a core, of 61.5e12 at peak.
+# (L/16, 90 epochs of ImageNet-21k) a core, of 61.5e12 at peak. `implied_utilisation`.
 PAPER_UTILISATION = 0.38
 # Examples and classes of the training splits of well-known data sets.
 DATA_SETS = {
@@ -119,13 +119,35 @@ def roofline(
     )
 
 
-def paper_core_days(flops: float) -> float:
-    """TPUv3-core-days of a run as Table 2 of the paper counts: cores times days.
+def core_days(
+    exaflops: float,
+    *,
+    utilisation: float = PAPER_UTILISATION,
+    peak: float = CHIPS["v3"].bfloat16,
+) -> float:
+    """Device-days of a run: by default TPUv3-core-days, as the paper's Table 2 counts.
 
     Args:
-        flops: of the run, without recomputation.
+        exaflops: 1e18 of the run's FLOPs, without recomputation.
+        utilisation: share of the peak that is reached (MFU).
+        peak: FLOP/s of a device; a TPUv3 core has half of its chip's.
     """
-    return flops / (PAPER_UTILISATION * CHIPS["v3"].bfloat16) / 86400
+    return exaflops * 1e18 / (utilisation * peak) / 86400
+
+
+def implied_utilisation(
+    exaflops: float, days: float, *, peak: float = CHIPS["v3"].bfloat16
+) -> float:
+    """The share of the peak at which a run took so many device-days.
+
+    With the core-days of Table 2: 0.32 for ViT-H/14 (2.5k) and 0.43 for ViT-L/16
+    (0.68k) on JFT, 0.39 for ViT-L/16 on ImageNet-21k (0.23k), 0.25 for BiT-L (R152x4,
+    9.9k, with 40 epochs).
+
+    Args:
+        exaflops, days, peak: as of `core_days` and its result.
+    """
+    return core_days(exaflops, utilisation=1.0, peak=peak) / days
 
 
 def advice(

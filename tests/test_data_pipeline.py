@@ -113,7 +113,7 @@ def test_augmentation_depends_on_seed_and_position_only():
 
 def test_batches_follow_the_index_law(folder):
     data = _data(folder, crop="inception", flip="on")
-    source = data._source("train")
+    source = data.source("train")
     expected = []
     for t in range(20):
         records = [
@@ -215,7 +215,7 @@ def test_workers_change_nothing_also_on_resume(folder):
 @pytest.mark.parametrize("split", ["test", "test[:16]", "test[:1]"])
 def test_evaluation_sees_every_record_once(folder, split, batch_size, hosts):
     data = _data(folder)
-    source = data._source(split)
+    source = data.source(split)
     seen, lengths = [], set()
     for rows in _rows_by_host(batch_size, hosts):
         batches = data.eval_batches(split, batch_size, rows=rows)
@@ -314,7 +314,7 @@ def test_skipped_records_are_replaced_listed_and_change_nothing_else(broken, fol
     numbers, wanted = _numbers(by_workers[0]), _numbers(good)
     assert not {7, 8, 40} & set(numbers)
     # In place of a bad record stands the next good one in the order of the source.
-    source = _data(folder)._source("train")
+    source = _data(folder).source("train")
     order = [int(source[i]["image"][0, 0, 0]) for i in range(NUM_TRAIN)]
     for number, want in zip(numbers, wanted, strict=True):
         place = order.index(want)
@@ -387,7 +387,7 @@ def test_interface(folder):
     assert data.image_size == (8, 8)
     assert data.label_names() == ("class0", "class1", "class2")
     assert data.num_examples() == NUM_TRAIN and data.num_examples("test") == NUM_TEST
-    assert data._source("train") is data._source("train")
+    assert data.source("train") is data.source("train")
     assert pickle.loads(pickle.dumps(data)) == data
     assert len(pickle.dumps(data)) < 1000
     batches = data.train_batches(seed=0)

@@ -47,7 +47,7 @@ from vit_jax.train_step import (
 PROVIDED = (
     *("num_classes", "image_size", "patch_size", "parent", "params", "total_steps"),
     *("patch_outputs", "model", "loss", "mix"),
-    *("workdir", "config", "start_step", "directory", "read_only", "devices"),
+    *("workdir", "config", "start_step", "directory", "read_only", "devices", "show"),
 )
 FROZEN = {"fewshot": FewShot, "knn": Knn}
 # The keys of a config: each section is splatted into the one that reads it.

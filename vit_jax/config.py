@@ -174,6 +174,7 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
 
 
 def lists_to_tuples(value: Any) -> Any:
+    """Undoes what JSON does to the tuples of a config."""
     if isinstance(value, dict):
         return {key: lists_to_tuples(inner) for key, inner in value.items()}
     return tuple(map(lists_to_tuples, value)) if isinstance(value, list) else value

@@ -88,6 +88,7 @@ class Writer:
         start_step: rows of later steps, left by a killed run, are removed.
         tensorboard: write TensorBoard files.
         wandb: name of a Weights & Biases project, empty for none.
+        show: print what is written, with a progress line.
 
     Raises:
         ImportError: `wandb` is asked for and not installed.
@@ -102,6 +103,7 @@ class Writer:
         *,
         tensorboard: bool,
         wandb: str,
+        show: bool = True,
     ) -> None:
         path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= start_step]
@@ -122,17 +124,19 @@ class Writer:
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
-            disable=not sys.stderr.isatty(),
+            disable=not (show and sys.stderr.isatty()),
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
         )
-        self._total = total_steps
+        self._total, self._show = total_steps, show
         self._skipped: set[str] = set()
         self._skipped_path = workdir / "skipped.txt"
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Records the training metrics of a step and shows them."""
         self._record(step, "train", values)
+        if not self._show:
+            return
         shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
         text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
         if speed := values.get("images/s"):
@@ -150,6 +154,8 @@ class Writer:
         """Records the metrics of each split and prints a line a split."""
         for split, values in results.items():
             self._record(step, split, values)
+            if not self._show:
+                continue
             head = f"step {step}/{self._total}  {split}"
             self._bar.write(f"{head}: {in_words(values)}", sys.stdout)
         sys.stdout.flush()

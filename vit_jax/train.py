@@ -301,7 +301,7 @@ def exit_on_interrupt(module: str) -> Iterator[None]:
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
         distributed.say(f"Stopped by {stop}; the state is saved. To go on: {command}")
         # 130 is what shells give for Ctrl-C.
-        sys.exit(TRY_AGAIN if "SIGTERM" in str(stop) else 130)
+        sys.exit(130 if "SIGINT" in str(stop) else TRY_AGAIN)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -16,19 +16,24 @@ from vit_jax.data.device import prefetch_to_device
 from vit_jax.data.randaug import randaugment
 from vit_jax.data.sources import CACHE_CHOICES, CachedSource, Source, make_source
 from vit_jax.data.stream import EvalBlocks, TrainBlocks
+from vit_jax.data.subsets import PartSource
+from vit_jax.data.three_augment import color_jitter, three_augment
 
 __all__ = ["Data", "prefetch_to_device"]
 
 _CHOICES = {
-    "crop": ("inception", "resize_small_random_crop", "resize_random_crop", "resize"),
-    "eval_crop": ("resize_small_center_crop", "resize"),
+    "crop": (
+        *("inception", "resize_small_random_crop", "resize_random_crop"),
+        *("padded_random_crop", "resize"),
+    ),
+    "eval_crop": ("resize_small_center_crop", "resize_center_crop", "resize"),
     "eval_interpolation": augment.FILTERS,
     "flip": ("auto", "on", "off"),
     "on_error": ("raise", "skip"),
     "cache": CACHE_CHOICES,
 }
 _LEAST = {"batch_size": 1} | dict.fromkeys(
-    ("max_errors", "workers", "num_threads", "randaug_layers"), 0
+    ("max_errors", "workers", "num_threads", "randaug_layers", "color_jitter"), 0
 )
 # Written signs and left-right poses: the mirror image is another class, or none.
 _NO_FLIP = frozenset(
@@ -49,21 +54,27 @@ class Data:
         split: training split, such as "train" or "train[:98%]".
         classes: keep only these, in all splits, relabelled in this order: names, or
           numbers as text; () for all. A slice of a split is taken of what is left.
+        label: the class: a field of the records of a tensorflow-datasets set, or a rule
+          of `vit_jax/data/vtab_labels.py` that derives it from one.
         batch_size: images in a training batch over all processes.
         image_size: (height, width) in pixels that the model gets.
         crop: training crop. "inception": a random box, resized;
           "resize_small_random_crop": resize with the aspect kept, random place;
-          "resize_random_crop": resize without, random place; "resize": whole image.
+          "resize_random_crop": resize without, random place; "padded_random_crop":
+          resize to cover, pad by 4 pixels, random place; "resize": whole image.
         crop_area: range of the share of the image that "inception" cuts.
         crop_resize: length in pixels to which the longer side of `image_size`
           corresponds before a random crop; 0 is 8/7 of it (256 for 224).
-        eval_crop: "resize_small_center_crop" or "resize", the whole image.
+        eval_crop: "resize_small_center_crop", "resize_center_crop" without the aspect
+          (of big_vision's few-shot evaluation), or "resize", the whole image.
         eval_resize: as `crop_resize`, before the centre crop.
         eval_interpolation: of these resizes, "bilinear" or "bicubic".
         flip: mirror half of the training images: "on", "off", or "auto", which is off
           for data sets of written signs and poses and on for all others.
         randaug_layers: operations of RandAugment for each image; 0 is none.
         randaug_magnitude: their strength, scale 10.
+        three_augment: one of greyscale, solarisation and blur, drawn for each image.
+        color_jitter: brightness, contrast and saturation change by up to this share.
         workers: worker processes; 0 is threads of this process, best unless
           RandAugment or Python itself is the bottleneck. A cached data set is copied
           to each worker. Evaluation always uses threads.
@@ -80,6 +91,7 @@ class Data:
     name: str
     split: str = "train"
     classes: tuple[str, ...] = ()
+    label: str = "label"
     batch_size: int
     image_size: tuple[int, int]
     crop: str = "inception"
@@ -91,6 +103,8 @@ class Data:
     flip: str = "auto"
     randaug_layers: int = 0
     randaug_magnitude: float = 10.0
+    three_augment: bool = False
+    color_jitter: float = 0.0
     workers: int = 0
     num_threads: int = 0
     on_error: str = "raise"
@@ -145,11 +159,11 @@ class Data:
 
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
-        return self._source(self.split).label_names
+        return self.source(self.split).label_names
 
     def num_examples(self, split: str | None = None) -> int:
         """Number of records of a split; None is the training split."""
-        return len(self._source(split or self.split))
+        return len(self.source(split or self.split))
 
     def check_splits(self, eval_splits: tuple[str, ...]) -> None:
         """Opens the splits, so that what is wrong with them shows before training.
@@ -192,7 +206,7 @@ class Data:
             ImageError: here, or later from the iterator: a bad record.
         """
         self.check_splits(())
-        source = self._source(self.split)
+        source = self.source(self.split)
         tries = 1 if self.on_error == "raise" else self.max_errors + 1
         blocks = TrainBlocks(
             source,
@@ -214,6 +228,7 @@ class Data:
         batch_size: int,
         *,
         rows: np.ndarray | None = None,
+        records: np.ndarray | None = None,
     ) -> EvalBatches:
         """Each record of a split once, in order, the last batch padded.
 
@@ -221,17 +236,22 @@ class Data:
             split: such as "test" or "train[98%:]".
             batch_size: images in a batch over all processes.
             rows: as of `train_batches`; all processes get equally many batches.
+            records: numbers of the records to read, in this order; None for all.
 
         Returns:
             Iterator of {"image", "label"} as in training, "mask": bool (local_batch,),
             False where there is no record, and "index": int64 (local_batch,), the
-            number of the record; `len` is the number of batches.
+            number of the record, or its place in `records`; `len` is the number of
+            batches.
 
         Raises:
             ValueError: unknown or empty split.
             ImageError: here, or later from the iterator: a bad record.
         """
-        source = self._source(split)
+        source = self.source(split)
+        reading = self._reading(source, workers=0)
+        if records is not None:
+            source = PartSource(source, records, source.label_names)
         blocks = EvalBlocks(
             source,
             self.eval_transform,
@@ -239,7 +259,7 @@ class Data:
             batch_size=batch_size,
             rows=rows,
         )
-        return EvalBatches(blocks, **self._reading(source, workers=0))
+        return EvalBatches(blocks, **reading)
 
     def train_transform(
         self, image: np.ndarray, rng: np.random.Generator
@@ -248,6 +268,8 @@ class Data:
         size = self.image_size
         if self.crop == "inception":
             image = augment.inception_crop(image, size, rng, area=self.crop_area)
+        elif self.crop == "padded_random_crop":
+            image = augment.padded_random_crop(image, size, rng)
         elif self.crop == "resize":
             image = augment.resize(image, size)
         else:
@@ -259,7 +281,23 @@ class Data:
             image = augment.random_flip(image, rng)
         if self.randaug_layers:
             image = randaugment(image, self.randaug_layers, self.randaug_magnitude, rng)
+        if self.three_augment:
+            image = three_augment(image, rng)
+        if self.color_jitter:
+            image = color_jitter(image, self.color_jitter, rng)
         return image
+
+    def stored_transform(self, image: np.ndarray) -> np.ndarray:
+        """The part of `train_transform` before anything random; uint8 (h, w, 3)."""
+        size = augment.enlarged(self.image_size, self.crop_resize)
+        if self.crop == "inception":
+            return image
+        if self.crop == "resize_small_random_crop":
+            return augment.resize_small(image, size)
+        if self.crop == "padded_random_crop":
+            return augment.padded(image, self.image_size)
+        whole = self.crop == "resize"
+        return augment.resize(image, self.image_size if whole else size)
 
     def eval_transform(self, image: np.ndarray) -> np.ndarray:
         """Resizes and crops: uint8 (h, w, 3) to uint8 image_size + (3,)."""
@@ -267,7 +305,9 @@ class Data:
         if self.eval_crop == "resize":
             return augment.resize(image, self.image_size, antialias=antialias)
         size = augment.enlarged(self.image_size, self.eval_resize)
-        image = augment.resize_small(image, size, antialias=antialias)
+        keep_aspect = self.eval_crop == "resize_small_center_crop"
+        scale = augment.resize_small if keep_aspect else augment.resize
+        image = scale(image, size, antialias=antialias)
         return augment.center_crop(image, self.image_size)
 
     def flips(self) -> bool:
@@ -277,12 +317,14 @@ class Data:
             return not {name.split("/")[0], os.path.basename(name)} & _NO_FLIP
         return self.flip == "on"
 
-    def _source(self, split: str) -> Source:
+    def source(self, split: str) -> Source:
+        """The records of a split, opened once; raises as `make_source`."""
         if split not in self._sources:
             source = make_source(
                 self.name,
                 split,
                 classes=self.classes,
+                label=self.label,
                 data_dir=self.data_dir or None,
                 holdout=self.holdout,
                 cache=self.cache,

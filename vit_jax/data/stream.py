@@ -38,6 +38,13 @@ def example_at(position: int, length: int, seed: int) -> int:
     )
 
 
+def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """`example_at` of all positions of an epoch: int64 (length,)."""
+    first = epoch * length
+    places = range(first, first + length)
+    return np.array([example_at(place, length, seed) for place in places])
+
+
 @functools.lru_cache(maxsize=64)
 def _epoch_seed(seed: int, epoch: int) -> int:
     # Hashed, not added: with seed + epoch, epoch 1 of seed 0 is epoch 0 of seed 1.

@@ -150,13 +150,18 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch(options):
 def test_activations():
     model, params = tiny(image_size=(32, 48))
     logits, out = apply(model, params, drawn(2, 32, 48, 3))
-    shapes = {name: value.shape for name, value in out.items()}
-    assert shapes == {
-        "root": (2, 8, 12, 32),
-        "stage_1": (2, 8, 12, 128),
-        "stage_2": (2, 4, 6, 256),
+    assert jax.tree.map(jnp.shape, out) == {
+        "resnet": {
+            "root": (2, 8, 12, 32),
+            "stage_1": {"unit_01": (2, 8, 12, 128), "unit_02": (2, 8, 12, 128)},
+            "stage_2": {"unit_01": (2, 4, 6, 256)},
+        },
+        "encoded": (2, 4, 6, 256),
         "pre_logits": (2, 256),
     }
+    np.testing.assert_allclose(
+        out["encoded"].mean(axis=(1, 2)), out["pre_logits"], atol=1e-5
+    )
     head = params["head"]
     np.testing.assert_allclose(
         logits, out["pre_logits"] @ head["kernel"] + head["bias"], atol=1e-5
@@ -235,12 +240,15 @@ def test_a_v2_shortcut_reads_the_normed_input():
     unit = unit | {"conv3": jax.tree.map(jnp.zeros_like, unit["conv3"])}
     resnet = params["resnet"] | {"stage_1": {"unit_01": unit}}
     _, out = apply(model, params | {"resnet": resnet}, images)
-    groups = out["root"].reshape(1, -1, 32, 1)
+    trunk = out["resnet"]
+    groups = trunk["root"].reshape(1, -1, 32, 1)
     variance = groups.var(1)
     x = ((groups - groups.mean(1)) / jnp.sqrt(variance + 1e-5))[..., 0]
     x = jax.nn.relu(x * unit["norm1"]["scale"] + unit["norm1"]["bias"])
     wanted = x @ standardize(jnp.asarray(unit["shortcut"]["kernel"]), 0.0, 1e-10)[0, 0]
-    np.testing.assert_allclose(out["stage_1"], wanted.reshape(1, 8, 8, 128), atol=1e-4)
+    np.testing.assert_allclose(
+        trunk["stage_1"]["unit_01"], wanted.reshape(1, 8, 8, 128), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -278,7 +286,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(options):
     assert {x.dtype for x in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
     images = drawn(2, 32, 32, 3)
     logits, out = apply(model, params, images)
-    assert out["root"].dtype == out["stage_2"].dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(out["resnet"])} == {jnp.dtype("bfloat16")}
     assert out["pre_logits"].dtype == logits.dtype == jnp.float32
     exact = apply(exact_model, params, images)[0]
     assert 0 < np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
@@ -378,7 +386,7 @@ def test_the_axial_resnet_has_attention_for_its_3x3_convolutions():
     assert {"conv1", "conv3", "row", "column"} <= names
     assert "conv2" not in names
     logits, out = apply(model, params, drawn(2, 32, 32, 3))
-    assert out["stage_2"].shape == (2, 4, 4, 256)
+    assert out["resnet"]["stage_2"]["unit_01"].shape == (2, 4, 4, 256)
     assert np.std(logits) > 0
 
 

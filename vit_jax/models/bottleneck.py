@@ -108,9 +108,14 @@ class Stage(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b _ _ d"], dict[str, Array]]:
+        """The output, and by name that of each unit."""
         unit = UnitV1 if self.layers.version == "v1" else UnitV2
+        out = {}
         for i in range(self.units):
-            stride = self.stride if i == 0 else 1
-            x = unit(self.features, stride, self.layers, name=f"unit_{i + 1:02d}")(x)
-        return x
+            name, stride = f"unit_{i + 1:02d}", self.stride if i == 0 else 1
+            x = unit(self.features, stride, self.layers, name=name)(x)
+            out[name] = x
+        return x, out

@@ -86,8 +86,8 @@ class ResNetTrunk(nn.Module):
     @nn.compact
     def stages(
         self, images: Float[Array, "b height width 3"]
-    ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
-        """The output, and by name that of the root and of each stage."""
+    ) -> tuple[Float[Array, "b h w c"], dict[str, Any]]:
+        """The output, and by name that of the root and of each unit of each stage."""
         epsilons(self.version)  # raises if there is no such version
         if self.width < 1 or self.width % GROUPS:
             raise ValueError(
@@ -106,8 +106,8 @@ class ResNetTrunk(nn.Module):
         x = out["root"] = self.root(images, layers)
         for i, units in enumerate(self.blocks):
             name, stride = f"stage_{i + 1}", 1 if i == 0 else 2
-            x = Stage(units, self.width * 2**i, stride, layers, name=name)(x)
-            out[name] = x
+            stage = Stage(units, self.width * 2**i, stride, layers, name=name)
+            x, out[name] = stage(x)
         return x, out
 
     def root(self, images: Array, layers: Layers) -> Float[Array, "b h w c"]:
@@ -168,8 +168,9 @@ class ResNet(nn.Module):
             image_size: (height, width) of the images if not the model's.
 
         Returns:
-            float32 logits, and a dict of activations: `root` and `stage_1`, ...
-            (b h w c), `pre_logits` (b d).
+            float32 logits, and a dict of activations: `resnet` (`root` and, per stage
+            `stage_1`, ..., `unit_01`, ..., all b h w c), `encoded` (b h w c, what is
+            pooled), `pre_logits` (b d).
 
         Raises:
             ValueError: images of another shape, size or dtype than the model's, or an
@@ -184,9 +185,11 @@ class ResNet(nn.Module):
                 f"with {image_size}"
             )
         images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
-        x, out = self.trunk().stages(images)
+        out = {}
+        x, out["resnet"] = self.trunk().stages(images)
         if self.version == "v2":
             x = nn.relu(group_norm("norm", self.norm_epsilon, self.dtype)(x))
+        out["encoded"] = x
         x = out["pre_logits"] = x.astype(jnp.float32).mean(axis=(1, 2))
         if self.num_classes:
             x = classifier(self.num_classes, self.head_bias_init)(x)

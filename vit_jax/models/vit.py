@@ -302,7 +302,8 @@ class VisionTransformer(nn.Module):
             float32 logits, and a dict of activations: `resnet` (of a hybrid: `root` and
             the units of each stage, b h w c), `stem` (b h w d), `embedded` (b l d,
             tokens after positions), `encoder` (per block `attention`, `mlp`, `output`
-            and, with `return_attention`, `attention_weights` (b k l l)), `encoded` (b l d), `pre_logits` (b d) and, with `patch_outputs`, `patches`
+            and, with `return_attention`, `attention_weights` (b k l l)), `encoded`
+            (b l d), `pre_logits` (b d) and, with `patch_outputs`, `patches`
             (b hw patch_outputs, float32). Under jit, what is not used of it costs
             nothing.
 

@@ -1,0 +1,163 @@
+"""Activations of a model layer by layer, as arrays that the measures take.
+
+Everything here can be called within `jax.jit` and, since models are called with
+`train=False`, has derivatives of both modes. Scanned models are unrolled.
+"""
+
+from collections import OrderedDict
+from typing import Any
+
+import einops
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.models import AnyModel, ResNet, VisionTransformer
+from vit_jax.models.depth import unrolled, unstack_blocks
+from vit_jax.models.positions import ADDED, PositionEmbedding
+from vit_jax.models.resnet import ResNetTrunk
+
+Images = Float[Array, "b height width 3"]
+
+
+def layer_features(
+    model: AnyModel, params: Any, images: Images
+) -> OrderedDict[str, Float[Array, "b _ _ _"]]:
+    """The features of each layer as a grid (b h w d), from the first to the last.
+
+    Tokens in front of the patches are left out. A place stands for height / h pixels.
+
+    Returns:
+        float32 features by name, in the order of the layers. Of a ResNet, and of the
+        stem of a hybrid: `root`, `stage_1/unit_01`, ... Of ViT, hybrid and Mixer:
+        `stem` (the patch embeddings), `embedded` (with positions; not of Mixer),
+        `block_00`, ... or `block_00/row`, `block_00/column`, ... (axial). Of all:
+        `encoded`, what is pooled.
+    """
+    return features_of(model, apply(model, params, images)[1])
+
+
+def features_of(
+    model: AnyModel, out: dict[str, Any]
+) -> OrderedDict[str, Float[Array, "b _ _ _"]]:
+    """`layer_features` from the activations that a model returned."""
+    features = OrderedDict()
+    for name, value in out.get("resnet", {}).items():
+        units = value if isinstance(value, dict) else {}
+        features |= {f"{name}/{unit}": x for unit, x in units.items()}
+        if not units:
+            features[name] = value
+    if "stem" in out:
+        features["stem"] = out["stem"]
+        if "embedded" in out:
+            features["embedded"] = out["embedded"]
+        for name, block in blocks(out).items():
+            features[name] = block["output"]
+    features["encoded"] = out["encoded"]
+    return OrderedDict(
+        (name, as_grid(model, x).astype(jnp.float32)) for name, x in features.items()
+    )
+
+
+def attention_weights(
+    model: AnyModel, params: Any, images: Images
+) -> OrderedDict[str, Float[Array, "b k l l"]]:
+    """The attention probabilities of each layer by name, from the first to the last.
+
+    They are large: 16 heads of 197 tokens take 2.5 MB an image and layer. Call it with
+    few images at a time, or within `jax.jit` and reduce what it returns there.
+
+    Returns:
+        float32, rows sum to 1; `block_00`, ... or `block_00/row`, ... as
+        `layer_features`. Empty for a model without attention over patches.
+    """
+    if not isinstance(model, VisionTransformer):
+        return OrderedDict()
+    _, out = apply(model, params, images, return_attention=True)
+    return OrderedDict(
+        (name, block["attention_weights"]) for name, block in blocks(out).items()
+    )
+
+
+def representation(model: AnyModel, params: Any, images: Images) -> Float[Array, "b d"]:
+    """The pre-logits: one vector an image, that the head classifies."""
+    return apply(model, params, images)[1]["pre_logits"]
+
+
+def position_embeddings(
+    model: AnyModel, params: Any
+) -> dict[tuple[str, ...], Float[Array, "1 l d"]]:
+    """The tables that are added to the tokens, by path in the unrolled parameters.
+
+    Of kinds `learned`, `learned2d` and `sincos2d`: one at `positions`, or one a layer.
+    The first row is the class token's if it has a position.
+    """
+    if not isinstance(model, VisionTransformer) or model.positions not in ADDED:
+        return {}
+    table = PositionEmbedding(
+        model.positions,
+        model.grid,
+        model.width,
+        model.has_class_token and model.class_token_position,
+    )
+    paths = [("positions",)]
+    if model.positions_at == "every_layer":
+        names = (f"block_{i:02d}" for i in range(model.depth))
+        paths = [("encoder", name, "positions") for name in names]
+    params = unstack_blocks(params)
+    tables = {}
+    for path in paths:
+        own = params
+        for name in path:
+            own = own.get(name, {})  # the fixed kind has no parameters
+        tables[path] = table.apply({"params": own}, model.grid)
+    return tables
+
+
+def position_tables(model: AnyModel, params: Any) -> dict[str, Float[Array, "n d"]]:
+    """The position embeddings of the patches, without the class token's.
+
+    Returns:
+        One table by the name `positions`, or one a layer by `block_00`, ...; none for a
+        model whose positions are relative, or that has none.
+    """
+    number = model.grid[0] * model.grid[1] if hasattr(model, "grid") else 0
+    return {
+        (path[1] if len(path) > 1 else path[0]): table[0, -number:]
+        for path, table in position_embeddings(model, params).items()
+    }
+
+
+def total_stride(model: AnyModel) -> int:
+    """Pixels a side that a place of the last layer's features stands for."""
+    if isinstance(model, ResNet):
+        return ResNetTrunk(model.blocks, parent=None).stride
+    return model.patch_size
+
+
+def apply(
+    model: AnyModel, params: Any, images: Images, **options: Any
+) -> tuple[Array, dict[str, Any]]:
+    """Logits and activations, without dropout, of parameters stacked or not."""
+    params = {"params": unstack_blocks(params)}
+    return unrolled(model).apply(params, images, train=False, **options)
+
+
+def blocks(out: dict[str, Any]) -> OrderedDict[str, dict[str, Array]]:
+    """The activations of each layer of an encoder; an axial block is two layers."""
+    layers = OrderedDict()
+    for name, block in out["encoder"].items():
+        if "output" in block:
+            layers[name] = block
+        else:
+            layers |= {f"{name}/{line}": block[line] for line in ("row", "column")}
+    return layers
+
+
+def as_grid(model: AnyModel, x: Array) -> Float[Array, "b h w d"]:
+    """Tokens without those in front of the patches, in rows and columns."""
+    if x.ndim == 4:
+        return x
+    rows, columns = model.grid
+    return einops.rearrange(
+        x[:, x.shape[1] - rows * columns :], "b (h w) d -> b h w d", h=rows
+    )

@@ -1,0 +1,343 @@
+"""The inductive biases of one model as numbers: locality, 2-D structure, translation.
+
+    profile = bias_profile(model, params, images, labels, key=jax.random.key(0))
+
+The parameters are arguments of what is compiled, so that all checkpoints of a model,
+and images of one shape, share one compilation.
+"""
+
+from collections import OrderedDict
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Key
+
+from vit_jax.analysis import attention, positions, receptive_field
+from vit_jax.analysis.features import (
+    apply,
+    attention_weights,
+    features_of,
+    layer_features,
+    position_tables,
+    total_stride,
+)
+from vit_jax.analysis.shuffle import accuracy, remove_positions, shuffle_accuracy
+from vit_jax.analysis.translation import (
+    equivariance_error,
+    invariance_error,
+    local_equivariance_error,
+    shift_consistency,
+)
+from vit_jax.models import AnyModel
+
+# Derivatives are taken of the first images only; they vary little between images.
+DERIVATIVE_IMAGES = 32
+BLOCKS = (2, 4)
+
+
+class AttentionMeasures(NamedTuple):
+    """Of one layer, a number a head, see `analysis/attention.py`.
+
+    Attributes:
+        distance: mean attention distance in pixels.
+        ratio: the same over that of uniform attention.
+        entropy: over log l, from 0 to 1.
+        mass_within_1: share in the 3 x 3 patches around the query.
+    """
+
+    distance: Float[ArrayLike, " k"]
+    ratio: Float[ArrayLike, " k"]
+    entropy: Float[ArrayLike, " k"]
+    mass_within_1: Float[ArrayLike, " k"]
+
+
+def bias_profile(
+    model: AnyModel,
+    params: Any,
+    images: Float[ArrayLike, "b height width 3"],
+    labels: Integer[ArrayLike, " b"] | None = None,
+    *,
+    key: Key[Array, ""],
+    step: int | None = None,
+) -> dict[str, float]:
+    """All measures that exist for a model, by name.
+
+    Names, with the value that means no bias at all after the colon:
+
+        attention_ratio/LAYER/mean, /min        over the heads: 1
+        attention_ratio/mean, /min              over layers and heads: 1
+        attention_entropy/LAYER, /mean          1
+        attention_mass_within_1/LAYER, /mean    attention_mass_within_1/uniform
+        receptive_field/rms_ratio               of the last layer: 1
+        positions/rank_correlation              mean over tables: 0
+        positions/neighbour_share               positions/neighbour_share_by_chance
+        positions/row_column_r2                 positions/row_column_r2_by_chance
+        equivariance_error/LAYER, /mean         centred: 2
+        equivariance_error_inside/LAYER, /mean  of the middle quarter of the image,
+            further from its borders; if the step is less than a quarter of a side: 2
+        lie_derivative/LAYER, /mean, /pre_logits    relative, per squared pixel
+        invariance_error/stride, /other         of the pre-logits: 1
+        shift_consistency/stride, /other        1 is invariant
+        accuracy, accuracy_ratio/shuffled_2x2, /shuffled_4x4, /without_positions
+            1 where the order of the parts is not used
+
+    `stride` are moves by the model's whole stride (patch size), `other` moves by a half
+    and by one and a half. A measure that is not defined is left out: those of attention
+    for a ResNet; consistency while all logits are the same, as before training.
+
+    Args:
+        images: in [-1, 1], of the model's size; 64 or more for stable numbers.
+        labels: for the accuracies, which are left out otherwise.
+        key: for the receptive field's signs and the shuffled blocks.
+        step: pixels of the moves of `equivariance_error`, a multiple of the stride of
+            every layer; the model's stride if None. To compare models, give all the
+            same.
+
+    Raises:
+        ValueError: images of another size or dtype, or an impossible step.
+    """
+    images = jnp.asarray(images)
+    signs, blocks = jax.random.split(key)
+    few = images[:DERIVATIVE_IMAGES]
+    profile = attention_profile(model, params, images) | position_profile(model, params)
+    profile |= field_profile(model, params, few, signs)
+    profile |= translation_profile(model, params, images, step or total_stride(model))
+    profile |= per_layer(
+        "lie_derivative", lie_derivatives(model, params, few), apart=("pre_logits",)
+    )
+    profile |= invariance_profile(model, params, images)
+    if labels is not None:
+        profile |= accuracy_profile(model, params, images, labels, blocks)
+    return profile
+
+
+def attention_measures(
+    model: AnyModel,
+    params: Any,
+    images: Float[ArrayLike, "b height width 3"],
+    *,
+    batch_size: int = 64,
+) -> OrderedDict[str, AttentionMeasures]:
+    """The measures of attention of each layer by name, means over the images.
+
+    Args:
+        batch_size: images on the device at a time, whose attention must fit there.
+
+    Returns:
+        As `attention_weights`: empty for a model without attention over patches.
+    """
+    sums, number = None, len(images)
+    for start in range(0, number, batch_size):
+        batch = jnp.asarray(images[start : start + batch_size])
+        means = measure_attention(model, params, batch)
+        share = len(batch) / number
+        part = jax.tree.map(lambda x, share=share: np.asarray(x) * share, means)
+        sums = part if sums is None else jax.tree.map(np.add, sums, part)
+    return sums
+
+
+@partial(jax.jit, static_argnames="model")
+def measure_attention(
+    model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
+) -> OrderedDict[str, AttentionMeasures]:
+    def measures(weights: Array) -> AttentionMeasures:
+        grid, prefix = model.grid, model.num_prefix_tokens
+        distance = attention.mean_attention_distance(
+            weights, grid, model.patch_size, num_prefix_tokens=prefix
+        )
+        return AttentionMeasures(
+            distance,
+            attention.distance_ratio(distance, grid, model.patch_size),
+            attention.attention_entropy(weights, normalize=True),
+            attention.attention_mass_within(weights, grid, 1, num_prefix_tokens=prefix),
+        )
+
+    return jax.tree.map(measures, attention_weights(model, params, images))
+
+
+def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
+    layers = attention_measures(model, params, images)
+    if not layers:
+        return {}
+    profile = {}
+    for name, layer in layers.items():
+        profile[f"attention_ratio/{name}/mean"] = float(layer.ratio.mean())
+        profile[f"attention_ratio/{name}/min"] = float(layer.ratio.min())
+    ratios = np.stack([layer.ratio for layer in layers.values()])
+    profile["attention_ratio/mean"] = float(ratios.mean())
+    profile["attention_ratio/min"] = float(ratios.min())
+    for measure in ("entropy", "mass_within_1"):
+        means = {name: getattr(layer, measure).mean() for name, layer in layers.items()}
+        profile |= per_layer(f"attention_{measure}", means)
+    uniform = attention.uniform_mass_within(model.grid, 1)
+    return profile | {"attention_mass_within_1/uniform": uniform}
+
+
+def position_profile(model: AnyModel, params: Any) -> dict[str, float]:
+    tables = position_tables(model, params)
+    if not tables:
+        return {}
+    grid = model.grid
+    similarities = [positions.position_similarity(table) for table in tables.values()]
+    measures = {
+        "rank_correlation": positions.rank_correlation_with_distance,
+        "neighbour_share": positions.true_neighbour_share,
+        "row_column_r2": positions.row_column_r2,
+    }
+    profile = {
+        f"positions/{name}": float(np.mean([measure(x, grid) for x in similarities]))
+        for name, measure in measures.items()
+    }
+    return profile | {
+        "positions/neighbour_share_by_chance": positions.chance_neighbour_share(grid),
+        "positions/row_column_r2_by_chance": positions.chance_row_column_r2(grid),
+    }
+
+
+def field_profile(
+    model: AnyModel, params: Any, images: Array, key: Array
+) -> dict[str, float]:
+    field = np.asarray(last_layer_field(model, params, images, key))
+    if not field.sum() > 0:
+        return {}
+    stride = total_stride(model)
+    grid = tuple(side // stride for side in field.shape)
+    centre = receptive_field.pixel_of(receptive_field.centre_place(grid), stride)
+    radii = [receptive_field.rms_radius(x, centre) for x in (field, field * 0 + 1)]
+    return {"receptive_field/rms_ratio": radii[0] / radii[1]}
+
+
+@partial(jax.jit, static_argnames="model")
+def last_layer_field(
+    model: AnyModel, params: Any, images: Array, key: Array
+) -> Float[Array, "height width"]:
+    def last(images: Array) -> Array:
+        return layer_features(model, params, images)["encoded"]
+
+    return receptive_field.effective_receptive_field(last, images, key)
+
+
+def translation_profile(
+    model: AnyModel, params: Any, images: Array, step: int
+) -> dict[str, float]:
+    profile = {}
+    if step < min(model.image_size):
+        errors = equivariance_errors(model, params, images, step=step)
+        for name, layers in zip(("", "_inside"), errors, strict=False):
+            profile |= per_layer(f"equivariance_error{name}", layers)
+    return profile
+
+
+@partial(jax.jit, static_argnames=("model", "step"))
+def equivariance_errors(
+    model: AnyModel, params: Any, images: Array, *, step: int
+) -> list[OrderedDict[str, Float[Array, ""]]]:
+    """Of each layer, centred; mean of a move down and one to the right.
+
+    First those of the whole image, then of its middle quarter, if the move is smaller
+    than the rest.
+    """
+    features = partial(layer_features, model, params)
+    quarter = min(model.image_size) // 4
+    # In the moved image the border is `step` pixels further inside.
+    margins = [0, quarter] if max(step, total_stride(model)) < quarter else [0]
+
+    def errors(move: tuple[int, int], margin: int) -> Any:
+        return equivariance_error(features, images, move, margin=margin, centred=True)
+
+    return [
+        jax.tree.map(
+            lambda down, right: (down + right) / 2,
+            errors((step, 0), margin),
+            errors((0, step), margin),
+        )
+        for margin in margins
+    ]
+
+
+@partial(jax.jit, static_argnames="model")
+def lie_derivatives(
+    model: AnyModel, params: Any, images: Array
+) -> OrderedDict[str, Float[Array, ""]]:
+    """Of each layer and of the pre-logits, relative to their variance."""
+
+    def features(images: Array) -> OrderedDict[str, Array]:
+        out = apply(model, params, images)[1]
+        return features_of(model, out) | {"pre_logits": out["pre_logits"]}
+
+    return local_equivariance_error(features, images, relative=True)
+
+
+def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
+    stride = total_stride(model)
+    half = stride // 2
+    moves = {
+        "stride": [] if stride >= max(model.image_size) else [stride],
+        "other": [half, stride + half] if half else [],
+    }
+    logits, represent = (partial(outputs, model, params, which=i) for i in (0, 1))
+    defined = [np.ptp(np.asarray(f(images)), axis=0).any() for f in (logits, represent)]
+    profile = {}
+    for name, pixels in moves.items():
+        shifts = [move for n in pixels for move in ((n, 0), (0, n))]
+        if shifts and defined[0]:
+            profile[f"shift_consistency/{name}"] = shift_consistency(
+                logits, images, shifts
+            )
+        if shifts and defined[1]:
+            profile[f"invariance_error/{name}"] = invariance_error(
+                represent, images, shifts
+            )
+    return profile
+
+
+def accuracy_profile(
+    model: AnyModel, params: Any, images: Array, labels: ArrayLike, key: Array
+) -> dict[str, float]:
+    labels = np.asarray(labels)
+    predict = partial(outputs, model, params, which=0)
+    profile = {"accuracy": accuracy(predict, images, labels)}
+    others = {
+        f"shuffled_{g}x{g}": shuffle_accuracy(
+            predict, images, labels, g, jax.random.fold_in(key, g)
+        )
+        for g in BLOCKS
+        if not any(side % g for side in model.image_size)
+    }
+    bare, bare_params = remove_positions(model, params)
+    others["without_positions"] = accuracy(
+        partial(outputs, bare, bare_params, which=0), images, labels
+    )
+    if profile["accuracy"]:
+        profile |= {
+            f"accuracy_ratio/{name}": value / profile["accuracy"]
+            for name, value in others.items()
+        }
+    return profile
+
+
+def outputs(model: AnyModel, params: Any, images: Array, *, which: int) -> Array:
+    """Logits (0) or pre-logits (1)."""
+    return compiled_outputs(model, params, images)[which]
+
+
+@partial(jax.jit, static_argnames="model")
+def compiled_outputs(
+    model: AnyModel, params: Any, images: Array
+) -> tuple[Float[Array, "b n"], Float[Array, "b d"]]:
+    logits, out = apply(model, params, images)
+    return logits, out["pre_logits"]
+
+
+def per_layer(
+    measure: str, values: dict[str, Any], *, apart: tuple[str, ...] = ()
+) -> dict[str, float]:
+    """A number a layer under its name, and the mean over those that are layers."""
+    values = {name: float(value) for name, value in values.items()}
+    mean = np.mean([value for name, value in values.items() if name not in apart])
+    named = {f"{measure}/{name}": value for name, value in values.items()}
+    return named | {f"{measure}/mean": float(mean)}

@@ -1,0 +1,249 @@
+"""What a model does with an image that is moved: invariance and equivariance.
+
+All translations are circular: what leaves the image on one side comes in on the other.
+So they are exact symmetries of attention without positions (by whole patches) and of
+circular convolutions, but zero padding breaks them along the borders.
+
+Axes: `b` images, `height width` pixels, `h w` grid of features, `d` features.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Predict = Callable[[Array], Float[Array, "b n"]]
+Shift = tuple[int, int]
+
+
+@jax.jit
+def shift(
+    images: Float[Array, "b h w c"], dy: int | Array, dx: int | Array
+) -> Float[Array, "b h w c"]:
+    """Moves images down by dy and right by dx pixels, in a circle."""
+    return jnp.roll(images, (dy, dx), (1, 2))
+
+
+def shift_consistency(
+    predict: Predict, images: Float[Array, "b h w c"], shifts: Sequence[Shift]
+) -> float:
+    """Share of pairs of an image and the same moved that have the same class.
+
+    After Zhang (arXiv 1904.11486), where both of a pair are moved. One is left in
+    place here, so that it is clear which shifts are multiples of the patch.
+
+    Args:
+        predict: from images to logits.
+        shifts: (dy, dx) in pixels; each is applied to all images.
+
+    Returns:
+        In [0, 1]; 1 as well for a model that gives all images one class.
+
+    Raises:
+        ValueError: there is no shift.
+    """
+    check_shifts(shifts)
+    classes = np.argmax(predict(images), axis=-1)
+    moved = [np.argmax(predict(shift(images, *step)), axis=-1) for step in shifts]
+    return float(np.mean(np.stack(moved) == classes))
+
+
+def invariance_error(
+    represent: Predict, images: Float[Array, "b h w c"], shifts: Sequence[Shift]
+) -> float:
+    """How much a representation changes as the image moves, beside other images.
+
+    The mean squared distance of an image and the same moved, over that of two images.
+    Unlike the class it says something before there has been any training too.
+
+    Args:
+        represent: from images to a vector each, such as the pre-logits.
+        shifts: (dy, dx) in pixels; each is applied to all images.
+
+    Returns:
+        0 for an invariant representation; 1 if the moved image is another one to it.
+
+    Raises:
+        ValueError: there is no shift, or all images have the same representation.
+    """
+    check_shifts(shifts)
+    still = np.asarray(represent(images), np.float64)
+    moved = [np.asarray(represent(shift(images, *step))) for step in shifts]
+    change = np.mean([np.sum((one - still) ** 2, axis=-1) for one in moved])
+    # The mean over pairs of two images is twice the unbiased variance.
+    between = 2 * still.var(axis=0).sum() * len(still) / max(len(still) - 1, 1)
+    if not between > 0:
+        raise ValueError(
+            "all images have the same representation: wanted two that differ"
+        )
+    return float(change / between)
+
+
+def check_shifts(shifts: Sequence[Shift]) -> None:
+    if not len(shifts):
+        raise ValueError("there is no shift: wanted at least one pair (dy, dx)")
+
+
+def equivariance_error(
+    features_fn: Callable[[Array], Any],
+    images: Float[Array, "b height width c"],
+    pixels: Shift,
+    *,
+    margin: int = 0,
+    centred: bool = False,
+) -> Any:
+    """||Phi(T x) - T Phi(x)||^2 / ||Phi(x)||^2 for a translation T by whole places.
+
+    Args:
+        features_fn: from images to features (b h w d), or a tree of such.
+        pixels: (dy, dx), multiples of the strides of all the features, which are
+            height / h and width / w.
+        margin: pixels at all four sides whose features are left out, to see less of
+            what a model does at the border; in the moved image the border is `pixels`
+            from there, so give more than that.
+        centred: divide by the variance of the features instead, over images and
+            places: what is the same everywhere then counts for nothing.
+
+    Returns:
+        A number (float32) for each array of features. 0 is equivariant; centred, 2 is
+        that of features that have nothing to do with each other.
+
+    Raises:
+        ValueError: the features cannot be moved by so many pixels, or the margin
+            leaves none.
+    """
+
+    def error(still: Array, moved: Array) -> Float[Array, ""]:
+        steps = places(images.shape, still.shape, pixels)
+        wanted = jnp.roll(still, steps, (1, 2))
+        size = jnp.square(still - still.mean((0, 1, 2)) * centred).mean()
+        difference = inner(moved - wanted, images.shape, margin)
+        return jnp.square(difference).mean() / size
+
+    return jax.tree.map(error, features_fn(images), features_fn(shift(images, *pixels)))
+
+
+def inner(
+    x: Float[Array, "b h w d"], image_shape: Sequence[int], margin: int
+) -> Float[Array, "b _ _ d"]:
+    """Without the places that have pixels of the margin.
+
+    Raises:
+        ValueError: none is left.
+    """
+    rows, columns = (-(-margin // step) for step in strides(image_shape, x.shape))
+    x = x[:, rows : x.shape[1] - rows, columns : x.shape[2] - columns]
+    if not x.size:
+        raise ValueError(
+            f"a margin of {margin} pixels leaves nothing of images of "
+            f"{image_shape[1]} x {image_shape[2]} pixels"
+        )
+    return x
+
+
+def strides(image_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
+    """Pixels down and right from one place of the features to the next.
+
+    Raises:
+        ValueError: they are not whole.
+    """
+    for pixels, side in zip(image_shape[1:3], shape[1:3], strict=True):
+        if pixels % side:
+            raise ValueError(
+                f"a grid of {shape[1]} x {shape[2]} places does not divide images of "
+                f"{image_shape[1]} x {image_shape[2]} pixels: use another image size"
+            )
+    return image_shape[1] // shape[1], image_shape[2] // shape[2]
+
+
+def places(
+    image_shape: Sequence[int], shape: Sequence[int], pixels: Shift
+) -> tuple[int, int]:
+    """A shift in pixels as one in places of the features' grid.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    steps = strides(image_shape, shape)
+    if any(move % step for move, step in zip(pixels, steps, strict=True)):
+        raise ValueError(
+            f"features with a stride of {steps[0]} x {steps[1]} pixels cannot be moved "
+            f"by {pixels[0]} and {pixels[1]}: wanted multiples of the stride"
+        )
+    return pixels[0] // steps[0], pixels[1] // steps[1]
+
+
+def local_equivariance_error(
+    features_fn: Callable[[Array], Any],
+    images: Float[Array, "b height width c"],
+    *,
+    relative: bool = False,
+) -> Any:
+    """The Lie derivative of a model with respect to translation (arXiv 2210.02984).
+
+    The mean square of the derivative at t = 0 of rho_out(t)^-1 f(rho_in(t) x), where
+    rho(t) moves by t pixels. Unlike `equivariance_error` it is about moves of a
+    fraction of a pixel, and so about aliasing. Images and features are moved in a
+    circle, by the phases of their Fourier transform, which is exact for frequencies
+    below the limit; the derivative of that is taken, not a difference. An edge between
+    opposite borders counts as one of the image.
+
+    Args:
+        features_fn: from images to features (b h w d), to vectors (b d), which are to
+            be invariant, or to a tree of such; with a forward-mode derivative, which
+            attention has with `train=False`.
+        relative: divide by the variance of the features, over images and places, so
+            that the scale of the features does not matter.
+
+    Returns:
+        A number (float32) for each array: per squared pixel, mean over images,
+        places, features and the two directions.
+
+    Raises:
+        ValueError: a grid of features does not divide the images.
+    """
+
+    def derivative(axis: int) -> tuple[Any, Any]:
+        moving = -spectral_derivative(images, axis)
+        still, change = jax.jvp(features_fn, (images,), (moving,))
+
+        def undo(x: Array, dx: Array) -> Array:
+            if x.ndim == 2:
+                return dx
+            stride = strides(images.shape, x.shape)[axis - 1]
+            return dx + spectral_derivative(x, axis) / stride
+
+        return still, jax.tree.map(undo, still, change)
+
+    still, down = derivative(1)
+    _, right = derivative(2)
+
+    def error(x: Array, *derivatives: Array) -> Float[Array, ""]:
+        size = sum(jnp.square(one).mean() for one in derivatives) / len(derivatives)
+        return size / variance(x) if relative else size
+
+    return jax.tree.map(error, still, down, right)
+
+
+def spectral_derivative(x: Float[Array, "b h w d"], axis: int) -> Array:
+    """Derivative along an axis of the periodic function through evenly spaced values.
+
+    Per step of the axis; exact for all frequencies but the highest of an even length,
+    whose derivative is zero at the steps.
+    """
+    length = x.shape[axis]
+    frequencies = 2j * np.pi * np.fft.rfftfreq(length)
+    if length % 2 == 0:
+        frequencies[-1] = 0
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    spectrum = jnp.fft.rfft(x, axis=axis) * frequencies.reshape(shape)
+    return jnp.fft.irfft(spectrum, length, axis=axis)
+
+
+def variance(x: Float[Array, "b *places d"]) -> Float[Array, ""]:
+    """Over images and places, mean over features."""
+    return x.var(axis=tuple(range(x.ndim - 1))).mean()

@@ -122,11 +122,14 @@ def make_train_step(
         gradient_dtype: with `bfloat16`, the parameters are rounded to it before the
             forward pass, so that all gradients cross the network in it, not only those
             of products in it; what is updated stays float32.
-        sam_rho: radius of sharpness-aware minimisation; 0 for none.
+        sam_rho: radius of sharpness-aware minimisation; 0 for none. Each piece is
+            perturbed by its own gradient: the m-sharpness of the paper's section 4.1,
+            with m = batch size / accumulate_steps.
     """
     gradient = jax.value_and_grad(objective.loss, has_aux=True)
-    gradient = rounded(accumulated(gradient, accumulate_steps), gradient_dtype)
-    gradient = sharpness_aware(gradient, sam_rho)
+    # Perturbed as float32: the perturbation would be lost in bfloat16's rounding.
+    gradient = sharpness_aware(rounded(gradient, gradient_dtype), sam_rho)
+    gradient = accumulated(gradient, accumulate_steps)
 
     def train_step(state, batch, keys):
         keys = jax.tree.map(lambda key: jax.random.fold_in(key, state.step), keys)
@@ -188,7 +191,7 @@ def rounded(gradient: Callable[..., Any], dtype: str) -> Callable[..., Any]:
 def sharpness_aware(gradient: Callable[..., Any], rho: float) -> Callable[..., Any]:
     """`gradient` at the worst parameters near by (SAM, arXiv 2010.01412, Eqs. 2 and 3).
 
-    They are `params + rho * g / |g|`, with g the gradient of the same batch and keys,
+    They are `params + rho * g / |g|`, with g the gradient of the same examples and key,
     its norm that of all parameters together. The value is that at `params`.
 
     Raises:

@@ -4,6 +4,7 @@ Every function takes plain dicts and sequences, draws one figure and writes thre
 of the same stem: PNG, SVG and a CSV of the numbers drawn. The path is that of the PNG.
 ViTs are blue with circles, hybrids green with squares, ResNets orange with triangles,
 in all figures; the colours are Okabe and Ito's, which the colour-blind can tell apart.
+Panels lie one below the other, so that the paper's and ours can be read side by side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,12 +50,12 @@ def lines(
     and 12). Curves of one family differ by shade and dashes.
 
     Args:
-        panels: series by title of the panel, beside each other; "" for no title.
+        panels: series by title of the panel, one below the other; "" for no title.
         ticks: labels by place on the x axis; as suits the numbers if not given.
         reference: height and name of a dashed line, such as chance.
     """
-    figure = new_figure(4.9 * len(panels), 3.7)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure = new_figure(5.2, 3.6 * len(panels))
+    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
         for one, style in zip(series, styles_of(series), strict=True):
             _curve(axis, one, style)
@@ -63,7 +64,7 @@ def lines(
         if log_y:
             axis.set_yscale("log")
             log_labels(axis.yaxis, *axis.get_ylim())
-        dress(axis, title, x_label, y_label if axis is axes[0] else "")
+        dress(axis, title, x_label, y_label)
         x_axis(axis, log_x, ticks)
     figure.draw_without_rendering()
     for axis, series in zip(axes, panels.values(), strict=True):
@@ -90,8 +91,8 @@ def scatter(
 
     `labels` name the points; `std` is drawn as an error bar.
     """
-    figure = new_figure(4.9 * len(panels), 3.9)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure = new_figure(5.2, 3.8 * len(panels))
+    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
         for one, style in zip(series, styles_of(series), strict=True):
             style = style | {"linestyle": "none", "markersize": 7}
@@ -105,7 +106,7 @@ def scatter(
                 alpha=0.9,
                 **style,
             )
-        dress(axis, title, x_label, y_label if axis is axes[0] else "")
+        dress(axis, title, x_label, y_label)
         x_axis(axis, log_x, None)
         axis.margins(0.12)
     axes[0].legend(frameon=False, fontsize=9, loc="lower right", handletextpad=0.2)
@@ -141,7 +142,8 @@ def bars(
         one["name"]: style["color"]
         for one, style in zip(empty, styles_of(empty), strict=True)
     }
-    figure = new_figure(max(2.1 * len(panels), 4) + 0.8, 3.6)
+    widest = max(map(len, panels.values()))
+    figure = new_figure(max((0.36 * widest + 0.2) * len(panels), 3.2) + 0.9, 3.6)
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     rows = [["panel", "name", "mean", "std"]]
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
@@ -163,10 +165,10 @@ def bars(
             rows.append([title, name, mean, std])
         dress(axis, title, "", y_label if axis is axes[0] else "")
         axis.set_xticks([])
-        axis.set_xlim(-0.6, max(map(len, panels.values())) - 0.4)
+        axis.set_xlim(-0.6, widest - 0.4)
     handles = [Patch(color=colours[name], label=name) for name in names]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
+        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
     return save(figure, path, rows)
 
@@ -186,8 +188,8 @@ def head_distances(
         families: of the titles.
         uniform: the distance of uniform attention, drawn as a dashed line.
     """
-    figure = new_figure(4.6 * len(panels), 3.7)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    figure = new_figure(5.2, 3.6 * len(panels))
+    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     rows: list[list[Any]] = [["panel", "layer", "head", "distance"]]
     for axis, (title, distances) in zip(axes, panels.items(), strict=True):
         layers, heads = distances.shape
@@ -199,7 +201,7 @@ def head_distances(
         axis.plot(distances.mean(axis=1), color=colour, linewidth=1, alpha=0.7)
         if uniform is not None:
             axis.axhline(uniform, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-        dress(axis, title, "layer", y_label if axis is axes[0] else "")
+        dress(axis, title, "layer", y_label)
         axis.set_ylim(0, 1.12 * max(uniform or 0, *(p.max() for p in panels.values())))
         axis.set_xlim(-0.5, layers - 0.5)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -207,7 +209,8 @@ def head_distances(
             rows.append([title, layer, head, float(distances[layer, head])])
     if uniform is not None:
         figure.draw_without_rendering()
-        name_ends(axes[-1], [("uniform attention", uniform, GREY)])
+        for axis in axes:
+            name_ends(axis, [("uniform", uniform, GREY)])
     return save(figure, path, rows)
 
 

@@ -131,15 +131,13 @@ def _number(value: float, digits: int) -> str:
 
 
 def _numeric(table: Mapping[str, Any]) -> list[bool]:
-    """Whether a column holds numbers, or nothing, in all its rows."""
-    return [
-        any(row[k] is not None for row in table["rows"])
-        and all(
-            row[k] is None or isinstance(row[k], Mapping) or _is_number(row[k])
-            for row in table["rows"]
-        )
+    """Whether a column holds numbers, in half of its rows or more."""
+    rows = table["rows"]
+    counts = [
+        sum(isinstance(row[k], Mapping) or _is_number(row[k]) for row in rows)
         for k in range(len(table["columns"]))
     ]
+    return [0 < len(rows) <= 2 * count for count in counts]
 
 
 def _is_number(cell: Any) -> bool:

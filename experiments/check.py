@@ -12,9 +12,10 @@ from experiments.frame import Arm
 from experiments.grid import GridRun
 from vit_jax.build import SECTIONS, build_program
 from vit_jax.config import check_config, resolve_lengths
+from vit_jax.data.pipeline import Data
 from vit_jax.flops import model_macs, training_flops
 from vit_jax.plan import data_facts
-from vit_jax.planning.estimate import paper_core_days
+from vit_jax.planning.estimate import core_days
 
 
 class Needs(NamedTuple):
@@ -30,7 +31,7 @@ class Needs(NamedTuple):
     @property
     def core_days(self) -> float:
         """TPUv3-core-days at the utilisation that the paper's Table 2 implies."""
-        return paper_core_days(self.flops)
+        return core_days(self.flops / 1e18)
 
 
 def needs(run: GridRun, arm: Arm) -> Needs:
@@ -58,6 +59,15 @@ def needs(run: GridRun, arm: Arm) -> Needs:
         config.data.batch_size,
         float(training_flops(macs) * images),
     )
+
+
+def data_is_here(name: str, split: str = "test") -> bool:
+    """Whether a data set can be read on this machine."""
+    data = Data(name=name, batch_size=1, image_size=(1, 1), cache="never")
+    try:
+        return data.num_examples(split) > 0
+    except (ValueError, OSError, ImportError):
+        return False
 
 
 def needs_table(rows: list[Needs], seeds: dict[str, int], gflops: float) -> str:

@@ -95,8 +95,9 @@ def equal_performance_ratio(
     error = math.sqrt(gradient @ covariance @ gradient)
     method = f"parallel lines, {len(x_a)} and {len(x_b)} models"
     log_ratio = t_interval(float(shift), error, freedom, level, method)
-    low, high = math.exp(log_ratio.low), math.exp(log_ratio.high)
-    return Interval(math.exp(log_ratio.value), low, high, level, method)
+    # Lines that are almost flat are far apart.
+    value, low, high = (math.exp(min(x, 700.0)) for x in log_ratio[:3])
+    return Interval(value, low, high, level, method)
 
 
 def crossing(

@@ -1,0 +1,271 @@
+"""How much pre-training compute does each architecture need for the same quality?
+
+Table 6, Fig. 5, section 4.4: ViTs, hybrids and ResNets of equal compute an image,
+pre-trained for a quarter, half, once and twice the laboratory's number of examples,
+each with a schedule of its own, and the ViT of half the width; accuracy against FLOPs
+as the paper counts them. Straight lines through log error and log compute, parallel for
+two families, say how many times the compute the one needs for the error of the other.
+
+mini: 3 families, 2 seeds, one of twice the length: 5 minutes of two CPU cores beside
+`data_size`, whose runs on all the data are used. small: 3 seeds. full: Table 6, 18
+pre-trainings on JFT-300M and their fine-tuning to five data sets.
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import numpy as np
+from scipy import stats
+
+from experiments import data_size, figures, full, paper, paper_figures
+from experiments.command import main
+from experiments.contrasts import contrast
+from experiments.data_size import FEWSHOT, HYBRID, OWN, RESNET, VIT, label
+from experiments.figure_style import Family, Series
+from experiments.fits import equal_performance_ratio, fit_power
+from experiments.frame import Arm, Conclusion, Experiment, Results
+from experiments.models import macs_of
+from experiments.statistics import Interval, mean_std, verdict
+from experiments.tables import mean_cell
+from experiments.transfer import TESTS, finetuning_384
+from vit_jax.flops import training_flops
+
+EXAMPLES = {"smoke": 64, "mini": 25_600, "small": 900_000}
+FACTORS = (0.25, 0.5, 2)
+AVERAGE = "average of 5 data sets"
+
+
+def arms(scale: str) -> dict[str, Arm]:
+    """Durations beside that of `data_size`, whose runs come first."""
+    if scale == "full":
+        return full_arms()
+    pretraining = data_size.model_arms(scale)
+    found = {label(model): arm for model, arm in pretraining.items()}
+    for model in (VIT, HYBRID, RESNET):
+        if model not in pretraining:
+            continue
+        for factor in FACTORS:
+            arm = pretraining[model]
+            time = {"train.duration": f"{round(factor * EXAMPLES[scale])}examples"}
+            # The longest is the dearest.
+            seeds = 1 if factor > 1 and scale == "mini" else 0
+            arm = arm._replace(changes=arm.changes | time, seeds=seeds)
+            found[f"{model}, {factor:g} x"] = arm
+    return found
+
+
+def full_arms() -> dict[str, Arm]:
+    """The rows of Table 6 and their fine-tuning."""
+    found: dict[str, Arm] = {}
+    for row in paper.TABLE_6:
+        name = row["name"]
+        model = name if "ViT" in name else f"BiT-{name}"
+        start = f"{name}, {row['epochs']} epochs"
+        found[start] = full.jft(model, epochs=str(row["epochs"]))
+        for test in TESTS:
+            found[f"{start}, to {test}"] = finetuning_384(start, model, test)
+    return found
+
+
+class Point(NamedTuple):
+    """A pre-training in Fig. 5.
+
+    Attributes:
+        teraflops: 1e12 of the whole run, as the paper counts them.
+        values: accuracy, a share, of each seed, by measure.
+    """
+
+    label: str
+    family: Family
+    teraflops: float
+    values: dict[str, list[float]]
+
+
+def point(results: Results, label: str, family: str) -> Point:
+    """What a pre-training cost and gave."""
+    config = results.configs[label]
+    steps, _ = results.curve(label, "accuracy", config.eval.splits[0])
+    images = int(steps[-1]) * config.data.batch_size
+    if results.scale == "full":
+        tests = [results.accuracy(f"{label}, to {test}") for test in TESTS]
+        average = [sum(seed) / len(seed) for seed in zip(*tests, strict=True)]
+        values = {AVERAGE: average, "ImageNet": tests[0]}
+    else:
+        values = {FEWSHOT: results.fewshot(label), OWN: results.accuracy(label)}
+    flops = training_flops(macs_of(config)) * images
+    return Point(label, cast(Family, family), flops / 1e12, values)
+
+
+def points(results: Results) -> list[Point]:
+    """All that have run."""
+    if results.scale == "full":
+        families = {
+            f"{row['name']}, {row['epochs']} epochs": row["family"]
+            for row in paper.TABLE_6
+        }
+    else:
+        families = {arm: arm.partition(",")[0] for arm in arms(results.scale)}
+    return [point(results, arm, family) for arm, family in families.items()]
+
+
+def conclude(results: Results) -> Conclusion:
+    """Fig. 5 and the factors of compute."""
+    found = points(results)
+    measures = list(found[0].values)
+    families = list(dict.fromkeys(p.family for p in found))
+    panels: dict[str, list[Series]] = {}
+    for measure in measures:
+        panels[measure] = []
+        for family in families:
+            members = [p for p in found if p.family == family]
+            rows = [mean_std(p.values[measure]) for p in members]
+            panels[measure].append(
+                {
+                    "name": family,
+                    "x": [p.teraflops for p in members],
+                    "y": [100 * mean for mean, *_ in rows],
+                    "std": [100 * std if n > 1 else None for _, std, n in rows],
+                    "family": family,
+                    "labels": [p.label.partition(", ")[2] for p in members],
+                }
+            )
+    figures.scatter(
+        panels,
+        results.folder / "fig5.png",
+        x_label="pre-training compute (teraFLOPs)",
+        y_label="accuracy (%)",
+    )
+    paper_figures.figure_5(results.folder / "fig5_paper.png")
+    columns = "name epochs average_5 imagenet exaflops".split()
+    return Conclusion(
+        tables=[
+            dict(
+                caption="Accuracy (%) by pre-training compute",
+                side="ours",
+                columns=["run", "teraFLOPs", *measures],
+                rows=[
+                    [p.label, float(f"{p.teraflops:.3g}")]
+                    + [mean_cell(p.values[m], 100) for m in measures]
+                    for p in found
+                ],
+            ),
+            dict(
+                caption="Table 6: accuracy (%) by pre-training compute",
+                side="paper",
+                columns=["model", "epochs", "Average-5", "ImageNet", "exaFLOPs"],
+                rows=[[row[name] for name in columns] for row in paper.TABLE_6],
+            ),
+        ],
+        figures=[
+            dict(
+                caption="Fig. 5: accuracy by pre-training compute",
+                ours="fig5.png",
+                paper="fig5_paper.png",
+            )
+        ],
+        claims=[claim for measure in measures for claim in claims_of(measure, found)],
+        notes=NOTES,
+    )
+
+
+def claims_of(measure: str, found: list[Point]) -> list[dict[str, str]]:
+    """Section 4.4: ViTs need less than ResNets; hybrids are ahead at small budgets."""
+    published = [
+        (row["family"], row["exaflops"], row["average_5"] / 100)
+        for row in paper.TABLE_6
+    ]
+    claims = []
+    for first, second in (("ViT", "ResNet"), ("hybrid", "ViT")):
+        ours = [(p.family, p.teraflops, x) for p in found for x in p.values[measure]]
+        if not {first, second} <= {family for family, *_ in ours}:
+            continue
+        factor = factor_of(ours, first, second)
+        claims.append(
+            dict(
+                claim=f"A {first} needs less compute than a {second} for the same "
+                f"accuracy ({measure})",
+                criterion="parallel lines of log error over log compute: the factor is "
+                "below 1 with its whole 95 % interval",
+                verdict=verdict(factor, "<", 1),
+                numbers=factor_text(factor),
+                comment="The same of the paper's Table 6, Average-5: "
+                f"{factor_text(factor_of(published, first, second))}.",
+            )
+        )
+    values = {p.label: p.values[measure] for p in found}
+    short, long = (f"{FACTORS[i]:g} x" for i in (0, -1))
+    if f"{HYBRID}, {short}" in values:
+        lead = {f"{HYBRID}, {short}": 1.0, f"{VIT}, {short}": -1.0}
+        shrinks = lead | {f"{HYBRID}, {long}": -1.0, f"{VIT}, {long}": 1.0}
+        for claim, weights, criterion in (
+            ("With little compute the hybrid is ahead of the ViT", lead, short),
+            ("Its lead shrinks with compute", shrinks, f"{short} minus at {long}"),
+        ):
+            gap = contrast(values, weights)
+            claims.append(
+                dict(
+                    claim=f"{claim} ({measure})",
+                    criterion=f"hybrid minus ViT at {criterion} is above 0 with its "
+                    "whole 95 % interval",
+                    verdict=verdict(gap, ">"),
+                    numbers=gap.text("points", 100, True),
+                    comment="",
+                )
+            )
+    return claims
+
+
+def factor_of(
+    rows: list[tuple[str, float, float]], first: str, second: str
+) -> Interval:
+    """How many times the compute of `second` the models of `first` need.
+
+    Args:
+        rows: family, compute and accuracy, a share, of each run.
+
+    Returns:
+        NaN where the error does not fall with compute for certain: no line, no factor.
+    """
+    chosen = {
+        family: list(zip(*((x, 1 - y) for f, x, y in rows if f == family), strict=True))
+        for family in (first, second)
+    }
+    # Around the means of each family: the slope that the parallel lines have.
+    around = [
+        list(np.divide(column, stats.gmean(column)))
+        for pair in zip(*chosen.values(), strict=True)
+        for column in pair
+    ]
+    if fit_power(around[0] + around[1], around[2] + around[3]).slope.high >= 0:
+        nan = math.nan
+        return Interval(nan, nan, nan, 0.95, "error does not fall with compute")
+    return equal_performance_ratio(*chosen[first], *chosen[second])
+
+
+def factor_text(factor: Interval) -> str:
+    """For example `0.41 times the compute, 95 % CI [0.3, 0.56]`."""
+    if math.isnan(factor.value):
+        return f"no factor: {factor.method}"
+    return factor.text("times the compute")
+
+
+NOTES = (
+    "Compute is varied by the length of the training and hardly by the size of the "
+    "models, where the paper does both; accuracy is of held-out classes and of the "
+    "pre-training's, where the paper fine-tunes to five data sets. At mini "
+    "the longest training is less than two epochs: all families are far from what they "
+    "can learn, and a factor here says who learns fast at the start."
+)
+
+EXPERIMENT = Experiment(
+    item="Table 6, Fig. 5",
+    title="Performance against pre-training compute",
+    question="How much pre-training compute does each architecture need for the same "
+    "quality?",
+    conclude=conclude,
+    arms=arms,
+    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,281 @@
+"""How much pre-training data does each architecture need?
+
+Fig. 4, section 4.3: the same training, equally long, on 1 to 100 % of the data, for
+ViTs of two sizes, a hybrid and a ResNet of equal compute an image; then few-shot
+accuracy on classes that the pre-training never saw, and accuracy on its own. As in the
+paper all hyper-parameters are the same, and training on a part of the data is stopped
+early: of a few evaluations, the one counts that is best on the pre-training's classes.
+
+mini: CIFAR-10, 300 to 30,000 images, 20 pairs of arm and seed at 25 seconds and 10 of
+half the width: 13 minutes of two CPU cores. small: also a deeper ViT and a wider
+ResNet, 3 seeds, 30 times the examples. full: six models of Fig. 4 on JFT-300M. The
+pre-training is used by `transfer`, `compute` and `bias_profile`.
+"""
+
+import math
+from typing import Any
+
+from experiments import figures, full, paper_figures
+from experiments.command import main
+from experiments.contrasts import contrast
+from experiments.figure_style import Family, Series
+from experiments.fits import Crossing, crossing
+from experiments.frame import Arm, Conclusion, Experiment, Results
+from experiments.statistics import Verdict, mean_std, verdict
+from experiments.tables import mean_cell
+from vit_jax.data.pipeline import Data
+
+VIT, HALF, HYBRID, RESNET = "ViT", "ViT, half the width", "hybrid", "ResNet"
+FIGURE_FAMILIES: dict[str, Family] = {
+    "vit": "ViT",
+    "hybrid": "hybrid",
+    "resnet": "ResNet",
+}
+FAMILIES = {VIT: "vit", HALF: "vit", HYBRID: "hybrid", RESNET: "resnet"}
+LAB: dict[str, dict[str, dict[str, Any]]] = {
+    "smoke": {VIT: {}, RESNET: {}},
+    "mini": {
+        VIT: {},
+        HALF: {"model.width": 32, "model.mlp_dim": 64},
+        HYBRID: {},
+        RESNET: {},
+    },
+    "small": {
+        VIT: {},
+        HALF: {"model.width": 96, "model.mlp_dim": 384},
+        HYBRID: {},
+        RESNET: {},
+        "ViT, twice the depth": {"model.depth": 12},
+        "ResNet, 1.5 times the width": {"model.width": 192},
+    },
+}
+FULL = ("ViT-L/16", "ViT-L/32", "ViT-B/32", "ViT-b/32", "BiT-R50x1", "BiT-R152x2")
+# Percent of the data. 9, 30, 90 and 303 million images in the paper.
+SHARES = {
+    "smoke": (10, 100),
+    "mini": (1, 3, 10, 30, 100),
+    "small": (1, 3, 10, 30, 100),
+    "full": (3, 10, 30, 100),
+}
+ALL, LITTLE = 100, 10
+JFT = 303_000_000
+# How often a part of the data is evaluated. All of it is at the end alone: at mini that
+# is less than one epoch.
+EVERY = {"smoke": "50%", "mini": "50%", "small": "10%", "full": "10%"}
+FEWSHOT, OWN = "few-shot, held-out classes", "classes of the pre-training"
+
+
+def model_arms(scale: str) -> dict[str, Arm]:
+    """The pre-training of each model on all the data."""
+    if scale == "full":
+        return {model: full.jft(model, epochs="7") for model in FULL}
+    return {
+        model: Arm(f"configs/lab.py:family={family(model)},scale={scale}", changes)
+        for model, changes in LAB[scale].items()
+    }
+
+
+def family(model: str) -> str:
+    """vit, hybrid or resnet."""
+    return FAMILIES.get(model, "vit" if "ViT" in model else "resnet")
+
+
+def figure_family(model: str) -> Family:
+    """The name that the figures have for it."""
+    return FIGURE_FAMILIES[family(model)]
+
+
+def label(model: str, share: int = ALL) -> str:
+    """The name of an arm."""
+    return f"{model}, {share} %"
+
+
+def pretraining(scale: str) -> dict[str, Arm]:
+    """The arms of this experiment, which others start from."""
+    return {
+        label(model, share): arm._replace(changes=arm.changes | part(scale, share))
+        for model, arm in model_arms(scale).items()
+        for share in SHARES[scale]
+    }
+
+
+def part(scale: str, share: int) -> dict[str, Any]:
+    """What the config says of a part of the data: none of it for all the data."""
+    if share == ALL:
+        return {}
+    every = {"eval.every": EVERY[scale], "fewshot.every": EVERY[scale]}
+    if scale == "full":
+        # What comes before is held out. As many steps as for seven epochs of all.
+        split = f"train[51200:{51200 + JFT * share // 100}]"
+        return every | {"data.split": split, "train.duration": "2121e6examples"}
+    return every | {"data.split": f"train[:{share}%]"}
+
+
+def early_stopped(results: Results, arm: str) -> dict[str, list[float]]:
+    """Few-shot accuracy and that on the own classes, where the latter is best.
+
+    A value for each seed.
+    """
+    split = results.configs[arm].eval.splits[0]
+    _, own = results.curve(arm, "accuracy", split)
+    _, fewshot = results.curve(arm, results.shots(arm), "fewshot")
+    best = own.argmax(axis=1)
+    return {
+        FEWSHOT: [row[i] for row, i in zip(fewshot, best, strict=True)],
+        OWN: [row[i] for row, i in zip(own, best, strict=True)],
+    }
+
+
+def conclude(results: Results) -> Conclusion:
+    """Fig. 4, and where one curve crosses another."""
+    scale, shares = results.scale, SHARES[results.scale]
+    models = list(model_arms(scale))
+    found = {arm: early_stopped(results, arm) for arm in pretraining(scale)}
+    total = JFT
+    if scale != "full":
+        data = dict(results.configs[label(VIT)].data) | {"cache": "never"}
+        total = Data(**data).num_examples()
+    images = [round(total * share / 100) for share in shares]
+    panels: dict[str, list[Series]] = {}
+    for measure in (FEWSHOT, OWN):
+        panels[measure] = []
+        for model in models:
+            rows = [mean_std(found[label(model, s)][measure]) for s in shares]
+            panels[measure].append(
+                {
+                    "name": model,
+                    "x": images,
+                    "y": [100 * mean for mean, *_ in rows],
+                    "std": [100 * std if n > 1 else None for _, std, n in rows],
+                    "family": figure_family(model),
+                }
+            )
+    figures.lines(
+        panels,
+        results.folder / "fig4.png",
+        x_label="images of the pre-training",
+        y_label="accuracy (%)",
+    )
+    paper_figures.figure_4(results.folder / "fig4_paper.png")
+    tables = [
+        dict(
+            caption=f"Accuracy (%) by the number of images: {measure}",
+            side="ours",
+            columns=["model", *(f"{n:,}" for n in images)],
+            rows=[
+                [m, *(mean_cell(found[label(m, s)][measure], 100) for s in shares)]
+                for m in models
+            ],
+        )
+        for measure in (FEWSHOT, OWN)
+    ]
+    claims = [
+        claim
+        for measure in (FEWSHOT, OWN)
+        for claim in claims_of(
+            measure, {arm: x[measure] for arm, x in found.items()}, scale, images
+        )
+    ]
+    return Conclusion(
+        tables=tables,
+        figures=[
+            dict(
+                caption="Fig. 4: accuracy by the amount of pre-training data",
+                ours="fig4.png",
+                paper="fig4_paper.png",
+            )
+        ],
+        claims=claims,
+        notes=NOTES,
+    )
+
+
+def claims_of(
+    measure: str, values: dict[str, list[float]], scale: str, images: list[int]
+) -> list[dict[str, str]]:
+    """Section 4.3: who is ahead with little data, who overtakes, who gains more."""
+    models, shares = model_arms(scale), SHARES[scale]
+    vit, resnet = ("ViT-B/32", "BiT-R50x1") if scale == "full" else (VIT, RESNET)
+    little = [share for share in shares if share <= LITTLE]
+
+    def ahead(first: str, second: str) -> dict[str, str]:
+        weights = {label(first, s): 1 / len(little) for s in little}
+        weights |= {label(second, s): -1 / len(little) for s in little}
+        gap = contrast(values, weights)
+        return dict(
+            claim=f"With little data the {first} is ahead of the {second} ({measure})",
+            criterion=f"mean of the differences up to {LITTLE} % of the data is above "
+            "0 with its whole 95 % interval",
+            verdict=verdict(gap, ">"),
+            numbers=gap.text("points", 100, True),
+            comment="",
+        )
+
+    def overtakes(other: str) -> dict[str, str]:
+        curves = [[values[label(model, s)] for s in shares] for model in (vit, other)]
+        place = crossing(images, *(list(zip(*c, strict=True)) for c in curves))
+        return dict(
+            claim=f"With more data the {vit} overtakes the {other} ({measure})",
+            criterion="the 95 % interval of the crossing of the two curves lies within "
+            "the amounts of data measured",
+            verdict=crossing_verdict(place),
+            numbers=place.text("images"),
+            comment="The paper: ViT-B/32 overtakes R50x1 between 9M and 30M images, "
+            "ViT-L/16 R152x2 between 30M and 90M.",
+        )
+
+    claims = [ahead(resnet, vit), overtakes(resnet)]
+    if HYBRID in models:
+        claims += [ahead(HYBRID, vit), overtakes(HYBRID)]
+    half = "ViT-b/32" if scale == "full" else HALF
+    if half in models:
+        ends = ((shares[-1], 1.0), (shares[0], -1.0))
+        weights = {label(vit, s): w for s, w in ends}
+        weights |= {label(half, s): -w for s, w in ends}
+        gain = contrast(values, weights)
+        claims.append(
+            dict(
+                claim=f"The larger ViT gains more from data ({measure})",
+                criterion=f"what {vit} gains from {shares[0]} to {shares[-1]} % of the "
+                f"data, minus what {half} gains, is above 0 with its whole interval",
+                verdict=verdict(gain, ">"),
+                numbers=gain.text("points", 100, True),
+                comment="The paper: B/32 gains 17 points from 9M to 303M, b/32 5.",
+            )
+        )
+    return claims
+
+
+def crossing_verdict(place: Crossing) -> Verdict:
+    """Supported if the whole interval is within what was measured."""
+    low, high = place.at.low, place.at.high
+    if 0 < low and high < math.inf:
+        return "supported"
+    # All resamples end on one side: never overtaken, or ahead from the start.
+    return "not supported" if low == high else "undecided"
+
+
+NOTES = (
+    "All the data is here 30,000 images of six classes, less than the 9 million with "
+    "which the paper begins: a ViT that overtakes only with millions cannot do so "
+    "here. At mini a run sees 25,600 images, so that all the data is less than one "
+    "epoch, and what limits the models there is the length of the training, not the "
+    "data. Early stopping looks at the own classes' test images, so that the accuracy "
+    "on these is a maximum of a few and slightly too high for parts of the data; the "
+    "few-shot accuracy is of other images and classes, with 25 images of each of four, "
+    "where the paper has 5 of each of 1000. Intervals suppose that all arms share one "
+    "variance over seeds."
+)
+
+
+EXPERIMENT = Experiment(
+    item="Fig. 4",
+    title="Data instead of bias: pre-training set size",
+    question="How much pre-training data does each architecture need?",
+    conclude=conclude,
+    arms=pretraining,
+    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -12,13 +12,7 @@ import argparse
 import traceback
 
 from experiments import report
-from experiments.command import (
-    add_arguments,
-    check,
-    deadline,
-    exit_when_stopped,
-    run_experiment,
-)
+from experiments.command import add_arguments, check, run_experiment, working
 from experiments.frame import EXPERIMENTS, load_experiment
 from vit_jax.cli import run_command
 from vit_jax.train import Interrupted
@@ -37,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{', '.join(EXPERIMENTS)}"
         )
     failed = {}
-    with deadline(arguments.minutes), exit_when_stopped():
+    with working(arguments):
         for name in chosen:
             act = check if arguments.check else run_experiment
             try:
@@ -48,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
                 # The others do not depend on it, and hours of work may be to come.
                 traceback.print_exc()
                 failed[name] = error
-    if not arguments.check:
+    if not (arguments.check or arguments.train_only):
         report.write(arguments.root / arguments.scale)
     if failed:
         names = "; ".join(f"{name}: {error}" for name, error in failed.items())

@@ -16,6 +16,7 @@ import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +29,14 @@ import jax
 
 from experiments.check import needs, needs_table
 from experiments.frame import SCALES, Conclusion, Experiment
-from experiments.grid import GridRun, collect, plan_runs, run_grid, seconds
+from experiments.grid import (
+    GridRun,
+    collect,
+    plan_runs,
+    run_grid,
+    seconds,
+    unfinished,
+)
 from experiments.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
@@ -52,7 +60,7 @@ def main(experiment: Experiment) -> None:
         if arguments.check:
             check(name, experiment, arguments)
         else:
-            with deadline(arguments.minutes), exit_when_stopped():
+            with working(arguments):
                 run_experiment(name, experiment, arguments)
 
     run_command(parser, command)
@@ -78,6 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=0, help="save and stop after so many"
     )
     parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes that share the runs, each on its part of the CPU cores",
+    )
+    parser.add_argument("--train-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
         "--check",
         action="store_true",
         help="resolve every run and trace a step of it; train nothing",
@@ -98,11 +113,11 @@ def places(texts: list[str]) -> dict[str, str]:
 
 def run_experiment(
     name: str, experiment: Experiment, arguments: argparse.Namespace
-) -> dict[str, Any]:
+) -> None:
     """Trains what is missing, concludes, and writes `result.json`.
 
     Raises:
-        Interrupted: the time is over; what there is so far is written all the same.
+        Interrupted: SIGTERM, Ctrl-C or the time is over; the runs so far are saved.
     """
     begin = time.time()
     data = places(arguments.data)
@@ -111,18 +126,14 @@ def run_experiment(
     folder = root / scale / name
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\n{experiment.item}: {experiment.title} ({scale})", flush=True)
-    stopped = None
     try:
         run_grid(runs)
-    except Interrupted as error:
-        stopped = error
+    except Interrupted:
+        print(f"{len(unfinished(runs))} runs of {name} still to do", flush=True)
+        raise
+    if arguments.train_only:
+        return
     results = collect(runs, scale, folder, data)
-    missing = len({run.folder for run in runs if not run.record.exists()})
-    done = len({run.folder for run in runs if run.record.exists()})
-    # Half a grid has no conclusion for certain, and none at all before its first runs.
-    if stopped and missing:
-        print(f"{done} runs finished, {missing} still to do", flush=True)
-        raise stopped
     conclusion = experiment.conclude(results)
     record = {
         "name": name,
@@ -133,7 +144,7 @@ def run_experiment(
         "status": "done",
         **conclusion._asdict(),
         "runs": {
-            "count": done,
+            "count": len({run.folder for run in runs}),
             "seeds": max(Counter(run.label for run in runs).values(), default=0),
             "seconds": round(seconds(runs) or time.time() - begin, 1),
             "hardware": hardware(),
@@ -149,7 +160,6 @@ def run_experiment(
     }
     write_atomically(folder / "result.json", json.dumps(record, indent=1) + "\n")
     show(conclusion, folder)
-    return record
 
 
 def show(conclusion: Conclusion, folder: Path) -> None:
@@ -197,32 +207,63 @@ def hardware() -> str:
 
 
 @contextlib.contextmanager
-def deadline(minutes: float) -> Iterator[None]:
-    """Ends the run in it, as SIGTERM does, when the time is over; 0 for never."""
-    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    if minutes:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def working(arguments: argparse.Namespace) -> Iterator[None]:
+    """The work of all processes of a command: until the time is over, or a signal.
 
+    An interruption ends in how to go on, and in the exit code that says so.
+    """
 
-@contextlib.contextmanager
-def exit_when_stopped() -> Iterator[None]:
-    """Ends with how to go on, and the exit code that says so."""
-
-    def between_runs(number: int, _: Any) -> None:
+    def interrupt(number: int, _: Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    previous = signal.signal(signal.SIGTERM, between_runs)
-    try:
-        yield
-    except Interrupted as stop:
-        module = Path(sys.modules["__main__"].__file__).stem
-        command = shlex.join(["python", "-m", f"experiments.{module}", *sys.argv[1:]])
-        print(f"Stopped by {stop}; to go on: {command}", flush=True)
-        sys.exit(TRY_AGAIN)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with contextlib.ExitStack() as stack:
+        # Between runs; within one, the trainer's own handler saves its state first.
+        previous = signal.signal(signal.SIGTERM, interrupt)
+        stack.callback(signal.signal, signal.SIGTERM, previous)
+        for helper in start_helpers(arguments.jobs):
+            stack.callback(helper.wait)
+            stack.callback(helper.terminate)
+        if arguments.minutes:
+            # As from outside, so that whatever is running saves and stops.
+            timer = threading.Timer(
+                60 * arguments.minutes, os.kill, (os.getpid(), signal.SIGTERM)
+            )
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
+        try:
+            yield
+        except Interrupted as stop:
+            print(f"Stopped by {stop}; to go on: {shlex.join(this_command())}")
+            sys.exit(TRY_AGAIN)
+
+
+def this_command() -> list[str]:
+    """`python -m experiments.NAME ...`, as it was called."""
+    module = Path(sys.modules["__main__"].__file__).stem
+    return ["python", "-m", f"experiments.{module}", *sys.argv[1:]]
+
+
+def start_helpers(jobs: int) -> list[subprocess.Popen]:
+    """Starts the other processes of `--jobs`, and divides the CPU cores.
+
+    Many small operations gain little from several cores: two processes of a core each
+    train twice as fast as one of two.
+    """
+    if jobs == 1:
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= jobs <= len(cores):
+        raise ValueError(f"--jobs={jobs}: wanted 1 to {len(cores)}, a core each")
+    command = [sys.executable, *this_command()[1:], "--jobs=1", "--train-only"]
+
+    def start(place: int) -> subprocess.Popen:
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores[place::jobs]),
+        )
+
+    helpers = [start(place) for place in range(1, jobs)]
+    os.sched_setaffinity(0, cores[::jobs])
+    return helpers

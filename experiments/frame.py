@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from vit_jax.build import SECTIONS
 from vit_jax.cli import read_config
 from vit_jax.config import ConfigError
 from vit_jax.metrics import read_metrics
@@ -111,6 +112,18 @@ class Results:
         """
         return [rows[-1][1] for rows in self._curves(label, metric, split)]
 
+    def accuracy(self, label: str) -> list[float]:
+        """The last accuracy on the first of the splits that it evaluates."""
+        return self.final(label, "accuracy", self.configs[label].eval.splits[0])
+
+    def fewshot(self, label: str) -> list[float]:
+        """The last few-shot accuracy, at the largest number of shots."""
+        return self.final(label, self.shots(label), "fewshot")
+
+    def shots(self, label: str) -> str:
+        """The name of that metric, such as `25shot`."""
+        return f"{max(self.configs[label].fewshot.shots)}shot"
+
     def curve(
         self, label: str, metric: str, split: str = "test"
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +187,8 @@ def resolve(arm: Arm) -> ml_collections.ConfigDict:
     for key, value in arm.changes.items():
         section, _, name = key.rpartition(".")
         place = config[section] if section in config else config
-        if name not in place or (section and section not in config):
+        known = name in place or name in SECTIONS.get(section, ())
+        if not known or (section and section not in config):
             raise ConfigError(f"{arm.config} has no key {key!r} that could be changed")
         with place.ignore_type():
             place[name] = value

@@ -6,20 +6,27 @@ learning rates) are trained side by side by `vit_jax.fleet`, the others one by o
 `vit_jax.train`.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 
+from configs.base import get_config
 from experiments.frame import Arm, Experiment, Results, resolve
-from vit_jax.config import to_dict
+from vit_jax.config import difference
 from vit_jax.fleet import fleet_key, train_fleet, why_not
 from vit_jax.storage.integrity import write_atomically
 from vit_jax.train import train
+
+# What a finished run leaves in its folder.
+RECORD = "finished.json"
 
 
 class GridRun(NamedTuple):
@@ -27,19 +34,14 @@ class GridRun(NamedTuple):
 
     Attributes:
         config: resolved; data sets under the names that they have here.
-        level: 0, or one more than that of the run that it starts from.
+        start: folder of the run that it starts from, if any.
     """
 
     label: str
     seed: int
     config: ml_collections.ConfigDict
     folder: Path
-    level: int
-
-    @property
-    def record(self) -> Path:
-        """The file that a finished run leaves."""
-        return self.folder / "finished.json"
+    start: Path | None
 
 
 def plan_runs(
@@ -49,7 +51,7 @@ def plan_runs(
     data: Mapping[str, str],
     seeds: int = 0,
 ) -> list[GridRun]:
-    """All runs of an experiment, those first that others start from.
+    """All runs of an experiment, each after the one that it starts from.
 
     Args:
         data: what names of data sets stand for here, such as {"cifar10": "/folder"}.
@@ -77,7 +79,7 @@ def plan_runs(
     for label, arm in arms.items():
         for seed in range(arm.seeds or seeds or experiment.seeds[scale]):
             add(label, seed, ())
-    return sorted(runs.values(), key=lambda run: run.level)
+    return list(runs.values())
 
 
 def place(
@@ -92,7 +94,9 @@ def place(
     config = resolve(arm)
     if start:
         config.init = start.folder.parent.name
-    identity = json.dumps(to_dict(config) | {"seed": 0}, sort_keys=True)
+    # Without the defaults, so that a new knob does not ask for all to be trained again.
+    changes = {key: new for key, (_, new) in difference(get_config(), config).items()}
+    identity = json.dumps(changes, sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     name = (config.model.name or "tuned").replace("/", "_")
     folder = root / "runs" / f"{name}-{digest}" / f"seed{seed}"
@@ -101,49 +105,93 @@ def place(
         config.init = str(start.folder)
     for section in ("data", "fewshot", "knn"):
         config[section].name = data.get(config[section].name, config[section].name)
-    return GridRun(label, seed, config, folder, start.level + 1 if start else 0)
+    return GridRun(label, seed, config, folder, start.folder if start else None)
 
 
 def run_grid(runs: list[GridRun]) -> None:
-    """Trains all that is not finished.
+    """Trains all that is not finished, and waits for what others train.
+
+    Any number of processes may do so at once, on one machine or on several with one
+    file system: a run belongs to the process that has its lock, which the system takes
+    from a process that ends.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C; what was done is saved.
         ValueError: a config that cannot be used.
     """
-    folders = {run.folder for run in runs}
-    waiting = {run.folder: run for run in runs if not run.record.exists()}
-    done = len(folders) - len(waiting)
-    print(f"{len(folders)} runs, {done} of them finished", flush=True)
-    for fleet in fleets(list(waiting.values())):
-        labels = ", ".join(dict.fromkeys(run.label for run in fleet))
-        print(f"\n[{done + 1}/{len(folders)}] {labels}: {len(fleet)} runs", flush=True)
-        begin = time.time()
-        if why_not(fleet[0].config):
-            train(fleet[0].config, fleet[0].folder)
-        else:
-            train_fleet([run.config for run in fleet], [run.folder for run in fleet])
-        record = json.dumps({"seconds": (time.time() - begin) / len(fleet)})
+    total = len({run.folder for run in runs})
+    print(f"{total} runs, {total - len(unfinished(runs))} of them finished", flush=True)
+    while waiting := unfinished(runs):
+        # A run may start from one that another process has not finished.
+        ready = [run for run in waiting if not run.start or is_finished(run.start)]
+        trained = 0
+        for fleet in fleets(ready):
+            with claimed(fleet) as mine:
+                if not mine:
+                    continue
+                left = len(unfinished(runs))
+                labels = ", ".join(dict.fromkeys(run.label for run in mine))
+                print(f"\n[{total - left + 1}/{total}] {labels}", flush=True)
+                train_together(mine)
+                trained += len(mine)
+        if not trained:
+            time.sleep(2)
+
+
+def unfinished(runs: list[GridRun]) -> list[GridRun]:
+    """Those to be trained, each folder once."""
+    return list({r.folder: r for r in runs if not is_finished(r.folder)}.values())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end, or failed there for good."""
+    return (folder / RECORD).exists()
+
+
+@contextlib.contextmanager
+def claimed(fleet: list[GridRun]) -> Iterator[list[GridRun]]:
+    """Those of a fleet that no other process trains or has trained meanwhile."""
+    with contextlib.ExitStack() as stack:
+        mine = []
         for run in fleet:
-            write_atomically(run.record, record + "\n")
-        done += len(fleet)
+            run.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(run.folder.with_suffix(".lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if not is_finished(run.folder):
+                mine.append(run)
+        yield mine
+
+
+def train_together(fleet: list[GridRun]) -> None:
+    """Trains runs side by side, and leaves the record of each."""
+    begin = time.time()
+    configs, folders = [run.config for run in fleet], [run.folder for run in fleet]
+    if why_not(configs[0]):
+        results = [train(configs[0], folders[0])]
+    else:
+        results = train_fleet(configs, folders)
+    for folder, result in zip(folders, results, strict=True):
+        record = {"seconds": (time.time() - begin) / len(fleet), "failed": not result}
+        write_atomically(folder / RECORD, json.dumps(record) + "\n")
 
 
 def fleets(runs: list[GridRun]) -> Iterator[list[GridRun]]:
-    """The runs in groups that can be trained side by side, in their order."""
-    while runs:
-        first = runs[0]
-        if why_not(first.config):
-            fleet = [first]
-        else:
-            key = first.level, fleet_key(first.config)
-            fleet = [
-                run
-                for run in runs
-                if not why_not(run.config) and (run.level, fleet_key(run.config)) == key
-            ]
-        yield fleet
-        runs = [run for run in runs if run not in fleet]
+    """The runs in groups that are trained side by side, those alike one after another.
+
+    On CPUs a group is one run, so that processes can share them evenly; programs stay
+    compiled between groups.
+    """
+    alike: dict[str, list[GridRun]] = {}
+    for run in runs:
+        key = str(run.folder) if why_not(run.config) else fleet_key(run.config)
+        alike.setdefault(key, []).append(run)
+    for group in alike.values():
+        size = 1 if jax.default_backend() == "cpu" else len(group)
+        for i in range(0, len(group), size):
+            yield group[i : i + size]
 
 
 def collect(
@@ -154,12 +202,17 @@ def collect(
     configs: dict[str, ml_collections.ConfigDict] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         configs.setdefault(run.label, run.config)
-        if run.record.exists():
+        if is_finished(run.folder) and not record(run.folder)["failed"]:
             finished.setdefault(run.label, []).append(run.folder)
     return Results(scale, folder, finished, configs, data)
 
 
+def record(folder: Path) -> dict[str, Any]:
+    """Of a finished run: the `seconds` of its training, and whether it `failed`."""
+    return json.loads((folder / RECORD).read_text())
+
+
 def seconds(runs: list[GridRun]) -> float:
     """What the finished runs took to train, each once."""
-    records = {run.record for run in runs if run.record.exists()}
-    return sum(json.loads(record.read_text())["seconds"] for record in records)
+    folders = {run.folder for run in runs if is_finished(run.folder)}
+    return sum(record(folder)["seconds"] for folder in folders)

@@ -8,7 +8,7 @@ and images of one shape, share one compilation.
 
 from collections import OrderedDict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +16,30 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Key
 
-from vit_jax.analysis import attention, positions, receptive_field
+from vit_jax.analysis import positions, receptive_field
+from vit_jax.analysis.attention import uniform_mass_within
 from vit_jax.analysis.features import (
     apply,
-    attention_weights,
     features_of,
     layer_features,
     position_tables,
     total_stride,
 )
+from vit_jax.analysis.heads import attention_measures
 from vit_jax.analysis.shuffle import accuracy, remove_positions, shuffle_accuracy
 from vit_jax.analysis.translation import (
+    agreement,
     equivariance_error,
-    invariance_error,
     local_equivariance_error,
-    shift_consistency,
+    on_grey,
+    relative_change,
+    shift,
 )
 from vit_jax.models import AnyModel
 
 # Derivatives are taken of the first images only; they vary little between images.
 DERIVATIVE_IMAGES = 32
 BLOCKS = (2, 4)
-
-
-class AttentionMeasures(NamedTuple):
-    """Of one layer, a number a head, see `analysis/attention.py`.
-
-    Attributes:
-        distance: mean attention distance in pixels.
-        ratio: the same over that of uniform attention.
-        entropy: over log l, from 0 to 1.
-        mass_within_1: share in the 3 x 3 patches around the query.
-    """
-
-    distance: Float[ArrayLike, " k"]
-    ratio: Float[ArrayLike, " k"]
-    entropy: Float[ArrayLike, " k"]
-    mass_within_1: Float[ArrayLike, " k"]
 
 
 def bias_profile(
@@ -77,9 +64,10 @@ def bias_profile(
         positions/neighbour_share               positions/neighbour_share_by_chance
         positions/row_column_r2                 positions/row_column_r2_by_chance
         equivariance_error/LAYER, /mean         centred: 2
-        equivariance_error_inside/LAYER, /mean  of the middle quarter of the image,
-            further from its borders; if the step is less than a quarter of a side: 2
-        lie_derivative/LAYER, /mean, /pre_logits    relative, per squared pixel
+        equivariance_error_on_grey/LAYER, /mean     the same, of the middle of the
+            images on grey; if the step is at most a quarter of their side
+        lie_derivative/LAYER, /mean, /pre_logits    relative, per squared pixel; of
+            images that fade to grey at the border, so that opposite ones are alike
         invariance_error/stride, /other         of the pre-logits: 1
         shift_consistency/stride, /other        1 is invariant
         accuracy, accuracy_ratio/shuffled_2x2, /shuffled_4x4, /without_positions
@@ -115,50 +103,6 @@ def bias_profile(
     return profile
 
 
-def attention_measures(
-    model: AnyModel,
-    params: Any,
-    images: Float[ArrayLike, "b height width 3"],
-    *,
-    batch_size: int = 64,
-) -> OrderedDict[str, AttentionMeasures]:
-    """The measures of attention of each layer by name, means over the images.
-
-    Args:
-        batch_size: images on the device at a time, whose attention must fit there.
-
-    Returns:
-        As `attention_weights`: empty for a model without attention over patches.
-    """
-    sums, number = None, len(images)
-    for start in range(0, number, batch_size):
-        batch = jnp.asarray(images[start : start + batch_size])
-        means = measure_attention(model, params, batch)
-        share = len(batch) / number
-        part = jax.tree.map(lambda x, share=share: np.asarray(x) * share, means)
-        sums = part if sums is None else jax.tree.map(np.add, sums, part)
-    return sums
-
-
-@partial(jax.jit, static_argnames="model")
-def measure_attention(
-    model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
-) -> OrderedDict[str, AttentionMeasures]:
-    def measures(weights: Array) -> AttentionMeasures:
-        grid, prefix = model.grid, model.num_prefix_tokens
-        distance = attention.mean_attention_distance(
-            weights, grid, model.patch_size, num_prefix_tokens=prefix
-        )
-        return AttentionMeasures(
-            distance,
-            attention.distance_ratio(distance, grid, model.patch_size),
-            attention.attention_entropy(weights, normalize=True),
-            attention.attention_mass_within(weights, grid, 1, num_prefix_tokens=prefix),
-        )
-
-    return jax.tree.map(measures, attention_weights(model, params, images))
-
-
 def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
     layers = attention_measures(model, params, images)
     if not layers:
@@ -173,7 +117,7 @@ def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, 
     for measure in ("entropy", "mass_within_1"):
         means = {name: getattr(layer, measure).mean() for name, layer in layers.items()}
         profile |= per_layer(f"attention_{measure}", means)
-    uniform = attention.uniform_mass_within(model.grid, 1)
+    uniform = uniform_mass_within(model.grid, 1)
     return profile | {"attention_mass_within_1/uniform": uniform}
 
 
@@ -224,39 +168,29 @@ def last_layer_field(
 def translation_profile(
     model: AnyModel, params: Any, images: Array, step: int
 ) -> dict[str, float]:
+    side = min(model.image_size)
     profile = {}
-    if step < min(model.image_size):
+    if step < side:
         errors = equivariance_errors(model, params, images, step=step)
-        for name, layers in zip(("", "_inside"), errors, strict=False):
-            profile |= per_layer(f"equivariance_error{name}", layers)
+        profile |= per_layer("equivariance_error", errors)
+    if step <= side // 4:
+        images = on_grey(images, side // 4, side // 8)
+        errors = equivariance_errors(model, params, images, step=step)
+        profile |= per_layer("equivariance_error_on_grey", errors)
     return profile
 
 
 @partial(jax.jit, static_argnames=("model", "step"))
 def equivariance_errors(
     model: AnyModel, params: Any, images: Array, *, step: int
-) -> list[OrderedDict[str, Float[Array, ""]]]:
-    """Of each layer, centred; mean of a move down and one to the right.
-
-    First those of the whole image, then of its middle quarter, if the move is smaller
-    than the rest.
-    """
+) -> OrderedDict[str, Float[Array, ""]]:
+    """Of each layer, centred; mean of a move down and one to the right."""
     features = partial(layer_features, model, params)
-    quarter = min(model.image_size) // 4
-    # In the moved image the border is `step` pixels further inside.
-    margins = [0, quarter] if max(step, total_stride(model)) < quarter else [0]
-
-    def errors(move: tuple[int, int], margin: int) -> Any:
-        return equivariance_error(features, images, move, margin=margin, centred=True)
-
-    return [
-        jax.tree.map(
-            lambda down, right: (down + right) / 2,
-            errors((step, 0), margin),
-            errors((0, step), margin),
-        )
-        for margin in margins
-    ]
+    down, right = (
+        equivariance_error(features, images, move, centred=True)
+        for move in ((step, 0), (0, step))
+    )
+    return jax.tree.map(lambda x, y: (x + y) / 2, down, right)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -269,6 +203,7 @@ def lie_derivatives(
         out = apply(model, params, images)[1]
         return features_of(model, out) | {"pre_logits": out["pre_logits"]}
 
+    images = on_grey(images, 0, min(model.image_size) // 4)
     return local_equivariance_error(features, images, relative=True)
 
 
@@ -276,30 +211,28 @@ def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str,
     stride = total_stride(model)
     half = stride // 2
     moves = {
-        "stride": [] if stride >= max(model.image_size) else [stride],
+        "stride": [stride] if stride < min(model.image_size) else [],
         "other": [half, stride + half] if half else [],
     }
-    logits, represent = (partial(outputs, model, params, which=i) for i in (0, 1))
-    defined = [np.ptp(np.asarray(f(images)), axis=0).any() for f in (logits, represent)]
+    run = partial(compiled_outputs, model, params)
+    logits, represented = jax.tree.map(np.asarray, run(images))
     profile = {}
     for name, pixels in moves.items():
         shifts = [move for n in pixels for move in ((n, 0), (0, n))]
-        if shifts and defined[0]:
-            profile[f"shift_consistency/{name}"] = shift_consistency(
-                logits, images, shifts
-            )
-        if shifts and defined[1]:
-            profile[f"invariance_error/{name}"] = invariance_error(
-                represent, images, shifts
-            )
+        moved = [run(shift(images, *move)) for move in shifts]
+        if moved and np.ptp(logits, axis=0).any():
+            found = agreement(logits, np.stack([x for x, _ in moved]))
+            profile[f"shift_consistency/{name}"] = found
+        if moved and np.ptp(represented, axis=0).any():
+            found = relative_change(represented, np.stack([x for _, x in moved]))
+            profile[f"invariance_error/{name}"] = found
     return profile
 
 
 def accuracy_profile(
     model: AnyModel, params: Any, images: Array, labels: ArrayLike, key: Array
 ) -> dict[str, float]:
-    labels = np.asarray(labels)
-    predict = partial(outputs, model, params, which=0)
+    predict = partial(logits_of, model, params)
     profile = {"accuracy": accuracy(predict, images, labels)}
     others = {
         f"shuffled_{g}x{g}": shuffle_accuracy(
@@ -310,7 +243,7 @@ def accuracy_profile(
     }
     bare, bare_params = remove_positions(model, params)
     others["without_positions"] = accuracy(
-        partial(outputs, bare, bare_params, which=0), images, labels
+        partial(logits_of, bare, bare_params), images, labels
     )
     if profile["accuracy"]:
         profile |= {
@@ -320,9 +253,8 @@ def accuracy_profile(
     return profile
 
 
-def outputs(model: AnyModel, params: Any, images: Array, *, which: int) -> Array:
-    """Logits (0) or pre-logits (1)."""
-    return compiled_outputs(model, params, images)[which]
+def logits_of(model: AnyModel, params: Any, images: Array) -> Float[Array, "b n"]:
+    return compiled_outputs(model, params, images)[0]
 
 
 @partial(jax.jit, static_argnames="model")

@@ -2,7 +2,10 @@
 
 All translations are circular: what leaves the image on one side comes in on the other.
 So they are exact symmetries of attention without positions (by whole patches) and of
-circular convolutions, but zero padding breaks them along the borders.
+circular convolutions. Zero padding breaks them along the border, which is everywhere
+on a small grid of deep features; and the same padding is what an object on an empty
+ground would need (`on_grey`), where patches are nothing but their positions. So neither
+setting is neutral between architectures: report both.
 
 Axes: `b` images, `height width` pixels, `h w` grid of features, `d` features.
 """
@@ -13,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 Predict = Callable[[Array], Float[Array, "b n"]]
@@ -25,6 +29,27 @@ def shift(
 ) -> Float[Array, "b h w c"]:
     """Moves images down by dy and right by dx pixels, in a circle."""
     return jnp.roll(images, (dy, dx), (1, 2))
+
+
+def on_grey(
+    images: Float[Array, "b height width c"], margin: int, ramp: int
+) -> Float[Array, "b height width c"]:
+    """Fades images into zeros, mid-grey, towards the border.
+
+    The content can then be moved by up to `margin` pixels without leaving on any side,
+    and opposite borders are alike.
+
+    Args:
+        images: in [-1, 1].
+        margin: pixels of zeros on all four sides.
+        ramp: pixels from there in which the factor rises to 1, as a squared sine.
+    """
+    factors = []
+    for side in images.shape[1:3]:
+        depth = np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5 - margin
+        factors.append(np.sin(np.pi / 2 * np.clip(depth / max(ramp, 0.5), 0, 1)) ** 2)
+    mask = np.outer(*factors)[..., None]
+    return images * mask.astype(images.dtype)
 
 
 def shift_consistency(
@@ -45,10 +70,14 @@ def shift_consistency(
     Raises:
         ValueError: there is no shift.
     """
-    check_shifts(shifts)
-    classes = np.argmax(predict(images), axis=-1)
-    moved = [np.argmax(predict(shift(images, *step)), axis=-1) for step in shifts]
-    return float(np.mean(np.stack(moved) == classes))
+    return agreement(predict(images), at_shifts(predict, images, shifts))
+
+
+def agreement(
+    logits: Float[ArrayLike, "b n"], moved: Float[ArrayLike, "s b n"]
+) -> float:
+    """`shift_consistency` from the logits of images, and of them at s shifts."""
+    return float(np.mean(np.argmax(moved, axis=-1) == np.argmax(logits, axis=-1)))
 
 
 def invariance_error(
@@ -69,10 +98,19 @@ def invariance_error(
     Raises:
         ValueError: there is no shift, or all images have the same representation.
     """
-    check_shifts(shifts)
-    still = np.asarray(represent(images), np.float64)
-    moved = [np.asarray(represent(shift(images, *step))) for step in shifts]
-    change = np.mean([np.sum((one - still) ** 2, axis=-1) for one in moved])
+    return relative_change(represent(images), at_shifts(represent, images, shifts))
+
+
+def relative_change(
+    still: Float[ArrayLike, "b d"], moved: Float[ArrayLike, "s b d"]
+) -> float:
+    """`invariance_error` from the representations of images, and of them at s shifts.
+
+    Raises:
+        ValueError: all images have the same representation.
+    """
+    still, moved = np.asarray(still, np.float64), np.asarray(moved, np.float64)
+    change = np.square(moved - still).sum(axis=-1).mean()
     # The mean over pairs of two images is twice the unbiased variance.
     between = 2 * still.var(axis=0).sum() * len(still) / max(len(still) - 1, 1)
     if not between > 0:
@@ -82,9 +120,17 @@ def invariance_error(
     return float(change / between)
 
 
-def check_shifts(shifts: Sequence[Shift]) -> None:
+def at_shifts(
+    function: Predict, images: Float[Array, "b h w c"], shifts: Sequence[Shift]
+) -> Float[np.ndarray, "s b n"]:
+    """What a function of images is of them at each shift.
+
+    Raises:
+        ValueError: there is no shift.
+    """
     if not len(shifts):
         raise ValueError("there is no shift: wanted at least one pair (dy, dx)")
+    return np.stack([function(shift(images, *pixels)) for pixels in shifts])
 
 
 def equivariance_error(
@@ -92,7 +138,6 @@ def equivariance_error(
     images: Float[Array, "b height width c"],
     pixels: Shift,
     *,
-    margin: int = 0,
     centred: bool = False,
 ) -> Any:
     """||Phi(T x) - T Phi(x)||^2 / ||Phi(x)||^2 for a translation T by whole places.
@@ -101,9 +146,6 @@ def equivariance_error(
         features_fn: from images to features (b h w d), or a tree of such.
         pixels: (dy, dx), multiples of the strides of all the features, which are
             height / h and width / w.
-        margin: pixels at all four sides whose features are left out, to see less of
-            what a model does at the border; in the moved image the border is `pixels`
-            from there, so give more than that.
         centred: divide by the variance of the features instead, over images and
             places: what is the same everywhere then counts for nothing.
 
@@ -112,36 +154,16 @@ def equivariance_error(
         that of features that have nothing to do with each other.
 
     Raises:
-        ValueError: the features cannot be moved by so many pixels, or the margin
-            leaves none.
+        ValueError: the features cannot be moved by so many pixels.
     """
 
     def error(still: Array, moved: Array) -> Float[Array, ""]:
         steps = places(images.shape, still.shape, pixels)
         wanted = jnp.roll(still, steps, (1, 2))
         size = jnp.square(still - still.mean((0, 1, 2)) * centred).mean()
-        difference = inner(moved - wanted, images.shape, margin)
-        return jnp.square(difference).mean() / size
+        return jnp.square(moved - wanted).mean() / size
 
     return jax.tree.map(error, features_fn(images), features_fn(shift(images, *pixels)))
-
-
-def inner(
-    x: Float[Array, "b h w d"], image_shape: Sequence[int], margin: int
-) -> Float[Array, "b _ _ d"]:
-    """Without the places that have pixels of the margin.
-
-    Raises:
-        ValueError: none is left.
-    """
-    rows, columns = (-(-margin // step) for step in strides(image_shape, x.shape))
-    x = x[:, rows : x.shape[1] - rows, columns : x.shape[2] - columns]
-    if not x.size:
-        raise ValueError(
-            f"a margin of {margin} pixels leaves nothing of images of "
-            f"{image_shape[1]} x {image_shape[2]} pixels"
-        )
-    return x
 
 
 def strides(image_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:

@@ -141,7 +141,6 @@ def run_experiment(
         "title": experiment.title,
         "question": experiment.question,
         "scale": scale,
-        "status": "done",
         **conclusion._asdict(),
         "runs": {
             "count": len({run.folder for run in runs}),

@@ -70,12 +70,14 @@ class Conclusion(NamedTuple):
             folder, "" for none; SVG and CSV lie beside them.
         claims: dicts of claim, criterion, verdict, numbers, comment.
         notes: what did not reproduce and the likely reason; limits of the scale.
+        status: "done", or what keeps it from that.
     """
 
     tables: Sequence[dict[str, Any]] = ()
     figures: Sequence[dict[str, str]] = ()
     claims: Sequence[dict[str, str]] = ()
     notes: str = ""
+    status: str = "done"
 
 
 class Results:

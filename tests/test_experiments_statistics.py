@@ -186,10 +186,11 @@ def test_the_factor_of_compute_covers():
 
     def make(rng):
         noise = np.exp(0.03 * rng.normal(size=(2, 5)))
-        a, b = 40 * x**-0.3 * noise[0], 40 * (x / 2.5) ** -0.3 * noise[1]
+        a, b = 40 * x**-0.3 * noise[0], 40 * (x / 20) ** -0.3 * noise[1]
         return fits.equal_performance_ratio(x, a, x, b)
 
-    assert 0.91 < coverage(make, 1 / 2.5, 300) < 0.985
+    # So far apart that the uncertainty of the slope counts too.
+    assert 0.91 < coverage(make, 1 / 20, 300) < 0.985
 
 
 def test_the_papers_factor_is_that_of_its_text():
@@ -282,6 +283,8 @@ def test_rank_correlation_and_its_exact_p():
     assert spearman(x, unrelated).p == pytest.approx(
         stats.spearmanr(x, unrelated).pvalue, abs=0.03
     )
+    # The order observed is one of those possible: p is never zero.
+    assert spearman(x, x).p == pytest.approx(1 / 10000)
     with pytest.raises(ValueError, match="constant"):
         spearman([1, 2, 3], [1, 1, 1])
     with pytest.raises(ValueError, match="three pairs"):

@@ -16,7 +16,6 @@ are others. Finished runs are skipped; interrupted ones go on.
 """
 
 import argparse
-import functools
 import math
 import time
 from collections.abc import Sequence
@@ -25,20 +24,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from vit_jax import sharding
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import ConfigError, to_dict
-from vit_jax.data.in_memory import Images, eval_images
 from vit_jax.data.pipeline import Data
 from vit_jax.distributed import StopSignals
+from vit_jax.fleet_loop import Clock, SideBySide
 from vit_jax.fleet_member import Member, Results
-from vit_jax.fleet_program import FleetProgram, Inputs, make_program, program_key
-from vit_jax.guard import FaultyStep
-from vit_jax.metrics import in_words
+from vit_jax.fleet_program import FleetProgram, make_program, program_key
 from vit_jax.train import Interrupted, exit_on_interrupt
 from vit_jax.warm_start import complete_model, warm_start
 
@@ -70,8 +65,8 @@ def fleet_key(config: ml_collections.ConfigDict) -> str:
     They may differ in seed, init, learning rate and its schedule, weight decay, split,
     duration, evaluation, logging and checkpoints.
     """
-    data = {key: config.data[key] for key in ("name", "classes")}
-    return f"{program_key(config)} {data}"
+    data = Data(**config.data)
+    return f"{program_key(config)} {data.name} {data.classes}"
 
 
 def why_not(config: ml_collections.ConfigDict) -> str:
@@ -135,36 +130,16 @@ def train_fleet(
     return [member.results for member in members]
 
 
-class Clock:
-    """Says when to stop: after a signal, or before a deadline."""
-
-    def __init__(self, signals: StopSignals, deadline: float | None) -> None:
-        self._signals, self._deadline = signals, deadline
-        self._longest = 0.0
-
-    def took(self, seconds: float) -> None:
-        """Notes how long a dispatch took."""
-        self._longest = max(self._longest, seconds)
-
-    def stop(self) -> str:
-        """Why to stop now, "" to go on."""
-        if signal := self._signals.stop():
-            return signal.name
-        ahead = time.monotonic() + 2 * self._longest
-        return "deadline" if self._deadline and ahead > self._deadline else ""
-
-
 def groups(members: list[Member], at_once: int) -> list[tuple[list[Member], int]]:
     """Those that go side by side, and the number of places for them.
 
     Finished runs count: the compiled program, and with it the last bit of the results,
     must not depend on how much is left to do.
     """
-    alike: dict[str, list[Member]] = {}
+    alike: dict[tuple[str, str], list[Member]] = {}
     for member in members:
-        alike.setdefault(f"{fleet_key(member.config)} {member.rhythm()}", []).append(
-            member
-        )
+        key = fleet_key(member.config), member.rhythm()
+        alike.setdefault(key, []).append(member)
     result = []
     for runs in alike.values():
         slots = math.ceil(len(runs) / math.ceil(len(runs) / at_once))
@@ -191,8 +166,7 @@ def run_group(
     with ExitStack() as stack:
         by_step: dict[int, list[tuple[Member, Any]]] = {}
         for member in active:
-            state = member.open(program.state)
-            stack.callback(member.close)
+            state = member.open(program.state, stack)
             if state is None:
                 state = first_state(program, member)
             state = jax.device_get(state)
@@ -211,220 +185,6 @@ def first_state(program: FleetProgram, member: Member) -> Any:
     if init := member.config.init:
         params = warm_start(params, program.model, init, member.output_names)
     return program.start(params)
-
-
-class SideBySide:
-    """Runs at the same step of schedules of the same rhythm.
-
-    Args:
-        states: on the host, one a member.
-        slots: places of the compiled program; what is left of them repeats a member.
-    """
-
-    def __init__(
-        self,
-        program: FleetProgram,
-        members: list[Member],
-        states: list[Any],
-        slots: int,
-        steps: int,
-        name: str,
-    ) -> None:
-        padding = slots - len(members)
-        self.program, self.name, self.steps = program, name, steps
-        self.alive = dict(enumerate(members))
-        self.members = members + members[-1:] * padding
-        states = states + states[-1:] * padding
-        place = sharding.replicated(program.mesh)
-        stacked = jax.tree.map(lambda *x: np.stack(x), *states)
-        self.states = jax.device_put(stacked, place)
-        configs = [member.config for member in self.members]
-        self.keys = jax.vmap(program.make_keys)(jnp.array([c.seed for c in configs]))
-        self.decays = jnp.array([c.optim.weight_decay for c in configs], jnp.float32)
-        self.feed = Feed(self.members, steps)
-        self.saved = -1
-
-    def run(self, start: int, clock: Clock) -> None:
-        """To the end of the schedule.
-
-        Raises:
-            Interrupted: all is saved.
-        """
-        lengths = self.members[0].lengths
-        step, last, compiled = start, time.perf_counter(), False
-        if step == lengths.total:
-            self.evaluate(step)
-            return
-        count = self.until(step)
-        inputs = self.feed(step, count)
-        while step < lengths.total and self.alive:
-            self.states, rows = self.program.run(
-                self.states, inputs, self.keys, self.decays, count
-            )
-            done, step = (step, count), step + count
-            if step < lengths.total:
-                # While the device is at work.
-                count = self.until(step)
-                inputs = self.feed(step, count)
-            rows = jax.device_get(rows)
-            now = time.perf_counter()
-            clock.took(now - last)
-            self.accept(*done, rows, done[1] / (now - last) if compiled else math.nan)
-            last, compiled = now, True
-            self.evaluate(step)
-            stop = clock.stop() if step < lengths.total else ""
-            if stop or is_due(step, lengths.checkpoint_every, lengths.total):
-                self.save(step)
-            if stop:
-                raise Interrupted(f"{stop} at step {step} of {lengths.total}")
-            if self.was_busy:
-                last = time.perf_counter()
-
-    def until(self, step: int) -> int:
-        """How many steps may follow without anything in between."""
-        lengths = self.members[0].lengths
-        stops = (
-            lengths.eval_every,
-            lengths.checkpoint_every,
-            *lengths.evaluators.values(),
-        )
-        ends = [step + self.steps, lengths.total]
-        ends += [(step // every + 1) * every for every in stops if every]
-        return min(ends) - step
-
-    def accept(
-        self, start: int, count: int, rows: dict[str, np.ndarray], speed: float
-    ) -> None:
-        """Takes the metrics, arrays (steps, slots), of the steps after `start`."""
-        for slot, member in list(self.alive.items()):
-            for number in range(count):
-                row = {name: float(x[number, slot]) for name, x in rows.items()}
-                try:
-                    member.accept(start + number + 1, row, speed)
-                except FaultyStep as fault:
-                    member.fail(fault)
-                    print(f"{self.name}: {member.workdir} stopped: {member.failure}")
-                    del self.alive[slot]
-                    break
-
-    def evaluate(self, step: int) -> None:
-        """All that is due at a step."""
-        lengths = self.members[0].lengths
-        self.was_busy = False
-        results: dict[int, Results] = {slot: {} for slot in self.alive}
-        averages = ("", self.states.params), ("_ema", self.states.ema)
-        if is_due(step, lengths.eval_every, lengths.total):
-            for split in self.members[0].config.eval.splits:
-                for suffix, params in averages:
-                    if params is not None:
-                        means = self.evaluate_split(split, params)
-                        for slot, values in results.items():
-                            values[split + suffix] = means[slot]
-        for name, every in lengths.evaluators.items():
-            if not is_due(step, every, lengths.total):
-                continue
-            evaluator = self.members[0].evaluator(name, self.program)
-            for suffix, params in averages:
-                if params is None:
-                    continue
-                for slot, values in results.items():
-                    own = jax.tree.map(lambda x, slot=slot: x[slot], params)
-                    values[name + suffix] = evaluator(own)
-        for slot, values in results.items():
-            if values:
-                self.was_busy = True
-                self.alive[slot].evaluated(step, values)
-                text = "  ".join(f"{k}: {in_words(v)}" for k, v in values.items())
-                folder = self.alive[slot].workdir.name
-                print(f"{folder} step {step}/{lengths.total}  {text}", flush=True)
-
-    def evaluate_split(self, split: str, params: Any) -> list[dict[str, float]]:
-        """Means over a split for each slot, every example once."""
-        member = self.members[0]
-        batches = eval_batches(member.data, split, member.config.eval.batch_size)
-        sums = [self.program.evaluate(params, batch) for batch in batches]
-        totals = jax.tree.map(
-            lambda *x: np.sum(x, 0, np.float64), *jax.device_get(sums)
-        )
-        count = totals.pop("count")
-        means = {name: total / count for name, total in totals.items()}
-        return [
-            {name: float(mean[slot]) for name, mean in means.items()}
-            | {"count": float(count[slot])}
-            for slot in range(len(count))
-        ]
-
-    def save(self, step: int) -> None:
-        """A checkpoint of each run, in the background."""
-        self.was_busy = True
-        states = jax.device_get(self.states)
-        for slot, member in self.alive.items():
-            state = jax.tree.map(lambda x, slot=slot: x[slot], states)
-            member.save(step, state, self.program.mesh)
-
-
-def is_due(step: int, every: int, total: int) -> bool:
-    """Whether what happens at multiples of `every` steps, and at the end, is due."""
-    return step == total or (every > 0 and step % every == 0)
-
-
-class Feed:
-    """Examples and learning rates of the next steps of all slots.
-
-    The data sets lie on the device, except on CPUs, where the host gathers faster.
-    """
-
-    def __init__(self, members: list[Member], steps: int) -> None:
-        self.members, self.steps = members, steps
-        distinct = list({id(m.images): m.images for m in members}.values())
-        starts = np.cumsum([0] + [len(images.label) for images in distinct])
-        at = {id(x): start for x, start in zip(distinct, starts, strict=False)}
-        self.starts = [at[id(member.images)] for member in members]
-        self.images = distinct[0]
-        if len(distinct) > 1:
-            self.images = Images(*map(np.concatenate, zip(*distinct, strict=True)))
-        self.on_host = jax.default_backend() == "cpu"
-        if not self.on_host:
-            self.images = jax.device_put(self.images)
-
-    def __call__(self, step: int, count: int) -> Inputs:
-        """The inputs of the steps after `step`; those after `count` are not used."""
-        pairs = [member.inputs(step, count) for member in self.members]
-        numbers = np.stack(
-            [n + start for (n, _), start in zip(pairs, self.starts, strict=True)], 1
-        ).astype(np.int32)
-        rates = np.stack([rates for _, rates in pairs], 1)
-        numbers, rates = (
-            np.pad(x, [(0, self.steps - count)] + [(0, 0)] * (x.ndim - 1))
-            for x in (numbers, rates)
-        )
-        take = take_images if not self.on_host else take_images.__wrapped__
-        image, label = take(self.images, numbers)
-        return Inputs({"image": image, "label": label}, rates)
-
-
-@jax.jit
-def take_images(images: Images, numbers: jax.Array) -> Images:
-    """Images and labels of these numbers, in their shape."""
-    return jax.tree.map(lambda x: x[numbers], images)
-
-
-@functools.lru_cache(maxsize=4)
-def eval_batches(data: Data, split: str, batch_size: int) -> list[dict[str, Any]]:
-    """A split on the device: image, label, mask and index; the last is padded."""
-    images = eval_images(data, split)
-    total = len(images.label)
-    index = np.arange(-(-total // batch_size) * batch_size)
-    columns = {
-        "image": images.image[np.minimum(index, total - 1)],
-        "label": images.label[np.minimum(index, total - 1)],
-        "mask": index < total,
-        "index": index.astype(np.int32),
-    }
-    return [
-        jax.device_put({k: x[i : i + batch_size] for k, x in columns.items()})
-        for i in range(0, total, batch_size)
-    ]
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """One run of a fleet: its folder, its data, its place in the schedule."""
 
 import dataclasses
-import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import (
     Lengths,
     check_config,
+    difference,
     keywords,
+    load_config,
     resolve_lengths,
     to_dict,
     without_every,
@@ -27,7 +29,7 @@ from vit_jax.fleet_program import FleetProgram
 from vit_jax.guard import Faults, FaultyStep, Guard
 from vit_jax.metrics import Writer, read_metrics
 from vit_jax.optim import make_schedule
-from vit_jax.run import begin_folder, versions
+from vit_jax.run import FREE_KEYS, begin_folder, versions
 from vit_jax.storage import integrity
 from vit_jax.storage.integrity import write_atomically
 
@@ -59,10 +61,18 @@ class Member:
         self.label_names = self.data.label_names()
         self.data.check_splits(config.eval.splits)
         self.lengths: Lengths = resolve_lengths(config, self.data.num_examples())
-        failure = workdir / FAILURE
-        self.failure = failure.read_text().strip() if failure.exists() else ""
+        self.failure = self._read_failure()
         self.results: Results = {}
         self._rows: list[dict[str, float]] = []
+
+    def _read_failure(self) -> str:
+        failure, begun = self.workdir / FAILURE, self.workdir / "config.json"
+        if not (failure.exists() and begun.exists()):
+            return ""
+        # Another learning rate, say, is another try.
+        changed = difference(load_config(begun), self.config)
+        same = all(key.startswith(FREE_KEYS) for key in changed)
+        return failure.read_text().strip() if same else ""
 
     @property
     def saved_step(self) -> int:
@@ -101,16 +111,19 @@ class Member:
         labelled = self.config.objective.name == "classification"
         return self.label_names if labelled else ()
 
-    def open(self, state: Any) -> Any:
+    def open(self, state: Any, stack: ExitStack) -> Any:
         """Opens the folder, and gives the state to go on with, None for a new run.
 
         Args:
             state: shapes with shardings, of what may be restored.
+            stack: closes the folder in the end, after the save under way.
         """
         begin_folder(self.workdir, self.config, allow_change=False)
+        (self.workdir / FAILURE).unlink(missing_ok=True)
         keep = without_every(self.config.checkpoint)
         keep["keep_every"] = self.lengths.keep_every
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", **keep)
+        stack.callback(self.checkpoints.close)
         restored = self.checkpoints.restore(state)
         start = 0 if restored is None else restored.step
         self.writer = Writer(
@@ -121,6 +134,7 @@ class Member:
             show=False,
             **without_every(self.config.log),
         )
+        stack.callback(self.writer.close)
         batch = self.config.data.batch_size
         self._faults = Faults(Guard(**self.config.guard), start, start * batch, batch)
         self.images: Images = training_images(self.data)
@@ -192,14 +206,11 @@ class Member:
         state = jax.device_put(state, sharding.replicated(mesh))
         self.checkpoints.save(step, state, facts, best)
 
-    def fail(self, fault: FaultyStep) -> None:
+    def fail(self, step: int, fault: FaultyStep) -> None:
         """Records that this run is over."""
-        self.failure = str(fault)
-        text = f"{fault}; the last good checkpoint is {self.checkpoints.last_good()}"
-        write_atomically(self.workdir / FAILURE, json.dumps(text)[1:-1] + "\n")
-
-    def close(self) -> None:
-        """Waits for the save under way."""
-        self.writer.close()
-        self.checkpoints.wait()
-        self.checkpoints.close()
+        self.failure = (
+            f"stopped by {fault}; the last good checkpoint is "
+            f"{self.checkpoints.last_good()}. To go on from it, delete {FAILURE}"
+        )
+        self.writer.faults([(step, str(fault))])
+        write_atomically(self.workdir / FAILURE, self.failure + "\n")

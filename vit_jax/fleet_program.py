@@ -102,7 +102,7 @@ def program_key(config: ml_collections.ConfigDict) -> str:
             values[section].pop(key, None)
     data = Data(**config.data)
     kept = ("batch_size", "image_size", "crop", "crop_area")
-    values["data"] = {key: values["data"][key] for key in kept}
+    values["data"] = {key: getattr(data, key) for key in kept}
     values["data"]["flip"] = "on" if data.flips() else "off"
     return json.dumps(values, sort_keys=True)
 

@@ -12,17 +12,9 @@ recipe reached 74.8 % at 224 px. Not run by us.
 
 import ml_collections
 
-from configs import base
+from configs import pretrain
 
 
 def get_config(model: str = "ViT-B/16") -> ml_collections.ConfigDict:
-    """Table 3, last row; the defaults of base.py are the paper's elsewhere."""
-    config = base.get_config()
-    config.model.update(name=model, pre_logits=True, dropout_rate=0.1)
-    config.data.update(
-        name="imagenet2012", split="train[:99%]", batch_size=4096, workers=8
-    )
-    config.optim.update(learning_rate=3e-3, weight_decay=0.3)
-    config.eval.update(every="5epochs", splits=("train[99%:]", "validation"))
-    config.checkpoint.every = "1epochs"
-    return config
+    """Table 3, last row."""
+    return pretrain.get_config(model, "imagenet2012")

@@ -112,6 +112,31 @@ def test_stochastic_depth_of_a_scanned_model_grows_with_the_depth():
     assert 2 <= len(distinct) <= 4
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_uniform_stochastic_depth_drops_in_every_block(scan):
+    """At rate 1 - 1e-6 nothing is left of any block, at once and for every key."""
+    params = random_params(tiny())
+    images = jax.random.uniform(jax.random.key(5), (2, 16, 16, 3))
+
+    def logits(**options):
+        model = tiny(scan=scan, stochastic_depth_rate=1 - 1e-6, **options)
+        weights = stack_blocks(params) if scan else params
+        keys = {"dropout": jax.random.key(0)}
+        return model.apply({"params": weights}, images, train=True, rngs=keys)[0]
+
+    without = jax.tree.map(jnp.zeros_like, params["encoder"]["block_00"])
+    params["encoder"] |= {f"block_{i:02d}": without for i in (1, 2)}
+    no_blocks = {**params["encoder"], "block_00": without}
+    wanted, _ = tiny().apply(
+        {"params": {**params, "encoder": no_blocks}}, images, train=False
+    )
+    np.testing.assert_allclose(
+        logits(stochastic_depth_uniform=True), wanted, rtol=1e-5, atol=1e-5
+    )
+    # Where the rate grows from 0, the first block stays.
+    assert not np.allclose(logits(), wanted, atol=1e-2)
+
+
 def test_initial_values_do_not_depend_on_the_scan():
     stacked = init_params(tiny(scan=True), jax.random.key(3))
     plain = init_params(tiny(), jax.random.key(3))

@@ -183,3 +183,90 @@ def test_momentum_can_be_stored_in_half_precision():
 def test_optimizer_errors(options, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(params(), 10, **OPTIONS | options)
+
+
+def test_staircase_falls_to_a_tenth_at_shares_of_the_run():
+    rate = make_schedule(
+        learning_rate=1.0,
+        schedule="staircase",
+        total_steps=100,
+        warmup_steps=10,
+        milestones=("0.3", "0.6", "0.9"),  # as text, from the command line
+    )
+    steps = [0, 9, 10, 29, 30, 59, 60, 89, 90, 99]
+    wanted = [0.1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3]
+    np.testing.assert_allclose([rate(step) for step in steps], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "milestones"),
+    [("staircase", ()), ("cosine", (0.5,)), ("staircase", (0.6, 0.3))],
+)
+def test_milestones_are_checked(schedule, milestones):
+    options = dict(learning_rate=1.0, total_steps=10, warmup_steps=0)
+    with pytest.raises(ValueError, match="needs shares of the run such as"):
+        make_schedule(schedule=schedule, milestones=milestones, **options)
+
+
+def test_lamb_scales_kernels_to_their_own_norm():
+    grads = jax.tree.map(jnp.ones_like, params())
+    after, _ = update(grads, name="lamb")
+    moved = jax.tree.map(lambda x: 1 - x, after)
+    # Adam's first update is 1 in each element, as the parameters are.
+    np.testing.assert_allclose(moved["head"]["kernel"], 0.1, rtol=1e-5)
+    tree = {"a": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}}
+    tree["zero"] = {"kernel": jnp.zeros((2, 2))}
+    grads = jax.tree.map(jnp.ones_like, tree)
+    tx, _ = make_optimizer(tree, 10, **OPTIONS | dict(name="lamb", weight_decay=0.5))
+    updates, _ = tx.update(grads, tx.init(tree), tree)
+    # (1 + 0.5 * 3) in each of 4 elements, scaled to the norm 6 of the kernel.
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * 3, rtol=1e-5)
+    # What has no decay, and what is zero, moves as with Adam.
+    np.testing.assert_allclose(updates["a"]["bias"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["zero"]["kernel"], -0.1, rtol=1e-5)
+
+
+def test_lamb_equals_optax_on_kernels():
+    keys = jax.random.split(jax.random.key(0), 2)
+    tree = {"head": {"kernel": jax.random.normal(keys[0], (3, 4))}}
+    grads = {"head": {"kernel": jax.random.normal(keys[1], (3, 4))}}
+    ours, _ = make_optimizer(tree, 10, **OPTIONS | dict(name="lamb", weight_decay=0.1))
+    theirs = optax.lamb(0.1, eps=1e-8, weight_decay=0.1)
+    states = [tx.init(tree) for tx in (ours, theirs)]
+    for _ in range(3):
+        pairs = [
+            tx.update(grads, state, tree)
+            for tx, state in zip((ours, theirs), states, strict=True)
+        ]
+        (found, wanted), states = zip(*pairs, strict=True)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted
+        )
+        tree = optax.apply_updates(tree, found)
+
+
+def test_lamb_scales_stacked_blocks_one_by_one():
+    kernels = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    kernels = kernels * jnp.array([1.0, 10.0]).reshape(2, 1, 1)
+    grads = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    options = OPTIONS | dict(name="lamb", weight_decay=0.1)
+
+    def step(parameters, gradients):
+        tx, _ = make_optimizer(parameters, 10, **options)
+        return tx.update(gradients, tx.init(parameters), parameters)[0]
+
+    def tree(stack):
+        return {"encoder": {"blocks": {"mlp": {"kernel": stack}}}}
+
+    stacked = step(tree(kernels), tree(grads))["encoder"]["blocks"]["mlp"]["kernel"]
+    for i in range(2):
+        alone = step({"a": {"kernel": kernels[i]}}, {"a": {"kernel": grads[i]}})
+        np.testing.assert_allclose(stacked[i], alone["a"]["kernel"], rtol=1e-5)
+
+
+def test_lamb_with_frozen_parameters():
+    grads = jax.tree.map(jnp.ones_like, params())
+    after, _ = update(grads, name="lamb", freeze=("encoder",))
+    kernel = after["encoder"]["block_00"]["mlp"]["kernel"]
+    np.testing.assert_array_equal(kernel, 1)
+    assert (after["head"]["kernel"] < 1).all()

@@ -42,6 +42,10 @@ class Source(Protocol):
         """A name under which a person finds the record: path, or set and number."""
         ...
 
+    def labels(self) -> np.ndarray:
+        """Labels of all records, without decoding an image: integers (n,)."""
+        ...
+
 
 class ArraySource:
     """Images and labels in memory; a `Source`."""
@@ -134,6 +138,10 @@ class CachedSource:
             raise ImageError(str(record))
         return record
 
+    def labels(self) -> np.ndarray:
+        """Labels of all records, bad ones included: integers (n,)."""
+        return self._source.labels()
+
     def record_name(self, index: int) -> str:
         """Name of the record in the original source."""
         return self._source.record_name(index)
@@ -149,6 +157,7 @@ def make_source(
     split: str,
     *,
     classes: Sequence[str] = (),
+    label: str = "label",
     data_dir: str | None = None,
     holdout: float = 0.1,
     cache: str = "auto",
@@ -163,6 +172,7 @@ def make_source(
         split: such as "train", "test", "train[:98%]", "train[100:200]".
         classes: keep only these, relabelled in this order: names, or numbers as text.
           A slice is taken of what is left: "train[:10%]" is a tenth of these classes.
+        label: the field that is the class, or a rule, see TfdsSource.
         data_dir: folder of prepared tensorflow-datasets; None is its default.
         holdout: share of each class in "val" of a folder without split folders.
         cache: keep the decoded images in memory: "auto" if they are estimated to take
@@ -181,19 +191,24 @@ def make_source(
         )
     if not 0 < holdout < 1:
         raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    tfds = functools.partial(TfdsSource, name, label=label, data_dir=data_dir)
+    in_folder = name == "digits" or _is_folder(name)
+    if in_folder and label != "label":
+        raise ValueError(
+            f"data.label={label!r} is for tensorflow-datasets, whose records have "
+            f'fields; for {name} leave it at "label"'
+        )
     if name == "digits":
         return _slice(_digits, name, split, classes)
-    if _is_folder(name):
+    if in_folder:
         path = os.path.expanduser(name)
         source = _slice(
             lambda base: FolderSource(path, base, holdout=holdout), name, split, classes
         )
     elif classes:
-        source = _slice(
-            lambda base: TfdsSource(name, base, data_dir=data_dir), name, split, classes
-        )
+        source = _slice(tfds, name, split, classes)
     else:
-        source = TfdsSource(name, split, data_dir=data_dir)
+        source = tfds(split)
     image_bytes = _mean_image_bytes(source) if cache != "never" else 0
     if cache == "never" or (
         cache == "auto" and image_bytes * len(source) > _AUTO_CACHE_BYTES

@@ -66,10 +66,9 @@ def folder(digits_run):
 
 
 def _arguments(checkpoint, **changes):
-    defaults = {"dataset": None, "split": None, "batch_size": RAGGED, "ema": False}
-    defaults |= {"labels_by_index": False}
-    options = {"checkpoint": checkpoint, "output": None} | defaults | changes
-    return argparse.Namespace(**options)
+    flags = ["--checkpoint", str(checkpoint), "--batch-size", str(RAGGED)]
+    parsed = evaluation.make_parser().parse_args(flags)
+    return argparse.Namespace(**vars(parsed) | changes)
 
 
 def _plain_metrics(logits, labels):

@@ -86,9 +86,9 @@ def predict_arguments(checkpoint, *images, **changes):
 
 
 def evaluate_arguments(checkpoint, **changes):
-    options = {"dataset": None, "split": None, "batch_size": 8, "ema": False}
-    options |= {"labels_by_index": False, "output": None}
-    return argparse.Namespace(checkpoint=str(checkpoint), **options | changes)
+    flags = ["--checkpoint", str(checkpoint), "--batch-size", "8"]
+    parsed = evaluation.make_parser().parse_args(flags)
+    return argparse.Namespace(**vars(parsed) | changes)
 
 
 # --- What a checkpoint tells -------------------------------------------------------

@@ -8,7 +8,6 @@ what became of each example.
 """
 
 import argparse
-import dataclasses
 import re
 import sys
 import time
@@ -25,7 +24,9 @@ from vit_jax.cli import run_command
 from vit_jax.data.mix import normalize, one_hot
 from vit_jax.data.pipeline import Data, prefetch_to_device
 from vit_jax.data.sources import Source, make_source
+from vit_jax.evaluators import protocols
 from vit_jax.evaluators.features import run_step
+from vit_jax.evaluators.real import real_accuracy, real_label_sets
 from vit_jax.labels import label_order
 from vit_jax.losses import LossFn
 from vit_jax.models import AnyModel
@@ -194,43 +195,77 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: evaluates, writes the files and prints a table."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
+    protocol, options = arguments.protocol, protocols.options_of(arguments)
     run = load_run(arguments.checkpoint, ema=arguments.ema)
-    name = arguments.dataset or run.data.name
-    if not name:
+    data = protocols.data_of(protocol, run, arguments.dataset, arguments.split)
+    if not data.name:
         raise ValueError(
             f"--dataset is needed: {arguments.checkpoint} does not tell what it was "
             "trained on"
         )
-    split = arguments.split or (run.config.eval.splits[0] if run.config else "test")
-    data = dataclasses.replace(run.data, name=name, split=split)
+    name = f"{Path(data.name).name}-{data.split}" + ("-ema" if arguments.ema else "")
+    if protocol != "classification":
+        name += f"-{protocol}"
+    if run.config:
+        folder = Path(arguments.checkpoint, "evaluation", plain(name))
+    else:
+        folder = Path("evaluation", plain(arguments.checkpoint), plain(name))
+    folder = Path(arguments.output or folder)
+    facts = {
+        "protocol": protocol,
+        "dataset": data.name,
+        "split": data.split,
+        "checkpoint": run.source,
+        "step": run.step,
+        "ema": arguments.ema,
+        **options,
+    }
+    print(f"{protocol} on {data.name} {data.split}, {run.source}")
+    if protocol in protocols.MEASURED:
+        metrics = protocols.measure(
+            protocol, run, data, options, batch_size=arguments.batch_size
+        )
+        files = protocols.write_metrics(folder, facts | metrics)
+        print(protocols.table(metrics))
+    else:
+        files = classify(run, data, folder, facts, arguments)
+    print(f"files in {folder}: {', '.join(files)}")
+
+
+def classify(
+    run: Run,
+    data: Data,
+    folder: Path,
+    facts: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> list[str]:
+    """Evaluates the classes, writes the files, prints the table; returns their names.
+
+    Args:
+        facts: go into `metrics.json`.
+    """
+    label_sets, real = None, arguments.real_labels
+    if real:
+        label_sets = real_label_sets(real, open_source(data), run.label_names)
     outcomes, skipped, speed = evaluate_run(
         run,
         data,
         batch_size=arguments.batch_size,
         labels_by_index=arguments.labels_by_index,
     )
-    default = f"{Path(name).name}-{split}" + ("-ema" if arguments.ema else "")
-    if run.config:
-        default = Path(arguments.checkpoint, "evaluation", plain(default))
-    else:
-        default = Path("evaluation", plain(arguments.checkpoint), plain(default))
-    folder = Path(arguments.output or default)
-    facts = {
-        "dataset": name,
-        "split": split,
-        "checkpoint": run.source,
-        "step": run.step,
-        "ema": arguments.ema,
-        "images_per_second": round(speed, 1),
-        "skipped": skipped,
-    }
+    facts |= {"images_per_second": round(speed, 1), "skipped": skipped}
+    text = report(outcomes, run.label_names, speed)
+    if label_sets is not None:
+        facts["real"] = real_accuracy(
+            outcomes.top[:, 0], [label_sets[index] for index in outcomes.index]
+        )
+        text = f"ReaL\n{protocols.table(facts['real'])}\noriginal labels\n{text}"
     record_name = open_source(data).record_name
     files = write_outcomes(folder, outcomes, run.label_names, record_name, facts)
-    print(f"{name} {split}, {run.source}")
-    print(report(outcomes, run.label_names, speed))
+    print(text)
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")
-    print(f"files in {folder}: {', '.join(files)}")
+    return files
 
 
 def plain(name: str) -> str:
@@ -238,7 +273,8 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_")
 
 
-if __name__ == "__main__":
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m vit_jax.evaluate",
         description="Evaluate a run, or a checkpoint of others: metrics, classes, "
@@ -259,4 +295,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--output", help="folder; default: in evaluation/, of the run if it is one"
     )
-    run_command(parser, main)
+    protocols.add_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(make_parser(), main)

@@ -20,7 +20,7 @@ class FolderSource:
 
     Layouts: `root/SPLIT/CLASS/...` if `root` holds one of the folders train, val,
     validation, valid, dev, test with folders in it; else `root/CLASS/...`, whose
-    splits are "train" and "val", `val` being a held-out share of each class. Images
+    splits are "train", "val", a held-out share of each class, and "all". Images
     (jpg, jpeg, png, webp, bmp in any case) may lie in deeper folders of a class;
     hidden and other files are ignored. Classes are the sorted folder names of the
     train split.
@@ -57,7 +57,7 @@ class FolderSource:
             files = _list_images(self._base)
         else:
             self._base = train = root
-            _check_split(root, split, ("train", "val"))
+            _check_split(root, split, ("train", "val", "all"))
             files = _hold_out(_list_images(root), split, holdout)
         self.label_names: tuple[str, ...] = tuple(_class_folders(train))
         unknown = sorted(set(files) - set(self.label_names))
@@ -164,6 +164,9 @@ def _hold_out(
 ) -> dict[str, list[str]]:
     chosen = {}
     for name, paths in files.items():
+        if split == "all":
+            chosen[name] = paths
+            continue
         paths = sorted(paths, key=stable_hash)
         count = max(1, round(holdout * len(paths))) if len(paths) > 1 else 0
         chosen[name] = paths[:count] if split == "val" else paths[count:]

@@ -6,8 +6,9 @@ tanh layer included where the model has one), as in big_vision's few-shot evalua
 
 import contextlib
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -62,6 +63,23 @@ def make_feature_fn(model: AnyModel) -> FeatureFn:
     return feature_fn
 
 
+@functools.cache
+def feature_step(model: AnyModel, mesh: jax.sharding.Mesh) -> Step:
+    """Builds `(params, batch) -> features, label, index, mask`, all rows everywhere.
+
+    Kept, so that evaluators of the same model share what is compiled.
+    """
+    feature_fn = make_feature_fn(model)
+
+    def step(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        rest = {name: batch[name] for name in ("label", "index", "mask")}
+        return {"features": feature_fn(params, batch["image"])} | rest
+
+    return jax.jit(
+        sharding.on_mesh(step, mesh), out_shardings=sharding.replicated(mesh)
+    )
+
+
 class Extractor:
     """Computes the features of whole splits on all devices, each example once."""
 
@@ -75,27 +93,21 @@ class Extractor:
             batch_size: over all processes; rounded up to a multiple of the devices.
         """
         self.data, self.mesh, self.batch_size = data, mesh, batch_size
-        feature_fn = make_feature_fn(model)
-
-        def step(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            rest = {name: batch[name] for name in ("label", "index", "mask")}
-            return {"features": feature_fn(params, batch["image"])} | rest
-
-        # Gathered, so that every process has all rows.
-        self._step = jax.jit(
-            sharding.on_mesh(step, mesh), out_shardings=sharding.replicated(mesh)
-        )
+        self._step = feature_step(model, mesh)
+        self._skipped: set[str] = set()
 
     def __call__(
         self, params: Params, split: str, records: np.ndarray | None = None
     ) -> Features:
         """Features of a split, or of the records with these numbers, in this order.
 
+        Prints the names of records that are left out, once.
+
         Raises:
             ValueError: unknown split.
             ImageError: an image that cannot be read.
         """
-        columns = split_outputs(
+        columns, skipped = split_outputs(
             self._step,
             params,
             self.data,
@@ -104,6 +116,9 @@ class Extractor:
             mesh=self.mesh,
             records=records,
         )
+        for name in sorted(set(skipped) - self._skipped):
+            tqdm.write(f"left out of the features, since it cannot be read: {name}")
+            self._skipped.add(name)
         return Features(columns["features"], columns["label"], columns["index"])
 
 
@@ -116,8 +131,10 @@ def split_outputs(
     batch_size: int,
     mesh: jax.sharding.Mesh,
     records: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Runs a step over a split: its outputs, a row for each example, on the host.
+
+    Also returns the names of records that were left out, since they cannot be read.
 
     Args:
         step: returns arrays with a row for each of the batch, `mask` among them;
@@ -150,10 +167,11 @@ def split_outputs(
             mask = part.pop("mask")
             parts.append({name: values[mask] for name, values in part.items()})
             bar.update(int(mask.sum()))
+        skipped = batches.skipped
     columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    if not len(columns["index"]):
+    if not all(map(len, columns.values())):
         raise ValueError(f"no image of {data.name} {split} can be read")
-    return columns
+    return columns, skipped
 
 
 def run_step(
@@ -176,34 +194,52 @@ def run_step(
         yield jax.device_get(ahead)
 
 
-def other_data(
-    data: Data,
-    *,
-    name: str = "",
-    train_split: str = "train",
-    classes: tuple[str, ...] = (),
-    data_dir: str = "",
-    crop: str = "",
-) -> Data:
-    """The data set of an evaluator, its images prepared for the same model.
+@dataclasses.dataclass(eq=False)
+class FrozenFeatures:
+    """What the protocols on frozen features share: a training and a test split.
 
-    Args:
-        data: of the training, whose options hold where the others are empty.
-        name: "" for the same data set.
-        train_split: its label names are those of the data set.
+    Attributes:
+        model, mesh: of the program.
+        data: of the training, whose options hold where those here are empty; then that
+            of the features, whose images are prepared for the same model.
+        name: of another data set; "" for the training's own.
+        train_split, test_split: all of the latter is classified.
         classes: as of `Data`; () for those of the training if `name` is "", else all.
-        crop: `eval_crop`, such as "resize_center_crop" of big_vision's few-shot.
+        data_dir: of prepared tensorflow-datasets.
+        crop: as `eval_crop`, such as "resize_center_crop" of big_vision's few-shot.
+        batch_size: of the forward pass, over all processes.
     """
-    if not (name or classes or crop):
-        # The same object: what it holds in memory is not read a second time.
-        return data
-    return dataclasses.replace(
-        data,
-        name=name or data.name,
-        split=train_split,
-        classes=classes or (() if name else data.classes),
-        data_dir=data_dir or data.data_dir,
-        label="label" if name else data.label,
-        eval_crop=crop or data.eval_crop,
-        batch_size=1,
-    )
+
+    model: AnyModel
+    data: Data
+    mesh: jax.sharding.Mesh
+    _: dataclasses.KW_ONLY
+    name: str
+    train_split: str
+    test_split: str
+    classes: Sequence[str]
+    data_dir: str
+    crop: str
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        """Opens both splits; raises ValueError for unknown ones or unknown classes."""
+        # Without a change the same object: it holds its images in memory already.
+        if self.name or self.classes or self.crop:
+            own = self.data
+            self.data = dataclasses.replace(
+                own,
+                name=self.name or own.name,
+                split=self.train_split,
+                classes=self.classes or (() if self.name else own.classes),
+                label="label" if self.name else own.label,
+                data_dir=self.data_dir or own.data_dir,
+                eval_crop=self.crop or own.eval_crop,
+                batch_size=1,
+            )
+        self.data.num_examples(self.train_split)
+        self.data.num_examples(self.test_split)
+        self.label_names = self.data.label_names()
+        self.extract = Extractor(
+            self.model, self.data, self.mesh, batch_size=self.batch_size
+        )

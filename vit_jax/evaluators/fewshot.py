@@ -6,6 +6,7 @@ deviation (+ 1e-5) of the few examples, a constant feature of 100 as bias, so la
 the penalty hardly reaches it, a penalty of 2^10, argmax.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -14,81 +15,52 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vit_jax.data.pipeline import Data
-from vit_jax.evaluators.features import Extractor, Params, other_data
-from vit_jax.models import AnyModel
+from vit_jax.evaluators.features import FrozenFeatures, Params
 
 BIAS_FEATURE = 100.0
 STD_FLOOR = 1e-5
 
 
-class FewShot:
-    """Few-shot accuracy at several numbers of shots: the config section `fewshot`."""
+@dataclasses.dataclass(kw_only=True, eq=False)
+class FewShot(FrozenFeatures):
+    """Few-shot accuracy at several numbers of shots: the config section `fewshot`.
 
-    def __init__(
-        self,
-        model: AnyModel,
-        data: Data,
-        mesh: jax.sharding.Mesh,
-        *,
-        name: str,
-        train_split: str,
-        test_split: str,
-        classes: tuple[str, ...],
-        data_dir: str,
-        crop: str,
-        batch_size: int,
-        shots: Sequence[int],
-        seeds: int,
-        l2: float,
-    ) -> None:
+    Attributes:
+        shots: numbers of examples of each class.
+        seeds: number of random choices of examples, averaged; 0 takes the first
+            examples of each class instead.
+        l2: the penalty, more than 0.
+    """
+
+    shots: Sequence[int]
+    seeds: int
+    l2: float
+
+    def __post_init__(self) -> None:
         """Opens the data and chooses the examples; computes no features.
-
-        Args:
-            data: of the training.
-            name, train_split, classes, data_dir, crop: see `other_data`.
-            test_split: all of it is classified.
-            batch_size: of the forward pass.
-            shots: numbers of examples of each class.
-            seeds: number of random choices of examples, averaged; 0 takes the first
-                examples of each class instead.
-            l2: the penalty, more than 0.
 
         Raises:
             ValueError: a class with fewer examples than shots, unknown splits or
                 classes, or a penalty or shots that are not positive.
         """
-        if not shots or min(shots) < 1 or l2 <= 0 or seeds < 0:
+        if not self.shots or min(self.shots) < 1 or self.l2 <= 0 or self.seeds < 0:
             raise ValueError(
                 "few-shot evaluation needs shots of at least 1, l2 > 0 and seeds >= 0; "
-                f"got shots={tuple(shots)}, l2={l2}, seeds={seeds}"
+                f"got shots={tuple(self.shots)}, l2={self.l2}, seeds={self.seeds}"
             )
-        data = other_data(
-            data,
-            name=name,
-            train_split=train_split,
-            classes=classes,
-            data_dir=data_dir,
-            crop=crop,
-        )
-        self.extract = Extractor(model, data, mesh, batch_size=batch_size)
-        self.train_split, self.test_split = train_split, test_split
-        self.shots, self.l2 = tuple(shots), l2
-        self.label_names = data.label_names()
-        data.num_examples(test_split)
-        labels = data.source(train_split).labels()
-        count = np.bincount(labels, minlength=len(self.label_names))
-        if count.min() < max(shots):
+        super().__post_init__()
+        names, most = self.label_names, max(self.shots)
+        labels = self.data.source(self.train_split).labels()
+        count = np.bincount(labels, minlength=len(names))
+        if count.min() < most:
             raise ValueError(
-                f"class {self.label_names[count.argmin()]!r} has {count.min()} images "
-                f"in {data.name} {train_split}, fewer than {max(shots)} shots"
+                f"class {names[count.argmin()]!r} has {count.min()} images in "
+                f"{self.data.name} {self.train_split}, fewer than {most} shots"
             )
+        seeds = range(self.seeds) if self.seeds else [None]
         # Only the examples that are chosen go through the model.
         self.chosen = np.stack(
-            [
-                choose_shots(labels, max(shots), len(self.label_names), seed)
-                for seed in (range(seeds) if seeds else [None])
-            ]
+            [choose_shots(labels, most, len(names), seed) for seed in seeds]
         )
         self.records = np.unique(self.chosen)
 

@@ -4,73 +4,46 @@ The k training examples of largest cosine similarity s vote for their class with
 exp(s / T). Defaults k = 20, T = 0.07 as in DINO (arXiv 2104.14294, appendix F.1).
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vit_jax.data.pipeline import Data
-from vit_jax.evaluators.features import Extractor, Params, other_data
-from vit_jax.models import AnyModel
+from vit_jax.evaluators.features import FrozenFeatures, Params
 
 # Test examples at a time: with 1.3 million training examples their similarities take
 # 1.3 GB.
 CHUNK = 256
 
 
-class Knn:
-    """Accuracy of nearest neighbours: the config section `knn`."""
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Knn(FrozenFeatures):
+    """Accuracy of nearest neighbours: the config section `knn`.
 
-    def __init__(
-        self,
-        model: AnyModel,
-        data: Data,
-        mesh: jax.sharding.Mesh,
-        *,
-        name: str,
-        train_split: str,
-        test_split: str,
-        classes: tuple[str, ...],
-        data_dir: str,
-        crop: str,
-        batch_size: int,
-        neighbours: int,
-        temperature: float,
-    ) -> None:
+    Attributes:
+        neighbours, temperature: k and T.
+    """
+
+    neighbours: int
+    temperature: float
+
+    def __post_init__(self) -> None:
         """Opens the data; computes no features.
-
-        Args:
-            data: of the training.
-            name, train_split, classes, data_dir, crop: see `other_data`.
-            test_split: all of it is classified.
-            batch_size: of the forward pass.
-            neighbours, temperature: k and T.
 
         Raises:
             ValueError: unknown splits or classes, a temperature that is not positive,
                 or not so many training examples.
         """
-        data = other_data(
-            data,
-            name=name,
-            train_split=train_split,
-            classes=classes,
-            data_dir=data_dir,
-            crop=crop,
-        )
-        count = data.num_examples(train_split)
-        if not 1 <= neighbours <= count or temperature <= 0:
+        super().__post_init__()
+        count = self.data.num_examples(self.train_split)
+        if not 1 <= self.neighbours <= count or self.temperature <= 0:
             raise ValueError(
-                f"nearest neighbours need 1 to {count} of them, as many as {data.name} "
-                f"{train_split} has images, and a temperature > 0; got "
-                f"neighbours={neighbours}, temperature={temperature}"
+                f"nearest neighbours need 1 to {count} of them, as many as "
+                f"{self.data.name} {self.train_split} has images, and a temperature > "
+                f"0; got neighbours={self.neighbours}, temperature={self.temperature}"
             )
-        data.num_examples(test_split)
-        self.extract = Extractor(model, data, mesh, batch_size=batch_size)
-        self.train_split, self.test_split = train_split, test_split
-        self.num_classes = len(data.label_names())
-        self.neighbours, self.temperature = neighbours, temperature
 
     def __call__(self, params: Params) -> dict[str, float]:
         """`accuracy`, in [0, 1]."""
@@ -81,7 +54,7 @@ class Knn:
             train.labels,
             test.features,
             test.labels,
-            num_classes=self.num_classes,
+            num_classes=len(self.label_names),
             neighbours=self.neighbours,
             temperature=self.temperature,
         )

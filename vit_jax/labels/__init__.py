@@ -67,13 +67,15 @@ def label_order(
     """The model's class, int32, for each class of a data set, found by name.
 
     The data set may have fewer classes than the model. Classes of ImageNet are also
-    found by WordNet id, and by the names of `label_names`.
+    found by WordNet id, by the names of `label_names`, and all of them by their numbers
+    as text, which name the folders of ImageNet-v2 and sort as "0", "1", "10".
 
     Args:
         there: names in the data set.
         here: names of the model's outputs.
         dataset: its name, for the error.
-        by_index: go by the number of the class, whatever the names.
+        by_index: go by the number of the class, whatever the names, unless these are
+            the numbers themselves.
 
     Raises:
         ValueError: a class that the model does not have, or another number of classes
@@ -85,10 +87,13 @@ def label_order(
                 f"{dataset} has {len(there)} classes and the model {len(here)}: by "
                 "index they must be equally many"
             )
-        return np.arange(len(here), dtype=np.int32)
+        named = set(there) == set(map(str, range(len(here))))
+        return np.array(there if named else range(len(here)), np.int32)
     known = [here]
     if is_imagenet(here):
         known += [synsets(len(here)), label_names(len(here))]
+        if len(there) == len(here):
+            known.append(tuple(map(str, range(len(here)))))
     for names in known:
         if there == names:
             return np.arange(len(here), dtype=np.int32)

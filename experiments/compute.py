@@ -21,13 +21,13 @@ from experiments import data_size, figures, full, paper, paper_figures
 from experiments.command import main
 from experiments.contrasts import contrast
 from experiments.data_size import FEWSHOT, HYBRID, OWN, RESNET, VIT, label
-from experiments.figure_style import Family, Series
 from experiments.fits import equal_performance_ratio, fit_power
 from experiments.frame import Arm, Conclusion, Experiment, Results
 from experiments.models import macs_of
 from experiments.statistics import Interval, mean_std, verdict
 from experiments.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
+from vit_jax.figures.style import Family, Series
 from vit_jax.flops import training_flops
 
 EXAMPLES = {"smoke": 64, "mini": 25_600, "small": 900_000}

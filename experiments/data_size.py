@@ -18,12 +18,12 @@ from typing import Any
 from experiments import figures, full, paper_figures
 from experiments.command import main
 from experiments.contrasts import contrast
-from experiments.figure_style import Family, Series
 from experiments.fits import Crossing, crossing
 from experiments.frame import Arm, Conclusion, Experiment, Results
 from experiments.statistics import Verdict, mean_std, verdict
 from experiments.tables import mean_cell
 from vit_jax.data.pipeline import Data
+from vit_jax.figures.style import Family, Series
 
 VIT, HALF, HYBRID, RESNET = "ViT", "ViT, half the width", "hybrid", "ResNet"
 FIGURE_FAMILIES: dict[str, Family] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from experiments import figures, paper
-from experiments.figure_style import Family, Series
+from vit_jax.figures.style import Family, Series
 
 
 def family_of(model: str) -> Family:

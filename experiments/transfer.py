@@ -19,10 +19,10 @@ from experiments.check import data_is_here
 from experiments.command import main
 from experiments.contrasts import contrast
 from experiments.data_size import ALL, HYBRID, LITTLE, RESNET, VIT, figure_family, label
-from experiments.figure_style import Series
 from experiments.frame import Arm, Conclusion, Experiment, Results
 from experiments.statistics import mean_std, verdict
 from experiments.tables import mean_cell
+from vit_jax.figures.style import Series
 
 HELD_OUT, DIGITS, FASHION = "held-out classes", "digits", "fashion_mnist"
 LARGER = f"{VIT}, {ALL} %, 48 pixels"

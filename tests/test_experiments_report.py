@@ -13,8 +13,6 @@ import pytest
 from PIL import Image
 
 from experiments import (
-    figure_style,
-    figure_tiles,
     figures,
     paper,
     paper_figures,
@@ -23,6 +21,7 @@ from experiments import (
     tables,
 )
 from experiments.items import ITEMS, item_names
+from vit_jax.figures import heads, style, tiles
 
 TABLE = {
     "caption": "Accuracy (%)",
@@ -212,7 +211,7 @@ def test_bars_and_heads(tmp_path):
         ["some", "ViT", "40", ""],
     ]
     distances = np.arange(6.0).reshape(3, 2)
-    path = figures.head_distances(
+    path = heads.head_distances(
         {"ViT": distances},
         tmp_path / "heads.png",
         families={"ViT": "ViT"},
@@ -234,40 +233,44 @@ def test_colours_tell_the_family_and_dashes_the_model():
         {"name": name, "x": [1], "y": [1], "family": paper_figures.family_of(name)}
         for name in ("ViT-B/16", "R50+ViT-B/16", "R50x1", "ViT-L/16")
     ]
-    styles = figure_style.styles_of(curves)
+    styles = style.styles_of(curves)
     assert [style["marker"] for style in styles] == ["o", "s", "^", "o"]
     assert [s["color"] for s in styles[:3]] == [
-        figure_style.COLOURS[family][0] for family in ("ViT", "hybrid", "ResNet")
+        style.COLOURS[family][0] for family in ("ViT", "hybrid", "ResNet")
     ]
     assert styles[0]["color"] != styles[3]["color"]
     assert styles[0]["linestyle"] != styles[3]["linestyle"]
 
 
 def test_names_are_moved_apart_and_no_further():
-    assert figure_style._apart([0, 1, 50], 10) == [-4.5, 5.5, 50]
-    assert figure_style._apart([0, 20], 10) == [0, 20]
+    assert style._apart([0, 1, 50], 10) == [-4.5, 5.5, 50]
+    assert style._apart([0, 20], 10) == [0, 20]
+    # The third is far from the pair's middle, but not from its upper name.
+    assert figure_style._apart([0, 1, 12], 10) == pytest.approx(
+        [-17 / 3, 13 / 3, 43 / 3]
+    )
     # The third pushes the pair's block, all three keep their mean.
-    assert figure_style._apart([0, 2, 7], 10) == [-7, 3, 13]
+    assert style._apart([0, 2, 7], 10) == [-7, 3, 13]
 
 
 def test_short_numbers():
-    shown = [figure_style.short_number(x) for x in (0.3, 30, 3e3, 1.5e6, 303e6)]
+    shown = [style.short_number(x) for x in (0.3, 30, 3e3, 1.5e6, 303e6)]
     assert shown == ["0.3", "30", "3k", "1.5M", "303M"]
 
 
 def test_tiles(tmp_path):
     similarity = np.eye(6).reshape(2, 3, 2, 3)
-    path = figure_tiles.similarity_tiles({"learned": similarity}, tmp_path / "s.png")
+    path = tiles.similarity_tiles({"learned": similarity}, tmp_path / "s.png")
     check_files(path)
     assert rows_of(path)[2] == ["learned", "0", "1", *"0.0 1.0 0.0 0.0 0.0 0.0".split()]
     filters = np.random.default_rng(0).normal(size=(9, 4, 4, 3))
-    path = figure_tiles.filter_tiles(filters, tmp_path / "f.png")
+    path = tiles.filter_tiles(filters, tmp_path / "f.png")
     check_files(path)
     assert float(rows_of(path)[9][1]) == pytest.approx(filters[8, 0, 0, 0], abs=1e-5)
 
 
 def test_tiles_stand_in_rows_with_gaps():
-    mosaic = figure_tiles._mosaic(np.arange(3.0).reshape(3, 1, 1), columns=2, gap=1)
+    mosaic = tiles._mosaic(np.arange(3.0).reshape(3, 1, 1), columns=2, gap=1)
     nan = math.nan
     np.testing.assert_array_equal(mosaic, [[0, nan, 1], [nan] * 3, [2, nan, nan]])
 
@@ -276,15 +279,13 @@ def test_attention_lights_the_image(tmp_path):
     images = np.full((2, 8, 8, 3), 200, np.uint8)
     masks = np.zeros((2, 2, 2))
     masks[0, 0, 0], masks[1] = 3, 1
-    lit = figure_tiles.lit(images, masks)
+    lit = tiles.lit(images, masks)
     assert (lit[1] == 200).all()  # equal everywhere: the image itself
     assert lit[0, 0, 0, 0] == 200 and lit[0, 7, 7, 0] == 0
     with pytest.raises(ValueError, match="2 images need as many masks"):
-        figure_tiles.lit(images, masks[:1])
-    check_files(
-        figure_tiles.rollout_rows(images, masks, tmp_path / "r.png", names=["a", "b"])
-    )
-    check_files(figure_tiles.rollout_grid(images, masks, tmp_path / "g.png", columns=1))
+        tiles.lit(images, masks[:1])
+    check_files(tiles.rollout_rows(images, masks, tmp_path / "r.png", names=["a", "b"]))
+    check_files(tiles.rollout_grid(images, masks, tmp_path / "g.png", columns=1))
 
 
 def test_a_figure_is_a_png(tmp_path):

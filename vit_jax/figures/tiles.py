@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figure_style import GREY, INK, SMALL, new_figure, save
+from vit_jax.figures.style import GREY, INK, SMALL, new_figure, save
 
 
 def similarity_tiles(panels: Mapping[str, np.ndarray], path: Path) -> Path:

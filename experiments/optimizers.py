@@ -30,7 +30,7 @@ SGD = {
     # Added to the gradient, as in BiT; AdamW multiplies its own by the learning rate.
     "optim.weight_decay": 1e-4,
 }
-RATES = (0.03, 0.1)
+RATES = (0.1, 0.3)
 ADAM = "Adam"
 OWN, FEWSHOT, TUNED = "classes of the pre-training", "few-shot", "fine-tuned"
 

@@ -142,9 +142,9 @@ def conclude(results: Results) -> Conclusion:
             )
         ],
         claims=claims,
-        notes=f"{len(done)} of 19 tasks ran, those whose data is here: tensorflow-datasets builds them from the "
-        "archives of their authors, some of which have to be downloaded by hand. The "
-        "configs of all 19 were resolved.",
+        notes=f"{len(done)} of 19 tasks ran, those whose data is here: "
+        "tensorflow-datasets builds them from the archives of their authors, some of "
+        "which have to be downloaded by hand. The configs of all 19 were resolved.",
         status="done" if len(done) == len(TASKS) else f"{len(done)} of 19 tasks",
     )
 

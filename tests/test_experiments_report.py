@@ -246,9 +246,8 @@ def test_names_are_moved_apart_and_no_further():
     assert style._apart([0, 1, 50], 10) == [-4.5, 5.5, 50]
     assert style._apart([0, 20], 10) == [0, 20]
     # The third is far from the pair's middle, but not from its upper name.
-    assert figure_style._apart([0, 1, 12], 10) == pytest.approx(
-        [-17 / 3, 13 / 3, 43 / 3]
-    )
+    moved = style._apart([0, 1, 12], 10)
+    assert moved == pytest.approx([-17 / 3, 13 / 3, 43 / 3])
     # The third pushes the pair's block, all three keep their mean.
     assert style._apart([0, 2, 7], 10) == [-7, 3, 13]
 

@@ -155,6 +155,7 @@ class Checkpoints:
         abstract_state: Any | Callable[[dict[str, Any]], Any],
         *,
         partial: bool = False,
+        step: int | None = None,
     ) -> Restored | None:
         """Restores the newest step that is whole, or None where there is no step.
 
@@ -164,12 +165,20 @@ class Checkpoints:
             abstract_state: tree of ShapeDtypeStructs with the wanted shardings, of any
                 mesh; or a function that gives it for the metadata of a step.
             partial: the tree is a part of the saved one.
+            step: this one and no other.
 
         Raises:
-            CheckpointError: there are steps, but none can be read.
+            CheckpointError: there are steps, but none, or not this one, can be read.
         """
         self.wait()
         steps = json.loads(from_primary(lambda: json.dumps(self.steps)))
+        if step is not None:
+            if step not in steps:
+                there = ", ".join(map(str, steps)) or "none"
+                raise CheckpointError(
+                    f"{self.directory} has no step {step}; it has {there}"
+                )
+            steps = [step]
         reasons = []
         for step in reversed(steps):
             reason = self._verify(step)

@@ -56,6 +56,7 @@ def load_run(
     path: str | Path,
     *,
     ema: bool = False,
+    step: int | None = None,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
@@ -69,6 +70,7 @@ def load_run(
         path: the folder of a run, whose newest whole checkpoint is taken; or what
             `interop.hub.resolve` takes: a file, a folder, a public name, an address.
         ema: of a run, take the moving average of the parameters.
+        step: of a run, take this checkpoint and not the newest.
         num_classes: another number gives a new zero head, 0 none.
         image_size: (height, width) in pixels, or the side of a square; positions are
             resampled.
@@ -88,9 +90,10 @@ def load_run(
         image_size = (image_size, image_size)
     sizes = {"image_size": image_size, "patch_size": patch_size}
     if not is_run_folder(path):
-        if ema:
+        if ema or step is not None:
             raise CheckpointError(
-                f"{path} holds no averaged parameters beside others: leave out ema"
+                f"{path} is not the folder of a run, and holds neither averaged "
+                "parameters beside others nor several steps: leave out ema and step"
             )
         loaded = load_checkpoint(
             path,
@@ -104,7 +107,7 @@ def load_run(
         return foreign_run(*loaded)
     if dtype != "auto":
         options["dtype"] = dtype
-    run = load_folder(path, ema, options)
+    run = load_folder(path, ema, step, options)
     model, params, names = run.model, run.params, run.label_names
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
@@ -122,8 +125,10 @@ def is_run_folder(path: Path) -> bool:
     return (path / "checkpoints").is_dir() or not weights
 
 
-def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
-    """The newest whole checkpoint of a run folder, its blocks never stacked."""
+def load_folder(
+    folder: Path, ema: bool, step: int | None, options: dict[str, Any]
+) -> Run:
+    """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
     config = load_config(folder / "config.json")
     if ema and not config.train.ema_decay:
         raise CheckpointError(
@@ -151,7 +156,7 @@ def load_folder(folder: Path, ema: bool, options: dict[str, Any]) -> Run:
             placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
             return {"ema" if ema else "params": sharding.abstract(shapes, placed)}
 
-        restored = checkpoints.restore(saved_params, partial=True)
+        restored = checkpoints.restore(saved_params, partial=True, step=step)
     finally:
         checkpoints.close()
     (params,) = restored.state.values()

@@ -1,0 +1,200 @@
+"""What do trained models look at, and what are their filters and positions?
+
+Figs. 6 and 14: attention rollout. Fig. 7: filters, similarity of position embeddings,
+attention distance of each head. Fig. 11: attention distance of a ViT and of a hybrid.
+
+On the ViT and the hybrid of `data_size`, and, where it is there, on a real pre-trained
+ViT-S/14 with photographs: `--data vit_s14=FOLDER` (made by `experiments.pretrained`)
+and `--data photos=FOLDER` (any images). full: ViT-L/16 and R50+ViT-L/16 on JFT-300M.
+mini: a minute and no training of its own.
+"""
+
+import jax
+import numpy as np
+
+from experiments import data_size, full, paper_figures
+from experiments.command import main
+from experiments.data_size import HYBRID, VIT, label
+from experiments.frame import Arm, Conclusion, Experiment, Results
+from experiments.profiles import test_images
+from experiments.statistics import difference, mean_interval, verdict
+from vit_jax.analysis.attention import uniform_attention_distance
+from vit_jax.data.files import Files, find_images
+from vit_jax.figures import model as drawing
+from vit_jax.figures.model import Trained
+from vit_jax.models import init_params
+from vit_jax.predict import prepared
+from vit_jax.run import load_run
+
+IMAGES = 128
+REAL_IMAGES = 16
+REAL = "pre-trained ViT-S/14"
+
+
+def arms(scale: str) -> dict[str, Arm]:
+    """A ViT and a hybrid on all the data."""
+    if scale == "full":
+        models = ("ViT-L/16", "R50+ViT-L/16")
+        return {model: full.jft(model, epochs="14") for model in models}
+    pretraining = data_size.model_arms(scale)
+    there = [model for model in (VIT, HYBRID) if model in pretraining]
+    return {label(model): pretraining[model] for model in there}
+
+
+def conclude(results: Results) -> Conclusion:
+    """The figures of the models here, and of the pre-trained one."""
+    folder = results.folder
+    trained = {arm: trained_models(results, arm) for arm in results.runs}
+    vit = next(iter(trained))
+    images, _ = test_images(results.configs[vit], IMAGES)
+    firsts = {arm: seeds[0] for arm, seeds in trained.items()}
+    drawing.filters(firsts[vit], folder / "filters.png")
+    drawing.similarities({vit: firsts[vit]}, folder / "positions.png")
+    drawing.distances(firsts, images, folder / "distances.png")
+    paper_figures.figure_11(folder / "fig11_paper.png")
+    drawing.rollouts(firsts[vit], images[:32], folder / "rollout.png")
+    figures = [
+        figure("Fig. 7, left: filters of the patch embedding", "filters.png"),
+        figure("Fig. 7, centre: similarity of positions", "positions.png"),
+        figure("Figs. 7, right, and 11: distance", "distances.png", "fig11_paper.png"),
+        figure("Fig. 14: attention rollout", "rollout.png"),
+    ]
+    distances = {
+        arm: [drawing.distances_of(one, images) for one in seeds]
+        for arm, seeds in trained.items()
+    }
+    if "vit_s14" in results.data and "photos" in results.data:
+        figures += pretrained_figures(results)
+    return Conclusion(
+        tables=[distance_table(distances, firsts[vit])],
+        figures=figures,
+        claims=claims(distances, trained, images),
+        notes=NOTES,
+    )
+
+
+def trained_models(results: Results, arm: str) -> list[Trained]:
+    """The trained models of an arm, one a seed."""
+    runs = [load_run(folder) for folder in results.runs[arm]]
+    return [Trained(run.model, run.params) for run in runs]
+
+
+def figure(caption: str, ours: str, paper: str = "") -> dict[str, str]:
+    """The paper's photographs and weights are not ours to show: only its numbers are
+    drawn again.
+    """
+    return dict(caption=caption, ours=ours, paper=paper)
+
+
+def pretrained_figures(results: Results) -> list[dict[str, str]]:
+    """All figures of a real pre-trained ViT, on photographs."""
+    run = load_run(results.data["vit_s14"], image_size=224)
+    files = Files(find_images([results.data["photos"]])[:REAL_IMAGES])
+    images = np.stack([prepared(run, files[i]["image"]) for i in range(len(files))])
+    trained, folder = Trained(run.model, run.params), results.folder
+    drawing.rollouts(trained, images[:3], folder / "real_rollout.png", rows=True)
+    drawing.filters(trained, folder / "real_filters.png")
+    drawing.similarities({REAL: trained}, folder / "real_positions.png")
+    drawing.distances({REAL: trained}, images, folder / "real_distances.png")
+    paper_figures.figure_11(folder / "fig11_paper.png")
+    return [
+        figure(f"Fig. 6: attention rollout, {REAL}", "real_rollout.png"),
+        figure(f"Fig. 7, left: filters, {REAL}", "real_filters.png"),
+        figure(
+            f"Fig. 7, centre: similarity of positions, {REAL}", "real_positions.png"
+        ),
+        figure(
+            f"Fig. 7, right: attention distance, {REAL}",
+            "real_distances.png",
+            "fig11_paper.png",
+        ),
+    ]
+
+
+def distance_table(distances: dict[str, list[np.ndarray]], first: Trained) -> dict:
+    """The nearest and the furthest head of each layer, of the first seed."""
+    layers = range(len(next(iter(distances.values()))[0]))
+    model = first.model
+    uniform = uniform_attention_distance(model.grid, model.patch_size)
+    return dict(
+        caption="Attention distance in pixels, nearest to furthest head; uniform "
+        f"attention is {uniform:.1f}",
+        side="ours",
+        columns=["model", *(f"layer {i}" for i in layers)],
+        rows=[
+            [arm, *(f"{row.min():.1f} to {row.max():.1f}" for row in seeds[0])]
+            for arm, seeds in distances.items()
+        ],
+    )
+
+
+def claims(
+    distances: dict[str, list[np.ndarray]],
+    trained: dict[str, list[Trained]],
+    images: np.ndarray,
+) -> list[dict[str, str]]:
+    """Section 4.5 and appendix D.7, each with an interval over seeds."""
+    vit, *others = distances
+    grown = [float(d[-1].mean() - d[0].mean()) for d in distances[vit]]
+    depth = mean_interval(grown)
+    initial = init_params(trained[vit][0].model, jax.random.key(0))
+    start = drawing.distances_of(Trained(trained[vit][0].model, initial), images)
+    local = mean_interval([float(d[0].min() - start[0].min()) for d in distances[vit]])
+    rows = [
+        (
+            "Attention distance grows with depth",
+            "mean distance of the last layer minus that of the first is above 0",
+            verdict(depth, ">"),
+            depth,
+        ),
+        (
+            "Training makes some heads of the first layer local",
+            "its nearest head is nearer than at initialisation",
+            verdict(local, "<"),
+            local,
+        ),
+    ]
+    if others:
+        least = [
+            [float(d[0].min()) for d in distances[arm]] for arm in (vit, others[0])
+        ]
+        hybrid = difference(least[1], least[0])
+        rows.append(
+            (
+                "A hybrid's first layer has less local heads than a ViT's",
+                "nearest head of the hybrid's first layer minus the ViT's is above 0",
+                verdict(hybrid, ">"),
+                hybrid,
+            )
+        )
+    return [
+        dict(
+            claim=claim,
+            criterion=f"{rule}, with the whole 95 % interval over seeds",
+            verdict=judged,
+            numbers=interval.text("pixels", 1, True),
+            comment="",
+        )
+        for claim, rule, judged, interval in rows
+    ]
+
+
+NOTES = (
+    "With two seeds an interval is wide. The models of mini have four layers of four "
+    "heads and 400 steps: too few to become as local as ViT-L/16. Where the "
+    "pre-trained ViT-S/14 is given, its figures show what training at scale makes of "
+    "the same architecture; it is self-supervised (DINOv2), not the paper's."
+)
+
+
+EXPERIMENT = Experiment(
+    item="Figs. 6, 7, 11, 14",
+    title="What trained models look at",
+    question="How far do heads look, and what do filters and positions show?",
+    conclude=conclude,
+    arms=arms,
+    seeds=data_size.EXPERIMENT.seeds,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,164 @@
+"""How fast does a ViT learn what a CNN is given?
+
+Not in the paper, which shows trained models only (Figs. 7 and 11): locality, 2-D
+structure and equivariance along the training, at initialisation and at eight steps of
+one run, for a ViT, a hybrid and a ResNet on all the data.
+
+mini: 3 models, 2 seeds at 25 seconds, 2 minutes of two CPU cores, and 4 of measuring.
+"""
+
+import numpy as np
+
+from experiments import data_size, figures
+from experiments.bias_profile import MOVE, models
+from experiments.command import main
+from experiments.contrasts import contrast
+from experiments.data_size import figure_family
+from experiments.frame import Arm, Conclusion, Experiment, Results
+from experiments.profiles import Profile, initial_profile, trained_profile
+from experiments.statistics import mean_std, verdict
+from experiments.tables import mean_cell
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.figures.style import Series
+
+# Images: half of what the study of data takes, as there are three times the profiles.
+COUNT = 64
+KEPT = {"smoke": "50%", "mini": "12.5%", "small": "12.5%", "full": "12.5%"}
+MEASURES = {
+    "attention distance, share of uniform attention's": "attention_ratio/mean",
+    "the most local head's": "attention_ratio/min",
+    "positions: rank correlation with nearness": "positions/rank_correlation",
+    "receptive field, share of the whole image's": "receptive_field/rms_ratio",
+    "equivariance error of the layers (none: 2)": "equivariance_error/mean",
+    "test accuracy": "accuracy",
+}
+
+
+def arms(scale: str) -> dict[str, Arm]:
+    """Runs on all the data that keep checkpoints along the way."""
+    keep = {"checkpoint.every": KEPT[scale], "checkpoint.keep_every": KEPT[scale]}
+    pretraining = data_size.model_arms(scale)
+    return {
+        model: pretraining[model]._replace(changes=pretraining[model].changes | keep)
+        for model in models(scale)
+    }
+
+
+def conclude(results: Results) -> Conclusion:
+    """Each measure against the step."""
+    found = {model: courses(results, model) for model in results.runs}
+    steps = next(iter(found.values()))[0]
+    panels: dict[str, list[Series]] = {}
+    tables = []
+    for title, measure in MEASURES.items():
+        panels[title], rows = [], []
+        for model, (_, seeds) in found.items():
+            cells = [[row[i][measure] for row in seeds] for i in range(len(steps))
+                     if all(measure in row[i] for row in seeds)]  # fmt: skip
+            if len(cells) < len(steps):
+                continue
+            stats = [mean_std(cell) for cell in cells]
+            panels[title].append(
+                {
+                    "name": model,
+                    "x": steps,
+                    "y": [mean for mean, *_ in stats],
+                    "std": [std if n > 1 else None for _, std, n in stats],
+                    "family": figure_family(model),
+                }
+            )
+            rows.append([model, *map(mean_cell, cells)])
+        columns = ["model", *(f"step {step}" for step in steps)]
+        tables.append(dict(caption=title, side="ours", columns=columns, rows=rows))
+    figures.lines(
+        panels,
+        results.folder / "learned_bias.png",
+        x_label="step",
+        y_label="",
+        log_x=False,
+    )
+    return Conclusion(
+        tables=tables,
+        figures=[
+            dict(
+                caption="Biases along the training",
+                ours="learned_bias.png",
+                paper="",
+            )
+        ],
+        claims=claims(found, results.scale),
+        notes=NOTES,
+    )
+
+
+def courses(results: Results, model: str) -> tuple[list[int], list[list[Profile]]]:
+    """Steps, from 0, and for each seed the profiles there."""
+    folders = results.runs[model]
+    checkpoints = Checkpoints(folders[0] / "checkpoints", read_only=True)
+    steps = list(checkpoints.steps)
+    checkpoints.close()
+    return [0, *steps], [
+        [initial_profile(folder, MOVE, count=COUNT)]
+        + [trained_profile(folder, MOVE, step=step, count=COUNT) for step in steps]
+        for folder in folders
+    ]
+
+
+def claims(
+    found: dict[str, tuple[list[int], list[list[Profile]]]], scale: str
+) -> list[dict[str, str]]:
+    """Whether the ViT's biases appear, and in the first half of its training."""
+    vit = models(scale)[0]
+    steps, seeds = found[vit]
+    half = int(np.searchsorted(steps, steps[-1] / 2))
+    result = []
+    for text, measure, sign in (
+        ("The most local head becomes more local", "attention_ratio/min", -1),
+        ("Positions learn the plane", "positions/rank_correlation", 1),
+        ("The layers become more equivariant", "equivariance_error/mean", -1),
+    ):
+        values = {
+            str(i): [row[i][measure] for row in seeds]
+            for i in (0, half, len(steps) - 1)
+        }
+        last = str(len(steps) - 1)
+        gain = contrast(values, {last: sign, "0": -sign})
+        early = contrast(values, {str(half): 2 * sign, "0": -sign, last: -sign})
+        result += [
+            dict(
+                claim=f"{text} ({vit})",
+                criterion="the change from initialisation to the end has this sign "
+                "with its whole 95 % interval",
+                verdict=verdict(gain, ">"),
+                numbers=gain.text("", 1, True),
+                comment="",
+            ),
+            dict(
+                claim=f"{text} mostly in the first half of the training ({vit})",
+                criterion="the change in the first half minus that in the second is "
+                "above 0 with its whole 95 % interval",
+                verdict=verdict(early, ">"),
+                numbers=early.text("", 1, True),
+                comment="",
+            ),
+        ]
+    return result
+
+
+NOTES = (
+    "The learning rate falls as a cosine, so that less can change in the second half. "
+    "The first step that is kept is an eighth of the run."
+)
+
+
+EXPERIMENT = Experiment(
+    item="Section 4.5",
+    title="How fast biases are learned",
+    question="How fast does a ViT learn what a CNN is given?",
+    conclude=conclude,
+    arms=arms,
+    seeds=data_size.EXPERIMENT.seeds,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

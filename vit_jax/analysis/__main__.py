@@ -1,0 +1,110 @@
+"""What a checkpoint has learned: the paper's pictures, and its inductive biases.
+
+    python -m vit_jax.analysis --checkpoint runs/photos --images FOLDER
+    python -m vit_jax.analysis --checkpoint runs/cifar10 --split test
+    python -m vit_jax.analysis --checkpoint ViT-B_16.npz --images FOLDER --initial
+
+Attention rollout, mean attention distance, filters and positions as figures; locality,
+2-D structure and equivariance as numbers. With `--split`, of the run's own data, also
+what shuffled blocks and removed positions cost. `--initial` measures the same model at
+its initialisation beside it: what it knew before it saw any data.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.analysis.profile import bias_profile
+from vit_jax.cli import run_command
+from vit_jax.data.files import Files, find_images
+from vit_jax.data.mix import normalize
+from vit_jax.data.sources import Source
+from vit_jax.figures.model import Trained, draw_model
+from vit_jax.models import init_params
+from vit_jax.predict import prepared, spread
+from vit_jax.run import CHECKPOINT_HELP, Run, load_run
+from vit_jax.storage.integrity import write_atomically
+
+
+def read_images(
+    arguments: argparse.Namespace, run: Run
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images of the model's size, and their labels if the model's own data has them.
+
+    Raises:
+        ValueError: neither images nor a split, or both.
+        ImageError: an image that cannot be read.
+    """
+    if bool(arguments.images) == bool(arguments.split):
+        raise ValueError(
+            "give --images with files and folders, or --split of the run's own data"
+        )
+    source: Source | Files
+    if arguments.split:
+        source, places = spread(run, arguments.split, arguments.count)
+    else:
+        source = Files(find_images(arguments.images))
+        steps = np.linspace(0, len(source) - 1, min(arguments.count, len(source)))
+        places = steps.round().astype(int).tolist()
+    records = [source[place] for place in places]
+    images = np.stack([prepared(run, record["image"]) for record in records])
+    known = arguments.split and run.model.num_classes
+    return images, np.array([r["label"] for r in records]) if known else None
+
+
+def report(profiles: dict[str, dict[str, float]], every_layer: bool) -> str:
+    """Markdown: a line a measure, a column a state of the model."""
+    names = list(dict.fromkeys(name for p in profiles.values() for name in p))
+    lines = ["| measure | " + " | ".join(profiles) + " |"]
+    lines.append("|---" * (1 + len(profiles)) + "|")
+    for name in names:
+        if not every_layer and any(part in name for part in ("block_", "stage_")):
+            continue
+        cells = [f"{p[name]:.3f}" if name in p else "" for p in profiles.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command: draws, measures, prints a table and writes `profile.json`."""
+    if arguments.count < 1:
+        raise ValueError(f"--count is {arguments.count}: wanted at least 1")
+    run = load_run(arguments.checkpoint, image_size=arguments.image_size)
+    images, labels = read_images(arguments, run)
+    folder = Path(arguments.output)
+    states = {"checkpoint": run.params}
+    if arguments.initial:
+        states["at initialisation"] = init_params(run.model, jax.random.key(0))
+    pixels = normalize(jnp.asarray(images))
+    key = jax.random.key(0)
+    profiles = {
+        name: bias_profile(run.model, params, pixels, labels, key=key)
+        for name, params in states.items()
+    }
+    drawn = draw_model(Trained(run.model, run.params), images, folder)
+    facts = {"checkpoint": run.source, "images": len(images), "profiles": profiles}
+    write_atomically(folder / "profile.json", json.dumps(facts, indent=1) + "\n")
+    print(f"{run.source}: {len(images)} images\n")
+    print(report(profiles, arguments.layers))
+    print(f"\n{folder}: profile.json, {', '.join(p.name for p in drawn.values())}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.analysis",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
+    parser.add_argument("--images", nargs="+", help="files and folders")
+    parser.add_argument("--split", help="of the run's own data, such as test")
+    parser.add_argument("--count", type=int, default=128, help="images, evenly spread")
+    parser.add_argument("--image-size", type=int, help="default: the checkpoint's")
+    parser.add_argument("--initial", action="store_true", help="also before training")
+    parser.add_argument("--layers", action="store_true", help="print every layer")
+    parser.add_argument("--output", default="analysis", help="folder of the figures")
+    run_command(parser, main)

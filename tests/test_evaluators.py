@@ -131,9 +131,24 @@ def test_knn_against_a_plain_loop(neighbours, temperature):
     for chunk in (32, 256):  # several, the last one padded, and one
         accuracy = measure(x_test, test_labels, chunk=chunk)
         assert float(accuracy) == pytest.approx(expected.mean())
-    # Only the direction counts; and exp(1 / T) alone would overflow.
+    # Only the direction counts.
     assert measure(1e4 * x_test, test_labels) == pytest.approx(expected.mean())
-    assert np.isfinite(measure(x_test, test_labels, temperature=1e-3))
+
+
+def test_knn_weighs_near_neighbours_by_temperature():
+    angles = np.radians([5, 40, 41, 90])
+    x = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    labels, x_test = np.array([0, 1, 1, 2]), np.array([[1.0, 0.0]], np.float32)
+    # One at 5 degrees against two at 40; exp(1 / T) alone would overflow at the last.
+    for temperature, winner in ((1.0, 1), (0.07, 0), (1e-3, 0)):
+        for label in range(3):
+            accuracy = knn_accuracy(
+                *(x, labels, x_test, np.array([label])),
+                num_classes=3,
+                neighbours=3,
+                temperature=temperature,
+            )
+            assert accuracy == (label == winner)
 
 
 def test_knn_counts_broken_features_as_wrong():

@@ -106,14 +106,20 @@ def test_the_second_gradient_sees_the_same_batch_and_keys():
     assert np.abs(plain - far).max() > 1e-2 * largest
 
 
-def test_bfloat16_keeps_the_perturbation_in_float32():
-    """For one weight it is below bfloat16's resolution: rounding comes after it."""
-    exact = moved(sam_rho=0.2) - moved()
-    rounded = moved(sam_rho=0.2, gradient_dtype="bfloat16")
-    rounded = rounded - moved(gradient_dtype="bfloat16")
-    assert rounded.dtype == np.float32
-    cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
-    assert cosine > 0.9
+def test_bfloat16_rounds_after_the_perturbation():
+    """In [1, 2) its steps are 1/128: 1.003 alone is 1, and 1.003 + 0.002 the next."""
+
+    def loss(params, *_):
+        return params["w"].astype(jnp.float32) ** 2 / 2, jnp.float32(0)
+
+    objective = Objective(lambda batch, _: (batch["image"], batch["label"]), loss)
+    batch = {"image": jnp.zeros(1), "label": jnp.zeros(1)}
+    state = initial_state({"w": jnp.float32(1.003)}, optax.sgd(1.0), average=False)
+    # Not compiled: that may leave out the rounding.
+    step = make_step(objective, gradient_dtype="bfloat16", sam_rho=0.002)
+    after, _ = step(state, batch, named_keys(0))
+    assert after.params["w"].dtype == jnp.float32
+    assert after.params["w"] == pytest.approx(1.003 - (1 + 1 / 128), abs=1e-6)
 
 
 def test_pieces_are_perturbed_each_by_its_own_gradient():

@@ -288,6 +288,7 @@ def _write_tfds(folder, labels) -> None:
             features = {
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+                "file_name": tfds.features.Text(),
             }
             return tfds.core.DatasetInfo(
                 builder=self, features=tfds.features.FeaturesDict(features)
@@ -301,7 +302,8 @@ def _write_tfds(folder, labels) -> None:
                 file = io.BytesIO()
                 Image.new("RGB", (3, 2), (number, 0, 0)).save(file, "PNG")
                 file.seek(0)
-                yield number, {"image": file, "label": label}
+                name = f"{number}.png"
+                yield number, {"image": file, "label": label, "file_name": name}
 
     Toy(data_dir=folder, file_format="array_record").download_and_prepare()
 
@@ -327,6 +329,9 @@ def test_tfds(toy_dir):
         assert record["image"].shape == (2, 3, 3)
         seen[int(record["image"][0, 0, 0])] = record["label"]
     assert seen == {0: 0, 1: 1, 2: 2, 3: 1, 4: 0}
+    for name, index in zip(source.file_names(), range(6), strict=True):
+        if int(name[0]) in seen:
+            assert source[index]["image"][0, 0, 0] == int(name[0])
     cached = make_source("toy", "train", data_dir=toy_dir)
     assert "label is -1" in cached.first_error()
     assert len(make_source("toy", "train[:50%]", data_dir=toy_dir)) == 3

@@ -13,6 +13,7 @@ from experiments.report_text import (
     RULE,
     SYMBOLS,
     duration,
+    effort,
     interleaved,
     scale_line,
 )
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # A larger SVG, of many pictures, is no sharper than its PNG.
 _MAX_SVG_BYTES = 400_000
+# Tables of more columns take the whole width.
+_MAX_HALF = 6
 
 
 def page(report: "Report") -> str:
@@ -189,7 +192,7 @@ def _tables(tables: Sequence[dict[str, Any]]) -> str:
         return ""
     names = {"paper": "The paper", "ours": "Ours", "both": "The paper and ours"}
     cards = "".join(
-        f"<div{' class=wide' if table['side'] == 'both' else ''}>"
+        f"<div{' class=wide' if len(table['columns']) > _MAX_HALF else ''}>"
         f'<p class="side">{names[table["side"]]}</p>{html_table(table)}</div>\n'
         for table in interleaved(tables)
     )
@@ -201,8 +204,7 @@ def _how(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {v}" for name, v in runs["versions"].items())
     facts = (
         ("Command", f"<code>{escape(record['command'])}</code>"),
-        ("Runs", f"{runs['count']}, {runs['seeds']} seeds"),
-        ("Time", duration(runs["seconds"])),
+        ("Runs", effort(runs)),
         ("Hardware", escape(runs["hardware"])),
         ("Versions", escape(versions)),
         ("Date", escape(runs["date"])),
@@ -220,10 +222,9 @@ def _how(record: dict[str, Any]) -> str:
     if record["config"]:
         config = escape(json.dumps(record["config"], indent=1))
         blocks += f"<h4>Config of the first run</h4><pre>{config}</pre>"
-    brief = f"{runs['count']} runs, {runs['seeds']} seeds, {duration(runs['seconds'])}"
     return (
-        f"<details><summary>How it was run: {brief}</summary><dl>{listed}</dl>{blocks}"
-        "</details>\n"
+        f"<details><summary>How it was run: {effort(runs)}</summary>"
+        f"<dl>{listed}</dl>{blocks}</details>\n"
     )
 
 

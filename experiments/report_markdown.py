@@ -10,6 +10,7 @@ from experiments.report_text import (
     RULE,
     SYMBOLS,
     duration,
+    effort,
     interleaved,
     scale_line,
 )
@@ -78,8 +79,7 @@ def _experiment(one: "Found", folder: Path) -> list[str]:
     if record["notes"]:
         parts.append(f"Limits, and what did not reproduce: {record['notes']}")
     parts.append(
-        f"`{record['command']}`: {runs['count']} runs, {runs['seeds']} seeds, "
-        f"{duration(runs['seconds'])} on {runs['hardware']}, {runs['date']}."
+        f"`{record['command']}`: {effort(runs)} on {runs['hardware']}, {runs['date']}."
     )
     return parts
 

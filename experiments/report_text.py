@@ -1,6 +1,6 @@
 """What both forms of the report say in the same words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +42,18 @@ def scale_line(results: Sequence["Found"]) -> str:
         dates = sorted({run["date"] for run in runs})
         span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         parts.append(
-            f"{scale}: {len(runs)} experiments, {count} runs, {duration(spent)} on "
+            f"{scale}: {len(runs)} experiment{'s' * (len(runs) > 1)}, {count} runs, "
+            f"{duration(spent)} on "
             f"{hardware}, {span}"
         )
     return ". ".join(parts)
+
+
+def effort(runs: Mapping[str, Any]) -> str:
+    """Number of runs and seeds, and the time that they took."""
+    if not runs["count"]:
+        return f"no training, {duration(runs['seconds'])}"
+    return f"{runs['count']} runs, {runs['seeds']} seeds, {duration(runs['seconds'])}"
 
 
 def interleaved(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

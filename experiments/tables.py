@@ -7,10 +7,12 @@ with the digits that its spread deserves, so that they can be compared by eye.
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOTHING = "–"
+_NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?( ± [\d.]+)?( ?%)?")
 
 
 def mean_cell(values: Sequence[float], factor: float = 1.0) -> dict[str, Any] | None:
@@ -95,7 +97,7 @@ def cell_text(cell: Any, digits: int) -> str:
 
 
 def column_digits(cells: Sequence[Any]) -> int:
-    """Decimals for a column: one significant digit of the smallest spread.
+    """Decimals for a column: one significant digit of a usual spread.
 
     Two if that digit is a 1. Without spreads three significant digits of the largest
     number, and none where all are whole.
@@ -114,9 +116,10 @@ def column_digits(cells: Sequence[Any]) -> int:
     most = max(numbers, default=0.0)
     if spreads:
         # The median: one lucky pair of seeds must not give the column many digits.
-        spread = sorted(spreads)[len(spreads) // 2]
+        spread = sorted(spreads)[(len(spreads) - 1) // 2]
         first = math.floor(math.log10(spread))
-        digits = -first + (spread < 2 * 10.0**first)
+        # At least one where numbers are as small as percentages.
+        digits = max(-first + (spread < 2 * 10.0**first), most < 100)
     elif all(float(number).is_integer() for number in numbers):
         return 0
     else:
@@ -131,10 +134,14 @@ def _number(value: float, digits: int) -> str:
 
 
 def _numeric(table: Mapping[str, Any]) -> list[bool]:
-    """Whether a column holds numbers, in half of its rows or more."""
+    """Whether a column holds numbers, also as text, in half of its rows or more."""
     rows = table["rows"]
     counts = [
-        sum(isinstance(row[k], Mapping) or _is_number(row[k]) for row in rows)
+        sum(
+            isinstance(row[k], Mapping)
+            or bool(_NUMBER.fullmatch(str(row[k])) or _is_number(row[k]))
+            for row in rows
+        )
         for k in range(len(table["columns"]))
     ]
     return [0 < len(rows) <= 2 * count for count in counts]

@@ -90,6 +90,10 @@ def test_cells_have_the_digits_of_their_spread():
         ["relative", "–", "1,000"],
     ]
     assert tables.column_digits([{"mean": 64.2, "std": 0.14, "n": 2}]) == 2
+    # An unlucky pair of seeds among others; percentages have one decimal at least.
+    spreads = (0.04, 0.4, 2.5, 3.0)
+    cells = [{"mean": 50.0, "std": std, "n": 2} for std in spreads]
+    assert tables.column_digits(cells) == tables.column_digits(cells[2:]) == 1
     assert tables.column_digits([0.61382, 0.64206]) == 3
     assert tables.column_digits([100.0, 3]) == 0
     assert tables.column_digits([]) == 0
@@ -114,6 +118,9 @@ def test_markdown_and_html_tables():
     assert "&lt;none&gt;" in page and "<none>" not in page
     assert page.count("<tr>") == 4
     assert '<td class="number">64.2 ± 0.3</td>' in page
+    rows = [["+2.34", "86M"], ["n/a", "12 px"]]
+    texts = tables.markdown_table({"columns": ["off by (%)", "size"], "rows": rows})
+    assert texts.splitlines()[1] == "| --: | --- |"
 
 
 def test_a_short_row_is_an_error():
@@ -401,7 +408,7 @@ def test_two_scales_make_one_page(tmp_path):
     ]
     line = report_text.scale_line(found.results)
     assert line.startswith("mini: 2 experiments, 36 runs, 13 min 44 s on 2 CPU cores")
-    assert "small: 1 experiments, 18 runs" in line
+    assert "small: 1 experiment, 18 runs" in line
 
 
 def test_no_results_are_a_page_too_and_no_folder_is_an_error(tmp_path):
@@ -426,4 +433,6 @@ def test_tables_of_the_paper_stand_before_ours():
 
 def test_durations():
     shown = [report_text.duration(s) for s in (3.21, 45.2, 412, 7500)]
+    idle = {"count": 0, "seeds": 0, "seconds": 134}
+    assert report_text.effort(idle) == "no training, 2 min 14 s"
     assert shown == ["3.2 s", "45 s", "6 min 52 s", "2 h 5 min"]

@@ -10,8 +10,9 @@ The authors ran on 64 chips, each of which perturbs by the gradient of its own 6
 same on any number of devices. With fewer pieces a larger radius is better (ibid.).
 
 Expected at 224 px, without and with SAM: ViT-B/16 74.6 and 79.9 %, ViT-S/16
-74.4 and 78.1 %. The gain of B/16, 5.3, is of the abstract, and its radius of the issue;
-the other numbers are recalled, not looked up. Not run by us.
+74.4 and 78.1 %. The gain of B/16, 5.3, is in the abstract; the issue has a radius of
+0.2, in another user's run. All other numbers, radii included, are recalled, not looked
+up. Not run by us.
 """
 
 import ml_collections

@@ -199,24 +199,19 @@ def scale_to_norm() -> optax.GradientTransformation:
     and so does a kernel of zeros. Stacked blocks are scaled one by one.
     """
 
-    def scale(updates: Params, params: Params) -> Params:
-        def scaled(path: tuple[Any, ...], update: jax.Array, old: jax.Array):
-            name = path_name(path)
-            if not name.endswith("/kernel"):
-                return update
-            first = 1 if name.startswith(STACKED) else 0
-            axes = tuple(range(first, update.ndim))
-            ours, theirs = (
-                jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
-                for x in (old, update)
-            )
-            is_usable = (ours > 0) & (theirs > 0)
-            ratio = jnp.where(is_usable, ours / jnp.where(is_usable, theirs, 1), 1)
-            return update * ratio.astype(update.dtype)
+    def scaled(path: tuple[Any, ...], update: jax.Array, old: jax.Array) -> jax.Array:
+        name = path_name(path)
+        if not name.endswith("/kernel"):
+            return update
+        axes = tuple(range(1 if name.startswith(STACKED) else 0, update.ndim))
+        norms = [jnp.sqrt((x**2).sum(axes, keepdims=True)) for x in (old, update)]
+        usable = (norms[0] > 0) & (norms[1] > 0)
+        ratio = jnp.where(usable, norms[0] / jnp.where(usable, norms[1], 1), 1)
+        return update * ratio.astype(update.dtype)
 
-        return tree_map_with_path(scaled, updates, params)
-
-    return optax.stateless(scale)
+    return optax.stateless(
+        lambda updates, params: tree_map_with_path(scaled, updates, params)
+    )
 
 
 def scale_by_layer(params: Params, decay: float) -> optax.GradientTransformation:

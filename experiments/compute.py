@@ -20,7 +20,7 @@ from scipy import stats
 from experiments import data_size, figures, full, paper, paper_figures
 from experiments.command import main
 from experiments.contrasts import contrast
-from experiments.data_size import FEWSHOT, HYBRID, OWN, RESNET, VIT, label
+from experiments.data_size import ALL, FEWSHOT, HYBRID, OWN, RESNET, VIT, label
 from experiments.fits import equal_performance_ratio, fit_power
 from experiments.frame import Arm, Conclusion, Experiment, Results
 from experiments.models import macs_of
@@ -96,6 +96,12 @@ def point(results: Results, label: str, family: str) -> Point:
     return Point(label, cast(Family, family), flops / 1e12, values)
 
 
+def name_of(label: str) -> str:
+    """What a point is called beside its family's name, such as `0.5 x`."""
+    size, _, length = label.removesuffix(f", {ALL} %").partition(", ")
+    return length or ("1 x" if label.endswith("%") else size)
+
+
 def points(results: Results) -> list[Point]:
     """All that have run."""
     if results.scale == "full":
@@ -126,7 +132,7 @@ def conclude(results: Results) -> Conclusion:
                     "y": [100 * mean for mean, *_ in rows],
                     "std": [100 * std if n > 1 else None for _, std, n in rows],
                     "family": family,
-                    "labels": [p.label.partition(", ")[2] for p in members],
+                    "labels": [name_of(p.label) for p in members],
                 }
             )
     figures.scatter(

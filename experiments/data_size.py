@@ -7,7 +7,7 @@ paper all hyper-parameters are the same, and training on a part of the data is s
 early: of a few evaluations, the one counts that is best on the pre-training's classes.
 
 mini: CIFAR-10, 300 to 30,000 images, 20 pairs of arm and seed at 25 seconds and 10 of
-half the width: 13 minutes of two CPU cores. small: also a deeper ViT and a wider
+half the width: 15 minutes of two CPU cores. small: also a deeper ViT and a wider
 ResNet, 3 seeds, 30 times the examples. full: six models of Fig. 4 on JFT-300M. The
 pre-training is used by `transfer`, `compute` and `bias_profile`.
 """

@@ -97,7 +97,7 @@ def cell_text(cell: Any, digits: int) -> str:
 
 
 def column_digits(cells: Sequence[Any]) -> int:
-    """Decimals for a column: one significant digit of a usual spread.
+    """Decimals for a column: one significant digit of the pooled spread.
 
     Two if that digit is a 1. Without spreads three significant digits of the largest
     number, and none where all are whole.
@@ -115,11 +115,11 @@ def column_digits(cells: Sequence[Any]) -> int:
     numbers = [abs(number) for number in numbers if math.isfinite(number)]
     most = max(numbers, default=0.0)
     if spreads:
-        # The median: one lucky pair of seeds must not give the column many digits.
-        spread = sorted(spreads)[(len(spreads) - 1) // 2]
+        # The pooled one: lucky pairs of seeds must not give the column many digits.
+        spread = math.sqrt(sum(s**2 for s in spreads) / len(spreads))
         first = math.floor(math.log10(spread))
         # At least one where numbers are as small as percentages.
-        digits = max(-first + (spread < 2 * 10.0**first), most < 100)
+        digits = max(-first + (spread < 2 * 10.0**first), int(most < 100))
     elif all(float(number).is_integer() for number in numbers):
         return 0
     else:

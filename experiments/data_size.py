@@ -6,8 +6,8 @@ accuracy on classes that the pre-training never saw, and accuracy on its own. As
 paper all hyper-parameters are the same, and training on a part of the data is stopped
 early: of a few evaluations, the one counts that is best on the pre-training's classes.
 
-mini: CIFAR-10, 300 to 30,000 images, 20 pairs of arm and seed at 25 seconds and 10 of
-half the width: 15 minutes of two CPU cores. small: also a deeper ViT and a wider
+mini: CIFAR-10, 300 to 30,000 images, 30 runs of 25 seconds and 10 of half the width:
+15 minutes of two CPU cores. small: also a deeper ViT and a wider
 ResNet, 3 seeds, 30 times the examples. full: six models of Fig. 4 on JFT-300M. The
 pre-training is used by `transfer`, `compute` and `bias_profile`.
 """

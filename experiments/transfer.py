@@ -240,8 +240,8 @@ def claims_of(
                 verdict=verdict(ahead, ">"),
                 numbers=ahead.text("points", 100, True),
                 comment="The paper's Fig. 3: from ImageNet R152x4 is 3.4 points ahead "
-                "of ViT-B/16, the best ViT. This claim was written after the first runs "
-                "at mini scale.",
+                "of ViT-B/16, the best ViT. This claim was written after the first "
+                "runs at mini scale.",
             )
         )
         weights = {f"{VIT}, {most}": 1.0, f"{VIT}, {least}": -1.0}
@@ -278,8 +278,8 @@ def claim_of_resolution(
 
 NOTES = (
     "The pre-training sets are a tenth and all of 30,000 images of six classes, where "
-    "the paper has 1.3 to 303 million. All have one learning rate, kept after a look at "
-    "three with one ViT (57 to 58 % at each); the paper chooses the best of four on "
+    "the paper has 1.3 to 303 million. All have one learning rate, kept after a look "
+    "at three with one ViT (57 to 58 % at each); the paper chooses the best of four on "
     "held-out images. "
     "Digits are 8 x 8 pixels, enlarged, and 1,437 to train on. "
     "Averages of parameters and 512 pixels (Table 2) are in configs/finetune.py, not "

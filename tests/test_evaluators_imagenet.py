@@ -30,8 +30,8 @@ def checkpoint(tmp_path_factory):
     """A file with a model that ranks the classes in the same way for each image."""
     model = create_model("ViT-mu/16", num_classes=1000, image_size=(32, 32), depth=1)
     params = jax.tree.map(jnp.zeros_like, init_params(model, jax.random.key(0)))
-    bias = np.zeros(1000, np.float32)
-    bias[list(RANKED)] = np.arange(len(RANKED), 0, -1)
+    bias = np.full(1000, -20, np.float32)
+    bias[list(RANKED)] = -np.arange(1, len(RANKED) + 1)
     params["head"]["bias"] = jnp.asarray(bias)
     path = tmp_path_factory.mktemp("imagenet") / "model.npz"
     save_checkpoint(path, model, params, layout="google", facts=Facts())

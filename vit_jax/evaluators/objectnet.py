@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from vit_jax import labels
+from vit_jax import labels, sharding
 from vit_jax.data.mix import normalize
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluators.features import split_outputs
@@ -85,9 +85,9 @@ def evaluate_objectnet(
     members = np.zeros((len(classes), CLASSES), bool)
     for row, numbers in enumerate(classes.values()):
         members[row, list(numbers)] = True
-    step = jax.jit(make_objectnet_step(run.model, members))
+    step = jax.jit(sharding.on_mesh(make_objectnet_step(run.model, members), mesh))
     columns, _ = split_outputs(
-        step, run.params, data, "all", batch_size=batch_size, mesh=mesh
+        step, run.params, data, data.split, batch_size=batch_size, mesh=mesh
     )
     return {name: float(values.mean()) for name, values in columns.items()} | {
         "count": len(columns["accuracy"])

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from vit_jax import sharding
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluators.fewshot import FewShot
@@ -130,6 +132,7 @@ def measure(
         ValueError: options, splits or classes that do not go together.
     """
     mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
+    run = run._replace(params=jax.device_put(run.params, sharding.replicated(mesh)))
     if protocol == "objectnet":
         return evaluate_objectnet(run, data.name, mesh, batch_size=batch_size)
     evaluator = FROZEN[protocol](

@@ -1,0 +1,204 @@
+"""What does axial attention give and cost?
+
+Fig. 13: a ViT and a ViT with axial attention for two patch sizes, a ResNet and one with
+axial attention for its 3x3 convolutions; few-shot accuracy against compute and speed.
+
+mini: CIFAR-10, six models of the laboratory, 2 seeds: 4 minutes of two CPU cores beside
+the two that other experiments train too. small: 3 seeds. full: the six models of the
+figure on JFT-300M.
+"""
+
+from typing import Any
+
+from experiments import full, paper, paper_figures
+from experiments.command import main
+from experiments.contrasts import contrast
+from experiments.figures import scatter
+from experiments.frame import Arm, Conclusion, Experiment, Results
+from experiments.models import model_of
+from experiments.paper_figures import family_of
+from experiments.statistics import Interval, all_of, mean_std, verdict
+from experiments.tables import mean_cell
+from experiments.throughput import Forward
+from vit_jax.flops import training_flops
+
+LARGE, SMALL = "large patches", "small patches"
+# Each axial model and the one that it was made from.
+PAIRS = {
+    f"Axial-ViT, {LARGE}": f"ViT, {LARGE}",
+    f"Axial-ViT, {SMALL}": f"ViT, {SMALL}",
+    "AxialResNet": "ResNet",
+}
+# Our labels by the paper's.
+PAPER = {
+    f"ViT, {LARGE}": "ViT-B/32",
+    f"Axial-ViT, {LARGE}": "Axial-ViT-B/32",
+    f"ViT, {SMALL}": "ViT-B/16",
+    f"Axial-ViT, {SMALL}": "Axial-ViT-B/16",
+    "ResNet": "ResNet50",
+    "AxialResNet": "AxialResNet50",
+}
+# The laboratory's own patches are the small ones.
+LARGE_PATCHES = {"smoke": "ViT-mu/16", "mini": "ViT-mu/8", "small": "ViT-Ti/8"}
+BATCHES = {"smoke": (2,), "mini": (16, 64), "small": (64, 512), "full": (64, 512)}
+# A model is far slower than its compute says if it does so much less of it a second.
+FAR = 0.5
+
+
+def arms(scale: str) -> dict[str, Arm]:
+    """The six models, those without axial attention first."""
+    # Table 3 has no row for AxialResNet: it takes that of the ResNet.
+    axial_resnet = {"model.name": "AxialResNet-50"}
+    if scale == "full":
+        names = {x: y for x, y in PAPER.items() if "ViT" in x}
+        return {x: full.jft(y) for x, y in names.items()} | {
+            "ResNet": full.jft("BiT-R50x1"),
+            "AxialResNet": full.jft("BiT-R50x1", axial_resnet),
+        }
+    vit, resnet = (
+        f"configs/lab.py:family={family},scale={scale}" for family in ("vit", "resnet")
+    )
+    large, axial = {"model.name": LARGE_PATCHES[scale]}, {"model.attention": "axial"}
+    return {
+        f"ViT, {LARGE}": Arm(vit, large),
+        f"Axial-ViT, {LARGE}": Arm(vit, large | axial),
+        f"ViT, {SMALL}": Arm(vit),
+        f"Axial-ViT, {SMALL}": Arm(vit, axial),
+        "ResNet": Arm(resnet),
+        # Its blocks and width are those of the laboratory's ResNet.
+        "AxialResNet": Arm(resnet, axial_resnet),
+    }
+
+
+def conclude(results: Results) -> Conclusion:
+    """Accuracy beside compute and speed, which is measured here."""
+    forward = Forward(results.folder / "measurements.json")
+    speed, flops = {}, {}
+    for label, config in results.configs.items():
+        model = model_of(config)
+        speed[label] = forward(label, model, BATCHES[results.scale])
+        steps, _ = results.curve(label, "accuracy", config.eval.splits[0])
+        images = int(steps[-1]) * config.data.batch_size
+        flops[label] = images * training_flops(speed[label]["macs"])
+    accuracy = {x: results.accuracy(x) for x in results.configs}
+    fewshot = {x: results.fewshot(x) for x in results.configs}
+    rates = {x: row["images/s"] for x, row in speed.items()}
+    shots = results.shots("ResNet")
+    scatter(
+        {
+            "by compute (FLOPs)": points(accuracy, flops),
+            "by images per second": points(accuracy, rates),
+        },
+        results.folder / "fig13.png",
+        x_label=f"FLOPs of the training, or images/s of {forward.device}",
+        y_label="test accuracy (%)",
+    )
+    paper_figures.figure_13(results.folder / "fig13_paper.png")
+    ours = dict(
+        caption=f"Fig. 13: forward pass on {forward.device}",
+        side="ours",
+        columns=["model", "test (%)", f"{shots} (%)", "teraFLOPs", "images/s"],
+        rows=[
+            [
+                label,
+                *(mean_cell(values[label], 100) for values in (accuracy, fewshot)),
+                flops[label] / 1e12,
+                rates[label],
+            ]
+            for label in PAPER
+        ],
+    )
+    theirs = dict(
+        caption="Fig. 13: JFT-300M, ImageNet 5-shot, forward pass on a TPUv3 core",
+        side="paper",
+        columns=["model", "5-shot (%)", "exaFLOPs", "images/s"],
+        rows=[
+            [name, 100 * share, exaflops, images]
+            for name, (share, exaflops, images) in paper.FIGURE_13.items()
+        ],
+    )
+    return Conclusion(
+        tables=[ours, theirs],
+        figures=[
+            dict(
+                caption="Fig. 13: axial models by compute and by speed",
+                ours="fig13.png",
+                paper="fig13_paper.png",
+            )
+        ],
+        claims=claims(accuracy, speed),
+        notes="The AxialResNet has units in the form of the original ResNet (v1), the "
+        "ResNet beside it those of BiT (v2). Grids are of 4 x 4 and 8 x 8 tokens: on "
+        "so few, rows and columns save nothing.",
+    )
+
+
+def points(
+    accuracy: dict[str, list[float]], x: dict[str, float]
+) -> list[dict[str, Any]]:
+    """The points of each family, in percent."""
+    series = []
+    for family in ("ViT", "ResNet"):
+        labels = [label for label in accuracy if family_of(label) == family]
+        means = [mean_std(accuracy[label]) for label in labels]
+        series.append(
+            {
+                "name": family,
+                "family": family,
+                "labels": labels,
+                "x": [x[label] for label in labels],
+                "y": [100 * mean for mean, *_ in means],
+                "std": [100 * std if n > 1 else None for _, std, n in means],
+            }
+        )
+    return series
+
+
+def claims(
+    accuracy: dict[str, list[float]], speed: dict[str, dict[str, Any]]
+) -> list[dict[str, str]]:
+    """Axial models are better, at a higher cost; the ResNet's is absurdly slow."""
+    gains = {x: contrast(accuracy, {x: 1, y: -1}) for x, y in PAIRS.items()}
+    costs = {x: speed[x]["macs"] / speed[y]["macs"] for x, y in PAIRS.items()}
+    axial, resnet = speed["AxialResNet"], speed["ResNet"]
+    work = [
+        (axial[a] * axial["macs"]) / (resnet[b] * resnet["macs"])
+        for a, b in (("images/s", "images/s"), ("least", "most"), ("most", "least"))
+    ]
+    slow = Interval(*work, 1.0, "extremes of the groups of steps")
+    return [
+        dict(
+            claim="Axial models are more accurate than those they were made from",
+            criterion="test accuracy of each axial model minus that of its pair is "
+            "above 0 with its whole 95 % interval",
+            verdict=all_of([verdict(gain, ">") for gain in gains.values()]),
+            numbers="; ".join(
+                f"{x} {gain.value * 100:+.1f} [{gain.low * 100:.1f}, "
+                f"{gain.high * 100:.1f}] for {costs[x]:.2f} times the compute"
+                for x, gain in gains.items()
+            ),
+            comment="The paper: +1.8, +2.3 and +5.8 for 1.9, 1.9 and 1.1 times.",
+        ),
+        dict(
+            claim="AxialResNet is far slower than its compute says",
+            criterion=f"multiply-adds per second, AxialResNet / ResNet: below {FAR} "
+            "between the slowest and the fastest of five groups of steps",
+            verdict=verdict(slow, "<", FAR),
+            numbers=f"{slow.value:.2f} [{slow.low:.2f}, {slow.high:.2f}]; the paper: "
+            "0.04",
+            comment="The paper's is a naive implementation on TPUs.",
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    item="Fig. 13",
+    title="Axial attention",
+    question="What does axial attention give and cost?",
+    conclude=conclude,
+    arms=arms,
+    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

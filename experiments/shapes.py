@@ -1,0 +1,261 @@
+"""Which way should a ViT grow: depth, width, MLP, smaller patches, or all together?
+
+Fig. 8: models scaled from one base along one axis at a time, against compute relative
+to the base, which is counted here from the forward pass of each model. What doubling
+the compute gains is the slope of an axis; the lines of all axes meet in the base.
+
+mini: CIFAR-10, base of 2 layers and 8x8-pixel patches, 13 shapes of 2 seeds: 5 minutes
+of two CPU cores. small: 3 seeds, base of 6 layers of ViT-Ti/8. full: the paper's base
+on JFT-300M; layers and widths of its points are not printed, and are chosen here to
+have their compute.
+"""
+
+from typing import Any
+
+from experiments import full, paper, paper_figures
+from experiments.command import main
+from experiments.contrasts import Rays
+from experiments.figures import lines
+from experiments.frame import Arm, Conclusion, Experiment, Results
+from experiments.models import macs_of
+from experiments.statistics import Interval, all_of, verdict
+from experiments.tables import mean_cell
+
+BASE = "base"
+AXES = tuple(paper.FIGURE_8)  # All, Depth, Patch size, Width MLP, Width
+DEPTH, PATCH, MLP, WIDTH = AXES[1:]
+Shape = tuple[int, int, int, int, int]  # layers, width, MLP width, heads, patch size
+
+# By scale: the base, then the other shapes along each axis.
+SHAPES: dict[str, tuple[Shape, dict[str, tuple[Shape, ...]]]] = {
+    "smoke": (
+        (1, 16, 32, 2, 16),
+        {
+            "All": ((2, 32, 64, 4, 8),),
+            DEPTH: ((2, 16, 32, 2, 16), (3, 16, 32, 2, 16)),
+            PATCH: ((1, 16, 32, 2, 8),),
+            MLP: ((1, 16, 64, 2, 16),),
+            WIDTH: ((1, 32, 32, 4, 16),),
+        },
+    ),
+    "mini": (
+        (2, 64, 128, 4, 8),
+        {
+            "All": ((1, 32, 64, 2, 16), (4, 96, 192, 6, 8)),
+            DEPTH: ((1, 64, 128, 4, 8), (4, 64, 128, 4, 8), (8, 64, 128, 4, 8)),
+            PATCH: ((2, 64, 128, 4, 16), (2, 64, 128, 4, 4)),
+            MLP: ((2, 64, 256, 4, 8), (2, 64, 512, 4, 8)),
+            WIDTH: ((2, 32, 128, 2, 8), (2, 96, 128, 6, 8), (2, 144, 128, 9, 8)),
+        },
+    ),
+    "small": (
+        (6, 192, 384, 3, 8),
+        {
+            "All": ((3, 128, 256, 2, 16), (12, 384, 768, 6, 4)),
+            DEPTH: ((3, 192, 384, 3, 8), (12, 192, 384, 3, 8), (24, 192, 384, 3, 8)),
+            PATCH: ((6, 192, 384, 3, 16), (6, 192, 384, 3, 4)),
+            MLP: ((6, 192, 768, 3, 8), (6, 192, 1536, 3, 8)),
+            WIDTH: ((6, 128, 384, 2, 8), (6, 320, 384, 5, 8), (6, 448, 384, 7, 8)),
+        },
+    ),
+    "full": (
+        (8, 1024, 2048, 16, 32),
+        {
+            "All": ((4, 512, 1024, 8, 32), (16, 2048, 4096, 32, 32)),
+            DEPTH: tuple((n, 1024, 2048, 16, 32) for n in (2, 4, 16, 25, 50)),
+            PATCH: tuple((8, 1024, 2048, 16, n) for n in (64, 44, 22, 16)),
+            MLP: ((8, 1024, 4096, 16, 32), (8, 1024, 10240, 16, 32)),
+            WIDTH: tuple((8, 64 * n, 2048, n, 32) for n in (6, 11, 23, 32)),
+        },
+    ),
+}
+
+
+def label_of(axis: str, shape: Shape) -> str:
+    """Such as `Depth: 4 x 64, MLP 128, patch 8`."""
+    depth, width, mlp, _, patch = shape
+    return f"{axis}: {depth} x {width}, MLP {mlp}, patch {patch}"
+
+
+def arms(scale: str) -> dict[str, Arm]:
+    """The base, then the shapes axis by axis."""
+    base, axes = SHAPES[scale]
+    labels = {BASE: base} | {
+        label_of(axis, shape): shape for axis in axes for shape in axes[axis]
+    }
+    return {label: arm_of(scale, shape) for label, shape in labels.items()}
+
+
+def arm_of(scale: str, shape: Shape) -> Arm:
+    depth, width, mlp_dim, num_heads, patch = shape
+    sizes = {"depth": depth, "width": width, "mlp_dim": mlp_dim, "num_heads": num_heads}
+    changes = {f"model.{name}": size for name, size in sizes.items()}
+    if scale == "full":
+        # 224 pixels, or the next fewer that the patches divide.
+        side = 224 // patch * patch
+        changes |= {"model.name": f"ViT-L/{patch}", "data.image_size": (side, side)}
+        return full.jft("ViT-L/32", changes)
+    return Arm(
+        f"configs/lab.py:scale={scale}", changes | {"model.name": f"ViT-mu/{patch}"}
+    )
+
+
+def conclude(results: Results) -> Conclusion:
+    """Curves of accuracy by relative compute, and the slopes of the axes."""
+    axes = SHAPES[results.scale][1]
+    unit = macs_of(results.configs[BASE])
+    labels = {
+        axis: [BASE, *(label_of(axis, shape) for shape in shapes)]
+        for axis, shapes in axes.items()
+    }
+    compute = {x: macs_of(c) / unit for x, c in results.configs.items()}
+    accuracy = {x: results.accuracy(x) for x in results.configs}
+    fewshot = {x: results.fewshot(x) for x in results.configs}
+    shots = results.shots(BASE)
+    panels = {
+        title: [series(axis, labels[axis], compute, values) for axis in AXES]
+        for title, values in (("test", accuracy), (f"{shots}", fewshot))
+    }
+    lines(
+        panels,
+        results.folder / "fig8.png",
+        x_label="relative compute",
+        y_label="accuracy (%)",
+    )
+    paper_figures.figure_8(results.folder / "fig8_paper.png")
+    # The base stands on every axis of the figure, but is one measurement.
+    others = {axis: [x for x in labels[axis] if x != BASE] for axis in AXES}
+    others[DEPTH] = [BASE, *others[DEPTH]]
+    points = {
+        axis: [(compute[x], 100 * y) for x in others[axis] for y in accuracy[x]]
+        for axis in AXES
+    }
+    theirs = {
+        axis: [(x, 100 * y) for x, y, _ in row if x != 1 or axis == DEPTH]
+        for axis, row in paper.FIGURE_8.items()
+    }
+    rows = [
+        [
+            label,
+            compute[label],
+            *(mean_cell(y[label], 100) for y in (accuracy, fewshot)),
+        ]
+        for label in results.configs
+    ]
+    return Conclusion(
+        tables=[
+            dict(
+                caption="Fig. 8: shapes",
+                side="ours",
+                columns=["shape", "relative compute", "test (%)", f"{shots} (%)"],
+                rows=rows,
+            ),
+            slopes_table(Rays(points), Rays(theirs)),
+        ],
+        figures=[
+            dict(
+                caption="Fig. 8: accuracy of shapes scaled from one base",
+                ours="fig8.png",
+                paper="fig8_paper.png",
+            )
+        ],
+        claims=claims(Rays(points), Rays(theirs)),
+        notes="All shapes are trained on the same number of examples, with one "
+        "learning rate. Of so few a deep model makes less use than it would of more, "
+        "and the gain of an axis is not only that of its capacity. Lines in the "
+        "logarithm of compute are a summary: the paper's own curves flatten, and by "
+        "the criteria here its own points leave depth and width undecided.",
+    )
+
+
+def series(
+    axis: str,
+    labels: list[str],
+    compute: dict[str, float],
+    values: dict[str, list[float]],
+) -> dict[str, Any]:
+    """The curve of an axis in percent, by increasing compute."""
+    labels = sorted(labels, key=lambda label: compute[label])
+    cells = [mean_cell(values[label], 100) for label in labels]
+    return {
+        "name": axis,
+        "x": [compute[label] for label in labels],
+        "y": [cell["mean"] for cell in cells],
+        "std": [cell["std"] for cell in cells],
+    }
+
+
+def slopes_table(ours: Rays, theirs: Rays) -> dict[str, Any]:
+    """Points gained by doubling the compute along each axis."""
+
+    def told(x: Interval) -> str:
+        return f"{x.value:.1f} [{x.low:.1f}, {x.high:.1f}]"
+
+    rows = [[axis, told(ours.slopes[axis]), told(theirs.slopes[axis])] for axis in AXES]
+    return dict(
+        caption="Points of accuracy gained by twice the compute, 95 % CI (paper: "
+        "ImageNet 5-shot, fitted in the same way to the points of its figure)",
+        side="both",
+        columns=["axis", "ours", "paper"],
+        rows=rows,
+    )
+
+
+def claims(ours: Rays, theirs: Rays) -> list[dict[str, str]]:
+    """Depth helps most, width least, smaller patches robustly."""
+
+    def against(axis: str, sign: float) -> tuple[str, str]:
+        gaps = {
+            other: ours.sum({axis: sign, other: -sign})
+            for other in (DEPTH, PATCH, MLP, WIDTH)
+            if other != axis
+        }
+        rival = min(gaps, key=lambda other: gaps[other].value)
+        own = theirs.sum({axis: sign, rival: -sign}).value
+        numbers = f"against {rival}: {gaps[rival].text('points', sign=True)}; "
+        numbers += f"the paper: {own:+.1f}"
+        return all_of([verdict(gap, ">") for gap in gaps.values()]), numbers
+
+    most, most_numbers = against(DEPTH, 1)
+    least, least_numbers = against(WIDTH, -1)
+    patch = ours.slopes[PATCH]
+    rule = "points of test accuracy per doubling of compute: the slope of {} is {} that"
+    rule += " of each other single axis, the whole 95 % interval of the difference"
+    return [
+        dict(
+            claim="Depth gains most",
+            criterion=rule.format("depth", "above"),
+            verdict=most,
+            numbers=most_numbers,
+            comment="",
+        ),
+        dict(
+            claim="Width gains least",
+            criterion=rule.format("width", "below"),
+            verdict=least,
+            numbers=least_numbers,
+            comment="",
+        ),
+        dict(
+            claim="Smaller patches gain without new parameters",
+            criterion="the slope of patch size is above 0 with its whole interval",
+            verdict=verdict(patch, ">"),
+            numbers=f"{patch.text('points', sign=True)}; the paper: "
+            f"{theirs.slopes[PATCH].value:+.1f}",
+            comment="",
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    item="Fig. 8",
+    title="Shapes",
+    question="Which way should a ViT grow: depth, width, MLP, smaller patches, or all "
+    "together?",
+    conclude=conclude,
+    arms=arms,
+    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

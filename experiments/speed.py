@@ -1,0 +1,189 @@
+"""How fast are ViTs and ResNets, and how large a batch do they allow?
+
+Fig. 12: images per second of the forward pass, the fastest of some batch sizes, and the
+largest batch that fits into memory, by image size. Nothing is trained. Speed is that of
+this machine. The largest batch is from what the compiler needs for two batch sizes; on
+a machine without accelerator it is that for the 16 GiB of the paper's TPUv3 core, in
+float32.
+
+mini: models of 1 to 5 GMACs up to 224 pixels on CPU cores: 3 minutes. small and full:
+the paper's models and sizes, for a GPU or TPU.
+"""
+
+import math
+from typing import Any
+
+from experiments import paper_figures
+from experiments.command import main
+from experiments.figures import lines
+from experiments.frame import Conclusion, Experiment, Results
+from experiments.paper_figures import family_of
+from experiments.statistics import Interval, mean_interval, verdict
+from experiments.throughput import Forward, device_memory, largest_batch
+from vit_jax.models import create_model
+
+PAPER = (
+    *("BiT-R50x1", "BiT-R50x2", "BiT-R152x4"),
+    *("ViT-B/32", "ViT-L/32", "ViT-B/16", "ViT-L/16", "ViT-H/14"),
+)
+MODELS = {
+    "smoke": ("ViT-mu/16", "BiT-R26x1"),
+    "mini": ("ViT-S/32", "ViT-Ti/16", "ViT-S/16", "BiT-R26x1", "BiT-R50x1"),
+    "small": PAPER,
+    "full": PAPER,
+}
+SIZES = {
+    "smoke": (32, 64),
+    "mini": (64, 128, 224),
+    "small": (64, 128, 224, 384, 512),
+    "full": (64, 128, 224, 384, 512),
+}
+BATCHES = {"smoke": (1, 2), "mini": (1, 8), "small": (32, 256), "full": (32, 256)}
+# A ViT and a ResNet of about equal multiply-adds at 224 pixels.
+PAIRS = {
+    "smoke": (("ViT-mu/16", "BiT-R26x1"),),
+    "mini": (("ViT-S/16", "BiT-R50x1"),),
+    "small": (("ViT-B/32", "BiT-R50x1"), ("ViT-B/16", "BiT-R50x2")),
+    "full": (("ViT-B/32", "BiT-R50x1"), ("ViT-B/16", "BiT-R50x2")),
+}
+
+
+def own_size(model: str, size: int) -> int:
+    """The nearest multiple of the patch size, as the paper took for H/14."""
+    patch = int(model.rpartition("/")[2]) if "ViT" in model else 1
+    return round(size / patch) * patch
+
+
+def conclude(results: Results) -> Conclusion:
+    """Measures what has not been measured yet."""
+    scale, memory = results.scale, device_memory()
+    forward = Forward(results.folder / "measurements.json")
+    rows = {}
+    for name in MODELS[scale]:
+        for size in SIZES[scale]:
+            model = create_model(
+                name, num_classes=1000, image_size=own_size(name, size)
+            )
+            rows[name, size] = forward(f"{name}, {size} px", model, BATCHES[scale])
+    speed = {key: row["images/s"] for key, row in rows.items()}
+    batch = {key: largest_batch(row, memory) for key, row in rows.items()}
+    where = f"{memory / 2**30:.3g} GiB"
+    lines(
+        {
+            "images per second": series(scale, speed),
+            f"largest batch, {where}": series(scale, batch),
+        },
+        results.folder / "fig12.png",
+        x_label="image size (pixels)",
+        y_label=forward.device,
+        log_x=False,
+        log_y=True,
+        ticks={size: str(size) for size in SIZES[scale]},
+    )
+    paper_figures.figure_12(results.folder / "fig12_paper.png")
+    columns = ["model", "GMACs at the largest", *(f"{n} px" for n in SIZES[scale])]
+    tables = [
+        dict(
+            caption=f"Fig. 12: {caption}",
+            side="ours",
+            columns=columns,
+            rows=[
+                [
+                    name,
+                    rows[name, SIZES[scale][-1]]["macs"] / 1e9,
+                    *(values[name, size] for size in SIZES[scale]),
+                ]
+                for name in MODELS[scale]
+            ],
+        )
+        for caption, values in (
+            (f"images per second of {forward.device}", speed),
+            (f"largest batch in {where}, a power of two", batch),
+        )
+    ]
+    return Conclusion(
+        tables=tables,
+        figures=[
+            dict(
+                caption="Fig. 12: speed and largest batch of the forward pass",
+                ours="fig12.png",
+                paper="fig12_paper.png",
+            )
+        ],
+        claims=claims(scale, rows),
+        notes="The paper does not go beyond batches of 1024; here there is no such "
+        "limit, and no batch of that size was run: the compiler's account of two small "
+        "ones is continued. What a CPU's compiler needs is not what a TPU's does, but "
+        "the order of the models is that of the features that they keep.",
+    )
+
+
+def series(scale: str, values: dict[tuple[str, int], float]) -> list[dict[str, Any]]:
+    """A curve a model; nothing is drawn where nothing fits."""
+    return [
+        {
+            "name": name,
+            "x": SIZES[scale],
+            "y": [values[name, size] or None for size in SIZES[scale]],
+            "family": family_of(name),
+        }
+        for name in MODELS[scale]
+    ]
+
+
+def claims(
+    scale: str, rows: dict[tuple[str, int], dict[str, Any]]
+) -> list[dict[str, str]]:
+    """Ratios of ViT to ResNet over pairs of equal compute and all image sizes."""
+
+    def ratio(measure: Any) -> Interval:
+        return mean_interval(
+            [
+                math.log2(measure(rows[vit, size]) / measure(rows[resnet, size]))
+                for vit, resnet in PAIRS[scale]
+                for size in SIZES[scale]
+            ]
+        )
+
+    def told(x: Interval) -> str:
+        value, low, high = (f"{2**y:.2f}" for y in x[:3])
+        return f"{value}, 95 % CI [{low}, {high}] over {len(SIZES[scale])} image sizes"
+
+    def bytes_an_image(row: dict[str, Any]) -> float:
+        (small, first), (large, last) = row["bytes"][0], row["bytes"][-1]
+        return (last - first) / (large - small)
+
+    speed = ratio(lambda row: row["images/s"] * row["macs"])
+    memory = ratio(bytes_an_image)
+    pairs = " and ".join(f"{vit} and {resnet}" for vit, resnet in PAIRS[scale])
+    return [
+        dict(
+            claim="ViTs are about as fast as ResNets of equal compute",
+            criterion=f"multiply-adds per second, {pairs}: the ratio is between 1/2 "
+            "and 2 with its whole 95 % interval",
+            verdict=verdict(speed, "within", 1.0),
+            numbers=f"ViT / ResNet {told(speed)}; the paper at 224 pixels: B/32 and "
+            "R50x1 1.4, B/16 and R50x2 1.1",
+            comment="",
+        ),
+        dict(
+            claim="ViTs need less memory an image than ResNets of equal compute",
+            criterion=f"bytes that an image adds to the forward pass, {pairs}: the "
+            "ratio is below 1 with its whole interval",
+            verdict=verdict(memory, "<"),
+            numbers=f"ViT / ResNet {told(memory)}; the paper's largest batches at 384 "
+            "pixels: B/32 1024 and R50x1 256, B/16 512 and R50x2 128",
+            comment="",
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    item="Fig. 12",
+    title="Speed and memory",
+    question="How fast are ViTs and ResNets, and how large a batch do they allow?",
+    conclude=conclude,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

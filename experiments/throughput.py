@@ -1,0 +1,96 @@
+"""Speed and memory of forward passes on this machine, measured once and kept."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax.flops import model_macs
+from vit_jax.models import AnyModel
+from vit_jax.planning.chips import CHIPS
+from vit_jax.speed import GROUPS, measure, synthetic_program
+from vit_jax.storage.integrity import write_atomically
+
+# Without an accelerator the batches are those that a core of the paper's could hold.
+TPU_V3_CORE = CHIPS["v3"].memory
+
+
+class Forward:
+    """Measurements by name, in a file: what is there is not measured again.
+
+    Args:
+        path: of the file; those of another kind of device in it are ignored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
+        there = json.loads(path.read_text()) if path.exists() else {}
+        self.rows: dict[str, dict[str, Any]] = there.get(self.device, {})
+
+    def __call__(
+        self, name: str, model: AnyModel, batches: Sequence[int]
+    ) -> dict[str, Any]:
+        """The fastest of some batch sizes, and the memory that a batch needs.
+
+        Returns:
+            `images/s` of the fastest batch; `least` and `most`, the same for the
+            slowest and fastest of the `GROUPS` groups of steps; `batch`, its size;
+            `macs` of an image; `bytes`, for each batch size that fits, as pairs.
+
+        Raises:
+            RuntimeError: not even the smallest batch fits.
+        """
+        if name not in self.rows:
+            print(f"forward pass of {name}", flush=True)
+            self.rows[name] = fastest(model, sorted(batches))
+            text = json.dumps({self.device: self.rows}, indent=1)
+            write_atomically(self.path, text + "\n")
+        return self.rows[name]
+
+
+def fastest(model: AnyModel, batches: Sequence[int]) -> dict[str, Any]:
+    """Measures; see `Forward`."""
+    rows = []
+    for batch in batches:
+        try:
+            program = synthetic_program(
+                model, batch, mode="forward", accumulate_steps=1
+            )
+            rows.append((batch, measure(program, steps=GROUPS, warmup=1)))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or not rows:
+                raise
+            break
+    batch, times = max(rows, key=lambda row: row[0] / row[1]["step"])
+    return {
+        "images/s": batch / times["step"],
+        "least": batch / times["step_max"],
+        "most": batch / times["step_min"],
+        "batch": batch,
+        "macs": model_macs(model),
+        "bytes": [(batch, row["program_bytes"]) for batch, row in rows],
+    }
+
+
+def largest_batch(row: dict[str, Any], memory: int) -> int:
+    """The largest power of two that fits, 0 for none.
+
+    What the compiler says of two batch sizes is continued as a straight line: weights,
+    and what each image adds.
+
+    Args:
+        row: of `Forward`, of at least two batch sizes.
+    """
+    (small, first), (large, last) = row["bytes"][0], row["bytes"][-1]
+    each = (last - first) / (large - small)
+    images = (memory - (first - small * each)) / each
+    return 2 ** (int(images).bit_length() - 1) if images >= 1 else 0
+
+
+def device_memory() -> int:
+    """Bytes of the first device's memory; of a TPUv3 core if it has none of its own."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit", TPU_V3_CORE)

@@ -42,7 +42,7 @@ def test_fewshot_is_the_closed_form(count, l2):
     x_test, test_labels = examples(50, 30, 3, seed=1)
     expected = textbook_scores(x, labels, x_test, 3, l2)
     scores = fewshot_scores(x, labels, x_test, num_classes=3, l2=l2)
-    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
     accuracy = fewshot_accuracy(x, labels, x_test, test_labels, num_classes=3, l2=l2)
     hits = expected.argmax(-1) == test_labels
     assert 0 < float(accuracy) == pytest.approx(hits.mean())

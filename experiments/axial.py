@@ -86,11 +86,11 @@ def conclude(results: Results) -> Conclusion:
     shots = results.shots("ResNet")
     scatter(
         {
-            "by compute (FLOPs)": points(accuracy, flops),
+            "by compute": points(accuracy, {x: n / 1e12 for x, n in flops.items()}),
             "by images per second": points(accuracy, rates),
         },
         results.folder / "fig13.png",
-        x_label=f"FLOPs of the training, or images/s of {forward.device}",
+        x_label=f"teraFLOPs of the training, or images/s of {forward.device}",
         y_label="test accuracy (%)",
     )
     paper_figures.figure_13(results.folder / "fig13_paper.png")

@@ -87,17 +87,7 @@ def conclude(results: Results) -> Conclusion:
         if pretraining(x) in results and results.configs[pretraining(x)].fewshot.every
     }
     shots = results.shots(pretraining(DEFAULT))
-    means = {}
-    for label, values in accuracy.items():
-        mean, std, n = mean_std(values)
-        means[label] = (100 * mean, 100 * std if n > 1 else None)
-    bars({"": means}, results.folder / "section4_6.png", y_label="accuracy (%)")
-    bars(
-        {"": {label: (value, None) for label, value in paper.SECTION_4_6.items()}},
-        results.folder / "section4_6_paper.png",
-        y_label="ImageNet accuracy (%)",
-        floor=70,
-    )
+    draw(results, accuracy)
     rows = [
         [x, mean_cell(accuracy[x], 100), mean_cell(fewshot.get(x, []), 100)]
         for x in STARTS
@@ -130,6 +120,32 @@ def conclude(results: Results) -> Conclusion:
         "million steps, of which the first 100,000 give most. From scratch is here as "
         "short as the fine-tuning; the paper's is 300 epochs of ImageNet, so that its "
         "gain of 2 points is over a model that is fully trained.",
+    )
+
+
+def draw(results: Results, accuracy: dict[str, list[float]]) -> None:
+    """Bars by what the pre-training knew; ours begin at chance."""
+
+    def bar(label: str) -> tuple[float, float | None]:
+        mean, std, n = mean_std(accuracy[label])
+        return 100 * mean, 100 * std if n > 1 else None
+
+    classes = results.configs[DEFAULT].data.classes
+    bars(
+        {
+            "no pre-training": {SCRATCH: bar(SCRATCH)},
+            "masked patches, no labels": {x: bar(x) for x in MASKED},
+            "labels": {SUPERVISED: bar(SUPERVISED)},
+        },
+        results.folder / "section4_6.png",
+        y_label="accuracy (%)",
+        floor=100 / len(classes) if classes else 0,
+    )
+    bars(
+        {label: {label: (value, None)} for label, value in paper.SECTION_4_6.items()},
+        results.folder / "section4_6_paper.png",
+        y_label="ImageNet accuracy (%)",
+        floor=70,
     )
 
 

@@ -161,10 +161,11 @@ def conclude(results: Results) -> Conclusion:
         ],
         claims=claims(Rays(points), Rays(theirs)),
         notes="All shapes are trained on the same number of examples, with one "
-        "learning rate. Of so few a deep model makes less use than it would of more, "
-        "and the gain of an axis is not only that of its capacity. Lines in the "
-        "logarithm of compute are a summary: the paper's own curves flatten, and by "
-        "the criteria here its own points leave depth and width undecided.",
+        "learning rate. At mini that is 400 steps, in which deep models are likely "
+        "still behind because they train more slowly: the gain of an axis is not only "
+        "that of its capacity. Lines in the logarithm of compute are a summary: the "
+        "paper's own curves flatten, and by the criteria here its own points leave "
+        "depth and width undecided.",
     )
 
 

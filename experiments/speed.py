@@ -75,7 +75,7 @@ def conclude(results: Results) -> Conclusion:
         },
         results.folder / "fig12.png",
         x_label="image size (pixels)",
-        y_label=forward.device,
+        y_label=forward.hardware,
         log_x=False,
         log_y=True,
         ticks={size: str(size) for size in SIZES[scale]},
@@ -97,7 +97,7 @@ def conclude(results: Results) -> Conclusion:
             ],
         )
         for caption, values in (
-            (f"images per second of {forward.device}", speed),
+            (f"images per second of {forward.hardware}", speed),
             (f"largest batch in {where}, a power of two", batch),
         )
     ]
@@ -146,7 +146,7 @@ def claims(
         )
 
     def told(x: Interval) -> str:
-        value, low, high = (f"{2**y:.2f}" for y in x[:3])
+        value, low, high = (f"{2**y:.2g}" for y in x[:3])
         return f"{value}, 95 % CI [{low}, {high}] over {len(SIZES[scale])} image sizes"
 
     def bytes_an_image(row: dict[str, Any]) -> float:

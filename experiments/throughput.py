@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from experiments.command import hardware
 from vit_jax.flops import model_macs
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import CHIPS
@@ -22,11 +23,15 @@ class Forward:
 
     Args:
         path: of the file; those of another kind of device in it are ignored.
+
+    Attributes:
+        hardware: the device in words.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
+        self.hardware = hardware()
         there = json.loads(path.read_text()) if path.exists() else {}
         self.rows: dict[str, dict[str, Any]] = there.get(self.device, {})
 

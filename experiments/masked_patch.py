@@ -135,8 +135,8 @@ def draw(results: Results, accuracy: dict[str, list[float]]) -> None:
     bars(
         {
             "no pre-training": {SCRATCH: bar(SCRATCH)},
-            "masked patches, no labels": {x: bar(x) for x in MASKED},
-            "labels": {SUPERVISED: bar(SUPERVISED)},
+            "masked patches": {x: bar(x) for x in MASKED},
+            "with labels": {SUPERVISED: bar(SUPERVISED)},
         },
         results.folder / "section4_6.png",
         y_label="accuracy (%)",

@@ -64,7 +64,8 @@ def fastest(model: AnyModel, batches: Sequence[int]) -> dict[str, Any]:
             program = synthetic_program(
                 model, batch, mode="forward", accumulate_steps=1
             )
-            rows.append((batch, measure(program, steps=GROUPS, warmup=1)))
+            # The first step, which is not timed, is enough to warm up.
+            rows.append((batch, measure(program, steps=GROUPS, warmup=0)))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or not rows:
                 raise
@@ -80,18 +81,22 @@ def fastest(model: AnyModel, batches: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def image_bytes(row: dict[str, Any]) -> float:
+    """What an image more adds to the memory, by the two largest batches of a row."""
+    (small, first), (large, last) = row["bytes"][-2:]
+    return (last - first) / (large - small)
+
+
 def largest_batch(row: dict[str, Any], memory: int) -> int:
     """The largest power of two that fits, 0 for none.
 
-    What the compiler says of two batch sizes is continued as a straight line: weights,
-    and what each image adds.
+    What the compiler says of two batch sizes is continued as a straight line.
 
     Args:
         row: of `Forward`, of at least two batch sizes.
     """
-    (small, first), (large, last) = row["bytes"][0], row["bytes"][-1]
-    each = (last - first) / (large - small)
-    images = (memory - (first - small * each)) / each
+    batch, needed = row["bytes"][-1]
+    images = batch + (memory - needed) / image_bytes(row)
     return 2 ** (int(images).bit_length() - 1) if images >= 1 else 0
 
 

@@ -39,7 +39,7 @@ PAPER = {
     "AxialResNet": "AxialResNet50",
 }
 # The laboratory's own patches are the small ones.
-LARGE_PATCHES = {"smoke": "ViT-mu/16", "mini": "ViT-mu/8", "small": "ViT-Ti/8"}
+LARGE_PATCHES = {"mini": "ViT-mu/8", "small": "ViT-Ti/8"}
 BATCHES = {"smoke": (2,), "mini": (16, 64), "small": (64, 512), "full": (64, 512)}
 # A model is far slower than its compute says if it does so much less of it a second.
 FAR = 0.5
@@ -58,10 +58,16 @@ def arms(scale: str) -> dict[str, Arm]:
     vit, resnet = (
         f"configs/lab.py:family={family},scale={scale}" for family in ("vit", "resnet")
     )
-    large, axial = {"model.name": LARGE_PATCHES[scale]}, {"model.attention": "axial"}
-    return {
-        f"ViT, {LARGE}": Arm(vit, large),
-        f"Axial-ViT, {LARGE}": Arm(vit, large | axial),
+    axial = {"model.attention": "axial"}
+    large = {}
+    # One pair of ViTs is enough to try the code: each is a program to compile.
+    if scale != "smoke":
+        patches = {"model.name": LARGE_PATCHES[scale]}
+        large = {
+            f"ViT, {LARGE}": Arm(vit, patches),
+            f"Axial-ViT, {LARGE}": Arm(vit, patches | axial),
+        }
+    return large | {
         f"ViT, {SMALL}": Arm(vit),
         f"Axial-ViT, {SMALL}": Arm(vit, axial),
         "ResNet": Arm(resnet),
@@ -105,7 +111,7 @@ def conclude(results: Results) -> Conclusion:
                 flops[label] / 1e12,
                 rates[label],
             ]
-            for label in PAPER
+            for label in accuracy
         ],
     )
     theirs = dict(
@@ -165,7 +171,7 @@ def claims(
         for a, b in (("images/s", "images/s"), ("least", "most"), ("most", "least"))
     ]
     slow = Interval(*work, 1.0, "extremes of the groups of steps")
-    vits = [x for x in PAIRS if "ViT" in x]
+    vits = [x for x in PAIRS if "ViT" in x and x in accuracy]
     return [
         better("Axial ViTs", vits, accuracy, speed, "+1.8 and +2.3 for 1.9 times"),
         better("AxialResNet", ["AxialResNet"], accuracy, speed, "+5.8 for 1.1 times"),
@@ -196,9 +202,7 @@ def better(
         for x, gain in gains.items()
     ]
     return dict(
-        claim=f"{what} are more accurate than what they were made from"
-        if len(models) > 1
-        else f"{what} is more accurate than what it was made from",
+        claim=f"{what}: more accurate than without axial attention",
         criterion="test accuracy, axial minus the other, is above 0 with its whole "
         "95 % interval",
         verdict=all_of([verdict(gain, ">") for gain in gains.values()]),

@@ -29,13 +29,13 @@ Shape = tuple[int, int, int, int, int]  # layers, width, MLP width, heads, patch
 # By scale: the base, then the other shapes along each axis.
 SHAPES: dict[str, tuple[Shape, dict[str, tuple[Shape, ...]]]] = {
     "smoke": (
-        (1, 16, 32, 2, 16),
+        (2, 16, 32, 2, 8),
         {
-            "All": ((2, 32, 64, 4, 8),),
-            DEPTH: ((2, 16, 32, 2, 16), (3, 16, 32, 2, 16)),
-            PATCH: ((1, 16, 32, 2, 8),),
-            MLP: ((1, 16, 64, 2, 16),),
-            WIDTH: ((1, 32, 32, 4, 16),),
+            "All": ((1, 8, 16, 1, 16),),
+            DEPTH: ((1, 16, 32, 2, 8), (3, 16, 32, 2, 8)),
+            PATCH: ((2, 16, 32, 2, 16),),
+            MLP: ((2, 16, 64, 2, 8),),
+            WIDTH: ((2, 32, 32, 4, 8),),
         },
     ),
     "mini": (

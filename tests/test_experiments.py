@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,11 @@ NAMES = [name for name in EXPERIMENTS if Path(f"experiments/{name}.py").exists()
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
     """One for all processes of the tests: experiments share runs."""
-    return tmp_path_factory.getbasetemp().parent / "experiments"
+    base = tmp_path_factory.getbasetemp()
+    # Several processes have folders of their own in that of the session; the parent of
+    # a single one's would keep runs from session to session.
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    return (base.parent if several else base) / "experiments"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Fleets: the numbers of an ordinary run, many at once, in the same folders."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -12,8 +13,9 @@ import pytest
 
 from vit_jax import cli, fleet, fleet_loop
 from vit_jax.config import ConfigError
+from vit_jax.data.pipeline import Data
 from vit_jax.fleet_member import FAILURE, Member
-from vit_jax.fleet_program import make_program, program_key
+from vit_jax.fleet_program import Inputs, make_program, program_key
 from vit_jax.metrics import read_metrics
 from vit_jax.run import load_run
 from vit_jax.train import Interrupted, exit_on_interrupt, train
@@ -211,14 +213,15 @@ def test_a_signal_saves(tmp_path, monkeypatch):
     accept = Member.accept
 
     def killed(member, step, row, speed):
-        if step == 5:
+        if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         accept(member, step, row, speed)
 
     monkeypatch.setattr(Member, "accept", killed)
-    with pytest.raises(Interrupted, match="SIGTERM at step 5 of 8"):
+    # The second step was under way.
+    with pytest.raises(Interrupted, match="SIGTERM at step 2 of 8"):
         fleet.train_fleet(grid(), folders(tmp_path), steps_per_dispatch=1)
-    assert (tmp_path / "run0" / "checkpoints" / "5").is_dir()
+    assert (tmp_path / "run0" / "checkpoints" / "2").is_dir()
     assert not (tmp_path / "run1").exists()
 
 
@@ -297,3 +300,33 @@ def test_the_table_has_means_over_seeds():
     assert lines[0] == "| learning rate | test |"
     assert lines[2] == "| 0.001 | 60.00 ± 14.14 % |"
     assert lines[3] == "| 0.01 | 25.00 % (1 of 2 runs stopped) |"
+
+
+def test_every_key_of_the_data_is_accounted_for():
+    """So that a new augmentation is not left out without a word."""
+    options = {field.name for field in dataclasses.fields(Data) if field.init}
+    reading = "name split classes label data_dir holdout cache workers num_threads"
+    evaluation = "eval_crop eval_resize eval_interpolation max_errors"
+    here = "batch_size image_size crop crop_area crop_resize flip randaug_magnitude"
+    known = {*reading.split(), *evaluation.split(), *here.split()}
+    refused = {key.removeprefix("data.") for key in fleet.ORDINARY}
+    assert options - known <= refused
+
+
+def test_other_objectives_go_the_same_way():
+    config = tiny("objective.name=masked_patch", "model.name=ViT-mu/4")
+    program = make_program(program_key(config), 10, 2, 3)
+    batch = {
+        "image": np.zeros((3, 2, 32, 16, 16, 3), np.uint8),
+        "label": np.zeros((3, 2, 32), np.int32),
+    }
+    keys = jax.eval_shape(jax.vmap(program.make_keys), np.zeros(2, np.int32))
+    states = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), program.state
+    )
+    inputs = Inputs(batch, np.zeros((3, 2), np.float32))
+    states, rows = jax.eval_shape(
+        program.run, states, inputs, keys, np.zeros(2, np.float32), 3
+    )
+    assert rows["loss"].shape == (3, 2)
+    assert "mask_token" in states.params and "head" not in states.params

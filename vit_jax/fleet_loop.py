@@ -13,7 +13,6 @@ from vit_jax import sharding
 from vit_jax.data.in_memory import Images, eval_images
 from vit_jax.data.pipeline import Data
 from vit_jax.distributed import StopSignals
-from vit_jax.evaluators.features import Evaluator
 from vit_jax.fleet_member import Member, Results
 from vit_jax.fleet_program import FleetProgram, Inputs
 from vit_jax.guard import FaultyStep
@@ -75,7 +74,14 @@ class SideBySide:
         self.keys = jax.vmap(program.make_keys)(jnp.array([c.seed for c in configs]))
         self.decays = jnp.array([c.optim.weight_decay for c in configs], jnp.float32)
         self.feed = Feed(members, steps)
-        self._evaluators: dict[str, Evaluator] = {}
+        self.stops = (
+            self.lengths.eval_every,
+            self.lengths.checkpoint_every,
+            *self.lengths.evaluators.values(),
+        )
+        # First step, count and metrics of a dispatch that is under way.
+        self.sent: tuple[int, int, Any] | None = None
+        self.compiled, self.last = False, 0.0
 
     def run(self, start: int, clock: Clock) -> None:
         """To the end of the schedule.
@@ -83,64 +89,67 @@ class SideBySide:
         Raises:
             Interrupted: all is saved.
         """
-        total = self.lengths.total
+        total, step = self.lengths.total, start
         if start == total:
             self.evaluate(start)
             return
-        step, speed, begin = start, math.nan, time.perf_counter()
         inputs = self.feed(step, self.until(step))
         while step < total and self.alive:
-            count = self.until(step)
-            sent = time.perf_counter()
+            begin, count = time.perf_counter(), self.until(step)
             self.states, rows = self.program.run(
                 self.states, inputs, self.keys, self.decays, count
             )
+            # While the device is at work.
             if step + count < total:
-                # While the device is at work.
                 inputs = self.feed(step + count, self.until(step + count))
-            rows = jax.device_get(rows)
-            # The first dispatch compiles.
-            if step > start:
-                speed = count / (time.perf_counter() - sent)
-            self.accept(step, count, rows, speed)
+            self.accept()
+            self.sent = step, count, rows
             step += count
-            self.evaluate(step)
             stop = clock.stop() if step < total else ""
-            if stop or self.is_due(step, self.lengths.checkpoint_every):
-                self.save(step)
-            if stop and self.alive:
-                raise Interrupted(f"{stop} at step {step} of {total}")
-            now = time.perf_counter()
+            if stop or self.stops_at(step):
+                self.accept()
+                self.evaluate(step)
+                if stop or self.is_due(step, self.lengths.checkpoint_every):
+                    self.save(step)
+                if stop and self.alive:
+                    raise Interrupted(f"{stop} at step {step} of {total}")
+                # Evaluations and saves do not count in the speed of the training.
+                self.last = time.perf_counter()
+            # The first dispatch is compiled before.
             if step > start + count:
-                clock.took(now - begin)
-            begin = now
+                clock.took(time.perf_counter() - begin)
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether what happens at multiples of `every` steps, and at the end, is."""
         return step == self.lengths.total or (every > 0 and step % every == 0)
 
+    def stops_at(self, step: int) -> bool:
+        """Whether anything but training is due."""
+        return any(self.is_due(step, every) for every in self.stops)
+
     def until(self, step: int) -> int:
         """How many steps may follow without anything in between."""
-        lengths = self.lengths
-        every = (
-            lengths.eval_every,
-            lengths.checkpoint_every,
-            *lengths.evaluators.values(),
-        )
-        ends = [(step // number + 1) * number for number in every if number]
-        return min(step + self.steps, lengths.total, *ends) - step
+        ends = [(step // every + 1) * every for every in self.stops if every]
+        return min(step + self.steps, self.lengths.total, *ends) - step
 
-    def accept(
-        self, start: int, count: int, rows: dict[str, np.ndarray], speed: float
-    ) -> None:
-        """Takes the metrics, arrays (steps, slots), of the steps after `start`."""
+    def accept(self) -> None:
+        """Takes the metrics of the steps that were sent before, if any."""
+        if self.sent is None:
+            return
+        start, count, rows = self.sent
+        rows, self.sent = jax.device_get(rows), None
+        now = time.perf_counter()
+        # Not of the first dispatch, which is compiled before.
+        speed = count / (now - self.last) if self.compiled else math.nan
+        self.compiled, self.last = True, now
         for slot, member in list(self.alive.items()):
             for number in range(count):
+                step = start + number + 1
                 row = {name: float(x[number, slot]) for name, x in rows.items()}
                 try:
-                    member.accept(start + number + 1, row, speed)
+                    member.accept(step, row, speed)
                 except FaultyStep as fault:
-                    member.fail(start + number + 1, fault)
+                    member.fail(step, fault)
                     print(f"{self.name}: {member.workdir}: {member.failure}")
                     del self.alive[slot]
                     break
@@ -160,12 +169,11 @@ class SideBySide:
                         values[split + suffix] = means[slot]
         for name, every in self.lengths.evaluators.items():
             if self.is_due(step, every):
-                if name not in self._evaluators:
-                    self._evaluators[name] = self.first.evaluator(name, self.program)
+                evaluator = self.first.evaluator(name, self.program)
                 for suffix, params in averages:
                     for slot, values in results.items():
                         own = jax.tree.map(lambda x, slot=slot: x[slot], params)
-                        values[name + suffix] = self._evaluators[name](own)
+                        values[name + suffix] = evaluator(own)
         for slot, values in results.items():
             if values:
                 member = self.alive[slot]

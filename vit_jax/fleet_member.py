@@ -1,6 +1,8 @@
 """One run of a fleet: its folder, its data, its place in the schedule."""
 
 import dataclasses
+import functools
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from vit_jax.config import (
     check_config,
     difference,
     keywords,
+    lists_to_tuples,
     load_config,
     resolve_lengths,
     to_dict,
@@ -28,6 +31,7 @@ from vit_jax.evaluators.features import Evaluator
 from vit_jax.fleet_program import FleetProgram
 from vit_jax.guard import Faults, FaultyStep, Guard
 from vit_jax.metrics import Writer, read_metrics
+from vit_jax.models import AnyModel
 from vit_jax.optim import make_schedule
 from vit_jax.run import FREE_KEYS, begin_folder, versions
 from vit_jax.storage import integrity
@@ -37,6 +41,15 @@ FAILURE = "failure.txt"
 # Options of reading that do not matter where all is read once, into arrays.
 IN_MEMORY = {"cache": "never", "workers": 0, "num_threads": 0}
 Results = dict[str, dict[str, float]]
+
+
+# For all runs of a grid: it holds its images.
+@functools.lru_cache(maxsize=4)
+def make_evaluator(
+    name: str, model: AnyModel, data: Data, mesh: jax.sharding.Mesh, options: str
+) -> Evaluator:
+    """That of a config section, whose keys but `every` are given as JSON."""
+    return FROZEN[name](model, data, mesh, **lists_to_tuples(json.loads(options)))
 
 
 class Member:
@@ -152,9 +165,12 @@ class Member:
 
     def evaluator(self, name: str, program: FleetProgram) -> Evaluator:
         """That of a section such as `fewshot`."""
-        data = Data(**self.config.data)
+        # Read by the pipeline, once for each image; and not the training split.
         options = without_every(self.config[name])
-        return FROZEN[name](program.model, data, program.mesh, **options)
+        data = Data(**{**self.config.data, "split": options["train_split"]})
+        return make_evaluator(
+            name, program.model, data, program.mesh, json.dumps(options)
+        )
 
     def inputs(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the examples (count, b) and rates (count,) of the next steps."""

@@ -114,6 +114,7 @@ def conclude(results: Results) -> Conclusion:
         results.folder / "bias_profile.png",
         x_label="data of the pre-training",
         y_label="",
+        columns=2,
         ticks=ticks,
     )
     by_name = {name: values[title] for title, name in MEASURES.items()}

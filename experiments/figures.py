@@ -41,6 +41,7 @@ def lines(
     log_y: bool = False,
     ticks: Mapping[float, str] | None = None,
     reference: tuple[float, str] | None = None,
+    columns: int = 1,
 ) -> Path:
     """Curves with bands of a standard deviation, named at their right ends.
 
@@ -51,9 +52,14 @@ def lines(
         panels: series by title of the panel, one below the other; "" for no title.
         ticks: labels by place on the x axis; as suits the numbers if not given.
         reference: height and name of a dashed line, such as chance.
+        columns: of panels, read row by row.
     """
-    figure = new_figure(5.2, 3.6 * len(panels))
-    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+    rows = -(-len(panels) // columns)
+    figure = new_figure(5.2 * columns, (3.6 if columns == 1 else 2.9) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = grid[: len(panels)]
+    for axis in grid[len(panels) :]:
+        axis.set_axis_off()
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
         for one, style in zip(series, styles_of(series), strict=True):
             _curve(axis, one, style)

@@ -75,6 +75,7 @@ def conclude(results: Results) -> Conclusion:
         results.folder / "learned_bias.png",
         x_label="step",
         y_label="",
+        columns=2,
         log_x=False,
     )
     return Conclusion(

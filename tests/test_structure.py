@@ -12,7 +12,8 @@ LEAVES = (
     "losses optim metrics config guard watchdog sharding planning/chips "
     "data/mix data/augment data/decode "
     "models/pixels models/resample models/layers models/variants models/depth "
-    "models/softmax_attention storage/fingerprint analysis/rollout"
+    "models/softmax_attention storage/fingerprint analysis/rollout "
+    "analysis/attention analysis/filters analysis/receptive_field analysis/translation"
 ).split()
 
 

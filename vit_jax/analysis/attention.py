@@ -17,9 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
-def token_distances(
-    grid: tuple[int, int], patch_size: float
-) -> Float[np.ndarray, "n n"]:
+def token_distances(grid: tuple[int, int], patch_size: int) -> Float[np.ndarray, "n n"]:
     """Euclidean distances in pixels between the centres of the patches of a grid.
 
     Args:
@@ -33,7 +31,7 @@ def token_distances(
 def mean_attention_distance(
     weights: Float[ArrayLike, "b k l l"],
     grid: tuple[int, int],
-    patch_size: float,
+    patch_size: int,
     *,
     num_prefix_tokens: int,
     renormalize: bool = True,
@@ -60,7 +58,7 @@ def mean_attention_distance(
 
 
 def uniform_attention_distance(
-    grid: tuple[int, int], patch_size: float, *, include_self: bool = True
+    grid: tuple[int, int], patch_size: int, *, include_self: bool = True
 ) -> float:
     """What `mean_attention_distance` gives where attention is the same everywhere.
 
@@ -77,7 +75,7 @@ def uniform_attention_distance(
 
 
 def distance_ratio(
-    distances: Float[ArrayLike, "..."], grid: tuple[int, int], patch_size: float
+    distances: Float[ArrayLike, "..."], grid: tuple[int, int], patch_size: int
 ) -> Float[Array, "..."]:
     """Attention distances over that of uniform attention; comparable between grids.
 

@@ -63,7 +63,7 @@ def rank_correlation_with_distance(
     others = ~np.eye(len(similarity), dtype=bool)
     correlations = []
     for row, near, other in zip(
-        similarity, -token_distances(grid, 1.0), others, strict=True
+        similarity, -token_distances(grid, 1), others, strict=True
     ):
         one, two = rankdata(row[other]), rankdata(near[other])
         one, two = one - one.mean(), two - two.mean()
@@ -153,7 +153,7 @@ def neighbourhood(grid: tuple[int, int], connectivity: int) -> np.ndarray:
         raise ValueError(f"connectivity is {connectivity}: wanted 4 or 8")
     if connectivity == 8:
         return window(grid, 1) & ~window(grid, 0)
-    return token_distances(grid, 1.0) == 1
+    return token_distances(grid, 1) == 1
 
 
 def checked(

@@ -1,0 +1,299 @@
+"""Measures of whole models: exact symmetries, names, what exists for which family."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.analysis import profile
+from vit_jax.analysis.features import (
+    attention_weights,
+    layer_features,
+    position_tables,
+    total_stride,
+)
+from vit_jax.analysis.heads import attention_measures
+from vit_jax.analysis.profile import bias_profile
+from vit_jax.analysis.shuffle import (
+    accuracy,
+    remove_positions,
+    shuffle_accuracy,
+    shuffle_blocks,
+)
+from vit_jax.models import create_model, init_params
+from vit_jax.models.depth import scanned
+from vit_jax.models.positions import ADDED, PLACES, sincos2d
+
+VARIANTS = [("relative", "stem"), ("relative2d", "stem")]
+VARIANTS += [(kind, place) for kind in ADDED for place in PLACES]
+RNG = np.random.default_rng(0)
+IMAGES = jnp.asarray(RNG.uniform(-1, 1, size=(12, 16, 16, 3)), jnp.float32)
+
+
+def tiny(name="ViT-mu/4", **options):
+    sizes = {"depth": 2, "width": 16, "mlp_dim": 8, "num_heads": 2, "pooling": "gap"}
+    if name.startswith("BiT"):
+        sizes = {"blocks": (1, 1), "width": 32}
+    if name.startswith("Mixer"):
+        sizes = {"depth": 1, "width": 16, "token_mlp_dim": 8, "channel_mlp_dim": 8}
+    return create_model(name, num_classes=5, image_size=16, **(sizes | options))
+
+
+def drawn(model):
+    """Parameters that are all random, so that each of them shows."""
+    shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32), shapes
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(model, params, images):
+    return model.apply({"params": params}, images, train=False)
+
+
+def labels_of(model, params):
+    """Every second one right, the others 0."""
+    classes = np.argmax(run(model, params, IMAGES)[0], axis=-1)
+    return np.where(np.arange(12) % 2, classes, 0)
+
+
+features = jax.jit(layer_features, static_argnums=0)
+weights_of = jax.jit(attention_weights, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """The profile of a ViT that does not know where its patches are."""
+    model = tiny(positions="none")
+    params = drawn(model)
+    labels = labels_of(model, params)
+    return bias_profile(model, params, IMAGES, labels, key=jax.random.key(0))
+
+
+def test_without_positions_whole_patches_are_an_exact_symmetry(bare):
+    errors = {k: v for k, v in bare.items() if k.startswith("equivariance_error")}
+    assert len(errors) == 2 * (2 + 2 + 1 + 1)  # stem, embedded; blocks; encoded; mean
+    assert max(errors.values()) < 1e-9
+    assert bare["shift_consistency/stride"] == 1
+    assert bare["invariance_error/stride"] < 1e-9
+    assert bare["invariance_error/other"] > 0.1
+    for name in ("shuffled_2x2", "shuffled_4x4", "without_positions"):
+        assert bare[f"accuracy_ratio/{name}"] == 1
+    assert not [name for name in bare if name.startswith("positions")]
+
+
+def test_aliasing_of_patches_is_no_symmetry(bare):
+    assert bare["lie_derivative/stem"] > 0.1
+    assert bare["lie_derivative/pre_logits"] > 0.1
+
+
+def test_means_of_a_profile(bare):
+    layers = [bare[f"attention_entropy/block_0{i}"] for i in (0, 1)]
+    assert bare["attention_entropy/mean"] == pytest.approx(np.mean(layers))
+    lowest = min(bare[f"attention_ratio/block_0{i}/min"] for i in (0, 1))
+    assert bare["attention_ratio/min"] == lowest < bare["attention_ratio/mean"]
+    names = ("stem", "embedded", "block_00", "block_01", "encoded")
+    lie = [bare[f"lie_derivative/{name}"] for name in names]
+    assert bare["lie_derivative/mean"] == pytest.approx(np.mean(lie))
+    assert all(isinstance(value, float) for value in bare.values())
+
+
+def test_checkpoints_of_a_model_share_what_is_compiled(bare):
+    model = tiny(positions="none")
+    params = init_params(model, jax.random.key(0))
+    compiled = (
+        profile.equivariance_errors,
+        profile.lie_derivatives,
+        profile.last_layer_field,
+        profile.compiled_outputs,
+    )
+    before = [function._cache_size() for function in compiled]
+    labels = np.zeros(12, int)
+    fresh = bias_profile(model, params, IMAGES, labels, key=jax.random.key(1))
+    assert [function._cache_size() for function in compiled] == before
+    # All logits are zero, so there is no class to be consistent about.
+    lost = {"shift_consistency/stride", "shift_consistency/other"}
+    assert set(bare) - set(fresh) == lost
+
+
+def test_positions_break_the_symmetry_and_are_measured():
+    model = tiny(positions="sincos2d")
+    params = drawn(model)
+    errors = profile.equivariance_errors(model, params, IMAGES, step=8)
+    assert errors["stem"] < 1e-9
+    assert errors["embedded"] > 0.01 and errors["encoded"] > 0.01
+    found = profile.position_profile(model, params)
+    assert found["positions/rank_correlation"] > 0.8
+    assert found["positions/neighbour_share"] == 1
+    assert found["positions/row_column_r2"] == pytest.approx(1)
+    assert found["positions/neighbour_share_by_chance"] < 0.5
+
+
+def test_profile_of_a_resnet():
+    model = tiny("BiT-R26x1")
+    found = bias_profile(model, drawn(model), IMAGES, key=jax.random.key(0))
+    layers = ("root", "stage_1/unit_01", "stage_2/unit_01", "encoded")
+    for measure in ("equivariance_error", "lie_derivative"):
+        assert all(found[f"{measure}/{name}"] > 0 for name in layers)
+    # A move by its stride of 8 pixels takes the middle half of 16 off the grey.
+    prefixes = ("attention", "positions", "equivariance_error_on_grey")
+    assert not [name for name in found if name.startswith(prefixes)]
+    assert 0 < found["receptive_field/rms_ratio"] < 2
+    assert not [name for name in found if name.startswith("accuracy")]  # no labels
+
+
+def test_features_of_a_vit_are_its_activations():
+    model = tiny(pooling="token", num_registers=1)
+    params = drawn(model)
+    found = features(model, params, IMAGES)
+    names = ["stem", "embedded", "block_00", "block_01", "encoded"]
+    assert list(found) == names
+    assert {x.shape for x in found.values()} == {(12, 4, 4, 16)}
+    _, out = run(model, params, IMAGES)
+    block = out["encoder"]["block_01"]["output"]
+    np.testing.assert_allclose(found["block_01"][:, 1, 2], block[:, 2 + 6], atol=1e-5)
+    np.testing.assert_allclose(
+        found["encoded"][:, 3, 3], out["encoded"][:, -1], atol=1e-5
+    )
+    other, stacked = scanned(model, params)
+    same = features(other, stacked, IMAGES)
+    np.testing.assert_array_equal(same["block_01"], found["block_01"])
+
+
+def test_features_of_other_families():
+    hybrid = tiny(resnet_stem=(1,), stem_width=32)
+    stem = ["root", "stage_1/unit_01", "stem", "embedded"]
+    axial = tiny("Axial-ViT-mu/4", depth=1)
+    mixer = tiny("Mixer-S/4")
+    resnet = tiny("BiT-R26x1")
+    wanted = {
+        hybrid: [*stem, "block_00", "block_01", "encoded"],
+        axial: ["stem", "embedded", "block_00/row", "block_00/column", "encoded"],
+        mixer: ["stem", "block_00", "encoded"],
+        resnet: ["root", "stage_1/unit_01", "stage_2/unit_01", "encoded"],
+    }
+    for model, names in wanted.items():
+        draw = functools.partial(init_params, model)
+        params = jax.eval_shape(draw, jax.random.key(0))
+        shapes = jax.eval_shape(
+            functools.partial(layer_features, model), params, IMAGES
+        )
+        assert list(shapes) == names
+        for x in shapes.values():
+            assert (x.ndim, x.dtype) == (4, jnp.float32)
+            assert 16 // x.shape[1] == 16 // x.shape[2] <= total_stride(model)
+        assert 16 // shapes["encoded"].shape[1] == total_stride(model)
+
+
+def test_attention_weights_are_those_of_each_layer():
+    model = tiny(pooling="token")
+    params = drawn(model)
+    found = weights_of(model, params, IMAGES)
+    assert list(found) == ["block_00", "block_01"]
+    for weights in found.values():
+        assert weights.shape == (12, 2, 17, 17)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    means = attention_measures(model, params, IMAGES, batch_size=6)
+    whole = attention_measures(model, params, IMAGES, batch_size=12)
+    for name, layer in means.items():
+        for one, other in zip(layer, whole[name], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert attention_measures(tiny("BiT-R26x1"), {}, IMAGES) == {}
+
+
+def test_tables_of_positions():
+    model = tiny(pooling="token")
+    params = drawn(model)
+    found = position_tables(model, params)
+    table = params["positions"]["embedding"][0, 1:]
+    np.testing.assert_array_equal(found["positions"], table)
+    model = tiny(positions="learned2d", positions_at="every_layer")
+    params = drawn(model)
+    found = position_tables(model, params)
+    assert list(found) == ["block_00", "block_01"]
+    own = params["encoder"]["block_01"]["positions"]
+    wanted = np.concatenate([own["column"][3], own["row"][1]])
+    np.testing.assert_allclose(found["block_01"][1 * 4 + 3], wanted, atol=1e-6)
+    fixed = position_tables(tiny(positions="sincos2d", pooling="token"), {})
+    np.testing.assert_allclose(fixed["positions"], sincos2d(4, 4, 16), atol=1e-6)
+    assert position_tables(tiny(positions="relative"), {}) == {}
+    assert position_tables(tiny("BiT-R26x1"), {}) == {}
+
+
+@pytest.mark.parametrize(("kind", "place"), VARIANTS)
+def test_removed_positions_leave_a_bag_of_patches(kind, place):
+    model = tiny(
+        depth=1, positions=kind, positions_at=place, pooling="token_gap"
+    )  # in one layer a class token does not see what is relative
+    params = drawn(model)
+    both = jnp.concatenate([IMAGES, shuffle_blocks(IMAGES, 4, jax.random.key(0))])
+    one, other = np.split(np.asarray(run(model, params, both)[0]), 2)
+    assert np.abs(one - other).max() > 1e-3
+    model, params = remove_positions(model, params)
+    one, other = np.split(np.asarray(run(model, params, both)[0]), 2)
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_what_positions_are_replaced_by():
+    model = tiny(pooling="token", positions="learned")
+    params = drawn(model)
+    table = params["positions"]["embedding"]
+    same, mean = remove_positions(model, params)
+    assert same == model
+    found = mean["positions"]["embedding"]
+    np.testing.assert_array_equal(found[:, 0], table[:, 0])  # the class token's
+    wanted = np.broadcast_to(table[:, 1:].mean(1, keepdims=True), (1, 16, 16))
+    np.testing.assert_allclose(found[:, 1:], wanted, atol=1e-6)
+    zero = remove_positions(model, params, to="zero")[1]["positions"]["embedding"]
+    assert not zero[:, 1:].any() and zero[:, 0].any()
+    del mean["positions"], params["positions"]
+    jax.tree.map(np.testing.assert_array_equal, mean, params)  # and nothing else
+    relative = tiny(positions="relative")
+    zero = remove_positions(relative, drawn(relative), to="zero")[1]["encoder"]
+    tables = zero["block_01"]["attention"]["relative_positions"]
+    assert tables["embedding"].shape == (31, 8) and not tables["embedding"].any()
+    with pytest.raises(ValueError, match="unknown replacement 'noise': wanted one of"):
+        remove_positions(model, params, to="noise")
+
+
+def test_blocks_are_permuted_each_image_in_its_own_way():
+    numbers = jnp.asarray(np.arange(9), jnp.float32).reshape(3, 3)
+    image = jnp.kron(numbers, jnp.ones((2, 4)))  # nine blocks of 2 x 4 pixels
+    ramp = 0.1 * jnp.arange(4.0)  # within each block
+    image = (image + jnp.tile(ramp, 3))[None, ..., None]
+    images = jnp.concatenate([image] * 20)
+    found = np.asarray(shuffle_blocks(images, 3, jax.random.key(0)))[..., 0]
+    blocks = found.reshape(20, 3, 2, 3, 4).transpose(0, 1, 3, 2, 4)
+    np.testing.assert_allclose(
+        blocks - blocks[..., :1, :1], np.broadcast_to(ramp, blocks.shape), atol=1e-5
+    )
+    orders = blocks[..., 0, 0].reshape(20, 9)
+    np.testing.assert_allclose(np.sort(orders), np.tile(np.arange(9), (20, 1)))
+    assert len(np.unique(orders, axis=0)) > 15
+    same = shuffle_blocks(images, 1, jax.random.key(0))
+    np.testing.assert_array_equal(same, images)
+    with pytest.raises(ValueError, match="6 x 12 pixels cannot be cut into 4 x 4"):
+        shuffle_blocks(images, 4, jax.random.key(0))
+
+
+def test_accuracy_after_shuffling():
+    # The class is the quarter of the image that is bright.
+    images = np.zeros((400, 4, 4, 1), np.float32)
+    labels = RNG.integers(0, 4, size=400)
+    for image, label in zip(images, labels, strict=True):
+        y, x = 2 * (label // 2), 2 * (label % 2)
+        image[y : y + 2, x : x + 2] = 1
+    images = jnp.asarray(images)
+
+    def quarters(images):
+        means = np.asarray(images).reshape(-1, 2, 2, 2, 2).mean((2, 4))
+        return means.reshape(-1, 4)
+
+    assert accuracy(quarters, images, labels) == 1
+    found = shuffle_accuracy(quarters, images, labels, 2, jax.random.key(0))
+    assert found == pytest.approx(1 / 4, abs=0.08)
+    assert shuffle_accuracy(quarters, images, labels, 1, jax.random.key(0)) == 1

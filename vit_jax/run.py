@@ -92,8 +92,8 @@ def load_run(
     if not is_run_folder(path):
         if ema or step is not None:
             raise CheckpointError(
-                f"{path} is not the folder of a run, and holds neither averaged "
-                "parameters beside others nor several steps: leave out ema and step"
+                f"{path} is not the folder of a run: it has no averaged parameters and "
+                "no steps to choose from, so leave out ema and step"
             )
         loaded = load_checkpoint(
             path,

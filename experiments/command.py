@@ -28,7 +28,7 @@ from typing import Any
 import jax
 
 from experiments.check import needs, needs_table
-from experiments.frame import SCALES, Conclusion, Experiment
+from experiments.frame import SCALES, Conclusion, Experiment, resolve
 from experiments.grid import (
     GridRun,
     collect,
@@ -135,6 +135,7 @@ def run_experiment(
         return
     results = collect(runs, scale, folder, data)
     conclusion = experiment.conclude(results)
+    arms = experiment.arms(scale)
     record = {
         "name": name,
         "item": experiment.item,
@@ -150,10 +151,10 @@ def run_experiment(
             "versions": versions(),
             "date": datetime.date.today().isoformat(),
         },
-        "config": to_dict(runs[0].config) if runs else {},
+        "config": to_dict(resolve(next(iter(arms.values())))) if arms else {},
         "overrides": {
             label: {"config": arm.config, "init": arm.init, **arm.changes}
-            for label, arm in experiment.arms(scale).items()
+            for label, arm in arms.items()
         },
         "command": f"python -m experiments.{name} --scale {scale}",
     }

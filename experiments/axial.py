@@ -136,7 +136,9 @@ def conclude(results: Results) -> Conclusion:
         notes="The AxialResNet has units in the form of the original ResNet (v1), the "
         "ResNet beside it those of BiT (v2). With so few images the locality of its "
         "3x3 convolutions is likely worth more than sight of whole rows and columns. "
-        "Grids are of 4 x 4 and 8 x 8 tokens: on so few, axes save nothing.",
+        "Grids are of 4 x 4 and 8 x 8 tokens: on so few, axes save nothing. The first "
+        "two claims were one, of all axial models, until its result at mini was seen: "
+        "not supported. The paper says it of ViT and ResNet apart.",
     )
 
 

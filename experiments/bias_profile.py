@@ -224,9 +224,9 @@ NOTES = (
     "before training have no classes, so that accuracies and consistency begin after "
     "it. At mini a run has 25,600 examples whatever the amount of data: what more "
     "data add is seen here, what more steps add in `learned_bias`. After the results "
-    "at mini were seen, the first claim was reworded (its rule is the same), accuracies "
-    "before training were left out, and so was consistency under shifts, whose moves "
-    "were of other lengths for each model."
+    "at mini were seen, the first claim was reworded (its rule is the same), "
+    "accuracies before training were left out, and so was consistency under shifts, "
+    "whose moves were of other lengths for each model."
 )
 
 

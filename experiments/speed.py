@@ -123,8 +123,8 @@ def conclude(results: Results) -> Conclusion:
         "TPU's. On CPU cores convolutions are likely further from the machine's peak "
         "than matrix products, and a BiT ResNet standardises its weights again for "
         "every batch, which small images do not repay. The criterion was an interval "
-        "over image sizes until results at mini were seen: it left speed undecided, and "
-        "memory supported or undecided by the batches compared.",
+        "over image sizes until results at mini were seen: it left speed undecided, "
+        "and memory supported or undecided by the batches compared.",
     )
 
 

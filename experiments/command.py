@@ -14,7 +14,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
 import signal
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from vit_jax.cli import run_command
 from vit_jax.config import to_dict
 from vit_jax.run import versions
 from vit_jax.storage.integrity import write_atomically
-from vit_jax.train import TRY_AGAIN, Interrupted
+from vit_jax.train import Interrupted, exit_on_interrupt
 
 
 def main(experiment: Experiment) -> None:
@@ -231,11 +230,8 @@ def working(arguments: argparse.Namespace) -> Iterator[None]:
             timer.daemon = True
             timer.start()
             stack.callback(timer.cancel)
-        try:
-            yield
-        except Interrupted as stop:
-            print(f"Stopped by {stop}; to go on: {shlex.join(this_command())}")
-            sys.exit(TRY_AGAIN)
+        stack.enter_context(exit_on_interrupt(this_command()[2]))
+        yield
 
 
 def this_command() -> list[str]:
@@ -247,8 +243,9 @@ def this_command() -> list[str]:
 def start_helpers(jobs: int) -> list[subprocess.Popen]:
     """Starts the other processes of `--jobs`, and divides the CPU cores.
 
-    Many small operations gain little from several cores: two processes of a core each
-    train twice as fast as one of two.
+    Small operations gain little from several cores: two processes of a core each train
+    1.2 (ViT) and 1.3 times (ResNet) as many runs as one of two, see
+    docs/performance.md.
     """
     if jobs == 1:
         return []

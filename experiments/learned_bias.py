@@ -53,10 +53,9 @@ def conclude(results: Results) -> Conclusion:
     for title, measure in MEASURES.items():
         panels[title], rows = [], []
         for model, (_, seeds) in found.items():
-            cells = [[row[i][measure] for row in seeds] for i in range(len(steps))
-                     if all(measure in row[i] for row in seeds)]  # fmt: skip
-            if len(cells) < len(steps):
+            if not all(measure in profile for row in seeds for profile in row):
                 continue
+            cells = [[row[i][measure] for row in seeds] for i in range(len(steps))]
             stats = [mean_std(cell) for cell in cells]
             panels[title].append(
                 {

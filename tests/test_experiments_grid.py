@@ -2,8 +2,10 @@
 
 import pytest
 
+from experiments import grid
 from experiments.frame import Arm, Conclusion, Experiment
-from experiments.grid import RECORD, claimed, plan_runs
+from experiments.grid import RECORD, claimed, collect, plan_runs, run_grid
+from vit_jax.train import Interrupted
 
 LAB = "configs/lab.py:family=vit,scale=smoke"
 
@@ -62,3 +64,29 @@ def test_a_run_belongs_to_one_process(tmp_path):
     (runs[1].folder / RECORD).write_text("{}")
     with claimed(runs) as mine:
         assert mine == runs[:1]
+
+
+def test_an_interrupted_grid_goes_on_and_failed_runs_do_not_count(
+    tmp_path, monkeypatch
+):
+    runs = plan_runs(experiment({"a": Arm(LAB)}), "smoke", tmp_path, {}, seeds=3)
+    trained = []
+
+    def train_fleet(configs, folders):
+        seeds = [config.seed for config in configs]
+        if seeds == [1] and 1 not in trained:
+            trained.extend(seeds)
+            raise Interrupted("SIGTERM")
+        trained.extend(seeds)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        return [{} if seed == 2 else {"test": {"accuracy": 0.5}} for seed in seeds]
+
+    monkeypatch.setattr(grid, "train_fleet", train_fleet)
+    with pytest.raises(Interrupted):
+        run_grid(runs)
+    assert trained == [0, 1]
+    run_grid(runs)
+    assert trained == [0, 1, 1, 2]
+    results = collect(runs, "smoke", tmp_path, {})
+    assert results.runs["a"] == [runs[0].folder, runs[1].folder]

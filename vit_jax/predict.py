@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vit_jax import plots
-from vit_jax.analysis.rollout import rollout_map
+from vit_jax.analysis.features import output_rollout
 from vit_jax.cli import run_command
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files, find_images
@@ -109,19 +109,7 @@ def forward_step(
     logits, out = model.apply(
         {"params": params}, normalize(images), train=False, return_attention=attention
     )
-    heat = None
-    if attention:
-        parts = []
-        for i in range(model.depth):
-            block = out["encoder"][f"block_{i:02d}"]
-            axial = model.attention == "axial"
-            parts += [block["row"], block["column"]] if axial else [block]
-        heat = rollout_map(
-            [part["attention_weights"] for part in parts],
-            model.grid,
-            num_prefix_tokens=model.num_prefix_tokens,
-            class_token=model.num_registers if "token" in model.pooling else None,
-        )
+    heat = output_rollout(model, out) if attention else None
     return probabilities(logits, loss_name), heat
 
 

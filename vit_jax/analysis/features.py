@@ -11,6 +11,7 @@ import einops
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.analysis.rollout import rollout_map
 from vit_jax.models import AnyModel, ResNet, VisionTransformer
 from vit_jax.models.depth import unrolled, unstack_blocks
 from vit_jax.models.positions import ADDED, PositionEmbedding
@@ -75,6 +76,22 @@ def attention_weights(
     _, out = apply(model, params, images, return_attention=True)
     return OrderedDict(
         (name, block["attention_weights"]) for name, block in blocks(out).items()
+    )
+
+
+def output_rollout(
+    model: VisionTransformer, out: dict[str, Any]
+) -> Float[Array, "b rows columns"]:
+    """Attention rollout of what is classified: the class token, or the mean of patches.
+
+    Args:
+        out: activations that the model returned with `return_attention`.
+    """
+    return rollout_map(
+        [block["attention_weights"] for block in blocks(out).values()],
+        model.grid,
+        num_prefix_tokens=model.num_prefix_tokens,
+        class_token=model.num_registers if "token" in model.pooling else None,
     )
 
 

@@ -65,6 +65,8 @@ def attention_measures(
 def measure_attention(
     model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
 ) -> OrderedDict[str, AttentionMeasures]:
+    """`attention_measures` of one batch, compiled."""
+
     def measures(weights: Array) -> AttentionMeasures:
         grid, prefix = model.grid, model.num_prefix_tokens
         distance = mean_attention_distance(

@@ -104,6 +104,7 @@ def bias_profile(
 
 
 def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
+    """The measures of attention; none of a model without."""
     layers = attention_measures(model, params, images)
     if not layers:
         return {}
@@ -122,6 +123,7 @@ def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, 
 
 
 def position_profile(model: AnyModel, params: Any) -> dict[str, float]:
+    """The measures of tables of positions; none of a model without."""
     tables = position_tables(model, params)
     if not tables:
         return {}
@@ -145,6 +147,7 @@ def position_profile(model: AnyModel, params: Any) -> dict[str, float]:
 def field_profile(
     model: AnyModel, params: Any, images: Array, key: Array
 ) -> dict[str, float]:
+    """The effective receptive field of the last layer."""
     field = np.asarray(last_layer_field(model, params, images, key))
     if not field.sum() > 0:
         return {}
@@ -159,6 +162,8 @@ def field_profile(
 def last_layer_field(
     model: AnyModel, params: Any, images: Array, key: Array
 ) -> Float[Array, "height width"]:
+    """The size of the gradient of its middle place, by pixel."""
+
     def last(images: Array) -> Array:
         return layer_features(model, params, images)["encoded"]
 
@@ -168,6 +173,7 @@ def last_layer_field(
 def translation_profile(
     model: AnyModel, params: Any, images: Array, step: int
 ) -> dict[str, float]:
+    """Equivariance errors of all layers."""
     side = min(model.image_size)
     profile = {}
     if step < side:
@@ -208,6 +214,7 @@ def lie_derivatives(
 
 
 def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
+    """What moved images change of the output."""
     stride = total_stride(model)
     half = stride // 2
     moves = {
@@ -232,6 +239,7 @@ def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str,
 def accuracy_profile(
     model: AnyModel, params: Any, images: Array, labels: ArrayLike, key: Array
 ) -> dict[str, float]:
+    """The accuracy, and the share of it that is kept under changes."""
     predict = partial(logits_of, model, params)
     profile = {"accuracy": accuracy(predict, images, labels)}
     others = {
@@ -254,6 +262,7 @@ def accuracy_profile(
 
 
 def logits_of(model: AnyModel, params: Any, images: Array) -> Float[Array, "b n"]:
+    """The logits alone, compiled."""
     return compiled_outputs(model, params, images)[0]
 
 
@@ -261,6 +270,7 @@ def logits_of(model: AnyModel, params: Any, images: Array) -> Float[Array, "b n"
 def compiled_outputs(
     model: AnyModel, params: Any, images: Array
 ) -> tuple[Float[Array, "b n"], Float[Array, "b d"]]:
+    """Logits and pre-logits."""
     logits, out = apply(model, params, images)
     return logits, out["pre_logits"]
 

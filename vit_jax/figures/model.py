@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vit_jax.analysis.attention import uniform_attention_distance
-from vit_jax.analysis.features import attention_weights, position_tables
+from vit_jax.analysis.features import apply, output_rollout, position_tables
 from vit_jax.analysis.filters import principal_filters
 from vit_jax.analysis.heads import attention_measures
 from vit_jax.analysis.positions import position_similarity
-from vit_jax.analysis.rollout import rollout_map
 from vit_jax.data.mix import normalize
 from vit_jax.figures.heads import head_distances
 from vit_jax.figures.style import Family
@@ -141,9 +140,5 @@ def rollout(
     model: VisionTransformer, params: Any, images: UInt8[Array, "b height width 3"]
 ) -> Float[Array, "b rows columns"]:
     """Attention rollout of the class token, or of the mean over patches."""
-    return rollout_map(
-        list(attention_weights(model, params, normalize(images)).values()),
-        model.grid,
-        num_prefix_tokens=model.num_prefix_tokens,
-        class_token=model.num_registers if "token" in model.pooling else None,
-    )
+    images = normalize(images)
+    return output_rollout(model, apply(model, params, images, return_attention=True)[1])

@@ -18,10 +18,13 @@ from vit_jax.plan import data_facts
 from vit_jax.planning.deviceless import ABSENT
 from vit_jax.sharding import batch_sharding
 
-# Loops over layers: a fraction of the time to trace and to compile, the same arithmetic.
+# Loops over layers: the same arithmetic, traced and compiled in a fraction of the time.
 SCAN = ("model.scan=true",)
 DOTS = (*SCAN, "model.remat=dots")
 FULL = (*SCAN, "model.remat=full")
+FSDP = ("mesh.data=1", "mesh.fsdp=-1")
+# For models without a choice of positions.
+LEARNED = ("model.positions=learned",)
 # Training examples and classes of data sets that no plan knows.
 FACTS = {
     "digits": (1_438, 10),
@@ -60,97 +63,97 @@ def one(config: str, *overrides: str, **options: Any) -> Case:
 PRETRAINING = (
     Case("imagenet.py:ViT-B/16", compiled="ViT-B/16"),
     Case("imagenet.py:ViT-L/16", DOTS, compiled="ViT-L/16"),
-    Case("imagenet.py:ViT-S/32", SCAN),
-    Case("pretrain.py:model=ViT-b/32,data=jft", SCAN),
+    Case("imagenet.py:ViT-S/32", SCAN, slow=True),
+    Case("pretrain.py:model=ViT-b/32,data=jft", SCAN, slow=True),
     Case("pretrain.py:model=ViT-H/14,data=jft", FULL, compiled="ViT-H/14"),
-    Case(
-        "pretrain.py:model=ViT-g/14,data=jft3b",
-        ("mesh.data=1", "mesh.fsdp=-1"),
-        compiled="ViT-g/14 fsdp",
-    ),
+    Case("pretrain.py:model=ViT-g/14,data=jft3b", FSDP, compiled="ViT-g/14, fsdp"),
     Case(
         "pretrain.py:model=ViT-8B/14,data=jft3b",
-        ("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=4"),
+        (*FSDP, "mesh.tensor=4"),
         gpus=64,
         chips=256,
     ),
-    Case("pretrain.py:model=R50+ViT-B/16,data=jft", SCAN, compiled="R50+ViT-B/16"),
+    Case(
+        "pretrain.py:model=R50+ViT-B/16,data=jft",
+        SCAN,
+        slow=True,
+        compiled="R50+ViT-B/16",
+    ),
     Case("pretrain.py:model=R50+ViT-L/32,data=imagenet21k", SCAN, slow=True),
     Case("pretrain.py:model=BiT-R50x2,data=jft", slow=True),
     Case("pretrain.py:model=BiT-R200x3,data=jft", slow=True),
-    Case("bit.py:model=BiT-R50x1", compiled="BiT-R50x1 SGD"),
+    Case("bit.py:model=BiT-R50x1", compiled="BiT-R50x1, SGD"),
     Case("bit.py:model=BiT-R152x4,data=jft", slow=True),
-    Case("masked_patch.py:model=ViT-B/16", SCAN, compiled="masked patch ViT-B/16"),
-    Case("masked_patch.py:model=ViT-S/16,target=downscaled", SCAN),
+    Case("masked_patch.py:model=ViT-B/16", SCAN, compiled="ViT-B/16, masked patches"),
+    Case("masked_patch.py:model=ViT-S/16,target=downscaled", SCAN, slow=True),
     Case("masked_patch.py:model=ViT-S/16,data=jft,target=pixels,rate=0.15", SCAN),
-    Case("sam.py:model=ViT-B/16,pieces=8", SCAN, compiled="SAM ViT-B/16"),
-    Case("plain_s16.py", compiled="ViT-S/16 plain"),
-    Case("plain_s16.py:arm=original,epochs=300", SCAN),
+    Case("sam.py:model=ViT-B/16,pieces=8", SCAN, compiled="ViT-B/16, SAM"),
+    Case("plain_s16.py", slow=True, compiled="ViT-S/16, GAP"),
+    Case("plain_s16.py:arm=original,epochs=300", SCAN, slow=True),
     Case("augreg.py:model=R+ViT-Ti/16,data=imagenet21k", SCAN),
     Case("augreg.py:model=ViT-B/16,aug=strong2,reg=yes", SCAN),
     Case("augreg.py:model=R26+ViT-S/32", SCAN, slow=True),
     Case("deit3.py:model=ViT-S/16", SCAN),
-    Case("deit3.py:model=ViT-B/16,data=imagenet21k", SCAN),
-    Case("deit3.py:model=ViT-L/16", SCAN, compiled="DeiT III ViT-L/16"),
+    Case("deit3.py:model=ViT-B/16,data=imagenet21k", SCAN, slow=True),
+    Case("deit3.py:model=ViT-L/16", SCAN, compiled="ViT-L/16, DeiT III"),
     Case("deit3.py:model=ViT-H/14", FULL),
     Case("deit3.py:model=ViT-B/16,stage=finetune,size=384", SCAN),
-    Case("deit3.py:model=ViT-H/14,stage=from21k", DOTS),
+    Case("deit3.py:model=ViT-H/14,stage=from21k", DOTS, slow=True),
 )
 FINE_TUNING = (
-    Case("finetune.py:model=ViT-B/16", SCAN, compiled="ViT-B/16 at 384 px"),
+    Case("finetune.py:model=ViT-B/16", SCAN, compiled="ViT-B/16, 384 px"),
     Case("finetune.py:model=ViT-H/14,dataset=imagenet2012,table=2", FULL),
-    Case("finetune.py:model=ViT-L/16,dataset=oxford_iiit_pet,recipe=vit_jax", DOTS),
+    Case("finetune.py:model=ViT-L/16,recipe=vit_jax", DOTS, slow=True),
     Case("finetune.py:model=R50+ViT-B/16,recipe=big_vision", SCAN, slow=True),
-    Case("finetune.py:model=BiT-R50x1,dataset=cifar100,recipe=bit,probe=yes"),
-    Case("vtab.py:task=clevr_count,model=ViT-B/32", SCAN),
+    Case("finetune.py:model=BiT-R50x1,recipe=bit,probe=yes", slow=True),
+    Case("vtab.py:task=clevr_count,model=ViT-B/32", SCAN, slow=True),
     Case("vtab.py:task=smallnorb_azimuth,model=ViT-H/14", FULL),
 )
 SMALL = (
-    one("cifar.py"),
-    one("cifar.py:data=cifar100,size=mini"),
+    one("cifar.py", *SCAN),
+    one("cifar.py:data=cifar100,size=mini", "model.remat=full"),
     one("digits.py"),
     one("fashion_mnist.py"),
     one("folder.py:data=photos,size=224,model=ViT-S/16", *SCAN),
     one("folder.py:data=photos,size=64,model=BiT-R26x1", slow=True),
-    *(one(f"lab.py:family={name},scale=small") for name in ("vit", "hybrid", "resnet")),
+    one("lab.py:family=vit,scale=small", slow=True),
+    one("lab.py:family=hybrid,scale=small", *SCAN),
+    one("lab.py:family=resnet,scale=small"),
     *(one(f"families.py:family={family}") for family in families.MODELS),
 )
-# What no config sets by itself: at the size of ViT-S/16 and of ImageNet's images.
+# What no config sets by itself, at the size of ViT-S/16 and of ImageNet's images.
 OPTIONS = (
     Case(
         "plain_s16.py",
         ("model.pooling=map", "model.num_registers=4", *SCAN),
-        compiled="ViT-S/16 MAP, registers",
+        compiled="ViT-S/16, MAP, registers",
     ),
-    Case(
-        "imagenet.py:ViT-S/16",
-        ("model.pooling=token_gap", "model.num_registers=3", "train.ema_decay=0.9999"),
-    ),
-    Case(
-        "imagenet.py:Axial-ViT-B/16", ("model.scan=true",), compiled="Axial-ViT-B/16"
-    ),
-    Case("pretrain.py:model=Axial-ViT-B/32,data=jft", SCAN),
+    Case("imagenet.py:ViT-S/16", ("model.pooling=token_gap", "model.num_registers=3")),
+    Case("imagenet.py:Axial-ViT-B/16", SCAN, compiled="Axial-ViT-B/16"),
     Case("imagenet.py:ViT-S/16", ("model.positions=relative", *SCAN)),
-    Case("imagenet.py:ViT-S/16", ("model.positions=relative2d", "model.remat=dots")),
+    Case("imagenet.py:ViT-S/16", ("model.positions=relative2d", *DOTS)),
+    Case(
+        "plain_s16.py",
+        (
+            *("model.dtype=float16", "model.positions=learned2d"),
+            *("model.positions_at=every_layer", *FULL),
+        ),
+    ),
+    Case("plain_s16.py", ("model.dtype=float32", "train.ema_decay=0.9999", *SCAN)),
     Case(
         "imagenet.py:ViT-S/16",
-        ("model.positions=learned2d", "model.positions_at=every_layer", *FULL),
+        ("model.attention_dropout_rate=0.1", "train.accumulate_steps=4", *SCAN),
     ),
-    Case("imagenet.py:ViT-S/16", ("model.attention_dropout_rate=0.1", *SCAN)),
-    Case("plain_s16.py", ("model.dtype=float32", *SCAN)),
-    Case("plain_s16.py", ("model.dtype=float16", "model.remat=full")),
-    Case(
-        "plain_s16.py",
-        ("train.accumulate_steps=4", "train.gradient_dtype=bfloat16", *SCAN),
-    ),
-    Case(
-        "plain_s16.py",
-        ("mesh.tensor=2", "optim.layer_decay=0.75", "guard.policy=skip", *SCAN),
-    ),
-    Case("plain_s16.py", ("model.name=Mixer-B/16", "model.positions=learned")),
-    Case("imagenet.py:AxialResNet-50", slow=True),
+    Case("plain_s16.py", ("train.gradient_dtype=bfloat16", "mesh.tensor=2", *SCAN)),
+    Case("plain_s16.py:arm=linear_head", ("model.name=Mixer-B/16", *LEARNED)),
+    Case("imagenet.py:AxialResNet-50", ("model.pre_logits=false",), slow=True),
 )
 CASES = PRETRAINING + FINE_TUNING + SMALL + OPTIONS
+
+
+def label(case: Case) -> str:
+    """Its config and overrides as text."""
+    return " ".join((case.config, *case.overrides))
 
 
 def config_of(case: Case) -> Any:

@@ -91,9 +91,9 @@ PRETRAINING = (
     Case("plain_s16.py", slow=True, compiled="ViT-S/16, GAP"),
     Case("plain_s16.py:arm=original,epochs=300", SCAN, slow=True),
     Case("augreg.py:model=R+ViT-Ti/16,data=imagenet21k", SCAN),
-    Case("augreg.py:model=ViT-B/16,aug=strong2,reg=yes", SCAN),
+    Case("augreg.py:model=ViT-B/16,aug=strong2,reg=yes", SCAN, slow=True),
     Case("augreg.py:model=R26+ViT-S/32", SCAN, slow=True),
-    Case("deit3.py:model=ViT-S/16", SCAN),
+    Case("deit3.py:model=ViT-S/16", SCAN, slow=True),
     Case("deit3.py:model=ViT-B/16,data=imagenet21k", SCAN, slow=True),
     Case("deit3.py:model=ViT-L/16", SCAN, compiled="ViT-L/16, DeiT III"),
     Case("deit3.py:model=ViT-H/14", FULL),
@@ -106,8 +106,8 @@ FINE_TUNING = (
     Case("finetune.py:model=ViT-L/16,recipe=vit_jax", DOTS, slow=True),
     Case("finetune.py:model=R50+ViT-B/16,recipe=big_vision", SCAN, slow=True),
     Case("finetune.py:model=BiT-R50x1,recipe=bit,probe=yes", slow=True),
-    Case("vtab.py:task=clevr_count,model=ViT-B/32", SCAN, slow=True),
-    Case("vtab.py:task=smallnorb_azimuth,model=ViT-H/14", FULL),
+    Case("vtab.py:task=clevr_count,model=ViT-B/32", SCAN),
+    Case("vtab.py:task=smallnorb_azimuth,model=ViT-H/14", FULL, slow=True),
 )
 SMALL = (
     one("cifar.py", *SCAN),
@@ -117,9 +117,12 @@ SMALL = (
     one("folder.py:data=photos,size=224,model=ViT-S/16", *SCAN),
     one("folder.py:data=photos,size=64,model=BiT-R26x1", slow=True),
     one("lab.py:family=vit,scale=small", slow=True),
-    one("lab.py:family=hybrid,scale=small", *SCAN),
+    one("lab.py:family=hybrid,scale=small", *SCAN, slow=True),
     one("lab.py:family=resnet,scale=small"),
-    *(one(f"families.py:family={family}") for family in families.MODELS),
+    *(
+        one(f"families.py:family={family}", slow=family == "vit")
+        for family in families.MODELS
+    ),
 )
 # What no config sets by itself, at the size of ViT-S/16 and of ImageNet's images.
 OPTIONS = (
@@ -128,7 +131,10 @@ OPTIONS = (
         ("model.pooling=map", "model.num_registers=4", *SCAN),
         compiled="ViT-S/16, MAP, registers",
     ),
-    Case("imagenet.py:ViT-S/16", ("model.pooling=token_gap", "model.num_registers=3")),
+    Case(
+        "imagenet.py:ViT-S/16",
+        ("model.pooling=token_gap", "model.num_registers=3", *SCAN),
+    ),
     Case("imagenet.py:Axial-ViT-B/16", SCAN, compiled="Axial-ViT-B/16"),
     Case("imagenet.py:ViT-S/16", ("model.positions=relative", *SCAN)),
     Case("imagenet.py:ViT-S/16", ("model.positions=relative2d", *DOTS)),
@@ -145,7 +151,9 @@ OPTIONS = (
         ("model.attention_dropout_rate=0.1", "train.accumulate_steps=4", *SCAN),
     ),
     Case("plain_s16.py", ("train.gradient_dtype=bfloat16", "mesh.tensor=2", *SCAN)),
-    Case("plain_s16.py:arm=linear_head", ("model.name=Mixer-B/16", *LEARNED)),
+    Case(
+        "plain_s16.py:arm=linear_head", ("model.name=Mixer-B/16", *LEARNED), slow=True
+    ),
     Case("imagenet.py:AxialResNet-50", ("model.pre_logits=false",), slow=True),
 )
 CASES = PRETRAINING + FINE_TUNING + SMALL + OPTIONS

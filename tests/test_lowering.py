@@ -152,7 +152,7 @@ def test_commands(kind):
 
 
 @pytest.mark.parametrize("kind", ABSENT)
-@pytest.mark.parametrize("family", ["hybrid", "bit", "mixer", "axial_vit"])
+@pytest.mark.parametrize("family", ["hybrid", "axial_vit"])
 def test_analyses_of_other_families(family, kind):
     mesh = mesh_of_one(kind)
     options = dict(num_classes=10, image_size=32, dtype="bfloat16")
@@ -193,7 +193,7 @@ def test_a_fleet(kind):
         check(lower(*call, mesh=program.mesh), kind)
 
 
-@pytest.mark.parametrize("family", ["hybrid", "axial_vit"])
+@pytest.mark.parametrize("family", ["axial_vit"])
 def test_exports(family):
     """For GPUs, TPUs and CPUs at once, with any number of images."""
     options = dict(num_classes=10, image_size=32, dtype="bfloat16", depth=2)

@@ -5,9 +5,11 @@ lowers a program for another machine. Here the answer is that of the card meant.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest import mock
 
+import jax
 from jax._src.cudnn import fused_attention_stablehlo as fused_attention
 
 # The oldest that jax's wheels for CUDA 12 and 13 bring with them is newer.
@@ -32,3 +34,16 @@ def cudnn_of(capability: tuple[int, int]) -> Iterator[None]:
     }
     with mock.patch.multiple(fused_attention, **answers):
         yield
+
+
+def cudnn_for(devices: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
+    """`cudnn_of` the devices to lower for, if they are GPUs that are not there.
+
+    Args:
+        devices: of `vit_jax.planning.topology`, or of this machine.
+    """
+    device = devices[0]
+    if device.platform != "gpu" or device in jax.devices():
+        return contextlib.nullcontext()
+    major, minor = device.compute_capability.split(".")
+    return cudnn_of((int(major), int(minor)))

@@ -125,7 +125,7 @@ def build_program(
     train, batch_size = config.train, config.data.batch_size
     sharding.check_batch("data.batch_size", batch_size, mesh, train.accumulate_steps)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
-    platform = mesh.devices.flat[0].platform
+    platform = mesh.abstract_mesh.abstract_device.platform
     model, objective, eval_step = build_model(config, num_classes, platform)
 
     make_keys = functools.partial(named_keys, config.seed)

@@ -108,15 +108,18 @@ def program_key(config: ml_collections.ConfigDict) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def make_program(key: str, num_classes: int, slots: int, steps: int) -> FleetProgram:
+def make_program(
+    key: str, num_classes: int, slots: int, steps: int, device: Any = None
+) -> FleetProgram:
     """Builds, or takes out of the cache, the programs for `slots` runs at once.
 
     Args:
         key: of `program_key`.
         steps: of a dispatch, at most.
+        device: to compile for; the first one of this process if None.
     """
     config = ml_collections.ConfigDict(lists_to_tuples(json.loads(key)))
-    device = jax.devices()[0]
+    device = device or jax.local_devices()[0]
     mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=[device])
     model, objective, eval_step = build_model(config, num_classes, device.platform)
     augment = make_augment(Data(name="", **config.data))

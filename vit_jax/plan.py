@@ -5,18 +5,20 @@
     python -m vit_jax.plan --model ViT-L/16 --image-size 384
     python -m vit_jax.plan --checkpoint ViT-B_16.npz --depth 3
 
-With `--config` the whole training step is compiled, for a TPU pod that is not there,
-for the devices of this machine, or for as many of its CPU as there will be GPUs.
-Nothing is computed and no data is read, so that any size can be planned anywhere.
+With `--config` the whole training step is compiled: for a TPU pod or for GPUs that are
+not there, or for the devices of this machine. Nothing is computed and no data is read,
+so that any size can be planned anywhere. With `--largest-batch` it is compiled for
+several batch sizes, until the largest that fits is found.
 """
 
 import argparse
+import copy
 import json
 import math
 import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -26,7 +28,7 @@ from vit_jax.cli import read_config, run_command
 from vit_jax.config import Lengths, check_config, resolve_lengths
 from vit_jax.data.pipeline import Data
 from vit_jax.flops import model_macs, training_flops
-from vit_jax.planning.chips import CHIPS, Chip, find_chip
+from vit_jax.planning.deviceless import cudnn_for
 from vit_jax.planning.estimate import (
     DATA_SETS,
     Roofline,
@@ -35,53 +37,13 @@ from vit_jax.planning.estimate import (
     memory_of,
     roofline,
 )
+from vit_jax.planning.largest_batch import batch_unit, largest_batch
 from vit_jax.planning.model_summary import summarize_command
 from vit_jax.planning.program import analyze
+from vit_jax.planning.target import Target, find_target
 from vit_jax.planning.text import describe
-from vit_jax.planning.topology import pod
 from vit_jax.run import versions
 from vit_jax.storage.integrity import write_atomically
-
-
-class Target(NamedTuple):
-    """What is compiled for.
-
-    Attributes:
-        name: for people, such as `v5e:16x16`.
-        devices: those to compile for.
-        chip: its figures; None if they are not known.
-        is_there: whether the compiled program is the one that will run.
-    """
-
-    name: str
-    devices: list[Any]
-    chip: Chip | None
-    is_there: bool
-
-
-def find_target(topology: str | None, devices: str | None) -> Target:
-    """The devices of a topology, of `8xH100`, or those of this machine.
-
-    Raises:
-        ValueError: no such topology or chip.
-        ImportError: libtpu is needed.
-    """
-    if topology:
-        found = pod(topology)
-        return Target(topology, found, find_chip(found[0].device_kind), True)
-    if not devices:
-        found = jax.devices()
-        name = f"{len(found)} x {found[0].device_kind}"
-        return Target(name, found, find_chip(found[0].device_kind), True)
-    match = re.fullmatch(r"(\d+)x(.+)", devices)
-    if not match or match[2] not in CHIPS or not int(match[1]):
-        raise ValueError(
-            f"--devices={devices}: wanted a number and one of {', '.join(CHIPS)}, as "
-            "8xH100"
-        )
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", int(match[1]))
-    return Target(devices, jax.devices(), CHIPS[match[2]], False)
 
 
 def data_facts(
@@ -126,17 +88,15 @@ def plan_run(
     """
     check_config(config, SECTIONS)
     lengths = resolve_lengths(config, examples)
-    if not target.is_there and config.model.dtype == "auto":
-        config.model.dtype = "bfloat16"
-    program = build_program(
-        config, num_classes=classes, lengths=lengths, devices=target.devices
-    )
+    with cudnn_for(target.devices):
+        program = build_program(
+            config, num_classes=classes, lengths=lengths, devices=target.devices
+        )
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(program.state.params))
     plan = {
         "target": target.name,
         "device_kind": target.devices[0].device_kind,
         "devices": len(target.devices),
-        "is_there": target.is_there,
         "mesh": dict(program.mesh.shape),
         "dtype": dtype_name(program),
         "num_classes": classes,
@@ -148,6 +108,18 @@ def plan_run(
     return plan | measure(config, target, program, lengths)
 
 
+def plan_batch(
+    config: ml_collections.ConfigDict,
+    batch_size: int,
+    target: Target,
+    facts: tuple[int, int],
+) -> dict[str, Any]:
+    """`plan_run` with another batch size; `facts` are those of `data_facts`."""
+    config = copy.deepcopy(config)
+    config.data.batch_size = batch_size
+    return plan_run(config, target, *facts)
+
+
 def measure(
     config: ml_collections.ConfigDict,
     target: Target,
@@ -156,7 +128,8 @@ def measure(
 ) -> dict[str, Any]:
     """The part of a plan that needs the compiled step."""
     start = time.perf_counter()
-    lowered = program.train_step.lower(program.state, program.batch, program.keys)
+    with cudnn_for(target.devices):
+        lowered = program.train_step.lower(program.state, program.batch, program.keys)
     traced = time.perf_counter()
     batch_size, count = config.data.batch_size, len(target.devices)
     model_flops = training_flops(model_macs(program.model)) * batch_size
@@ -166,7 +139,6 @@ def measure(
         "total_flops": model_flops * lengths.total,
         "paper_core_days": core_days(model_flops * lengths.total / 1e18),
     }
-    available = target.chip.memory if target.chip else None
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -174,7 +146,7 @@ def measure(
         memory = memory_of(program.state, program.batch, needed, 0, available)
         return plan | {
             "compile_seconds": time.perf_counter() - traced,
-            "memory": memory._asdict() | {"fits": False},
+            "memory": memory._asdict() | {"fits": False, "share": 1.0},
             "advice": advice(config, memory, count),
             "program": None,
         }
@@ -183,28 +155,25 @@ def measure(
     temporaries = found.temp_size_in_bytes
     temporaries += found.output_size_in_bytes - found.alias_size_in_bytes
     # On CPUs, XLA leaves the temporaries out of the peak.
-    on_cpu = target.devices[0].platform == "cpu"
-    memory = memory_of(
-        program.state,
-        program.batch,
-        temporaries,
-        0 if on_cpu else found.peak_memory_in_bytes,
-        available,
-    )
-    fits = memory.fits if target.is_there else None
+    peak = found.peak_memory_in_bytes if target.devices[0].platform == "tpu" else 0
+    memory = memory_of(program.state, program.batch, temporaries, peak, target.memory)
     costs = analyze(compiled, program.mesh)
     plan |= {
-        "memory": memory._asdict() | {"fits": fits},
-        "advice": [] if fits is not False else advice(config, memory, count),
+        "memory": memory._asdict() | {"fits": memory.fits, "share": target.share},
+        "advice": [] if memory.fits is not False else advice(config, memory, count),
         "program": costs._asdict()
         | {"collectives": [row._asdict() for row in costs.collectives]},
     }
     if target.chip:
-        hbm = costs.hbm_bytes if target.is_there else None
         least = roofline(
-            target.chip, dtype_name(program), costs.flops, hbm, costs.collectives
+            target.chip,
+            dtype_name(program),
+            costs.flops,
+            costs.hbm_bytes,
+            costs.collectives,
         )
         plan["roofline"] = times(least, batch_size, lengths.total, count)
+        plan["roofline"]["network_speed"] = least.network and target.chip.network
     return plan
 
 
@@ -240,7 +209,7 @@ def memory_in_error(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
 def main(arguments: argparse.Namespace) -> None:
     """The command: prints a plan, or the layers of a model."""
     if not arguments.config:
-        for name in ("topology", "devices", "num_examples"):
+        for name in ("topology", "devices", "num_examples", "largest_batch"):
             if getattr(arguments, name):
                 raise ValueError(f"--{name.replace('_', '-')} goes with --config")
         summarize_command(arguments)
@@ -253,7 +222,14 @@ def main(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config, arguments.overrides)
     target = find_target(arguments.topology, arguments.devices)
     facts = data_facts(config, arguments.num_examples, arguments.num_classes)
-    plan = plan_run(config, target, *facts)
+    if arguments.largest_batch:
+        plan = largest_batch(
+            lambda batch_size: plan_batch(config, batch_size, target, facts),
+            batch_unit(config, target.devices),
+            print,
+        )
+    else:
+        plan = plan_run(config, target, *facts)
     plan |= {"config": arguments.config, "overrides": arguments.overrides}
     print(describe(plan))
     if arguments.json:
@@ -272,8 +248,14 @@ if __name__ == "__main__":
     subject.add_argument("--model", help="such as ViT-L/16 or R50+ViT-B/16")
     subject.add_argument("--checkpoint", help="run folder, file or public name")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--topology", help="TPU slice, such as v5e:16x16")
-    where.add_argument("--devices", help="such as 8xH100; this machine's by default")
+    where.add_argument("--topology", help="TPU slices, such as v5e:16x16, 2*v5e:16x16")
+    where.add_argument(
+        "--devices",
+        help="GPUs, such as 8xH100 or 2x8xH100 (hosts x GPUs); default: this machine's",
+    )
+    parser.add_argument(
+        "--largest-batch", action="store_true", help="search the largest that fits"
+    )
     parser.add_argument("--num-examples", type=int, help="of an epoch")
     parser.add_argument("--num-classes", type=int, help="1000 with --model")
     parser.add_argument("--image-size", help="384, or 384x512 (height x width)")

@@ -12,7 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 from jax.tree_util import keystr, tree_map_with_path
 
 AXES = ("data", "fsdp", "tensor")
@@ -36,13 +43,14 @@ STACKED = "encoder/blocks/"
 
 def make_mesh(
     *, data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None
-) -> Mesh:
+) -> Mesh | AbstractMesh:
     """Arranges the devices as a mesh of axes `data`, `fsdp`, `tensor`.
 
     Args:
         data, fsdp, tensor: sizes of the axes; one of them may be -1, which takes the
             devices that are left.
-        devices: all devices of all processes if None.
+        devices: all devices of all processes if None. Of `AbstractDevice`s, all alike,
+            the mesh is abstract: programs for it can be lowered, no more.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
@@ -58,9 +66,12 @@ def make_mesh(
         )
     # jax.make_mesh defaults to explicit axes, under which the model would have to
     # state the sharding of every operation.
-    return jax.make_mesh(
-        sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    types = (AxisType.Auto,) * len(AXES)
+    if devices and isinstance(devices[0], AbstractDevice):
+        return AbstractMesh(
+            tuple(sizes), AXES, axis_types=types, abstract_device=devices[0]
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -20,6 +20,8 @@ class Chip(NamedTuple):
         source: where the figures are from.
         kinds: its names as `jax.Device.device_kind`. They are exact: the PCIe and NVL
             cards of the same name are slower chips.
+        network: bytes/s that it can send to devices that the links do not reach: its
+            share of the network adapters of its host. None if it is not known.
     """
 
     bfloat16: float
@@ -29,10 +31,13 @@ class Chip(NamedTuple):
     links: float
     source: str
     kinds: tuple[str, ...]
+    network: float | None = None
 
 
 # Google's pages "System architecture"; links of v3 and v4 from the papers. Those links
-# and NVIDIA's figures are recalled from the sources named, not looked up again.
+# and NVIDIA's figures are recalled from the sources named, not looked up again, but for
+# the network of H100, H200 and B200: that of NVIDIA's DGX, eight adapters of 400 Gbit/s
+# for eight GPUs (docs.nvidia.com/dgx-basepod, core components). Others have less.
 _TPU = "cloud.google.com/tpu/docs/"
 _ICI_V3 = ", links: Jouppi et al. 2020 (doi 10.1145/3360307), 4 of 656 Gbit/s"
 _ICI_V4 = ", links: Jouppi et al. 2023 (arXiv 2304.01433), 6 of 50 GB/s"
@@ -68,6 +73,7 @@ CHIPS = {
         300e9,
         "NVIDIA A100 data sheet",
         ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+        25e9,  # DGX A100: 200 Gbit/s a GPU
     ),
     "A100-80GB": Chip(
         312e12,
@@ -77,6 +83,7 @@ CHIPS = {
         300e9,
         "NVIDIA A100 data sheet, SXM; PCIe has 1935e9 bytes/s of HBM",
         ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
+        25e9,
     ),
     "H100": Chip(
         989e12,
@@ -86,6 +93,7 @@ CHIPS = {
         450e9,
         "NVIDIA H100 data sheet, SXM",
         ("NVIDIA H100 80GB HBM3",),
+        50e9,
     ),
     "H200": Chip(
         989e12,
@@ -95,6 +103,7 @@ CHIPS = {
         450e9,
         "NVIDIA H200 data sheet, SXM",
         ("NVIDIA H200",),
+        50e9,
     ),
     "B200": Chip(
         2250e12,
@@ -104,6 +113,7 @@ CHIPS = {
         900e9,
         "NVIDIA DGX B200 data sheet, an eighth",
         ("NVIDIA B200",),
+        50e9,
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax.planning.hlo import Module, Step, walk
+from vit_jax.planning.topology import island
 
 KINDS = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
@@ -26,6 +27,8 @@ class Collective(NamedTuple):
         size: bytes of the arrays that they are about, whole ones for all-gather and
             reduce-scatter.
         sent: bytes that each device sends, at least: those of the ring algorithms.
+        network: those of them that leave its island of NVLink or ICI, at least: each
+            byte crosses once for all devices of an island, which share the work.
     """
 
     kind: str
@@ -34,6 +37,7 @@ class Collective(NamedTuple):
     count: int
     size: int
     sent: float
+    network: float
 
 
 def collectives(module: Module, mesh: Any) -> list[Collective]:
@@ -45,7 +49,9 @@ def collectives(module: Module, mesh: Any) -> list[Collective]:
     Raises:
         ValueError: a way to write groups of devices that is not known.
     """
-    counts, sizes, sent = defaultdict(int), defaultdict(int), defaultdict(float)
+    counts, sizes = defaultdict(int), defaultdict(int)
+    sent, network = defaultdict(float), defaultdict(float)
+    islands = np.array([island(device) for device in mesh.devices.flat])
     seen: set[str] = set()
     for step in walk(module):
         if not (kind := collective_kind(step)):
@@ -70,7 +76,11 @@ def collectives(module: Module, mesh: Any) -> list[Collective]:
             counts[key] += step.times
             sizes[key] += step.times * size
             sent[key] += step.times * size * share_sent(kind, members)
-    rows = [Collective(*key, counts[key], sizes[key], sent[key]) for key in counts]
+            network[key] += step.times * size * share_between(kind, islands[groups])
+    rows = [
+        Collective(*key, counts[key], sizes[key], sent[key], network[key])
+        for key in counts
+    ]
     return sorted(rows, key=lambda row: -row.sent)
 
 
@@ -89,6 +99,17 @@ def share_sent(kind: str, members: int) -> float:
     if kind in ("collective-permute", "collective-broadcast"):
         return 1.0
     return (2.0 if kind == "all-reduce" else 1.0) * (members - 1) / members
+
+
+def share_between(kind: str, islands: np.ndarray) -> float:
+    """Of the bytes of an array, the share that each device sends to other islands.
+
+    Args:
+        islands: of the devices, a row a group.
+    """
+    between = max(len(set(row)) for row in islands.tolist())
+    devices = islands.shape[1] // between
+    return share_sent(kind, between) / devices if between > 1 else 0.0
 
 
 def device_groups(text: str, mesh: Any) -> np.ndarray:

@@ -1,22 +1,39 @@
-"""Lowering for NVIDIA cards that are not there.
+"""Lowering for NVIDIA cards and TPUs that are not there, on any machine.
 
-JAX asks the card of this machine whether cuDNN's attention may run, also where it only
-lowers a program for another machine. Here the answer is that of the card meant.
+    program = build_program(config, ..., devices=[ABSENT["H100"]] * 8)
+    lower(program.eval_step, params, batch, mesh=program.mesh)
+
+What jax refuses, or has no way to express there, shows in seconds. To compile what was
+lowered takes the compiler of that machine: `topology.py`.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest import mock
 
+import jax
 from jax._src.cudnn import fused_attention_stablehlo as fused_attention
+from jax.sharding import AbstractDevice, AbstractMesh
+from jax.stages import Lowered
 
 # The oldest that jax's wheels for CUDA 12 and 13 bring with them is newer.
 CUDNN_VERSION = 91200
+# One of each kind: as `jax.Device` has its kind, cores (multiprocessors of a GPU) and
+# platform.
+ABSENT = {
+    "H100": AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu"),
+    "v5e": AbstractDevice("TPU v5 lite", 1, "tpu"),
+}
+HOPPER = (9, 0)
 
 
 @contextlib.contextmanager
 def cudnn_of(capability: tuple[int, int]) -> Iterator[None]:
     """Programs lowered within may call cuDNN, as on a card of this compute capability.
+
+    JAX asks the card of this machine whether cuDNN's attention may run, also where it
+    only lowers a program for another machine.
 
     Args:
         capability: major and minor, such as (9, 0) of an H100.
@@ -32,3 +49,37 @@ def cudnn_of(capability: tuple[int, int]) -> Iterator[None]:
     }
     with mock.patch.multiple(fused_attention, **answers):
         yield
+
+
+def lower(function: Any, *arguments: Any, mesh: AbstractMesh, **static: Any) -> Lowered:
+    """Lowers a function for devices that are not there.
+
+    Args:
+        function: of `jax.jit`.
+        arguments, static: as it is called with; `jax.ShapeDtypeStruct`s are enough.
+        mesh: of `make_mesh(..., devices=[ABSENT[...]] * count)`. What has no mesh of
+            its own is traced as on one of them.
+
+    Raises:
+        NotImplementedError: the platform has no such operation.
+    """
+    on_gpu = mesh.abstract_device.platform == "gpu"
+    with (
+        cudnn_of(HOPPER) if on_gpu else contextlib.nullcontext(),
+        jax.sharding.use_abstract_mesh(mesh),
+    ):
+        traced = function.trace(*arguments, **static)
+        return traced.lower(lowering_platforms=("cuda" if on_gpu else "tpu",))
+
+
+def cudnn_for(devices: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
+    """`cudnn_of` the devices to lower for, if they are GPUs that are not there.
+
+    Args:
+        devices: of `vit_jax.planning.topology`, or of this machine.
+    """
+    device = devices[0]
+    if device.platform != "gpu" or device in jax.devices():
+        return contextlib.nullcontext()
+    major, minor = device.compute_capability.split(".")
+    return cudnn_of((int(major), int(minor)))

@@ -37,9 +37,10 @@ class Memory(NamedTuple):
         batch: the images and labels of a step.
         temporaries: activations, gradients and all else that lives within a step.
         total: the sum.
-        peak: the most that is in use at one time, by XLA's own account; it is less
-            than the sum, since temporaries do not all live at once.
-        available: of the chip; None if it is not known.
+        peak: the most that is in use at one time, by XLA's own account; less than the
+            sum where temporaries do not all live at once, and not less than it on GPUs,
+            where the temporaries of a program are one piece of memory.
+        available: to a program on the device; None if it is not known.
     """
 
     parameters: int
@@ -58,16 +59,23 @@ class Memory(NamedTuple):
 
 
 class Roofline(NamedTuple):
-    """Seconds of a step at the peaks of a chip; None for what is not known."""
+    """Seconds of a step at the peaks of a chip.
+
+    Attributes:
+        compute, memory: of arithmetic and of HBM.
+        links: of NVLink or ICI.
+        network: of what is between hosts or slices; None if its speed is not known.
+    """
 
     compute: float
-    memory: float | None
+    memory: float
     links: float
+    network: float | None
 
     @property
     def step(self) -> float:
         """The longest of them."""
-        return max(self.compute, self.memory or 0.0, self.links)
+        return max(self.compute, self.memory, self.links, self.network or 0.0)
 
     @property
     def bound(self) -> str:
@@ -102,7 +110,7 @@ def roofline(
     chip: Chip,
     dtype: str,
     flops: float,
-    hbm_bytes: float | None,
+    hbm_bytes: float,
     collectives: list[Collective],
 ) -> Roofline:
     """The least time of a step on one kind of chip.
@@ -112,10 +120,13 @@ def roofline(
         flops, hbm_bytes, collectives: of one device.
     """
     peak = chip.float32 if dtype == "float32" else chip.bfloat16
+    network = sum(row.network for row in collectives)
+    unknown = network and not chip.network
     return Roofline(
         flops / peak,
-        None if hbm_bytes is None else hbm_bytes / chip.bandwidth,
-        sum(row.sent for row in collectives) / chip.links,
+        hbm_bytes / chip.bandwidth,
+        (sum(row.sent for row in collectives) - network) / chip.links,
+        None if unknown else network and network / chip.network,
     )
 
 

@@ -4,10 +4,8 @@ XLA's own cost analysis counts the body of a loop once, so that a scanned model 
 to cost one layer. Here its text is read and everything counts as often as it runs.
 """
 
-import re
+from collections import Counter
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from vit_jax.planning.collectives import Collective, collectives
 from vit_jax.planning.hlo import (
@@ -20,6 +18,7 @@ from vit_jax.planning.hlo import (
     trip_count,
     walk,
 )
+from vit_jax.planning.products import call_target, product_flops
 
 # Instructions that move nothing: they name, group or await what others have moved.
 _FREE = {
@@ -33,13 +32,16 @@ class Costs(NamedTuple):
     """Costs of one run of a program on one device.
 
     Attributes:
-        flops: of all that it computes, recomputation included.
+        flops: of all that it computes, recomputation included; on GPUs of the products
+            and convolutions alone, since XLA does not count there.
         bytes_accessed: operands and results of all instructions (a fusion is one), as
             XLA defines it: memory on the chip counts like HBM.
-        hbm_bytes: those of them that are in HBM.
+        hbm_bytes: those of them that are in HBM, caches not considered.
         collectives: the largest first.
         unknown_loops: number of loops that are counted once, because the program does
             not say how often they run.
+        kernels: how many of each kind run, see `kernel_kind`.
+        uncounted: those of them whose arithmetic is not known and not in `flops`.
     """
 
     flops: float
@@ -47,13 +49,16 @@ class Costs(NamedTuple):
     hbm_bytes: float
     collectives: list[Collective]
     unknown_loops: int
+    kernels: dict[str, int]
+    uncounted: list[str]
 
 
 def analyze(compiled: Any, mesh: Any) -> Costs:
     """Counts what a step costs.
 
     To XLA's totals comes what loops add: the matrix products of their further rounds,
-    and bytes in the proportion in which our own count of them grows.
+    and bytes in the proportion in which our own count of them grows. On GPUs XLA has no
+    totals for cards that are not there, nor FLOPs of library calls: all is our count.
 
     Args:
         compiled: of `jax.jit(...).lower(...).compile()`.
@@ -61,85 +66,57 @@ def analyze(compiled: Any, mesh: Any) -> Costs:
     """
     module = parse(compiled.as_text())
     once, all_times = _totals(module, loops=False), _totals(module, loops=True)
-    found = compiled.cost_analysis()
-    return Costs(
-        found["flops"] + all_times["flops"] - once["flops"],
-        found["bytes accessed"] * all_times["bytes"] / once["bytes"],
+    flops, bytes_accessed, hbm = (
+        all_times["flops"],
+        all_times["bytes"],
         all_times["hbm"],
-        collectives(module, mesh),
-        sum(trip_count(module, s.instruction) is None for s in walk(module)),
     )
+    if mesh.devices.flat[0].platform == "gpu":
+        # Other memory spaces are places in HBM, too, as that of collectives.
+        hbm = bytes_accessed
+    else:
+        found = compiled.cost_analysis()
+        flops += found["flops"] - once["flops"]
+        bytes_accessed *= found["bytes accessed"] / once["bytes"]
+    steps = list(walk(module))
+    kernels: Counter[str] = Counter()
+    for step in steps:
+        if kind := kernel_kind(step):
+            kernels[kind] += step.times
+    return Costs(
+        flops,
+        bytes_accessed,
+        hbm,
+        collectives(module, mesh),
+        sum(trip_count(module, step.instruction) is None for step in steps),
+        dict(kernels.most_common()),
+        sorted({kernel_kind(s) for s in steps if product_flops(s) is None}),
+    )
+
+
+def kernel_kind(step: Step) -> str:
+    """The kind of kernel that an instruction starts, "" for none of these.
+
+    The target of a custom call, such as `__cudnn$fmhaSoftmax`; of a fusion its backend,
+    such as `__triton_nested_gemm_fusion` on GPUs, or `fusion`.
+    """
+    instruction = step.instruction
+    if instruction.op == "custom-call":
+        return call_target(instruction)
+    if instruction.op == "fusion" and not step.fused:
+        return instruction.attribute(r'"kind":"([^"]*)"') or "fusion"
+    return ""
 
 
 def _totals(module: Module, *, loops: bool) -> dict[str, float]:
     totals = {"flops": 0.0, "bytes": 0.0, "hbm": 0.0}
     for step in walk(module, loops=loops):
-        totals["flops"] += step.times * product_flops(step)
+        totals["flops"] += step.times * (product_flops(step) or 0)
         if not step.fused and step.instruction.op not in _FREE:
             for array in moved(step, module):
                 totals["bytes"] += step.times * array.size
                 totals["hbm"] += step.times * array.size * array.in_memory
     return totals
-
-
-def product_flops(step: Step) -> int:
-    """FLOPs of a matrix product or convolution, 0 for all else."""
-    instruction = step.instruction
-    if instruction.op == "dot":
-        left = step.computation[instruction.operands[0]].arrays[0]
-        numbers = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
-        contracted = [left.sides[int(n)] for n in numbers.split(",") if n]
-        return 2 * int(np.prod([*instruction.arrays[0].sides, *contracted]))
-    if instruction.op == "convolution":
-        return _convolution_flops(instruction, step)
-    return 0
-
-
-def _convolution_flops(instruction: Instruction, step: Step) -> int:
-    """Of the pairs of inputs and kernel elements that are not padding.
-
-    On TPU all matrix products are convolutions; batch dimensions become spatial ones,
-    in which padding and dilation leave one element of the kernel to each input.
-    """
-    left, right = (step.computation[name].arrays[0] for name in instruction.operands)
-    output = instruction.arrays[0]
-    labels = instruction.attribute(r"dim_labels=(\w+_\w+->\w+)")
-    inputs, kernel, outputs = re.split("_|->", labels)
-    window = instruction.attribute(r"window=\{([^}]*)\}")
-    pairs = 1
-    for i, label in enumerate(sorted(set(inputs) - set("bf"))):
-        pairs *= _valid_pairs(
-            left.sides[inputs.index(label)],
-            right.sides[kernel.index(label)],
-            output.sides[outputs.index(label)],
-            *_window_dimension(window, i),
-        )
-    features = right.sides[kernel.index("i")] * right.sides[kernel.index("o")]
-    groups = int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
-    return 2 * pairs * features * left.sides[inputs.index("b")] // groups
-
-
-def _window_dimension(window: str, i: int) -> tuple[int, int, int, int]:
-    """Stride, padding before, dilation of input and kernel in spatial dimension i."""
-
-    def part(key: str, default: str) -> str:
-        found = re.search(rf"\b{key}=(\S+)", window)
-        return found[1].split("x")[i] if found else default
-
-    before = int(part("pad", "0_0").split("_")[0])
-    return (
-        *(int(part("stride", "1")), before),
-        *(int(part("lhs_dilate", "1")), int(part("rhs_dilate", "1"))),
-    )
-
-
-def _valid_pairs(
-    size: int, kernel: int, output: int, stride: int, pad: int, dilation: int, step: int
-) -> int:
-    """Pairs of output and kernel positions that meet an element of the input."""
-    place = np.arange(output)[:, None] * stride + np.arange(kernel) * step - pad
-    inside = (place >= 0) & (place < (size - 1) * dilation + 1)
-    return int((inside & (place % dilation == 0)).sum())
 
 
 def moved(step: Step, module: Module) -> list[Array]:
@@ -163,7 +140,9 @@ def moved(step: Step, module: Module) -> list[Array]:
         both = spaces if len(spaces) == 2 else [*spaces, *spaces]
         return [smaller._replace(in_memory=space) for space in both]
     elif instruction.op.endswith("-start"):
-        return [*read, *read]
+        # On GPUs the result is operands and results, on TPUs the latter may be missing.
+        written = instruction.arrays[len(read) :]
+        return [*read, *(written or read)]
     return [*read, *instruction.arrays]
 
 

@@ -1,5 +1,6 @@
 """A plan as text for people."""
 
+import textwrap
 from typing import Any
 
 from vit_jax.planning.estimate import in_gib
@@ -44,15 +45,13 @@ def memory_lines(plan: dict[str, Any]) -> list[str]:
         lines.append(f"  {name:12} {in_gib(memory[name]):>10}")
     if memory["available"]:
         lines[-1] += f" of {in_gib(memory['available'])}"
-    verdicts = {
-        True: "fits",
-        False: "does not fit",
-        None: "whether it fits is not known: the temporaries are those of a CPU"
-        if not plan["is_there"]
-        else "",
-    }
-    if verdicts[memory["fits"]]:
-        lines.append(f"  {verdicts[memory['fits']]}")
+    if memory["share"] < 1:
+        lines.append(
+            f"  which is {memory['share']:.0%} of the card's memory: what jax takes by "
+            "default, or as XLA_CLIENT_MEM_FRACTION says"
+        )
+    if memory["fits"] is not None:
+        lines.append("  fits" if memory["fits"] else "  does not fit")
     if plan["advice"]:
         lines += ["  what helps, the cheapest first:"]
         lines += [f"    {option}" for option in plan["advice"]]
@@ -67,7 +66,8 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
         f"  {program['flops'] / 1e12:.4g} TFLOP, of which the model's are "
         f"{plan['model_flops'] / 1e12:.4g}",
         f"  {in_gib(program['bytes_accessed'])} moved as XLA counts, on the chip too; "
-        f"{in_gib(program['hbm_bytes'])} from and to HBM",
+        f"{in_gib(program['hbm_bytes'])} from and to HBM, caches not considered",
+        *kernel_lines(program),
     ]
     least = sum(row["sent"] for row in program["collectives"]) / 1000
     shown = [row for row in program["collectives"] if row["sent"] >= least]
@@ -76,6 +76,7 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {row['count']:4} {row['kind']:18} over {axes:12} {row['dtype']:5} "
             f"{in_gib(row['size']):>10}, {in_gib(row['sent'])} sent"
+            + (f", {in_gib(row['network'])} between hosts" if row["network"] else "")
         )
     if others := len(program["collectives"]) - len(shown):
         lines.append(f"       and {others} kinds of less than a thousandth")
@@ -87,8 +88,8 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
     if least := plan.get("roofline"):
         times = [
             f"{name} {1e3 * least[name]:.4g} ms"
-            for name in ("compute", "memory", "links")
-            if least[name] is not None
+            for name in ("compute", "memory", "links", "network")
+            if least[name] or name != "network"
         ]
         lines += [
             "",
@@ -97,4 +98,29 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
             f"at best {least['hours']:,.4g} hours, {least['device_days']:,.4g} "
             "device-days",
         ]
+        if least["network"] is None:
+            lines.append(
+                "not in these times: what is sent between slices, over a network whose "
+                "speed is not known"
+            )
+        if speed := least["network_speed"]:
+            lines.append(
+                f"between hosts at {speed / 1e9:.4g} GB/s a GPU, the network of "
+                "NVIDIA's DGX; others are slower"
+            )
+    return lines
+
+
+def kernel_lines(program: dict[str, Any]) -> list[str]:
+    """Calls of libraries and generated kernels, most frequent first."""
+    kernels = [f"{count:,} {kind}" for kind, count in program["kernels"].items()]
+    lines = textwrap.wrap(
+        "kernels: " + ", ".join(kernels),
+        width=88,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+    )
+    if program["uncounted"]:
+        lines.append(f"  arithmetic not counted of {', '.join(program['uncounted'])}")
     return lines

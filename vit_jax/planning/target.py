@@ -1,0 +1,75 @@
+"""What a plan is for: devices, their figures, what of their memory a run can have."""
+
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from vit_jax.planning.chips import Chip, find_chip
+from vit_jax.planning.topology import CARDS, cards, pod
+
+# What jax takes of a GPU's memory, unless XLA_CLIENT_MEM_FRACTION says otherwise. The
+# rest is for CUDA itself, libraries, NCCL and other programs.
+POOL = 0.75
+
+
+class Target(NamedTuple):
+    """What is compiled for.
+
+    Attributes:
+        name: for people, such as `v5e:16x16`.
+        devices: those to compile for.
+        chip: its figures; None if they are not known.
+        memory: bytes of a device that a program can have; None if they are not known.
+        share: of the device's memory, for which jax takes only a part of a GPU's.
+    """
+
+    name: str
+    devices: list[Any]
+    chip: Chip | None
+    memory: int | None
+    share: float = 1.0
+
+
+def find_target(topology: str | None, devices: str | None) -> Target:
+    """The devices of a topology, of `8xH100`, or those of this machine.
+
+    Raises:
+        ValueError: no such topology or card.
+        ImportError: libtpu or the CUDA wheels of jax are needed.
+    """
+    if devices:
+        share = pool_share()
+        found = cards(devices)
+        memory = int(share * card_memory(devices))
+        return Target(devices, found, find_chip(found[0].device_kind), memory, share)
+    found = pod(topology) if topology else jax.devices()
+    chip = find_chip(found[0].device_kind)
+    name = topology or f"{len(found)} x {found[0].device_kind}"
+    if not topology and (limit := (found[0].memory_stats() or {}).get("bytes_limit")):
+        return Target(name, found, chip, limit)
+    return Target(name, found, chip, chip.memory if chip else None)
+
+
+def card_memory(name: str) -> int:
+    """Bytes of the memory of a card of `cards`, as its driver gives them."""
+    text = (CARDS / f"{name.rpartition('x')[2]}.txtpb").read_text()
+    return int(re.search(r"device_memory_size: (\d+)", text)[1])
+
+
+def pool_share() -> float:
+    """The share of a GPU's memory in which jax allocates: 0.75 by default.
+
+    Raises:
+        ValueError: XLA_CLIENT_MEM_FRACTION is no number between 0 and 1.
+    """
+    old, new = "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"
+    text = os.environ.get(new) or os.environ.get(old) or str(POOL)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{new}={text}: wanted a share of the memory, such as 0.9")
+    return share

@@ -1,11 +1,11 @@
 """The largest batch that fits, with few compilations.
 
-Memory grows nearly in proportion to the batch: the line through two compiled batches
-tells the next one to compile, and the line through the two nearest to the limit decides
-when to stop. What is found was itself compiled and fits.
+Memory grows nearly in proportion to the batch. The line through the state, which is
+there without any batch, and a first small batch tells the next one to compile; from
+then on the line through the tries that enclose the limit does, or through the two
+largest while all fit. What is found was itself compiled and fits.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +13,11 @@ import ml_collections
 
 from vit_jax.planning.estimate import in_gib
 
-# Images of a device by which batches are tried, and those of the first two tries.
+# Images of a device by which batches differ, and the first batch in these units.
 STEP = 8
-FIRST = (4, 8)
+FIRST = 8
+# The search ends when what may still be gained is less than this part of what is found.
+NEAR = 1 / 50
 
 
 def batch_unit(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> int:
@@ -39,38 +41,40 @@ def largest_batch(
         show: is given a line of text for each try.
 
     Returns:
-        The plan of that batch. A batch larger by `unit` was compiled and does not fit,
-        or does not by the line through the two tries nearest to the limit.
+        The plan of that batch. One that is larger by more than a fiftieth and by `unit`
+        does not fit: it was compiled, or the line says so.
 
     Raises:
         ValueError: not even one `unit` fits, or the memory of the device is not known.
     """
     needed: dict[int, int] = {}
     best: dict[str, Any] = {}
-    units: int | None = FIRST[0]
+    units: int | None = FIRST
     while units:
         plan = plan_of(units * unit)
         memory = plan["memory"]
-        if memory["available"] is None:
+        available = memory["available"]
+        if available is None:
             raise ValueError(
                 f"the memory of {plan['device_kind']} is not known, and so not what "
                 "fits: give --devices or --topology"
             )
-        fits, available = memory["fits"], memory["available"]
+        needed.setdefault(0, memory["parameters"] + memory["optimizer"])
         # Of a program that it refuses, a compiler may say less than what it takes.
+        fits = memory["fits"]
         needed[units] = memory["peak"] if fits else max(memory["peak"], available + 1)
         show(
             f"batch {units * unit:7,}: {in_gib(memory['peak']):>9} of "
-            f"{in_gib(available)}, {'fits' if fits else 'does not fit'}; "
-            f"compiled in {plan['compile_seconds']:.0f} s"
+            f"{in_gib(available)}, {'fits' if fits else 'does not fit'}; compiled in "
+            f"{plan['compile_seconds']:.0f} s"
         )
         if fits and units * unit > best.get("batch_size", 0):
             best = plan
         units = next_try(needed, available)
     if not best:
         raise ValueError(
-            f"not even a batch of {unit} fits: {in_gib(needed[1])} of "
-            f"{in_gib(available)}"
+            f"not even a batch of {unit} fits: {in_gib(min(needed.values()))} or more "
+            f"of {in_gib(available)}"
         )
     return best
 
@@ -79,20 +83,25 @@ def next_try(needed: dict[int, int], available: int) -> int | None:
     """The next size to compile; None if the largest that fits is among those tried.
 
     Args:
-        needed: bytes for the sizes tried so far, in units.
+        needed: bytes for the sizes tried so far, in units, and for 0.
         available: bytes there are.
     """
-    low = max((n for n, size in needed.items() if size <= available), default=0)
-    high = min((n for n, size in needed.items() if size > available), default=None)
-    if len(needed) == 1:
-        return FIRST[1] if low else 1
-    first, second = sorted(needed, key=lambda n: abs(needed[n] - available))[:2]
-    slope = (needed[second] - needed[first]) / (second - first)
-    guess = 2 * max(needed)
-    if slope > 0:
-        guess = first + math.floor((available - needed[first]) / slope)
-    if high is not None:
-        guess = min(guess, high - 1)
-    if not low:
-        guess = max(guess, 1)
-    return guess if guess > low and guess not in needed else None
+    fitting = sorted(n for n, size in needed.items() if size <= available)
+    above = min((n for n, size in needed.items() if size > available), default=None)
+    if not fitting:
+        return None
+    low = fitting[-1]
+    near = max(1, int(low * NEAR))
+    if above is None:
+        first, second = fitting[-2:]
+    elif above - low <= near:
+        return None
+    else:
+        first, second = low, above
+    growth = (needed[second] - needed[first]) / (second - first)
+    guess = first + int((available - needed[first]) / growth) if growth > 0 else 2 * low
+    if above is None:
+        return guess if guess - low >= near else None
+    # Not one by one, where memory is no line.
+    margin = max(1, (above - low) // 8)
+    return min(max(guess, low + margin), above - margin)

@@ -5,6 +5,7 @@ them in full. A run is the config unchanged, at its own batch, on the devices th
 batch is divided over; what is added is said in `overrides`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +43,8 @@ class Case(NamedTuple):
     Attributes:
         config: file of `configs/` and its arguments.
         overrides: what `--config.` is put before.
-        gpus, chips: numbers of H100s and of TPU v5e chips.
+        gpus: their number.
+        tpus: the slice, rows and columns of chips.
         slow: takes more than a few seconds to trace: not in the test suite.
         compiled: name among those that are compiled in full; "" for none.
     """
@@ -50,14 +52,14 @@ class Case(NamedTuple):
     config: str
     overrides: tuple[str, ...] = ()
     gpus: int = 8
-    chips: int = 32
+    tpus: tuple[int, int] = (4, 8)
     slow: bool = False
     compiled: str = ""
 
 
 def one(config: str, *overrides: str, **options: Any) -> Case:
     """A run of one device."""
-    return Case(config, overrides, gpus=1, chips=1, **options)
+    return Case(config, overrides, gpus=1, tpus=(1, 1), **options)
 
 
 PRETRAINING = (
@@ -71,7 +73,7 @@ PRETRAINING = (
         "pretrain.py:model=ViT-8B/14,data=jft3b",
         (*FSDP, "mesh.tensor=4"),
         gpus=64,
-        chips=256,
+        tpus=(16, 16),
     ),
     Case(
         "pretrain.py:model=R50+ViT-B/16,data=jft",
@@ -175,12 +177,20 @@ def facts_of(config: Any) -> tuple[int, int]:
     return FACTS.get(config.data.name) or data_facts(config, None, None)
 
 
+def target_of(case: Case, kind: str) -> str:
+    """The devices that it is meant for, of a kind of `ABSENT`: `8xH100`, `v5e:4x8`."""
+    if ABSENT[kind].platform == "gpu":
+        return f"{case.gpus}x{kind}"
+    rows, columns = case.tpus
+    return f"{kind}:{rows}x{columns}"
+
+
 def absent_program(case: Case, kind: str) -> Program:
-    """Its program for devices of a kind of `ABSENT`, to be lowered."""
+    """Its program for devices that are not there, to be lowered."""
     config = config_of(case)
-    count = case.gpus if ABSENT[kind].platform == "gpu" else case.chips
     examples, classes = facts_of(config)
     lengths = resolve_lengths(config, examples)
+    count = case.gpus if ABSENT[kind].platform == "gpu" else math.prod(case.tpus)
     devices = [ABSENT[kind]] * count
     return build_program(config, num_classes=classes, lengths=lengths, devices=devices)
 

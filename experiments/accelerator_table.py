@@ -1,0 +1,163 @@
+"""`docs/accelerators.md`, from the rows that `accelerators.py` keeps."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from experiments.tables import markdown_table
+from vit_jax.planning.estimate import in_gib
+
+Row = dict[str, Any]
+HEAD = """# Runs on accelerators, compiled for them
+
+Written by `make accelerators`; not by hand. Each row is the training step of a config
+at its own batch, compiled by the compiler that runs on that machine, on a machine
+without one. What is shown is what XLA has decided: memory, calls into libraries, what
+is sent between devices and moved from and to a device's memory (HBM). Nothing here was
+run, so that there is no time of a step and no loss; and without a card XLA cannot try
+out kernels (autotuning), so that on it some of them, and with them a little of the
+temporaries, may be others. `peak` is by XLA's own account the most that is in use at
+one time; temporaries are activations, gradients and all else that lives within a step.
+`largest batch` is found by compiling others; it is left out where one
+compilation takes more than two minutes. `sent` is what a device sends in a step over
+each axis of the mesh.
+"""
+# What kinds of kernels begin with.
+LIBRARIES = {
+    "__cudnn$fmhaSoftmaxBackward": "cuDNN attention backward",
+    "__cudnn$fmha": "cuDNN attention",
+    "__cudnn$conv": "cuDNN convolutions",
+    "__cublas": "cuBLAS",
+    "__triton": "Triton",
+    "tpu_custom_call": "Mosaic",
+}
+DEVICES = {"H100": "NVIDIA H100 (SXM, 80 GiB)", "v5e": "TPU v5e (16 GiB)"}
+
+
+def report(rows: list[Row]) -> str:
+    """The document as Markdown."""
+    parts = [HEAD]
+    for kind, title in DEVICES.items():
+        own = [row for row in rows if row["name"] and kind in row["target"]]
+        if own:
+            parts.append(f"## {title}\n\n{markdown_table(compiled_table(own))}\n")
+    parts += [f"## The runs\n\n{markdown_table(runs_table(rows))}\n", lowered(rows)]
+    parts.append(provenance(rows))
+    return "\n".join(parts)
+
+
+def compiled_table(rows: list[Row]) -> dict[str, Any]:
+    """A line a run on one kind of device."""
+    columns = (
+        *("run", "devices", "batch", "parameters, optimizer", "temporaries", "peak"),
+        *("largest batch", "calls", "sent", "HBM", "compiled"),
+    )
+    return {"columns": columns, "rows": [compiled_cells(row) for row in rows]}
+
+
+def compiled_cells(row: Row) -> list[Any]:
+    """What its plan says, or why there is none."""
+    start = [row["name"], row["target"]]
+    if "error" in row:
+        return [*start, f"fails: {row['error']}", *[None] * 8]
+    plan = row["plan"]
+    memory, program = plan["memory"], plan["program"]
+    state = memory["parameters"] + memory["optimizer"] + memory["average"]
+    peak = in_gib(memory["peak"])
+    cells = [
+        *start,
+        f"{plan['batch_size']:,}",
+        in_gib(state),
+        in_gib(memory["temporaries"]),
+        f"{peak} of {in_gib(memory['available'])}"
+        + ("" if memory["fits"] else ": does not fit"),
+    ]
+    compiled = f"{plan['compile_seconds']:.0f} s"
+    if program is None:
+        return [*cells, largest(plan), None, None, None, compiled]
+    return [
+        *cells,
+        largest(plan),
+        calls(program["kernels"]),
+        sent(program["collectives"]),
+        in_gib(program["hbm_bytes"]),
+        compiled,
+    ]
+
+
+def largest(plan: Row) -> str | None:
+    """The largest batch, and what that is a device."""
+    if plan["largest_batch"] is None:
+        return None
+    each = plan["largest_batch"] // plan["devices"]
+    return f"{plan['largest_batch']:,} ({each:,} a device)"
+
+
+def calls(kernels: dict[str, int]) -> str | None:
+    """How often libraries and generated kernels run, the fusions of XLA's own left out.
+
+    The convolutions of cuDNN are one, and so are all kinds of Triton's kernels.
+    """
+    counts: Counter[str] = Counter()
+    for kind, count in kernels.items():
+        for start, name in LIBRARIES.items():
+            if kind.startswith(start):
+                counts[name] += count
+                break
+    return (
+        ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or None
+    )
+
+
+def sent(collectives: Iterable[Row]) -> str:
+    """What a device sends in a step, by mesh axis."""
+    sizes = defaultdict(float)
+    kinds = defaultdict(Counter)
+    for one in collectives:
+        axes = "+".join(one["axes"])
+        sizes[axes] += one["sent"]
+        kinds[axes][one["kind"]] += one["count"]
+    rows = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    return "; ".join(
+        f"{axes or 'none'} {in_gib(sizes[axes])} ("
+        + ", ".join(f"{n} {kind}" for kind, n in kinds[axes].most_common())
+        + ")"
+        for axes in rows
+    )
+
+
+def runs_table(rows: list[Row]) -> dict[str, Any]:
+    """The config of each name."""
+    named = {row["name"]: f"`{row['case']}`" for row in rows if row["name"]}
+    return {
+        "columns": ("run", "config"),
+        "rows": [list(pair) for pair in named.items()],
+    }
+
+
+def lowered(rows: list[Row]) -> str:
+    """What was lowered and not compiled; failures by name."""
+    others = [row for row in rows if not row["name"]]
+    failures = [row for row in others if "error" in row]
+    names = dict.fromkeys(row["case"] for row in others if "error" not in row)
+    lines = ["## Lowered, not compiled", ""]
+    lines += [
+        f"- **{row['target']} `{row['case']}` fails: {row['error']}**"
+        for row in failures
+    ]
+    lines += [f"- `{name}`" for name in names]
+    return "\n".join(lines) + "\n"
+
+
+def provenance(rows: list[Row]) -> str:
+    """Where and by what it was compiled; rows of several days and machines."""
+    found = Counter(
+        (row["date"], row["hardware"], tuple(sorted(row["versions"].items())))
+        for row in rows
+        if "plan" in row
+    )
+    lines = ["## Compiled on", ""]
+    for (date, hardware, versions), count in sorted(found.items()):
+        named = ", ".join(" ".join(pair) for pair in versions)
+        lines.append(f"- {count} programs on {date}, {hardware}: {named}")
+    return "\n".join(lines) + "\n"

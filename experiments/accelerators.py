@@ -1,0 +1,195 @@
+"""What configs need on an H100 and on a TPU v5e, compiled for them without either.
+
+    make accelerators
+    python -m experiments.accelerators --only ViT-B/16 --only "ViT-B/16, SAM"
+
+Lowers the training step of each run of `accelerator_cases.py` for both, compiles those
+that have a name in full, each in a process of its own, and writes
+`docs/accelerators.md`. A row is kept as soon as it is there, in
+`docs/results/accelerators.jsonl`; what is kept is not compiled again while neither the
+lowered program nor the compilers change. A run that cannot be lowered or compiled is
+told in the table, and the command ends with 1.
+"""
+
+import argparse
+import functools
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.accelerator_cases import (
+    CASES,
+    Case,
+    absent_program,
+    config_of,
+    facts_of,
+    label,
+    target_of,
+)
+from experiments.accelerator_table import report
+from experiments.command import hardware
+from vit_jax.cli import run_command
+from vit_jax.plan import plan_batch
+from vit_jax.planning.deviceless import ABSENT, lower
+from vit_jax.planning.largest_batch import batch_unit, largest_batch
+from vit_jax.planning.target import find_target
+from vit_jax.storage.integrity import write_atomically
+
+ROWS = Path("docs/results/accelerators.jsonl")
+REPORT = Path("docs/accelerators.md")
+COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "libtpu")
+# Seconds to compile beyond which no larger batch is searched, with some five more.
+LONGEST = 120
+Row = dict[str, Any]
+
+
+def lowered_row(case: Case, kind: str) -> Row:
+    """A row without a plan: what identifies the program, or why there is none."""
+    row = {
+        "case": label(case),
+        "name": case.compiled,
+        "target": target_of(case, kind),
+        "versions": {name: metadata.version(name) for name in COMPILERS},
+    }
+    try:
+        program = absent_program(case, kind)
+        arguments = program.state, program.batch, program.keys
+        text = lower(program.train_step, *arguments, mesh=program.mesh).as_text()
+    # Whatever it is that jax refuses, the table is to say it.
+    except Exception as error:
+        return row | {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        jax.clear_caches()
+    return row | {"program": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def compiled_row(row: Row) -> Row:
+    """The row with its plan, or why there is none, from a process of its own."""
+    command = [sys.executable, "-m", "experiments.accelerators"]
+    command += ["--compile", row["name"], "--target", row["target"]]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        return row | {"error": f"{last[0]} (exit code {result.returncode})"}
+    facts = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    return row | facts | {"plan": json.loads(result.stdout.splitlines()[-1])}
+
+
+def compile_case(name: str, target: str) -> None:
+    """Compiles one case and prints its plan as JSON; the work of a process.
+
+    `largest_batch` is None where one compilation takes so long that none was searched.
+
+    Raises:
+        ValueError: not even 8 images a device fit.
+    """
+    # A program from the cache would not say how long it takes to compile.
+    jax.config.update("jax_enable_compilation_cache", False)
+    (case,) = (case for case in CASES if case.compiled == name)
+    config, is_tpu = config_of(case), ":" in target
+    devices = find_target(target if is_tpu else None, None if is_tpu else target)
+    facts = facts_of(config)
+
+    @functools.cache
+    def plan_of(batch_size: int) -> dict[str, Any]:
+        return plan_batch(config, batch_size, devices, facts)
+
+    plan = plan_of(config.data.batch_size)
+    largest = None
+    if plan["compile_seconds"] < LONGEST:
+        unit = batch_unit(config, devices.devices)
+        show = functools.partial(print, file=sys.stderr)
+        largest = largest_batch(plan_of, unit, show)["batch_size"]
+    print(json.dumps(plan | {"largest_batch": largest}))
+
+
+def kept_rows() -> dict[tuple[str, str], Row]:
+    """The rows on disk by case and target; of several, the last."""
+    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
+    rows = map(json.loads, lines)
+    return {(row["case"], row["target"]): row for row in rows}
+
+
+def is_same(old: Row, new: Row) -> bool:
+    """Whether what was kept is of the same program and compilers, and no failure."""
+    same = all(old.get(key) == new[key] for key in ("program", "versions", "name"))
+    return same and "error" not in old and bool(new["name"]) == ("plan" in old)
+
+
+def chosen(only: list[str] | None) -> list[Case]:
+    """All cases, or those with these names.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    names = [case.compiled for case in CASES if case.compiled]
+    for name in only or []:
+        if name not in names:
+            raise ValueError(f"--only={name}: wanted one of {'; '.join(names)}")
+    return [case for case in CASES if not only or case.compiled in only]
+
+
+def check_compilers() -> None:
+    """Raises ImportError where one of the two compilers is not installed."""
+    for package in ("jax_cuda13_plugin", "libtpu"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"compiling for both takes {package}, which is not here: `make "
+                'accelerators` installs it, or pip install "vit_jax[cuda,tpu]"'
+            )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command: lowers, compiles, writes the table."""
+    if arguments.compile:
+        compile_case(arguments.compile, arguments.target)
+        return
+    check_compilers()
+    jax.config.update("jax_platforms", "cpu")
+    cases, rows, failed = chosen(arguments.only), kept_rows(), 0
+    for case in cases:
+        for kind in ABSENT:
+            start, row = time.monotonic(), lowered_row(case, kind)
+            key = row["case"], row["target"]
+            if "error" not in row and is_same(rows.get(key, {}), row):
+                row, done = rows[key], "kept"
+            elif "error" not in row and case.compiled:
+                row, done = compiled_row(row), "compiled"
+            else:
+                done = "lowered"
+            failed += "error" in row
+            rows[key] = row
+            write(rows)
+            text = row.get("error", f"{done}, {time.monotonic() - start:.0f} s")
+            print(f"{row['target']:10} {row['case']}: {text}", flush=True)
+    print(f"{REPORT}: {len(cases)} runs, {failed} failures")
+    if failed:
+        raise ValueError(f"{failed} programs cannot be lowered or compiled: {REPORT}")
+
+
+def write(rows: dict[tuple[str, str], Row]) -> None:
+    """Writes the rows of cases that there are still, in their order, and the table."""
+    order = [(label(c), target_of(c, kind)) for c in CASES for kind in ABSENT]
+    kept = [rows[key] for key in order if key in rows]
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(ROWS, "".join(json.dumps(row) + "\n" for row in kept))
+    write_atomically(REPORT, report(kept))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.accelerators",
+        description="Compile the runs of configs/ for an H100 and a TPU v5e.",
+    )
+    parser.add_argument("--only", action="append", help="name of a compiled run")
+    parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--target", help=argparse.SUPPRESS)
+    run_command(parser, main)

@@ -23,7 +23,8 @@ def bytes_here(tree):
 
 
 def run(workdir, overrides, stop_at):
-    facts = {}
+    slices = {getattr(device, "slice_index", 0) for device in jax.devices()}
+    facts = {"slices": len(slices)}
     build, add = train.build, train.Meter.add
 
     def build_and_look(config):

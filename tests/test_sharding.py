@@ -1,8 +1,11 @@
 """Rules of the shardings; that they change no number is in test_parallel.py."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from vit_jax import sharding
@@ -76,6 +79,76 @@ def test_wrong_meshes():
     mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
     with pytest.raises(ValueError, match="data.batch_size=10 must be a multiple of 4"):
         sharding.check_batch("data.batch_size", 10, mesh, accumulate_steps=4)
+
+
+def devices_of(slices, each, platform="gpu"):
+    """Stand-ins for GPUs, a slice a node as XLA numbers them, or TPUs in a row."""
+    return [
+        SimpleNamespace(
+            id=each * number + place,
+            slice_index=number,
+            process_index=number,
+            platform=platform,
+            device_kind="TPU v4" if platform == "tpu" else "NVIDIA H100 80GB HBM3",
+            coords=(place % 2, place // 2 % 2, place // 4),
+            core_on_chip=0,
+        )
+        for number in range(slices)
+        for place in range(each)
+    ]
+
+
+def slices_of(mesh):
+    return np.vectorize(lambda device: device.slice_index)(mesh.devices)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """A mesh keeps any devices, as long as nothing is put on them."""
+    kept = SimpleNamespace
+    monkeypatch.setattr(
+        sharding, "Mesh", lambda devices, *_, **__: kept(devices=devices)
+    )
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_slices_follow_each_other_along_data(platform):
+    devices = devices_of(2, 8, platform)
+    mesh = sharding.make_mesh(data=4, fsdp=2, tensor=2, devices=devices)
+    found = slices_of(mesh)
+    assert found.shape == (4, 2, 2)
+    assert (found == np.array([0, 0, 1, 1])[:, None, None]).all()
+    # In whatever order the processes have them, and each device once.
+    other = sharding.make_mesh(data=4, fsdp=2, tensor=2, devices=devices[::-1])
+    np.testing.assert_array_equal(slices_of(other), found)
+    assert len({device.id for device in mesh.devices.flat}) == 16
+    # Within a slice, the order is that of a mesh of this slice alone.
+    alone = mesh_utils.create_device_mesh((2, 2, 2), devices[:8])
+    numbers = np.vectorize(lambda device: device.id)
+    np.testing.assert_array_equal(numbers(mesh.devices[:2]), numbers(alone))
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_slices_that_data_cannot_take_follow_along_fsdp():
+    mesh = sharding.make_mesh(data=1, fsdp=16, tensor=1, devices=devices_of(2, 8))
+    np.testing.assert_array_equal(slices_of(mesh)[0, :, 0], np.repeat([0, 1], 8))
+    # Of six slices, two along data and three along fsdp.
+    mesh = sharding.make_mesh(data=2, fsdp=-1, tensor=2, devices=devices_of(6, 4))
+    assert (slices_of(mesh) == np.arange(6).reshape(2, 3).repeat(2, 1)[..., None]).all()
+
+
+def test_tensor_stays_within_a_slice():
+    for sizes in ((1, 1, 16), (1, -1, 16)):
+        data, fsdp, tensor = sizes
+        with pytest.raises(ValueError, match="mesh.tensor=16 would cross the 2 slices"):
+            sharding.make_mesh(
+                data=data, fsdp=fsdp, tensor=tensor, devices=devices_of(2, 8)
+            )
+    with pytest.raises(ValueError, match="set mesh.tensor to a divisor of 3"):
+        sharding.make_mesh(data=3, fsdp=1, tensor=2, devices=devices_of(2, 3))
+    with pytest.raises(ValueError, match="2 slices or nodes have 8, 4 devices"):
+        sharding.make_mesh(data=-1, fsdp=1, tensor=1, devices=devices_of(2, 8)[:12])
 
 
 def test_one_process_holds_all_rows():

@@ -31,15 +31,19 @@ def load(
     ema: bool = False,
     dtype: str = "auto",
     scan: bool = False,
+    mesh: Any = None,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Loads `(model, params)` from a run folder or a checkpoint of others.
 
     `path` may also be the name of a public checkpoint, which is downloaded. With
-    `scan`, the blocks are stacked, see `models/depth.py`. See `run.load_run` for the
-    other arguments; it returns label names and preprocessing as well.
+    `scan`, the blocks are stacked, see `models/depth.py`. With a `jax.sharding.Mesh` of
+    `vit_jax.sharding.make_mesh(data=1, fsdp=-1, tensor=1)`, each device holds its part
+    of the parameters, and never more. See `run.load_run` for the other arguments; it
+    returns label names and preprocessing as well.
     """
     from vit_jax.models.depth import scanned
+    from vit_jax.placement import stack
     from vit_jax.run import load_run
 
     run = load_run(
@@ -50,9 +54,10 @@ def load(
         patch_size=patch_size,
         resample=resample,
         dtype=dtype,
+        mesh=mesh,
         **options,
     )
-    return scanned(run.model, run.params) if scan else (run.model, run.params)
+    return scanned(run.model, run.params, stack) if scan else (run.model, run.params)
 
 
 def save(

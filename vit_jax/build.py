@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vit_jax import sharding
+from vit_jax import placement, sharding
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import (
     Lengths,
@@ -89,8 +89,7 @@ class Program(NamedTuple):
     Attributes:
         state, batch, keys: the arguments of `train_step` as shapes with shardings.
         make_keys: draws the keys.
-        init_state: draws the parameters, each device its own piece; or takes them, from
-            the host.
+        init_state: draws the parameters, each device its own piece; or takes them.
         train_step, eval_step: compiled at their first call; the former takes over the
             memory of the state.
     """
@@ -149,7 +148,7 @@ def build_program(
     def init_state(params: Params | None = None) -> TrainState:
         if params is None:
             return start(draw(make_keys().params))
-        return start(sharding.place(params, placed.params))
+        return start(placement.place(params, placed.params))
 
     return Program(
         model,
@@ -216,13 +215,13 @@ def abstract_batch(
     batch_size: int, image_size: tuple[int, int], mesh: jax.sharding.Mesh
 ) -> Batch:
     """A training batch as shapes with shardings."""
-    placement = sharding.batch_sharding(mesh)
+    divided = sharding.batch_sharding(mesh)
     arrays = {
         "image": ((batch_size, *image_size, 3), jnp.uint8),
         "label": ((batch_size,), jnp.int32),
     }
     return {
-        name: jax.ShapeDtypeStruct(*array, sharding=placement)
+        name: jax.ShapeDtypeStruct(*array, sharding=divided)
         for name, array in arrays.items()
     }
 

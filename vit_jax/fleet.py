@@ -181,9 +181,11 @@ def run_group(
 
 def first_state(program: FleetProgram, member: Member) -> Any:
     """The state before the first step, as an ordinary run's."""
-    params = program.draw(member.config.seed)
-    if init := member.config.init:
-        params = warm_start(params, program.model, init, member.output_names)
+    config, shapes = member.config, program.state.params
+    if not config.init:
+        return program.start(program.draw(config.seed))
+    names = member.output_names
+    params = warm_start(program.model, shapes, config.init, names, seed=config.seed)
     return program.start(params)
 
 

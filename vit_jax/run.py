@@ -5,6 +5,7 @@ import functools
 import math
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from vit_jax.interop.files import FOLDER_FILES
 from vit_jax.interop.hub import resolve
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.models.depth import unstack_blocks
+from vit_jax.placement import place_params, unstack
 from vit_jax.storage.integrity import write_atomically
 
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
@@ -62,6 +64,7 @@ def load_run(
     patch_size: int | None = None,
     resample: str = "bilinear",
     dtype: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> Run:
     """Loads a run folder or a checkpoint of others, perhaps for another task.
@@ -77,15 +80,19 @@ def load_run(
         patch_size: in pixels; the patch embedding is resized (FlexiViT).
         resample: of positions, "bilinear" or "bicubic".
         dtype: of the computation; "auto" is the run's own, else as in `create_model`.
+        mesh: of `sharding.make_mesh`; each of its devices gets its part of the
+            parameters, divided as in training. None puts all on the first device, or,
+            of several processes, on every device.
         **options: of the model, such as `dropout_rate`; `layout` of a file.
 
     Raises:
         ConfigError: a folder that is neither that of a run nor has weights in it.
         CheckpointError: a run without a checkpoint that can be read, or no average.
-        ValueError: a file that cannot be read as a checkpoint.
+        ValueError: a file that cannot be read as a checkpoint, or a mesh that does not
+            fit the model.
         OSError: no such file, or it cannot be downloaded.
     """
-    path = resolve(path)
+    path, mesh = resolve(path), mesh or undivided()
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     sizes = {"image_size": image_size, "patch_size": patch_size}
@@ -100,6 +107,7 @@ def load_run(
             num_classes=num_classes,
             resample=resample,
             dtype=dtype,
+            mesh=mesh,
             **sizes,
             **options,
         )
@@ -107,12 +115,13 @@ def load_run(
         return foreign_run(*loaded)
     if dtype != "auto":
         options["dtype"] = dtype
-    run = load_folder(path, ema, step, options)
+    run = load_folder(path, ema, step, options, mesh)
     model, params, names = run.model, run.params, run.label_names
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
         names = labels.label_names(num_classes)
     model, params = adapt.resize(model, params, *sizes.values(), resample)
+    params = place_params(params, mesh)
     data = fitted(run.data, model.image_size)
     return run._replace(model=model, params=params, label_names=names, data=data)
 
@@ -125,8 +134,44 @@ def is_run_folder(path: Path) -> bool:
     return (path / "checkpoints").is_dir() or not weights
 
 
+def undivided() -> jax.sharding.Mesh:
+    """The first device; of several processes all, since none may be left out of what
+    Orbax does together."""
+    devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:1]
+    return sharding.make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
+
+
+def load_model(path: str | Path) -> AnyModel:
+    """The model of what `load_run` takes; its parameters are put on no device.
+
+    Raises:
+        ConfigError, CheckpointError, ValueError, OSError: as `load_run`.
+    """
+    path = resolve(path)
+    if not is_run_folder(path):
+        return load_checkpoint(path).model
+    config = load_config(path / "config.json")
+    checkpoints = Checkpoints(path / "checkpoints", read_only=True)
+    return folder_model(config, checkpoints.newest_metadata()["label_names"], {})
+
+
+def folder_model(
+    config: ml_collections.ConfigDict, label_names: Sequence[str], options: Any
+) -> AnyModel:
+    """The model of a run, not scanned."""
+    return create_model(
+        **(dict(config.model) | {"scan": False} | options),
+        num_classes=len(label_names),
+        image_size=config.data.image_size,
+    )
+
+
 def load_folder(
-    folder: Path, ema: bool, step: int | None, options: dict[str, Any]
+    folder: Path,
+    ema: bool,
+    step: int | None,
+    options: dict[str, Any],
+    mesh: jax.sharding.Mesh,
 ) -> Run:
     """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
     config = load_config(folder / "config.json")
@@ -137,23 +182,14 @@ def load_folder(
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         label_names = checkpoints.newest_metadata()["label_names"]
-        data = Data(**config.data)
-        model = create_model(
-            **(dict(config.model) | {"scan": False} | options),
-            num_classes=len(label_names),
-            image_size=data.image_size,
-        )
-        # Of several processes, each reads all: one device, but no process may be left
-        # out of what Orbax does together.
-        devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:1]
-        mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
+        model = folder_model(config, label_names, options)
 
         def saved_params(metadata: dict[str, Any]) -> dict[str, Any]:
             scanned = metadata["config"]["model"]["scan"]
             saved = model.clone(scan=True) if scanned else model
             key = jax.random.key(0)
             shapes = jax.eval_shape(functools.partial(init_params, saved), key)
-            placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+            placed = sharding.state_shardings(shapes, shapes, mesh)
             return {"ema" if ema else "params": sharding.abstract(shapes, placed)}
 
         restored = checkpoints.restore(saved_params, partial=True, step=step)
@@ -162,9 +198,9 @@ def load_folder(
     (params,) = restored.state.values()
     return Run(
         model,
-        unstack_blocks(params),
+        unstack_blocks(params, unstack),
         tuple(label_names),
-        data,
+        Data(**config.data),
         loss=dict(config.loss),
         step=restored.step,
         source=f"step {restored.step} of {folder}",

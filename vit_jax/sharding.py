@@ -6,12 +6,15 @@ the heads of the attention and the hidden units of the MLP (arXiv 1909.08053). W
 computed does not depend on the mesh.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import (
     AbstractDevice,
     AbstractMesh,
@@ -46,6 +49,10 @@ def make_mesh(
 ) -> Mesh | AbstractMesh:
     """Arranges the devices as a mesh of axes `data`, `fsdp`, `tensor`.
 
+    Devices of several slices, which is what XLA calls TPU slices and GPU nodes, are
+    fast within a slice and slow between slices: slices follow each other along `data`,
+    and along `fsdp` where `data` is too small for all, and `tensor` stays within one.
+
     Args:
         data, fsdp, tensor: sizes of the axes; one of them may be -1, which takes the
             devices that are left.
@@ -53,10 +60,12 @@ def make_mesh(
             the mesh is abstract: programs for it can be lowered, no more.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices, or `tensor`
+            would have to cross slices.
     """
     sizes = [data, fsdp, tensor]
-    count = jax.device_count() if devices is None else len(devices)
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = count // max(1, -int(np.prod(sizes)))
     if min(sizes) < 1 or np.prod(sizes) != count:
@@ -64,14 +73,57 @@ def make_mesh(
             f"mesh.data, mesh.fsdp, mesh.tensor are {data}, {fsdp}, {tensor}: their "
             f"product must be the number of devices, {count}; one of them may be -1"
         )
-    # jax.make_mesh defaults to explicit axes, under which the model would have to
-    # state the sharding of every operation.
+    # The default of explicit axes would have the model state the sharding of every
+    # operation.
     types = (AxisType.Auto,) * len(AXES)
-    if devices and isinstance(devices[0], AbstractDevice):
+    if isinstance(devices[0], AbstractDevice):
         return AbstractMesh(
             tuple(sizes), AXES, axis_types=types, abstract_device=devices[0]
         )
-    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    # CPUs of one process have no slice.
+    slices = Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(slices) == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    between = slices_along(sizes, slices)
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        [size // number for size, number in zip(sizes, between, strict=True)],
+        between,
+        devices,
+        # Where no physical axes have the sizes asked for; jax.make_mesh does so for
+        # the TPUs that need it.
+        allow_split_physical_axes=True,
+    )
+    return Mesh(arranged, AXES, axis_types=types)
+
+
+def slices_along(sizes: Sequence[int], slices: Counter[int]) -> tuple[int, int, int]:
+    """How many slices follow each other along each axis of a mesh.
+
+    Args:
+        sizes: of `data`, `fsdp`, `tensor`; their product is the number of devices.
+        slices: the number of devices of each.
+
+    Raises:
+        ValueError: slices of different sizes, or that `tensor` would have to cross.
+    """
+    data, fsdp, tensor = sizes
+    if len(set(slices.values())) > 1:
+        found = ", ".join(str(slices[number]) for number in sorted(slices))
+        raise ValueError(
+            f"the {len(slices)} slices or nodes have {found} devices: start on equally "
+            "many devices of each"
+        )
+    along_data = math.gcd(data, len(slices))
+    along_fsdp = len(slices) // along_data
+    if fsdp % along_fsdp:
+        each = next(iter(slices.values()))
+        raise ValueError(
+            f"mesh.tensor={tensor} would cross the {len(slices)} slices or nodes of "
+            f"{each} devices each, and what it sends is too much for the network "
+            f"between them: set mesh.tensor to a divisor of {each}, and mesh.data or "
+            "mesh.fsdp to -1"
+        )
+    return along_data, along_fsdp, 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -179,17 +231,6 @@ def abstract(shapes: Any, shardings: Any) -> Any:
         shapes,
         shardings,
     )
-
-
-def place(tree: Any, shardings: Any) -> Any:
-    """Puts arrays of the host, equal in all processes, on the devices."""
-
-    def put(x: Any, sharding: NamedSharding) -> jax.Array:
-        return jax.make_array_from_callback(
-            x.shape, sharding, np.asarray(x).__getitem__
-        )
-
-    return jax.tree.map(put, tree, shardings)
 
 
 def check_batch(

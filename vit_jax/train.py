@@ -26,10 +26,10 @@ from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.evaluate import evaluate
 from vit_jax.guard import Faults, FaultyStep, Guard
 from vit_jax.metrics import Meter, SilentWriter, Writer, in_words
-from vit_jax.models import init_params
 from vit_jax.models.depth import stack_blocks, unstack_blocks
+from vit_jax.placement import stack, unstack
 from vit_jax.run import begin_folder, versions
-from vit_jax.train_step import TrainState, named_keys
+from vit_jax.train_step import TrainState
 from vit_jax.warm_start import complete_model, warm_start
 from vit_jax.watchdog import Watchdog
 
@@ -65,15 +65,19 @@ def start_state(
     if restored is not None:
         state, metadata = restored.state, restored.metadata
         if metadata["config"]["model"]["scan"] != scan:
-            shardings = jax.tree.map(lambda x: x.sharding, program.state)
-            restack = stack_blocks if scan else unstack_blocks
-            state = jax.jit(restack, out_shardings=shardings)(state)
+            state = (
+                stack_blocks(state, stack) if scan else unstack_blocks(state, unstack)
+            )
         return state, metadata["next_index"]
     params = None
     if config.init:
-        params = init_params(program.model, named_keys(config.seed).params)
-        names = experiment.label_names
-        params = warm_start(params, program.model, config.init, names)
+        params = warm_start(
+            program.model,
+            program.state.params,
+            config.init,
+            experiment.label_names,
+            seed=config.seed,
+        )
     return program.init_state(params), 0
 
 

@@ -4,16 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from vit_jax.config import ConfigError, load_config
 from vit_jax.interop.adapt import FREE, attributes
 from vit_jax.labels import label_order
-from vit_jax.models import AnyModel, VisionTransformer, defaults_of, model_options
+from vit_jax.models import (
+    AnyModel,
+    VisionTransformer,
+    defaults_of,
+    init_params,
+    model_options,
+)
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.optim import path_name
-from vit_jax.run import load_run
+from vit_jax.placement import stack
+from vit_jax.run import load_model, load_run
+from vit_jax.train_step import named_keys
 
 # What classifies, from the last layer back; fine-tuning drops both (appendix D.3). Then
 # what only masked patch prediction needs, and no loaded run has.
@@ -44,7 +51,7 @@ def complete_model(
     if stored is not None and stored.init == config.init:
         options = dict(stored.model)
     else:
-        options = model_options(load_run(config.init).model)
+        options = model_options(load_model(config.init))
     defaults = defaults_of(VisionTransformer) | {"name": "", "dtype": "auto"}
     said = {k: v for k, v in config.model.items() if v != defaults.get(k)}
     options = {k: v for k, v in options.items() if k == "name" or k not in FREE}
@@ -55,39 +62,62 @@ def complete_model(
 
 
 def warm_start(
-    params: dict[str, Any], model: AnyModel, init: str, label_names: tuple[str, ...]
+    model: AnyModel,
+    wanted: dict[str, Any],
+    init: str,
+    label_names: tuple[str, ...],
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     """Takes the parameters of a checkpoint, fitted to the model's image size.
 
-    The head is new if it is of other classes or another size.
+    The head is new if it is of other classes or another size. No device ever holds more
+    than its part, of the checkpoint or of what is new.
 
     Args:
-        params: new parameters of the model that is to be trained.
+        wanted: the parameters of the model that is to be trained, as shapes with
+            shardings.
         init: what `load_run` takes.
         label_names: of the classes that are to be trained.
+        seed: what is new is drawn as a run with this seed would.
 
     Raises:
         ValueError: another architecture, or other numerics; names what differs.
         OSError: the checkpoint is not there.
     """
+    shardings = jax.tree.map(lambda x: x.sharding, wanted)
     run = load_run(
         init,
         image_size=model.image_size,
         patch_size=getattr(model, "patch_size", None),
+        mesh=jax.tree.leaves(shardings)[0].mesh,
     )
     check_attributes(run.model, model, init)
-    loaded, params = dict(run.params), unstack_blocks(params)
-    shapes = [
-        {name: jax.tree.map(jnp.shape, tree[name]) for name in HEAD if name in tree}
-        for tree in (loaded, params)
-    ]
-    if shapes[0] != shapes[1] or not same_classes(run.label_names, label_names):
-        there, here = (" and ".join(parts) or "nothing" for parts in shapes)
-        print(f"init: {there} of {init} replaced by new {here}")
-        loaded = {name: tree for name, tree in loaded.items() if name not in HEAD}
-        loaded |= {name: params[name] for name in HEAD if name in params}
-    check_shapes(loaded, params, init)
-    return stack_blocks(loaded) if getattr(model, "scan", False) else loaded
+    shapes = jax.eval_shape(unstack_blocks, wanted)
+    there, here = (
+        {n: jax.tree.map(lambda x: x.shape, tree[n]) for n in HEAD if n in tree}
+        for tree in (run.params, shapes)
+    )
+    if there != here or not same_classes(run.label_names, label_names):
+        old, new = (" and ".join(names) or "nothing" for names in (there, here))
+        print(f"init: {old} of {init} replaced by new {new}")
+        for name in there:
+            del run.params[name]
+        run.params.update(draw(model, seed, {name: shardings[name] for name in here}))
+    check_shapes(run.params, shapes, init)
+    if getattr(model, "scan", False):
+        return stack_blocks(run.params, stack)
+    return run.params
+
+
+def draw(model: AnyModel, seed: int, shardings: dict[str, Any]) -> dict[str, Any]:
+    """New parameters of a model, those alone that have shardings here."""
+
+    def some() -> dict[str, Any]:
+        params = init_params(model, named_keys(seed).params)
+        return {name: params[name] for name in shardings}
+
+    return jax.jit(some, out_shardings=shardings)()
 
 
 def same_classes(there: tuple[str, ...], here: tuple[str, ...]) -> bool:

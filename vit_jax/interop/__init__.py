@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.interop import (
@@ -27,6 +26,7 @@ from vit_jax.interop.layout import (
 )
 from vit_jax.models import AnyModel, create_model, model_options
 from vit_jax.models.depth import unrolled, unstack_blocks
+from vit_jax.placement import place_params
 
 __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 
@@ -42,6 +42,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         model, params: for `model.apply({"params": params}, ...)`; float32 arrays.
+            Numpy's, which may be views of the file, unless a mesh was given.
         facts: label names and preprocessing, as far as the checkpoint tells.
         description: one line, what was found in the file, before any change asked for.
     """
@@ -61,6 +62,7 @@ def load_checkpoint(
     resample: str = "bilinear",
     dtype: str = "auto",
     layout: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> Loaded:
     """Loads a checkpoint of any layout; the architecture is found from its content.
@@ -76,6 +78,8 @@ def load_checkpoint(
         resample: of positions: "bilinear" as in the paper's code, or "bicubic".
         dtype: of the computation, as in `create_model`.
         layout: the name of a layout; "auto" finds it.
+        mesh: as of `sharding.make_mesh`, to put the parameters on; None leaves them on
+            the host.
         **options: of the model, such as `dropout_rate`, or numerics that the file
             does not tell, such as `norm_epsilon` or `activation`.
 
@@ -104,7 +108,7 @@ def load_checkpoint(
             )
         arguments["image_size"] = image_size
     model = create_model(dtype=dtype, **(arguments | options))
-    params = jax.tree.map(jnp.asarray, read_params(module, model, tensors))
+    params = read_params(module, model, tensors)
     facts = module.facts(tensors, config)
     description = f"{module.NAME} layout: {describe(model)}"
     if num_classes is not None and num_classes != model.num_classes:
@@ -115,7 +119,11 @@ def load_checkpoint(
             keep_pre_logits=options.get("pre_logits", False),
         )
         facts = facts._replace(label_names=())
+    if mesh is not None:
+        params = place_params(params, mesh)
     model, params = adapt.resize(model, params, image_size, patch_size, resample)
+    if mesh is not None:
+        params = place_params(params, mesh)
     return Loaded(model, params, facts, description)
 
 

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from vit_jax.interop.layout import parameter_shapes
@@ -48,8 +48,8 @@ def replace_head(
         lost = " and ".join(filter(None, (lost, "the tanh layer before it")))
     shape = parameter_shapes(new)["head/kernel"]
     params["head"] = {
-        "kernel": jnp.zeros(shape, jnp.float32),
-        "bias": jnp.full(shape[1:], new.head_bias_init, jnp.float32),
+        "kernel": np.zeros(shape, np.float32),
+        "bias": np.full(shape[1:], new.head_bias_init, np.float32),
     }
     head = f"a zero head of {num_classes} classes"
     say(f"{lost} replaced by {head}" if lost else f"{head} is put on")
@@ -64,6 +64,8 @@ def resize(
     method: str,
 ) -> tuple[AnyModel, Params]:
     """Another image or patch size; prints what is resampled.
+
+    Of parameters on the host, so are the results; else they are on the same devices.
 
     Raises:
         ValueError: the model cannot be changed so.
@@ -90,9 +92,11 @@ def resize(
             f"{new.image_size}"
         )
     before = traverse_util.flatten_dict(params, sep="/")
-    params = jax.tree.map(jnp.asarray, resample_params(params, model, new, method))
+    params = resample_params(params, model, new, method)
     after = traverse_util.flatten_dict(params, sep="/")
     changed = {name for name in after if after[name].shape != before[name].shape}
+    if isinstance(before["embedding/kernel"], np.ndarray):
+        params = jax.tree.map(np.asarray, params)
     if "embedding/kernel" in changed:
         say(f"patches resized from {model.patch_size} to {new.patch_size} pixels")
     if changed - {"embedding/kernel"}:

@@ -71,14 +71,15 @@ def scan_blocks(
     return scan(block, x, rates)[0]
 
 
-def stack_blocks(tree: Any) -> Any:
+def stack_blocks(tree: Any, stack: Callable[..., Any] = jnp.stack) -> Any:
     """The parameters as a scanned model has them; also within optimizer states.
 
     Args:
         tree: parameters, or a tree that holds such dicts.
+        stack: makes one parameter of the list of those of all blocks.
     """
 
-    def stack(params: Any) -> Any:
+    def stacked(params: Any) -> Any:
         if not has_encoder(params) or STACKED in params["encoder"]:
             return params
         encoder = dict(params["encoder"])
@@ -86,41 +87,43 @@ def stack_blocks(tree: Any) -> Any:
         # By number: beyond 99 they are longer.
         names.sort(key=lambda name: int(name.removeprefix("block_")))
         blocks = [encoder.pop(name) for name in names]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-        return {**params, "encoder": {**encoder, STACKED: stacked}}
+        one = jax.tree.map(lambda *leaves: stack(leaves), *blocks)
+        return {**params, "encoder": {**encoder, STACKED: one}}
 
-    return jax.tree.map(stack, tree, is_leaf=has_encoder)
+    return jax.tree.map(stacked, tree, is_leaf=has_encoder)
 
 
-def unstack_blocks(tree: Any) -> Any:
+def unstack_blocks(tree: Any, unstack: Callable[[Any], Any] = list) -> Any:
     """The inverse of `stack_blocks`."""
 
-    def unstack(params: Any) -> Any:
+    def unstacked(params: Any) -> Any:
         if not has_encoder(params) or STACKED not in params["encoder"]:
             return params
         encoder = dict(params["encoder"])
-        stacked = encoder.pop(STACKED)
-        depth = max(len(leaf) for leaf in jax.tree.leaves(stacked))
-        for i in range(depth):
-            encoder[f"block_{i:02d}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
+        leaves, tree = jax.tree.flatten(encoder.pop(STACKED))
+        blocks = zip(*map(unstack, leaves), strict=True)
+        for i, block in enumerate(blocks):
+            encoder[f"block_{i:02d}"] = jax.tree.unflatten(tree, block)
         return {**params, "encoder": encoder}
 
-    return jax.tree.map(unstack, tree, is_leaf=has_encoder)
+    return jax.tree.map(unstacked, tree, is_leaf=has_encoder)
 
 
 def has_encoder(tree: Any) -> bool:
     return isinstance(tree, dict) and isinstance(tree.get("encoder"), dict)
 
 
-def scanned(model: Any, params: Any) -> tuple[Any, Any]:
-    """The same model and parameters, its blocks stacked.
+def scanned(
+    model: Any, params: Any, stack: Callable[..., Any] = jnp.stack
+) -> tuple[Any, Any]:
+    """The same model and parameters, its blocks stacked, as by `stack_blocks`.
 
     Raises:
         ValueError: the model has no blocks that can be.
     """
     if not hasattr(model, "scan"):
         raise ValueError(f"a {type(model).__name__} cannot be scanned: leave out scan")
-    return model.clone(scan=True), stack_blocks(params)
+    return model.clone(scan=True), stack_blocks(params, stack)
 
 
 def unrolled(model: Any) -> Any:

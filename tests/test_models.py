@@ -1,7 +1,6 @@
 """The Vision Transformer: sizes, initial values, symmetries, errors."""
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -328,37 +327,3 @@ def test_unknown_model_names_the_nearest(name, nearest):
 def test_unknown_option_is_an_error():
     with pytest.raises(TypeError, match="poolin"):
         create_model("ViT-B/16", num_classes=1, poolin="gap")
-
-
-def test_fused_attention_is_taken_only_where_it_can_run(monkeypatch):
-    def query(dtype, head_width=64):
-        return jnp.zeros((1, 197, 2, head_width), dtype)
-
-    half, single = query(jnp.bfloat16), query(jnp.float32)
-    assert not attention.can_fuse("auto", half, 0.0)  # a CPU
-    monkeypatch.setattr(attention, "has_flash_attention", lambda _: True)
-    assert attention.can_fuse("auto", half, 0.0)
-    assert not attention.can_fuse("xla", half, 0.0)
-    assert not attention.can_fuse("auto", single, 0.0)
-    assert not attention.can_fuse("auto", half, 0.1)
-    assert not attention.can_fuse("auto", query(jnp.bfloat16, 36), 0.0)
-    assert not attention.can_fuse("auto", query(jnp.bfloat16, 256), 0.0)
-    with pytest.raises(ValueError, match="bfloat16 or float16, but .* float32"):
-        attention.can_fuse("cudnn", single, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("platform", "kind", "capability", "wanted"),
-    [
-        ("gpu", "NVIDIA H100 80GB HBM3", "9.0", True),
-        ("gpu", "NVIDIA A100-SXM4-40GB", "8.0", True),
-        ("gpu", "Tesla V100 NVIDIA", "7.0", False),
-        ("gpu", "AMD Instinct MI300X", "gfx942", False),
-        ("tpu", "TPU v5e", None, False),
-    ],
-)
-def test_which_devices_have_flash_attention(platform, kind, capability, wanted):
-    device = types.SimpleNamespace(
-        platform=platform, device_kind=kind, compute_capability=capability
-    )
-    assert attention.has_flash_attention(device) is wanted

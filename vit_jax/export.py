@@ -35,6 +35,7 @@ from vit_jax.cli import run_command
 from vit_jax.data import augment
 from vit_jax.data.mix import normalize
 from vit_jax.models import DTYPES
+from vit_jax.models.attention import with_plain_attention
 from vit_jax.outcomes import probabilities
 from vit_jax.run import CHECKPOINT_HELP, Run, load_run
 from vit_jax.storage.integrity import write_atomically
@@ -101,10 +102,8 @@ def export(
 
 def make_program(run: Run, *, logits: bool) -> Program:
     """The function to be exported: uint8 images of the model's size to outputs."""
-    model, params = run.model, run.params
-    if hasattr(model, "attention_implementation"):
-        # That of the program's machine is not known yet.
-        model = model.clone(attention_implementation="xla")
+    # What the program's machine has is not known yet.
+    model, params = with_plain_attention(run.model), run.params
 
     def compute(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b n"]:
         result, _ = model.apply({"params": params}, normalize(images), train=False)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models import create_model
+from vit_jax.models.attention import with_plain_attention
 
 # JFT-300M as in arXiv 2010.11929: images, and classes of the head.
 JFT_IMAGES, JFT_CLASSES = 303_000_000, 18_291
@@ -59,8 +60,7 @@ def layers(model: Any, depth: int | None = None) -> list[Layer]:
             with 2, all of `encoder/block_00` is one. None for each on its own.
     """
     # The fused attention kernel does the same, but its products cannot be seen.
-    if hasattr(model, "attention_implementation"):
-        model = model.clone(attention_implementation="xla")
+    model = with_plain_attention(model)
     # A loop over the layers shows one of them.
     if getattr(model, "scan", False):
         model = model.clone(scan=False, remat="none")

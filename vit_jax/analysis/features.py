@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.analysis.rollout import rollout_map
 from vit_jax.models import AnyModel, ResNet, VisionTransformer
+from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.depth import unrolled, unstack_blocks
 from vit_jax.models.positions import ADDED, PositionEmbedding
 from vit_jax.models.resnet import ResNetTrunk
@@ -156,7 +157,9 @@ def apply(
 ) -> tuple[Array, dict[str, Any]]:
     """Logits and activations, without dropout, of parameters stacked or not."""
     params = {"params": unstack_blocks(params)}
-    return unrolled(model).apply(params, images, train=False, **options)
+    # The kernel of GPUs has no derivative of forward mode.
+    model = with_plain_attention(unrolled(model))
+    return model.apply(params, images, train=False, **options)
 
 
 def blocks(out: dict[str, Any]) -> OrderedDict[str, dict[str, Array]]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.depth import stack_blocks, unrolled
 from vit_jax.models.mixer import Mixer
 from vit_jax.models.resnet import ResNet, epsilons
@@ -73,7 +74,9 @@ def init_params(model: AnyModel, key: jax.Array) -> dict[str, Any]:
     Those of a scanned model are the same numbers, stacked.
     """
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
-    init = jax.jit(functools.partial(unrolled(model).init, train=False))
+    # No parameter depends on the attention, which may be that of another machine.
+    plain = with_plain_attention(unrolled(model))
+    init = jax.jit(functools.partial(plain.init, train=False))
     params = init(key, images)["params"]
     return stack_blocks(params) if getattr(model, "scan", False) else params
 

@@ -8,6 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models.flash_attention import (
+    compute_capability,
+    flash_attention,
+    pad_to_even,
+    traced_device,
+)
 from vit_jax.models.positions import RelativePositions
 from vit_jax.models.softmax_attention import softmax_attention
 
@@ -21,7 +27,8 @@ class MultiHeadAttention(nn.Module):
         num_heads: number of heads k; must divide the width d.
         dropout_rate: dropout of the attention probabilities, in [0, 1).
         implementation: `xla`; `cudnn` (flash attention; GPU, half precision); `auto`
-            takes `cudnn` where it can run and `xla` elsewhere.
+            takes `cudnn` where it can run, but for one query, and `xla` elsewhere. The
+            weights are xla's always. See docs/attention.md.
         relative: kind of relative positions, `relative` or `relative2d`; "" for none.
         grid: rows and columns of patches that those are learned for.
         dtype: of the matrix products; logits and softmax are float32 always.
@@ -55,6 +62,25 @@ class MultiHeadAttention(nn.Module):
                 f"not a multiple of {self.num_heads}"
             )
         keys_values = x if keys_values is None else keys_values
+        num_queries, num_keys = x.shape[1], keys_values.shape[1]
+        dropout = self.dropout_rate if train else 0.0
+        kernel = choose_kernel(
+            self.implementation,
+            num_queries=num_queries,
+            head_width=width // self.num_heads,
+            dtype=self.dtype,
+            train=train,
+            dropout_rate=dropout,
+            relative=self.relative,
+            return_weights=return_weights,
+            device=traced_device(),
+        )
+        if kernel == "cudnn":
+            # Before the projections: the row is written and dropped by operations
+            # that pass over the tokens anyway.
+            same = keys_values is x
+            x = pad_to_even(x)
+            keys_values = x if same else pad_to_even(keys_values)
 
         def project(name: str, inputs: Array) -> Array:
             return nn.DenseGeneral(
@@ -76,14 +102,13 @@ class MultiHeadAttention(nn.Module):
             scaled = query * query.shape[-1] ** -0.5
             bias = positions(scaled, grid or self.grid)
 
-        dropout = self.dropout_rate if train else 0.0
         weights = None
-        if not return_weights and can_fuse(
-            self.implementation, query, dropout, self.relative
-        ):
-            x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-        elif train and not (return_weights or dropout or self.relative):
+        if kernel == "cudnn":
+            x = flash_attention(query, key, value, num_keys)
+        elif kernel == "softmax":
             x = softmax_attention(query, key, value)
+        elif kernel == "library":
+            x = jax.nn.dot_product_attention(query, key, value, implementation="xla")
         else:
             scores, total = attention_scores(query, key, bias)
             weights = scores / total
@@ -97,39 +122,62 @@ class MultiHeadAttention(nn.Module):
             dtype=self.dtype,
             name="out",
         )(x)
+        if kernel == "cudnn":
+            x = x[:, :num_queries]
         return x, weights if return_weights else None
 
 
-def can_fuse(
+def choose_kernel(
     implementation: str,
-    query: Float[Array, "b q k e"],
+    *,
+    num_queries: int,
+    head_width: int,
+    dtype: Any,
+    train: bool,
     dropout_rate: float,
-    relative: str = "",
-) -> bool:
-    """Whether the fused kernel is to be used, without dropout or relative positions.
+    relative: str,
+    return_weights: bool,
+    device: Any,
+) -> str:
+    """How attention is computed: `cudnn`, `softmax`, `library` or `einsum`.
+
+    `cudnn` is `flash_attention`, `softmax` is `softmax_attention`: both have a gradient
+    of their own and no derivative of forward mode. `library` is what JAX makes of
+    `jax.nn.dot_product_attention` without a kernel. `einsum` can do everything. What
+    speaks for each is in docs/attention.md.
+
+    Args:
+        device: that the program is for, see `traced_device`.
 
     Raises:
-        ValueError: unknown implementation, or `cudnn` asked for where it cannot run.
+        ValueError: unknown implementation; `cudnn` where it cannot run; or `auto` for
+            a card of which nothing is known.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"unknown attention implementation {implementation!r}: wanted one of "
             f"{', '.join(IMPLEMENTATIONS)}"
         )
-    if implementation == "xla":
-        return False
-    head_width = query.shape[-1]
+    otherwise = "einsum"
+    if train and not (dropout_rate or relative or return_weights):
+        otherwise = "library" if device.platform == "gpu" else "softmax"
+    if implementation == "xla" or return_weights:
+        return otherwise
+    capability = compute_capability(device)
+    widest = 256 if capability and capability[0] == 9 else 128
     obstacles = []
-    if not has_flash_attention(jax.devices()[0]):
+    if not capability or capability < (8, 0):
         obstacles.append(
             "an NVIDIA GPU of compute capability 8 or more, but the device is "
-            f"{jax.devices()[0].device_kind}"
+            f"{device.device_kind}"
         )
-    if query.dtype not in (jnp.bfloat16, jnp.float16):
-        obstacles.append(f"bfloat16 or float16, but the dtype is {query.dtype}")
-    if head_width % 8 or head_width > 128:
-        obstacles.append(f"a head width of 8, 16, ... 128, but it is {head_width}")
-    if dropout_rate > 0:
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        obstacles.append(
+            f"bfloat16 or float16, but the dtype is {jnp.dtype(dtype).name}"
+        )
+    if head_width % 8 or head_width > widest:
+        obstacles.append(f"a head width of 8, 16, ... {widest}, but it is {head_width}")
+    if dropout_rate:
         obstacles.append(f"no attention dropout, but its rate is {dropout_rate}")
     if relative:
         obstacles.append(f"no relative positions, but they are {relative!r}")
@@ -139,14 +187,9 @@ def can_fuse(
             + " and ".join(obstacles)
             + "; use 'auto' or 'xla'"
         )
-    return not obstacles
-
-
-def has_flash_attention(device: Any) -> bool:
-    """Whether cuDNN's flash attention runs on a JAX device: NVIDIA, Ampere or newer."""
-    if device.platform != "gpu" or "NVIDIA" not in device.device_kind:
-        return False
-    return float(device.compute_capability) >= 8
+    if obstacles or (implementation == "auto" and num_queries == 1):
+        return otherwise
+    return "cudnn"
 
 
 def attention_scores(
@@ -186,3 +229,14 @@ def attend(
     value = einops.rearrange(value, "b l k e -> b k l e")
     x = jnp.einsum("bkql,bkle->bkqe", scores, value, preferred_element_type=jnp.float32)
     return einops.rearrange((x / total).astype(value.dtype), "b k q e -> b q k e")
+
+
+def with_plain_attention(model: Any) -> Any:
+    """The same model, its attention made of XLA's own operations if it has any.
+
+    They run on all devices, have derivatives of both modes with `train=False`, and can
+    be counted; the kernels do not.
+    """
+    if hasattr(model, "attention_implementation"):
+        return model.clone(attention_implementation="xla")
+    return model

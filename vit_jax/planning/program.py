@@ -207,7 +207,15 @@ def parts_read(
 
 def _update(root: Instruction, inner: Computation) -> Array | None:
     """What is written of a result, if the rest of it stays as it is."""
-    while root.op == "bitcast":
-        root = inner[root.operands[0]]
-    is_update = root.op == "dynamic-update-slice"
-    return inner[root.operands[1]].arrays[0] if is_update else None
+    root = _behind_bitcasts(root, inner)
+    if root.op != "dynamic-update-slice":
+        return None
+    # What the fusion itself computes is written as a whole.
+    updated = _behind_bitcasts(inner[root.operands[0]], inner)
+    return inner[root.operands[1]].arrays[0] if updated.op == "parameter" else None
+
+
+def _behind_bitcasts(instruction: Instruction, inner: Computation) -> Instruction:
+    while instruction.op == "bitcast":
+        instruction = inner[instruction.operands[0]]
+    return instruction

@@ -1,12 +1,14 @@
 # `make demo`, `make test` and `make faults` each set up their own environment in .venv first, and
-# `make parity`, with the code of other projects, in .venv-parity.
+# `make parity`, with the code of other projects, in .venv-parity; `make accelerators`, with the
+# compilers for NVIDIA GPUs and TPUs, in .venv-accelerators.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PARITY ?= .venv-parity
+ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo test faults parity lint clean
+.PHONY: demo test faults parity accelerators lint clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -42,9 +44,19 @@ $(PARITY)/.installed: requirements.txt pyproject.toml $(wildcard tests/parity/*.
 parity: $(PARITY)/.installed
 	@PYTHONPATH=tests $(PARITY)/bin/python -m parity.compare
 
+$(ACCELERATORS)/.installed: requirements.txt pyproject.toml
+	@test -x $(ACCELERATORS)/bin/python || $(PYTHON) -m venv $(ACCELERATORS)
+	@echo "Installing the compilers into $(ACCELERATORS) (minutes, gigabytes) ..."
+	@$(ACCELERATORS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda,tpu]'
+	@touch $@
+
+# Needs neither GPU nor TPU. Hours at first; what is compiled is kept. ONLY=name of one run.
+accelerators: $(ACCELERATORS)/.installed
+	@$(ACCELERATORS)/bin/python -m experiments.accelerators $(if $(ONLY),--only '$(ONLY)')
+
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(PARITY) .jax_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(ACCELERATORS) .jax_cache .pytest_cache .ruff_cache

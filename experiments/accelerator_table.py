@@ -10,17 +10,23 @@ from vit_jax.planning.estimate import in_gib
 Row = dict[str, Any]
 HEAD = """# Runs on accelerators, compiled for them
 
-Written by `make accelerators`; not by hand. Each row is the training step of a config
-at its own batch, compiled by the compiler that runs on that machine, on a machine
-without one. What is shown is what XLA has decided: memory, calls into libraries, what
-is sent between devices and moved from and to a device's memory (HBM). Nothing here was
-run, so that there is no time of a step and no loss; and without a card XLA cannot try
-out kernels (autotuning), so that on it some of them, and with them a little of the
-temporaries, may be others. `peak` is by XLA's own account the most that is in use at
-one time; temporaries are activations, gradients and all else that lives within a step.
-`largest batch` is found by compiling others; it is left out where one
-compilation takes more than two minutes. `sent` is what a device sends in a step over
-each axis of the mesh.
+Written by `make accelerators`, not by hand. A row is the training step of a config at
+its own batch, compiled for that machine by its own compiler, on a machine without one.
+What is shown is what XLA has decided: memory, calls of libraries, what is sent between
+devices, and what is moved from and to a device's memory (HBM).
+
+Nothing of it was run: there is no time of a step here, and no loss. Without a card XLA
+cannot try out kernels (autotuning), so that there some of them, and a little of the
+temporaries, may be others; what fits, what is called and what is refused stay the same.
+
+All figures are of one device and one step, with loops counted as often as they run.
+
+- `temporaries`: activations, gradients and all else that lives within a step.
+- `peak`: the most that is in use at one time, of what a run can have. Of a GPU's memory
+  that is what jax takes by default, three quarters.
+- `largest batch`: of all devices, found by compiling others; left out where compiling
+  once takes more than two minutes.
+- `sent`: by each device over each axis of the mesh, at least.
 """
 # What kinds of kernels begin with.
 LIBRARIES = {
@@ -104,9 +110,8 @@ def calls(kernels: dict[str, int]) -> str | None:
             if kind.startswith(start):
                 counts[name] += count
                 break
-    return (
-        ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or None
-    )
+    named = [f"{count:,} {name}" for name, count in counts.most_common()]
+    return ", ".join(named) or None
 
 
 def sent(collectives: Iterable[Row]) -> str:
@@ -129,10 +134,7 @@ def sent(collectives: Iterable[Row]) -> str:
 def runs_table(rows: list[Row]) -> dict[str, Any]:
     """The config of each name."""
     named = {row["name"]: f"`{row['case']}`" for row in rows if row["name"]}
-    return {
-        "columns": ("run", "config"),
-        "rows": [list(pair) for pair in named.items()],
-    }
+    return {"columns": ("run", "config"), "rows": list(map(list, named.items()))}
 
 
 def lowered(rows: list[Row]) -> str:
@@ -142,7 +144,7 @@ def lowered(rows: list[Row]) -> str:
     names = dict.fromkeys(row["case"] for row in others if "error" not in row)
     lines = ["## Lowered, not compiled", ""]
     lines += [
-        f"- **{row['target']} `{row['case']}` fails: {row['error']}**"
+        f"- `{row['case']}` fails for {row['target']}: {row['error']}"
         for row in failures
     ]
     lines += [f"- `{name}`" for name in names]

@@ -186,11 +186,19 @@ def target_of(case: Case, kind: str) -> str:
 
 
 def absent_program(case: Case, kind: str) -> Program:
-    """Its program for devices that are not there, to be lowered."""
+    """Its program for devices that are not there, to be lowered.
+
+    For GPUs it is that of one of them with its share of the batch, since JAX lowers
+    cuDNN's attention over several only if they are there.
+    """
     config = config_of(case)
     examples, classes = facts_of(config)
     lengths = resolve_lengths(config, examples)
-    count = case.gpus if ABSENT[kind].platform == "gpu" else math.prod(case.tpus)
+    count = math.prod(case.tpus)
+    if ABSENT[kind].platform == "gpu":
+        count = 1
+        config.mesh.update(data=1, fsdp=1, tensor=1)
+        config.data.batch_size //= case.gpus
     devices = [ABSENT[kind]] * count
     return build_program(config, num_classes=classes, lengths=lengths, devices=devices)
 

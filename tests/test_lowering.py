@@ -31,7 +31,7 @@ from vit_jax.evaluators.features import feature_step
 from vit_jax.evaluators.objectnet import make_objectnet_step
 from vit_jax.figures.model import rollout
 from vit_jax.fleet_program import Inputs, make_program, program_key
-from vit_jax.models import create_model, init_params
+from vit_jax.models import VisionTransformer, create_model, init_params
 from vit_jax.outcomes import make_outcome_step
 from vit_jax.planning.deviceless import ABSENT, lower
 from vit_jax.sharding import make_mesh, on_mesh
@@ -69,8 +69,20 @@ def test_steps(case, kind):
         (program.train_step, program.state, program.batch, program.keys),
         (program.eval_step, program.state.params, evaluation_batch(program)),
     )
-    for step in steps:
-        check(lower(*step, mesh=program.mesh), kind)
+    train, evaluate = (check(lower(*step, mesh=program.mesh), kind) for step in steps)
+    fuses = kind == "H100" and can_fuse(program.model)
+    drops = getattr(program.model, "attention_dropout_rate", 0) > 0
+    assert ("fmhaSoftmaxBackward" in train) == (fuses and not drops)
+    assert ("fmhaSoftmax" in evaluate) == fuses
+
+
+def can_fuse(model):
+    """Whether cuDNN's attention is there for a model, whatever its tokens' number."""
+    return (
+        isinstance(model, VisionTransformer)
+        and model.dtype != jnp.float32
+        and not model.positions.startswith("relative")
+    )
 
 
 BATCH = 64

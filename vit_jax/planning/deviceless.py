@@ -1,6 +1,6 @@
 """Lowering for NVIDIA cards and TPUs that are not there, on any machine.
 
-    program = build_program(config, ..., devices=[ABSENT["H100"]] * 8)
+    program = build_program(config, ..., devices=[ABSENT["v5e"]] * 8)
     lower(program.eval_step, params, batch, mesh=program.mesh)
 
 What jax refuses, or has no way to express there, shows in seconds. To compile what was
@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.extend
 from jax._src.cudnn import fused_attention_stablehlo as fused_attention
 from jax.sharding import AbstractDevice, AbstractMesh
 from jax.stages import Lowered
@@ -57,8 +58,8 @@ def lower(function: Any, *arguments: Any, mesh: AbstractMesh, **static: Any) -> 
     Args:
         function: of `jax.jit`.
         arguments, static: as it is called with; `jax.ShapeDtypeStruct`s are enough.
-        mesh: of `make_mesh(..., devices=[ABSENT[...]] * count)`. What has no mesh of
-            its own is traced as on one of them.
+        mesh: of `make_mesh(..., devices=[ABSENT[...]] * count)`, of a GPU alone. What
+            has no mesh of its own is traced as on one of them.
 
     Raises:
         NotImplementedError: the platform has no such operation.
@@ -69,7 +70,12 @@ def lower(function: Any, *arguments: Any, mesh: AbstractMesh, **static: Any) -> 
         jax.sharding.use_abstract_mesh(mesh),
     ):
         traced = function.trace(*arguments, **static)
-        return traced.lower(lowering_platforms=("cuda" if on_gpu else "tpu",))
+        if not on_gpu:
+            return traced.lower(lowering_platforms=("tpu",))
+        # Where there are shardings, JAX asks for the devices to lower cuDNN's calls.
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in traced.jaxpr.in_avals]
+        function = jax.jit(jax.extend.core.jaxpr_as_fun(traced.jaxpr))
+        return function.trace(*shapes).lower(lowering_platforms=("cuda",))
 
 
 def cudnn_for(devices: Sequence[Any]) -> contextlib.AbstractContextManager[None]:

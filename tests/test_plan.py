@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -90,29 +91,6 @@ def test_a_plan_for_this_machine(tmp_path):
     assert "the whole run" in result.stdout and "does not fit" not in result.stdout
 
 
-def test_a_plan_for_gpus(tmp_path):
-    """Eight fake devices: the state of one, and what it sends over each axis."""
-    path = tmp_path / "plan.json"
-    mesh = ("--config.mesh.fsdp=4", "--config.mesh.data=2")
-    facts = ("--num-examples", "5000", "--num-classes", "7")
-    result = plan(*DIGITS, *mesh, *facts, "--devices", "8xH100", "--json", str(path))
-    assert result.returncode == 0, result.stderr
-    found = json.loads(path.read_text())
-    assert found["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
-    assert found["dtype"] == "bfloat16" and found["num_classes"] == 7
-    assert found["steps"] == round(80 * 5000 / 256)
-    whole = 4 * found["parameters"]
-    assert whole / 4 <= found["memory"]["parameters"] < whole / 3
-    assert found["memory"]["batch"] == 256 / 8 * (16 * 16 * 3 + 4)
-    assert found["memory"]["available"] == 80 * GIB and found["memory"]["fits"] is None
-    axes = {tuple(row["axes"]) for row in found["program"]["collectives"]}
-    assert ("data", "fsdp") in axes
-    least = found["roofline"]
-    assert least["memory"] is None and least["compute"] > 0 and least["links"] > 0
-    assert least["images/s"] == pytest.approx(256 / least["step"])
-    assert "the temporaries are those of a CPU" in result.stdout
-
-
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
@@ -152,22 +130,18 @@ def test_a_run_that_does_not_fit():
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", ["v5e:3x5", "v9:2x2", "v5e"])
+@pytest.mark.parametrize("name", ["v5e:3x5", "v9:2x2", "v5e", "0*v5e:2x2"])
 def test_wrong_topologies(name):
-    with pytest.raises(ValueError, match=f"--topology={name}: .* v5e:16x16"):
+    with pytest.raises(ValueError, match=f"--topology={re.escape(name)}: .* v5e:16x16"):
         find_target(name, None)
 
 
-@pytest.mark.parametrize("text", ["8", "0xH100", "8xH1000", "H100"])
-def test_wrong_devices(text):
-    with pytest.raises(ValueError, match="as 8xH100"):
-        find_target(None, text)
-
-
-def test_without_libtpu(monkeypatch):
+def test_without_the_compilers(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match=r"pip install .vit_jax\[tpu\]"):
         find_target("v5e:2x2", None)
+    with pytest.raises(ImportError, match=r"pip install .vit_jax\[cuda\]"):
+        find_target(None, "8xH100")
 
 
 @pytest.mark.parametrize(
@@ -209,13 +183,16 @@ def test_core_days_are_near_those_of_the_paper(exa_flops, days, utilisation):
 
 
 def test_the_roofline_takes_the_slowest():
-    rows = [Collective("all-reduce", ("data",), "bf16", 1, 10**9, 2e9)]
+    rows = [Collective("all-reduce", ("data",), "bf16", 1, 10**9, 2e9, 0.0)]
     chip = CHIPS["v5e"]
     least = roofline(chip, "bfloat16", 197e12, 819e9 / 2, rows)
-    assert least == (1.0, 0.5, 0.01) and (least.step, least.bound) == (1.0, "compute")
+    assert least == (1.0, 0.5, 0.01, 0.0) and (least.step, least.bound) == (
+        1.0,
+        "compute",
+    )
     assert roofline(chip, "bfloat16", 1e12, 819e9, rows).bound == "memory"
-    assert roofline(chip, "bfloat16", 1e9, None, rows).bound == "links"
-    assert roofline(CHIPS["H100"], "float32", 494e12, None, []).compute == 1
+    assert roofline(chip, "bfloat16", 1e9, 0.0, rows).bound == "links"
+    assert roofline(CHIPS["H100"], "float32", 494e12, 0.0, []).compute == 1
 
 
 def test_advice_names_what_is_not_done_yet():

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax import sharding
+from vit_jax import distributed, sharding
 from vit_jax.cli import run_command
 from vit_jax.data.mix import normalize, one_hot
 from vit_jax.data.pipeline import Data, prefetch_to_device
@@ -41,8 +41,9 @@ from vit_jax.outcomes import (
     summary,
     write_outcomes,
 )
+from vit_jax.placement import place, place_params
 from vit_jax.plots import shorten
-from vit_jax.run import CHECKPOINT_HELP, Run, load_run
+from vit_jax.run import CHECKPOINT_HELP, FSDP_HELP, Run, load_run
 
 
 def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
@@ -82,7 +83,12 @@ def evaluate(
 
 
 def evaluate_run(
-    run: Run, data: Data, *, batch_size: int, labels_by_index: bool = False
+    run: Run,
+    data: Data,
+    *,
+    batch_size: int,
+    labels_by_index: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Outcomes, list[str], float]:
     """Evaluates a run on `data.split`, on all devices, with a live progress line.
 
@@ -91,6 +97,8 @@ def evaluate_run(
             of them, in any order.
         batch_size: rounded up to a multiple of the devices.
         labels_by_index: go by the numbers of the classes, whatever their names.
+        mesh: as of `load_run`, without `tensor`; None has all parameters on each
+            device.
 
     Returns:
         The outcomes, the names of skipped records, and images per second, reading
@@ -110,10 +118,15 @@ def evaluate_run(
     )
     devices = jax.device_count()
     batch_size = -(-batch_size // devices) * devices
-    mesh = sharding.make_mesh(data=devices, fsdp=1, tensor=1)
-    placement = sharding.batch_sharding(mesh)
-    params = jax.device_put(run.params, sharding.replicated(mesh))
-    step = make_outcome_step(run.model, order, **run.loss)
+    mesh = mesh or sharding.make_mesh(data=-1, fsdp=1, tensor=1)
+    divided = sharding.batch_sharding(mesh)
+    several = jax.process_count() > 1
+    rows = sharding.local_rows(divided, batch_size) if several else None
+    params = place_params(run.params, mesh)
+    step = jax.jit(
+        sharding.on_mesh(make_outcome_step(run.model, order, **run.loss), mesh),
+        out_shardings=sharding.replicated(mesh),
+    )
     blank = {
         "image": np.zeros((batch_size, *data.image_size, 3), np.uint8),
         "label": np.zeros(batch_size, np.int32),
@@ -121,13 +134,14 @@ def evaluate_run(
         "index": np.zeros(batch_size, np.int64),
     }
     # Compiles, which the speed is not to include.
-    jax.block_until_ready(step(params, jax.device_put(blank, placement)))
+    blank = place(blank, dict.fromkeys(blank, divided))
+    jax.block_until_ready(step(params, blank))
 
     parts = []
     start = time.perf_counter()
-    batches = data.eval_batches(data.split, batch_size)
+    batches = data.eval_batches(data.split, batch_size, rows=rows)
     with (
-        prefetch_to_device(batches, placement) as batches,
+        prefetch_to_device(batches, divided) as batches,
         tqdm(
             total=data.num_examples(),
             desc="evaluating",
@@ -196,7 +210,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
     protocol, options = arguments.protocol, protocols.options_of(arguments)
-    run = load_run(arguments.checkpoint, ema=arguments.ema)
+    distributed.start(arguments)
+    mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
+    run = load_run(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
     data = protocols.data_of(protocol, run, arguments.dataset, arguments.split)
     if not data.name:
         raise ValueError(
@@ -220,16 +236,18 @@ def main(arguments: argparse.Namespace) -> None:
         "ema": arguments.ema,
         **options,
     }
-    print(f"{protocol} on {data.name} {data.split}, {run.source}")
+    distributed.say(f"{protocol} on {data.name} {data.split}, {run.source}")
     if protocol in protocols.MEASURED:
         metrics = protocols.measure(
-            protocol, run, data, options, batch_size=arguments.batch_size
+            protocol, run, data, options, mesh=mesh, batch_size=arguments.batch_size
         )
+        if not distributed.is_primary():
+            return
         files = protocols.write_metrics(folder, facts | metrics)
         print(protocols.table(metrics))
     else:
-        files = classify(run, data, folder, facts, arguments)
-    print(f"files in {folder}: {', '.join(files)}")
+        files = classify(run, data, folder, facts, arguments, mesh)
+    distributed.say(f"files in {folder}: {', '.join(files)}")
 
 
 def classify(
@@ -238,8 +256,11 @@ def classify(
     folder: Path,
     facts: dict[str, Any],
     arguments: argparse.Namespace,
+    mesh: jax.sharding.Mesh,
 ) -> list[str]:
     """Evaluates the classes, writes the files, prints the table; returns their names.
+
+    Of several processes, the first one writes and prints.
 
     Args:
         facts: go into `metrics.json`.
@@ -252,7 +273,10 @@ def classify(
         data,
         batch_size=arguments.batch_size,
         labels_by_index=arguments.labels_by_index,
+        mesh=mesh,
     )
+    if not distributed.is_primary():
+        return []
     facts |= {"images_per_second": round(speed, 1), "skipped": skipped}
     text = report(outcomes, run.label_names, speed)
     if label_sets is not None:
@@ -291,11 +315,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="class i of the data set is output i, whatever the names",
     )
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--fsdp", type=int, default=1, help=FSDP_HELP)
     parser.add_argument("--ema", action="store_true", help="use averaged parameters")
     parser.add_argument(
         "--output", help="folder; default: in evaluation/, of the run if it is one"
     )
     protocols.add_arguments(parser)
+    distributed.add_arguments(parser)
     return parser
 
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vit_jax import plots
+from vit_jax import plots, sharding
 from vit_jax.analysis.features import output_rollout
 from vit_jax.cli import run_command
 from vit_jax.data.decode import ImageError
@@ -35,7 +35,7 @@ from vit_jax.evaluate import open_source
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.outcomes import as_json, named, probabilities
 from vit_jax.plots import Prediction, shorten
-from vit_jax.run import CHECKPOINT_HELP, Run, load_run
+from vit_jax.run import CHECKPOINT_HELP, FSDP_HELP, Run, load_run
 from vit_jax.storage.integrity import write_atomically
 
 OVERVIEW_IMAGES = 16
@@ -81,18 +81,23 @@ def forward(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities (n, classes) and rollout maps (n, h, w) of prepared images.
 
-    Padded to `batch_size`, so that any number of images takes one compilation.
+    Padded to `batch_size`, so that any number of images takes one compilation. Where
+    the parameters are divided over devices, the batch is too.
     """
+    placement = jax.tree.leaves(run.params)[0].sharding
+    batch_size = -(-batch_size // placement.num_devices) * placement.num_devices
     batch = np.zeros((batch_size, *run.data.image_size, 3), np.uint8)
     for row, image in enumerate(images):
         batch[row] = image
-    output = forward_step(
-        run.model,
-        run.params,
-        batch,
-        loss_name=run.loss["name"],
-        attention=attention,
-    )
+    mesh = placement.mesh
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        output = forward_step(
+            run.model,
+            run.params,
+            jax.device_put(batch, sharding.batch_sharding(mesh)),
+            loss_name=run.loss["name"],
+            attention=attention,
+        )
     return jax.tree.map(lambda x: np.asarray(x)[: len(images)], output)
 
 
@@ -223,7 +228,9 @@ def main(arguments: argparse.Namespace) -> None:
     check(arguments)
     source = Files(find_images(arguments.images))  # a wrong name shows at once
     indices = list(range(len(source)))
-    run = load_run(arguments.checkpoint, ema=arguments.ema)
+    devices = jax.devices()[: None if arguments.fsdp < 0 else arguments.fsdp]
+    mesh = sharding.make_mesh(data=1, fsdp=arguments.fsdp, tensor=1, devices=devices)
+    run = load_run(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
     check_run(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)
@@ -286,4 +293,5 @@ if __name__ == "__main__":
     parser.add_argument("--attention", help="folder for pictures of the attention")
     parser.add_argument("--ema", action="store_true", help="use averaged parameters")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--fsdp", type=int, default=1, help=FSDP_HELP)
     run_command(parser, main)

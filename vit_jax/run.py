@@ -29,6 +29,7 @@ from vit_jax.storage.integrity import write_atomically
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
 SIGMOID_CLASSES = 21843
 CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
+FSDP_HELP = "devices over which the parameters are divided; -1 for all (default: 1)"
 
 
 class Run(NamedTuple):

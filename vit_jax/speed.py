@@ -1,6 +1,7 @@
 """Times of a compiled step: on one resident batch, and with real input."""
 
 import contextlib
+import functools
 import itertools
 import statistics
 import sys
@@ -22,6 +23,7 @@ from vit_jax.losses import make_loss
 from vit_jax.metrics import Meter
 from vit_jax.models import VisionTransformer, init_params
 from vit_jax.optim import make_optimizer
+from vit_jax.placement import place
 from vit_jax.train_step import (
     classification,
     initial_state,
@@ -70,8 +72,8 @@ def synthetic_program(
     """
     mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
     sharding.check_batch("--batch", batch_size, mesh, accumulate_steps)
-    keys = named_keys(0)
     everywhere = sharding.replicated(mesh)
+    keys = jax.jit(lambda: named_keys(0), out_shardings=everywhere)()
     abstract = jax.eval_shape(lambda key: init_params(model, key), keys.params)
     optimizer, schedule = make_optimizer(
         abstract,
@@ -109,11 +111,12 @@ def synthetic_program(
         logits, _ = model.apply({"params": params}, images, train=False)
         return params, {"logit": logits.mean()}
 
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def init_state():
-        params = init_params(model, keys.params)
+        params = init_params(model, named_keys(0).params)
         if mode == "train":
             params = initial_state(params, optimizer, average=False)
-        return jax.device_put(params, everywhere)
+        return params
 
     rng = np.random.default_rng(0)
     shape = (batch_size, *model.image_size, 3)
@@ -123,7 +126,7 @@ def synthetic_program(
     }
     step = train_step if mode == "train" else forward_step
     step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-    placed = jax.device_put(batch, sharding.batch_sharding(mesh))
+    placed = place(batch, dict.fromkeys(batch, sharding.batch_sharding(mesh)))
     return Program(step, init_state, keys, placed)
 
 

@@ -85,7 +85,10 @@ def evaluate_objectnet(
     members = np.zeros((len(classes), CLASSES), bool)
     for row, numbers in enumerate(classes.values()):
         members[row, list(numbers)] = True
-    step = jax.jit(sharding.on_mesh(make_objectnet_step(run.model, members), mesh))
+    step = jax.jit(
+        sharding.on_mesh(make_objectnet_step(run.model, members), mesh),
+        out_shardings=sharding.replicated(mesh),
+    )
     columns, _ = split_outputs(
         step, run.params, data, data.split, batch_size=batch_size, mesh=mesh
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from vit_jax import sharding
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluators.fewshot import FewShot
 from vit_jax.evaluators.knn import Knn
@@ -120,19 +119,24 @@ def data_of(protocol: str, run: Run, dataset: str | None, split: str | None) -> 
 
 
 def measure(
-    protocol: str, run: Run, data: Data, options: dict[str, Any], *, batch_size: int
+    protocol: str,
+    run: Run,
+    data: Data,
+    options: dict[str, Any],
+    *,
+    mesh: jax.sharding.Mesh,
+    batch_size: int,
 ) -> dict[str, Any]:
     """The metrics of a protocol of `MEASURED` for a run, on all devices.
 
     Args:
+        run: as `load_run` gives it for this mesh.
         data: the set to evaluate on, its `split` the test split.
         options: as of `options_of`.
 
     Raises:
         ValueError: options, splits or classes that do not go together.
     """
-    mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
-    run = run._replace(params=jax.device_put(run.params, sharding.replicated(mesh)))
     if protocol == "objectnet":
         return evaluate_objectnet(run, data.name, mesh, batch_size=batch_size)
     evaluator = FROZEN[protocol](

@@ -1,0 +1,151 @@
+"""What each device holds at most while a large model is loaded: `memory_worker.py DIR`.
+
+On eight devices, with `mesh.fsdp=8`. Prints JSON: for each way to load, the most bytes
+that a device held at any time, and its share of what was loaded.
+"""
+
+import gc
+import json
+import math
+import sys
+import threading
+from pathlib import Path
+
+import jax
+from jax._src import array, pjit
+from jax._src.interpreters import pxla
+
+import vit_jax
+from vit_jax import cli, evaluate, sharding, train
+from vit_jax.build import build
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.interop import save_checkpoint
+from vit_jax.run import load_run
+
+TINY = (
+    *("model.depth=8", "model.width=64", "model.mlp_dim=256", "model.num_heads=8"),
+    *("mesh.data=1", "mesh.fsdp=8", "data.batch_size=32", "eval.batch_size=32"),
+    *("train.duration=2steps", "train.ema_decay=0.9", "optim.warmup=0steps"),
+    *("log.tensorboard=false", "model.norm_epsilon=1e-6"),
+)
+# Every array that Python gets hold of comes out of a function in one of these files, or
+# is made between two returns from ours.
+WATCHED = (array.__file__, pjit.__file__, pxla.__file__, "/vit_jax/", "/orbax/")
+
+
+class Peak:
+    """The most bytes that a device holds within: looks at every return from JAX."""
+
+    def __enter__(self):
+        gc.collect()
+        self.bytes, self._known = 0, {}
+        threading.setprofile(self._look)
+        sys.setprofile(self._look)
+        return self
+
+    def __exit__(self, *exception):
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _look(self, frame, event, _):
+        file = frame.f_code.co_filename
+        if event == "return" and any(part in file for part in WATCHED):
+            self.bytes = max(self.bytes, self._held())
+
+    def _held(self):
+        """By the address of the memory: arrays can be views of the parts of others."""
+        held = {}
+        for one in jax.live_arrays():
+            if one.is_deleted():
+                continue
+            if id(one) not in self._known or self._known[id(one)][0] != one.shape:
+                self._known[id(one)] = one.shape, parts_of(one)
+            held.update(self._known[id(one)][1])
+        devices = {}
+        for (device, _), size in held.items():
+            devices[device] = devices.get(device, 0) + size
+        return max(devices.values(), default=0)
+
+
+def parts_of(one):
+    """Bytes by device and address."""
+    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key):
+        return {}
+    return {
+        (shard.device.id, shard.data.unsafe_buffer_pointer()): shard.data.nbytes
+        for shard in one.addressable_shards
+    }
+
+
+def share(tree):
+    """Bytes of a tree of shapes with shardings on a device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def config_of(*overrides):
+    overrides = [f"--config.{text}" for text in (*TINY, *overrides)]
+    return cli.read_config("configs/digits.py", overrides)
+
+
+def started(workdir, *overrides):
+    """Peak and share of the state that a training starts from."""
+    config = config_of(*overrides)
+    experiment = build(config)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    with Peak() as peak:
+        state, _ = train.start_state(config, experiment, checkpoints)
+    checkpoints.close()
+    del state
+    return peak.bytes, share(experiment.program.state)
+
+
+def main(folder):
+    plain, scanned = folder / "plain", folder / "scanned"
+    train.train(config_of(), plain)
+    train.train(config_of("model.scan=true"), scanned)
+    run = load_run(plain)
+    save_checkpoint(folder / "x.npz", run.model, run.params, layout="google")
+    save_checkpoint(folder / "x.safetensors", run.model, run.params, layout="timm")
+    params = share(build(config_of()).program.state.params)
+    del run
+
+    found = {
+        "init": started(folder / "a", f"init={plain}"),
+        "init, scanned": started(folder / "b", f"init={plain}", "model.scan=true"),
+        "init, larger": started(
+            folder / "c", f"init={scanned}", "data.image_size=(24,24)"
+        ),
+        "init, npz": started(folder / "d", f"init={folder}/x.npz"),
+        "init, safetensors": started(folder / "e", f"init={folder}/x.safetensors"),
+        "resume, scanned": started(plain, "model.scan=true"),
+        "resume, not scanned": started(scanned),
+    }
+    mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
+    for name, path, options in (
+        ("load", plain, {}),
+        ("load, average", plain, {"ema": True}),
+        ("load, scanned", plain, {"scan": True}),
+        ("load, not scanned", scanned, {}),
+        ("load, npz", folder / "x.npz", {}),
+        ("load, safetensors", folder / "x.safetensors", {"scan": True}),
+        ("load, another size", plain, {"image_size": 24, "num_classes": 3}),
+    ):
+        with Peak() as peak:
+            kept = vit_jax.load(path, mesh=mesh, **options)
+        del kept
+        found[name] = peak.bytes, params
+    for name, path in (("evaluate", plain), ("evaluate, npz", folder / "x.npz")):
+        flags = ["--checkpoint", str(path), "--fsdp=8", "--batch-size=32"]
+        flags += ["--dataset=digits", "--split=test", "--labels-by-index"]
+        flags += ["--output", str(folder / "out")]
+        with Peak() as peak:
+            evaluate.main(evaluate.make_parser().parse_args(flags))
+        found[name] = peak.bytes, params
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

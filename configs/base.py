@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
         randaug_magnitude=10.0,
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
-        num_threads=0,  # threads without workers; 0 is one for each core
+        num_threads=0,  # threads without workers; 0 is one for each CPU it may use
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never
         on_error="raise",  # or skip, for broken images

@@ -65,12 +65,12 @@ def test_quotas_of_cgroups_hold_for_all_below_them(tmp_path, mount, files, line)
     box.mkdir(parents=True)
     lines = ["12:memory:/elsewhere", line]
     assert found(tmp_path, lines) == 8
-    group(box.parent, files, 350_000)
-    assert found(tmp_path, lines) == 4  # three and a half
+    group(box.parent, files, 250_000)
+    assert found(tmp_path, lines) == 3  # two and a half
     group(box, files, 50_000)
     assert found(tmp_path, lines) == 1
     group(box, files, "max" if files is V2 else -1)
-    assert found(tmp_path, lines) == 4
+    assert found(tmp_path, lines) == 3
     group(box, files, 100_000, period=50_000)
     assert found(tmp_path, lines) == 2
 
@@ -87,7 +87,7 @@ def test_a_system_without_cgroups(tmp_path):
 
 
 @pytest.mark.usefixtures("eight")
-def test_tasks_of_srun_share_a_node_unless_they_are_bound(tmp_path, eight, monkeypatch):
+def test_tasks_of_srun_share_a_node_unless_they_are_bound(tmp_path, monkeypatch):
     step = {"SLURM_STEP_TASKS_PER_NODE": "2(x2),4", "SLURM_CPUS_ON_NODE": "8"}
     shares = [found(tmp_path, SLURM_NODEID=str(n), **step) for n in range(3)]
     assert shares == [4, 4, 2]
@@ -97,6 +97,7 @@ def test_tasks_of_srun_share_a_node_unless_they_are_bound(tmp_path, eight, monke
     assert found(tmp_path, **(step | {"SLURM_STEP_TASKS_PER_NODE": "many"})) == 8
     monkeypatch.setattr(cpus, "_affinity", lambda: 3)
     assert found(tmp_path, SLURM_NODEID="2", **step) == 3
+    assert found(tmp_path, SLURM_CPUS_PER_TASK="6", **step) == 3
 
 
 @pytest.mark.usefixtures("eight")

@@ -208,6 +208,7 @@ def fitted(data: Data, image_size: tuple[int, int]) -> Data:
     )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what computes a run, as they are installed here."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -32,6 +32,7 @@ from vit_jax.run import begin_folder, versions
 from vit_jax.train_step import TrainState, named_keys
 from vit_jax.warm_start import complete_model, warm_start
 from vit_jax.watchdog import Watchdog
+from vit_jax.writer_thread import WriterThread
 
 Results = dict[str, dict[str, float]]
 # EX_TEMPFAIL, "try again later": a scheduler is to start the same command again.
@@ -81,7 +82,7 @@ def evaluate_splits(
     experiment: Experiment,
     settings: ml_collections.ConfigDict,
     state: TrainState,
-    writer: Writer,
+    writer: WriterThread,
 ) -> Results:
     """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
     results = {}
@@ -238,6 +239,7 @@ def run_steps(
                     "versions": versions(),
                     "config": to_dict(config),
                 }
+                writer.flush()
                 checkpoints.save(step, state, facts, best)
                 meter.pause()
             if stop and step < lengths.total:
@@ -259,11 +261,12 @@ def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:
 
 def make_writer(
     workdir: Path, config: ml_collections.ConfigDict, total: int, start: int
-) -> Writer:
+) -> WriterThread:
     """Process 0 writes; the others list what they alone see."""
     if not distributed.is_primary():
-        return SilentWriter(workdir, jax.process_index())
-    return Writer(workdir, config, total, start, **without_every(config.log))
+        return WriterThread(SilentWriter(workdir, jax.process_index()))
+    log = without_every(config.log)
+    return WriterThread(Writer(workdir, config, total, start, **log))
 
 
 @contextlib.contextmanager

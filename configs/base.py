@@ -110,6 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
         gradient_dtype="float32",
         sam_rho=0.0,  # radius of sharpness-aware minimisation, which doubles the cost
         step_timeout=0.0,  # seconds; a step that takes longer dumps all stacks
+        # the same bits each time on GPUs too, for some speed: docs/reliability.md
+        deterministic=False,
     )
     config.guard = dict(
         policy="stop",  # for a faulty step: stop, skip, rollback (to a checkpoint)

@@ -226,6 +226,7 @@ FREE_KEYS = (
     "model.scan",
     "model.remat",
     "train.step_timeout",
+    "train.deterministic",
     "eval.batch_size",
     "fewshot.",
     "knn.",

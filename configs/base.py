@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
         randaug_magnitude=10.0,
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
-        num_threads=0,  # threads without workers; 0 is one for each core
+        num_threads=0,  # threads without workers; 0 is one for each CPU it may use
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never
         on_error="raise",  # or skip, for broken images
@@ -110,6 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
         gradient_dtype="float32",
         sam_rho=0.0,  # radius of sharpness-aware minimisation, which doubles the cost
         step_timeout=0.0,  # seconds; a step that takes longer dumps all stacks
+        # the same bits each time on GPUs too, for some speed: docs/reliability.md
+        deterministic=False,
     )
     config.guard = dict(
         policy="stop",  # for a faulty step: stop, skip, rollback (to a checkpoint)

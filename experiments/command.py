@@ -39,6 +39,7 @@ from experiments.grid import (
 from experiments.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
+from vit_jax.data.cpus import usable_cpus
 from vit_jax.run import versions
 from vit_jax.storage.integrity import write_atomically
 from vit_jax.train import Interrupted, exit_on_interrupt
@@ -202,7 +203,7 @@ def hardware() -> str:
         return f"{len(devices)} x {devices[0].device_kind}"
     lines = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     models = [line.split(": ")[1] for line in lines.split("\n") if "model name" in line]
-    return f"{os.cpu_count()} CPU cores, {models[0] if models else platform.machine()}"
+    return f"{usable_cpus()} CPU cores, {models[0] if models else platform.machine()}"
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from vit_jax.config import (
 )
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
+from vit_jax.determinism import compiler_options
 from vit_jax.evaluators.features import Evaluator
 from vit_jax.evaluators.fewshot import FewShot
 from vit_jax.evaluators.knn import Knn
@@ -66,7 +67,7 @@ SECTIONS = {
     "train": dict.fromkeys(
         (
             *("duration", "accumulate_steps", "ema_decay", "gradient_dtype"),
-            *("sam_rho", "step_timeout"),
+            *("sam_rho", "step_timeout", "deterministic"),
         ),
         True,
     ),
@@ -141,9 +142,11 @@ def build_program(
     shapes = jax.eval_shape(start, params)
     placed = sharding.state_shardings(shapes, params, mesh)
     everywhere = sharding.replicated(mesh)
-    make_keys = jax.jit(make_keys, out_shardings=everywhere)
-    draw = jax.jit(draw, out_shardings=placed.params)
-    start = jax.jit(start, out_shardings=placed)
+    options = compiler_options(platform, train.deterministic)
+    jit = functools.partial(jax.jit, compiler_options=options)
+    make_keys = jit(make_keys, out_shardings=everywhere)
+    draw = jit(draw, out_shardings=placed.params)
+    start = jit(start, out_shardings=placed)
 
     def init_state(params: Params | None = None) -> TrainState:
         if params is None:
@@ -160,12 +163,12 @@ def build_program(
         ),
         make_keys,
         init_state,
-        jax.jit(
+        jit(
             sharding.on_mesh(train_step, mesh),
             donate_argnums=0,
             out_shardings=(placed, everywhere),
         ),
-        jax.jit(
+        jit(
             sharding.on_mesh(eval_step, mesh),
             out_shardings=everywhere,
         ),
@@ -224,6 +227,17 @@ def abstract_batch(
         name: jax.ShapeDtypeStruct(*array, sharding=divided)
         for name, array in arrays.items()
     }
+
+
+def compile_evaluation(program: Program, batch_size: int) -> None:
+    """Compiles `eval_step` now, so that the first evaluation does not have to."""
+    placement = sharding.batch_sharding(program.mesh)
+    batch = abstract_batch(batch_size, program.model.image_size, program.mesh)
+    batch |= {
+        name: jax.ShapeDtypeStruct((batch_size,), dtype, sharding=placement)
+        for name, dtype in (("mask", jnp.bool_), ("index", jnp.int32))
+    }
+    program.eval_step.lower(program.state.params, batch).compile()
 
 
 class Experiment(NamedTuple):

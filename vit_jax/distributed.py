@@ -9,6 +9,8 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any, NoReturn
 
 import jax
@@ -16,6 +18,12 @@ from jax.experimental import multihost_utils
 
 # Set by launchers that JAX understands, with the number of processes.
 TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# EX_TEMPFAIL, "try again later": a scheduler is to start the same command again.
+TRY_AGAIN = 75
+# Before the first step, several processes ask for a stop so often, and at most so many
+# times: two hours. Asking the rest at once takes milliseconds.
+POLL_SECONDS = 0.5
+EARLY = 2**14
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,40 +113,124 @@ class StopSignals:
 
     One process answers for itself. Of several, JAX's preemption service notices a
     SIGTERM to any of them, and lets all stop at the same, later step.
+
+    Args:
+        may_exit: until it is asked for the first time no step is done and nothing is
+            new, so that a SIGTERM then ends the process at once, with exit code
+            TRY_AGAIN: what it is busy with may be a compilation of minutes, which no
+            handler of Python's can interrupt. For commands that have nothing else to
+            put in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_exit: bool = False) -> None:
         self._received: list[signal.Signals] = []
-        self._asked = 0
         self._previous: dict[signal.Signals, Any] = {}
+        self._several = False
+        self._early, self._lock = may_exit, threading.Lock()
+        self._begun, self._asked = time.monotonic(), 0
+        self._pipe: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "StopSignals":
-        several = jax.process_count() > 1
+        self._several = jax.process_count() > 1
         # SIGTERM of several processes is the preemption service's.
-        caught = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-        handler = self._pass_on if several else self._note
+        caught = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)
+        handler = self._pass_on if self._several else self._note
         self._previous = {number: signal.signal(number, handler) for number in caught}
+        if self._early:
+            self._watch()
         return self
+
+    def _watch(self) -> None:
+        if not self._several:
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._wakeup = signal.set_wakeup_fd(
+                self._pipe[1], warn_on_full_buffer=False
+            )
+        work = self._poll if self._several else self._listen
+        self._thread = threading.Thread(target=work, name="stop signals", daemon=True)
+        self._thread.start()
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._begin_to_save()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            os.write(self._pipe[1], b"\0")
+            self._thread.join()
+            for end in self._pipe:
+                os.close(end)
 
     def _note(self, number: int, _: Any) -> None:
         self._received.append(signal.Signals(number))
-        print("Saving before stopping; Ctrl-C stops at once", flush=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not self._early or number == signal.SIGINT:
+            print("Saving before stopping; Ctrl-C stops at once", flush=True)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _pass_on(self, *_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def _listen(self) -> None:
+        """Hears of signals while the main thread is in a compilation."""
+        while (number := os.read(self._pipe[0], 1)[0]) != 0:
+            with self._lock:
+                if self._early and number == signal.SIGTERM:
+                    leave_early()
+
+    def _poll(self) -> None:
+        """Asks the preemption service instead of the main thread."""
+        while True:
+            with self._lock:
+                if not self._early:
+                    return
+                seconds = time.monotonic() - self._begun
+                if self._reached(int(seconds / POLL_SECONDS)):
+                    leave_early()
+            time.sleep(POLL_SECONDS)
+
+    def _reached(self, number: int) -> bool:
+        """Whether one of the questions up to this one is where all are to stop.
+
+        Every process asks all of them, one after the other. The first EARLY belong to
+        the time before the first step, so that all agree on whether to save.
+        """
+        while self._asked < min(number, EARLY):
+            self._asked += 1
+            if multihost_utils.reached_preemption_sync_point(self._asked):
+                return True
+        return False
+
+    def _begin_to_save(self) -> None:
+        with self._lock:
+            self._early = False
+
     def stop(self) -> signal.Signals | None:
         """The signal to stop for, None to go on; to be called once a step by all."""
-        if jax.process_count() == 1:
+        if self._early:
+            self._begin_to_save()
+            if self._several and self._reached(EARLY):
+                leave_early()
+        if not self._several:
             return self._received[0] if self._received else None
         self._asked += 1
         reached = multihost_utils.reached_preemption_sync_point(self._asked)
         return signal.SIGTERM if reached else None
+
+
+def leave_early() -> NoReturn:
+    """Ends a process that has nothing to save, whatever its threads are doing."""
+    say(
+        "Stopped by SIGTERM before the first step of this start; there is nothing new "
+        "to save. To go on, start the same command again"
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_count() > 1 and is_primary():
+        # The others ask it; without it they would end as after a loss.
+        time.sleep(10 * POLL_SECONDS)
+    os._exit(TRY_AGAIN)
 
 
 def leave(code: int) -> NoReturn:

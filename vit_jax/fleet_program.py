@@ -19,6 +19,7 @@ from vit_jax.build import build_model, build_step
 from vit_jax.config import lists_to_tuples
 from vit_jax.data.device_augment import make_augment
 from vit_jax.data.pipeline import Data
+from vit_jax.determinism import compiler_options
 from vit_jax.models import AnyModel, init_params
 from vit_jax.optim import make_optimizer
 from vit_jax.train_step import (
@@ -149,18 +150,20 @@ def make_program(
     shapes = jax.eval_shape(start, jax.eval_shape(draw, 0))
     placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
     side_by_side = jax.vmap if slots > 1 else one_by_one
+    options = compiler_options(device.platform, config.train.deterministic)
+    jit = functools.partial(jax.jit, compiler_options=options)
     return FleetProgram(
         model,
         mesh,
         sharding.abstract(shapes, placed),
-        jax.jit(draw),
-        jax.jit(start),
-        jax.jit(make_keys),
-        jax.jit(
+        jit(draw),
+        jit(start),
+        jit(make_keys),
+        jit(
             sharding.on_mesh(many_steps(side_by_side(step), steps), mesh),
             donate_argnums=0,
         ),
-        jax.jit(
+        jit(
             sharding.on_mesh(
                 lambda params, batch: side_by_side(
                     lambda params: eval_step(params, batch)

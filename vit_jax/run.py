@@ -245,6 +245,7 @@ def fitted(data: Data, image_size: tuple[int, int]) -> Data:
     )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what computes a run, as they are installed here."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -262,6 +263,7 @@ FREE_KEYS = (
     "model.scan",
     "model.remat",
     "train.step_timeout",
+    "train.deterministic",
     "eval.batch_size",
     "fewshot.",
     "knn.",

@@ -22,9 +22,9 @@ from vit_jax.train import Results, exit_on_interrupt, train
 
 
 def sweep(
-    config: ml_collections.ConfigDict, workdir: Path
+    config: ml_collections.ConfigDict, workdir: Path, *, may_exit: bool = False
 ) -> tuple[dict[float, float], float, Results]:
-    """Runs the sweep.
+    """Runs the sweep; `may_exit` as of `train`.
 
     Returns:
         Accuracy on the held-out part for each learning rate, the best one (of equals
@@ -46,13 +46,13 @@ def sweep(
         trial.optim.learning_rate = rate
         trial.data.split = settings.train_split
         trial.eval.splits = (settings.dev_split,)
-        results = train(trial, workdir / f"rate_{rate:g}")
+        results = train(trial, workdir / f"rate_{rate:g}", may_exit=may_exit)
         accuracies[rate] = results[settings.dev_split]["accuracy"]
     best = max(accuracies, key=accuracies.__getitem__)
     print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
     final = config.copy_and_resolve_references()
     final.optim.learning_rate = best
-    return accuracies, best, train(final, workdir / "final")
+    return accuracies, best, train(final, workdir / "final", may_exit=may_exit)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config, arguments.overrides)
     workdir = Path(arguments.workdir)
     with exit_on_interrupt("vit_jax.sweep"):
-        accuracies, best, results = sweep(config, workdir)
+        accuracies, best, results = sweep(config, workdir, may_exit=True)
     report = {
         "dev_split": config.sweep.dev_split,
         "dev_accuracy": {f"{rate:g}": value for rate, value in accuracies.items()},

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from vit_jax import distributed, plots, sharding
-from vit_jax.build import Experiment, build, build_program
+from vit_jax import determinism, distributed, plots, sharding
+from vit_jax.build import Experiment, build, build_program, compile_evaluation
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import to_dict, without_every
@@ -29,13 +29,13 @@ from vit_jax.metrics import Meter, SilentWriter, Writer, in_words
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.placement import stack, unstack
 from vit_jax.run import begin_folder, versions
+from vit_jax.storage.fingerprint import compile_examination
 from vit_jax.train_step import TrainState
 from vit_jax.warm_start import complete_model, warm_start
 from vit_jax.watchdog import Watchdog
+from vit_jax.writer_thread import WriterThread
 
 Results = dict[str, dict[str, float]]
-# EX_TEMPFAIL, "try again later": a scheduler is to start the same command again.
-TRY_AGAIN = 75
 
 
 class Interrupted(Exception):
@@ -85,7 +85,7 @@ def evaluate_splits(
     experiment: Experiment,
     settings: ml_collections.ConfigDict,
     state: TrainState,
-    writer: Writer,
+    writer: WriterThread,
 ) -> Results:
     """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
     results = {}
@@ -122,6 +122,7 @@ def train(
     workdir: str | Path,
     *,
     allow_config_change: bool = False,
+    may_exit: bool = False,
 ) -> Results:
     """Trains to the end of the schedule, from the newest checkpoint if there is one.
 
@@ -129,6 +130,8 @@ def train(
         config: as of `configs/base.py`; with `init`, `model.name` may be empty.
         workdir: the run folder; made if need be, shared by all processes.
         allow_config_change: go on in a folder that was begun with another config.
+        may_exit: a SIGTERM before the first step, when there is nothing to save, ends
+            the whole process at once, with exit code 75.
 
     Returns:
         The last evaluation: metrics of each split, `{"test": {"accuracy": 0.98}}`, and
@@ -141,15 +144,18 @@ def train(
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     workdir = Path(workdir)
-    config = complete_model(config, workdir)
-    experiment = build(config)
-    begin_folder(workdir, config, allow_change=allow_config_change)
-    keep_every = experiment.lengths.keep_every
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
+        config = complete_model(config, workdir)
+        experiment = build(config)
+        begin_folder(workdir, config, allow_change=allow_config_change)
+        platform = experiment.program.mesh.devices.flat[0].platform
+        if words := determinism.in_words(platform, config.train.deterministic):
+            distributed.say(words)
+        keep_every = experiment.lengths.keep_every
         keep = without_every(config.checkpoint) | {"keep_every": keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
-        signals = stack.enter_context(distributed.StopSignals())
         stack.enter_context(explained(checkpoints))
         rollbacks, next_index = 0, None
         while True:
@@ -186,6 +192,9 @@ def run_steps(
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
     keys = program.make_keys()
+    # Not when first needed: a SIGTERM in mid-run would have to wait for the compiler.
+    compile_evaluation(program, config.eval.batch_size)
+    compile_examination(program.state)
     faults = Faults(Guard(**config.guard), start, first_index, batch_size)
     if start:
         distributed.say(f"Going on from step {start} of {lengths.total}")
@@ -242,6 +251,7 @@ def run_steps(
                     "versions": versions(),
                     "config": to_dict(config),
                 }
+                writer.flush()
                 checkpoints.save(step, state, facts, best)
                 meter.pause()
             if stop and step < lengths.total:
@@ -263,11 +273,12 @@ def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:
 
 def make_writer(
     workdir: Path, config: ml_collections.ConfigDict, total: int, start: int
-) -> Writer:
+) -> WriterThread:
     """Process 0 writes; the others list what they alone see."""
     if not distributed.is_primary():
-        return SilentWriter(workdir, jax.process_index())
-    return Writer(workdir, config, total, start, **without_every(config.log))
+        return WriterThread(SilentWriter(workdir, jax.process_index()))
+    log = without_every(config.log)
+    return WriterThread(Writer(workdir, config, total, start, **log))
 
 
 @contextlib.contextmanager
@@ -293,7 +304,7 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
             file=sys.stderr,
         )
         faulthandler.dump_traceback(all_threads=True)
-        distributed.leave(TRY_AGAIN)
+        distributed.leave(distributed.TRY_AGAIN)
 
 
 @contextlib.contextmanager
@@ -305,7 +316,7 @@ def exit_on_interrupt(module: str) -> Iterator[None]:
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
         distributed.say(f"Stopped by {stop}; the state is saved. To go on: {command}")
         # 130 is what shells give for Ctrl-C.
-        sys.exit(130 if "SIGINT" in str(stop) else TRY_AGAIN)
+        sys.exit(130 if "SIGINT" in str(stop) else distributed.TRY_AGAIN)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -317,6 +328,7 @@ def main(arguments: argparse.Namespace) -> None:
             config,
             arguments.workdir,
             allow_config_change=arguments.allow_config_change,
+            may_exit=True,
         )
     if not distributed.is_primary():
         return

@@ -1,4 +1,4 @@
-"""Reads blocks ahead with Grain and joins them to batches, in threads or processes."""
+"""Reads blocks ahead with Grain, in threads or processes, and gives whole batches."""
 
 from __future__ import annotations
 
@@ -78,6 +78,8 @@ class Batches:
         parts = [next(self._open[0]) for _ in range(self._blocks.per_batch)]
         for part in parts:
             self._count(part.pop("errors"))
+        if "batch" in parts[0]:
+            return parts[0]["batch"]
         # Always a copy: arrays from workers lie in shared memory that Grain frees.
         return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
 

@@ -1,14 +1,20 @@
-"""Host batches to global arrays on the devices, ahead of their use."""
+"""Host batches to global arrays on the devices, ahead of their use, by a thread."""
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterator
-from typing import Any
+import functools
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vit_jax.data.batches import Batch
+
+# Seconds that closing waits for a batch that is being made.
+PATIENCE = 10.0
 
 
 def prefetch_to_device(
@@ -16,19 +22,39 @@ def prefetch_to_device(
 ) -> DevicePrefetch:
     """Puts batches on the devices ahead of their use.
 
+    A thread does it from now on, so that the one that trains never waits for a copy.
+
     Args:
         batches: TrainBatches, EvalBatches or any iterator of dicts of arrays.
         sharding: `jax.sharding.Sharding` of every array; its first axis is the batch.
         size: batches kept on the device, the current one included.
 
     Returns:
-        Iterator of dicts of global `jax.Array`.
+        Iterator of dicts of global `jax.Array`; close it, or use it in a `with`.
     """
     return DevicePrefetch(batches, sharding, size)
 
 
+class _Item(NamedTuple):
+    """What the thread hands over.
+
+    Attributes:
+        batch: None at the end.
+        next_index: of the batches, after this one.
+        skipped: number of records skipped so far.
+        error: that of the thread, which ends with it.
+    """
+
+    batch: dict[str, Any] | None
+    next_index: int | None = None
+    skipped: int = 0
+    error: BaseException | None = None
+
+
 class DevicePrefetch:
     """Batches on the device, see `prefetch_to_device`.
+
+    What goes wrong where they are made is raised where they are asked for.
 
     Attributes:
         next_index: state of the stream after the batches *delivered* so far; those
@@ -38,61 +64,118 @@ class DevicePrefetch:
     def __init__(self, batches: Iterator[Batch], sharding: Any, size: int):
         if size < 1:
             raise ValueError(f"the prefetch needs room for 1 batch, got size={size}")
-        self._batches, self._sharding, self._size = batches, sharding, size
-        self._waiting: collections.deque = collections.deque()
+        self._batches = batches
         self.next_index: int | None = getattr(batches, "next_index", None)
+        self._skipped = len(getattr(batches, "skipped", ()))
+        self._begun, self._end = False, None
+        self._ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._room, closing = threading.Semaphore(size), threading.Event()
+        # Nothing in it refers to this object, which may be dropped without closing.
+        place = functools.partial(
+            _place, sharding, getattr(batches, "rows", None), batches
+        )
+        thread = threading.Thread(
+            target=_produce,
+            args=(batches, place, self._room, self._ready, closing),
+            name="prefetch to device",
+            daemon=True,
+        )
+        self._close = weakref.finalize(
+            self, _stop, thread, closing, self._room, self._ready, batches
+        )
+        thread.start()
 
     @property
     def skipped(self) -> list[str]:
-        """Names of skipped records, those of waiting batches included."""
-        return self._batches.skipped
+        """Names of skipped records, of the batches delivered so far."""
+        return self._batches.skipped[: self._skipped]
 
     def __iter__(self) -> DevicePrefetch:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        while len(self._waiting) < self._size and self._fetch():
-            pass
-        if not self._waiting:
-            raise StopIteration
-        batch, self.next_index = self._waiting.popleft()
-        return batch
-
-    def _fetch(self) -> bool:
-        # Imported here: worker processes import this module and need no JAX.
-        import jax
-
-        batch = next(self._batches, None)
-        if batch is None:
-            return False
-        rows = getattr(self._batches, "rows", None)
-        if rows is None:
-            arrays = jax.device_put(batch, self._sharding)
-        else:
-            arrays = {
-                key: self._global_array(value, rows) for key, value in batch.items()
-            }
-        self._waiting.append((arrays, getattr(self._batches, "next_index", None)))
-        return True
-
-    def _global_array(self, local: np.ndarray, rows: np.ndarray) -> Any:
-        """An array of all processes, of which this one has the given rows."""
-        import jax
-
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
-            first, last = index[0].start or 0, index[0].stop or shape[0]
-            return local[np.searchsorted(rows, first) : np.searchsorted(rows, last)]
-
-        shape = (self._batches.batch_size, *local.shape[1:])
-        return jax.make_array_from_callback(shape, self._sharding, piece)
+        if not self._close.alive:
+            raise ValueError("these batches are closed; make new ones to go on")
+        item = self._end
+        if item is None:
+            if self._begun:  # the batch before is given up
+                self._room.release()
+            self._begun = True
+            item = self._ready.get()
+        if item.batch is None:
+            self._end = item
+            self._skipped = max(self._skipped, item.skipped)
+            raise item.error or StopIteration
+        self.next_index, self._skipped = item.next_index, item.skipped
+        return item.batch
 
     def close(self) -> None:
         """Drops the waiting batches and closes the iterator below."""
-        self._waiting.clear()
-        self._batches.close()
+        self._close()
 
     def __enter__(self) -> DevicePrefetch:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _produce(
+    batches: Iterator[Batch],
+    place: Callable[[Batch], dict[str, Any]],
+    room: threading.Semaphore,
+    ready: queue.SimpleQueue[_Item],
+    closing: threading.Event,
+) -> None:
+    """The thread: runs no program on the devices, which could cross one of training."""
+    try:
+        while room.acquire() and not closing.is_set():
+            batch = next(batches, None)
+            arrays = None if batch is None else place(batch)
+            index = getattr(batches, "next_index", None)
+            ready.put(_Item(arrays, index, len(getattr(batches, "skipped", ()))))
+            if batch is None:
+                return
+            # Else they would be kept until there is room for the next one.
+            del batch, arrays
+    except BaseException as error:  # noqa: BLE001 - raised where a batch is asked for
+        ready.put(_Item(None, error=error))
+
+
+def _place(
+    sharding: Any, rows: np.ndarray | None, batches: Any, batch: Batch
+) -> dict[str, Any]:
+    # Imported here: worker processes import this module and need no JAX.
+    import jax
+
+    if rows is None:
+        return jax.device_put(batch, sharding)
+
+    def global_array(local: np.ndarray) -> Any:
+        """An array of all processes, of which this one has the given rows."""
+        shape = (batches.batch_size, *local.shape[1:])
+
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            first, last = index[0].start or 0, index[0].stop or shape[0]
+            return local[np.searchsorted(rows, first) : np.searchsorted(rows, last)]
+
+        return jax.make_array_from_callback(shape, sharding, piece)
+
+    return {key: global_array(value) for key, value in batch.items()}
+
+
+def _stop(
+    thread: threading.Thread,
+    closing: threading.Event,
+    room: threading.Semaphore,
+    ready: queue.SimpleQueue[_Item],
+    batches: Any,
+) -> None:
+    closing.set()
+    room.release()
+    # Dropped by the garbage collector, this may be the thread itself.
+    if thread is not threading.current_thread():
+        thread.join(PATIENCE)
+    while not ready.empty():
+        ready.get()
+    batches.close()

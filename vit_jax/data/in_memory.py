@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
+from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.pipeline import Data
 from vit_jax.data.stream import epoch_order
@@ -91,7 +92,8 @@ def _read(
     image = np.empty((len(source), *first.shape), np.uint8)
     label = np.empty(len(source), np.int32)
     # As of `CachedSource`: small images are read faster by one thread.
-    threads = 1 if first.nbytes < 128 * 128 * 3 else os.cpu_count() or 1
+    threads = 1 if first.nbytes < 128 * 128 * 3 else usable_cpus()
+    cv2.setNumThreads(1)  # its own would fight with these
     starts = range(0, len(source), _CHUNK)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for start, (images, labels) in zip(starts, pool.map(read, starts), strict=True):

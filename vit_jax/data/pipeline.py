@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.data import augment
 from vit_jax.data.batches import EvalBatches, TrainBatches
+from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.device import prefetch_to_device
 from vit_jax.data.randaug import randaugment
@@ -78,8 +79,9 @@ class Data:
         workers: worker processes; 0 is threads of this process, best unless
           RandAugment or Python itself is the bottleneck. A cached data set is copied
           to each worker. Evaluation always uses threads.
-        num_threads: threads when there are no workers; 0 is one for each core, but one
-          for small images in memory, where threads would only wait for each other.
+        num_threads: threads when there are no workers; 0 is one for each CPU that the
+          process may use (`vit_jax/data/cpus.py`), but one for small images in memory,
+          where threads would only wait for each other.
         on_error: a bad record stops the training ("raise"), or is replaced by the next
           good one and listed ("skip").
         max_errors: number of skipped records beyond which the training stops.
@@ -339,7 +341,7 @@ class Data:
     def _reading(self, source: Source, workers: int) -> dict[str, Any]:
         in_memory = isinstance(source, CachedSource) or self.name == "digits"
         small = math.prod(self.image_size) <= _SMALL_PIXELS
-        threads = 1 if in_memory and small else os.cpu_count() or 1
+        threads = 1 if in_memory and small else usable_cpus()
         return {
             "num_threads": self.num_threads or threads,
             "workers": workers,

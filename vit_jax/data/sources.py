@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.decode import ImageError
 from vit_jax.data.folder import FolderSource, stable_hash
 from vit_jax.data.subsets import PartSource, read_many, with_classes
@@ -214,7 +215,7 @@ def make_source(
         cache == "auto" and image_bytes * len(source) > _AUTO_CACHE_BYTES
     ):
         return source
-    threads = 1 if image_bytes < _SMALL_IMAGE_BYTES else os.cpu_count() or 1
+    threads = 1 if image_bytes < _SMALL_IMAGE_BYTES else usable_cpus()
     return CachedSource(source, threads=threads)
 
 

@@ -15,6 +15,7 @@ promise, their content is decided here from their number.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +57,34 @@ def generator_at(position: int, seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=(seed, position)))
 
 
+class Filling:
+    """The arrays of whole batches, each block of which fills rows of its own.
+
+    Nobody has to copy blocks together then, which takes one thread 37 ms for 1,024
+    images of 224 pixels, as long as eight good GPUs need for a step.
+    """
+
+    def __init__(self, per_batch: int):
+        self._per_batch = per_batch
+        self._lock = threading.Lock()
+        # Batches that not all of their blocks have asked for, and how many have not.
+        self._begun: dict[int, tuple[dict, int]] = {}
+
+    def batch(self, number: int, make: Callable[[], dict]) -> dict:
+        """The arrays of a batch; each of its blocks asks for them once."""
+        with self._lock:
+            arrays, left = self._begun.pop(number, None) or (make(), self._per_batch)
+            if left > 1:
+                self._begun[number] = arrays, left - 1
+        return arrays
+
+
 class _Blocks:
-    """Blocks of one process's share of the batches, by number; pickled to workers."""
+    """Blocks of one process's share of the batches, by number; pickled to workers.
+
+    A block is a dict of the arrays of its rows and "errors", (name, message) of what
+    could not be read; in threads, with "batch": the arrays that its own are rows of.
+    """
 
     def __init__(
         self,
@@ -73,14 +100,39 @@ class _Blocks:
         self.rows = rows
         self._rows = np.arange(batch_size) if rows is None else rows
         self.per_batch = -(-len(self._rows) // _BLOCK)
+        self._filling: Filling | None = Filling(self.per_batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process has not all blocks of a batch, and sends each by itself.
+        return {**self.__dict__, "_filling": None}
 
     def positions(self, block: int) -> list[int]:
         """Global positions of the examples in a block."""
-        batch, part = divmod(block, self.per_batch)
+        batch, place = divmod(block, self.per_batch)
         first = self._start + batch * self.batch_size
-        low = part * len(self._rows) // self.per_batch
-        high = (part + 1) * len(self._rows) // self.per_batch
-        return [first + int(row) for row in self._rows[low:high]]
+        return [first + int(row) for row in self._rows[self._slice(place)]]
+
+    def _slice(self, place: int) -> slice:
+        """The rows of a process's share of a batch that a block at this place has."""
+        count = len(self._rows)
+        return slice(*((place + i) * count // self.per_batch for i in (0, 1)))
+
+    def _empty(self, block: int, columns: dict[str, tuple[tuple, Any]]) -> dict:
+        """A block of zeros, to be filled; `columns` are shapes of a row and dtypes."""
+
+        def zeros(count: int) -> dict[str, np.ndarray]:
+            return {
+                name: np.zeros((count, *shape), dtype)
+                for name, (shape, dtype) in columns.items()
+            }
+
+        number, place = divmod(block, self.per_batch)
+        rows = self._slice(place)
+        if self._filling is None:
+            return {**zeros(rows.stop - rows.start), "errors": []}
+        batch = self._filling.batch(number, lambda: zeros(len(self._rows)))
+        own = {name: array[rows] for name, array in batch.items()}
+        return {**own, "batch": batch, "errors": []}
 
 
 class TrainBlocks(_Blocks):
@@ -105,17 +157,14 @@ class TrainBlocks(_Blocks):
         return _ENDLESS
 
     def __getitem__(self, block: int) -> dict:
-        positions = self.positions(block)
-        images = np.zeros((len(positions), *self._image_size, 3), np.uint8)
-        labels = np.zeros(len(positions), np.int32)
-        errors: list[tuple[str, str]] = []
-        for row, position in enumerate(positions):
-            record = self._readable(position, errors)
+        filled = self._empty(block, columns(self._image_size))
+        for row, position in enumerate(self.positions(block)):
+            record = self._readable(position, filled["errors"])
             if record is not None:
                 rng = generator_at(position, self._seed)
-                images[row] = self._transform(record["image"], rng)
-                labels[row] = record["label"]
-        return {"image": images, "label": labels, "errors": errors}
+                filled["image"][row] = self._transform(record["image"], rng)
+                filled["label"][row] = record["label"]
+        return filled
 
     def _readable(self, position: int, errors: list[tuple[str, str]]) -> dict | None:
         length = len(self.source)
@@ -151,20 +200,23 @@ class EvalBlocks(_Blocks):
         return self.num_batches * self.per_batch
 
     def __getitem__(self, block: int) -> dict:
-        positions = self.positions(block)
-        images = np.zeros((len(positions), *self._image_size, 3), np.uint8)
-        labels = np.zeros(len(positions), np.int32)
-        mask = np.zeros(len(positions), bool)
-        errors: list[tuple[str, str]] = []
-        for row, index in enumerate(positions):
+        more = {"mask": ((), bool), "index": ((), np.int64)}
+        filled = self._empty(block, columns(self._image_size) | more)
+        for row, index in enumerate(self.positions(block)):
+            filled["index"][row] = index
             if index >= len(self.source):
-                break
+                continue
             try:
                 record = self.source[index]
             except ImageError as error:
-                errors.append((self.source.record_name(index), str(error)))
+                name = self.source.record_name(index)
+                filled["errors"].append((name, str(error)))
                 continue
-            images[row] = self._transform(record["image"])
-            labels[row], mask[row] = record["label"], True
-        block = {"image": images, "label": labels, "mask": mask, "errors": errors}
-        return {**block, "index": np.array(positions, np.int64)}
+            filled["image"][row] = self._transform(record["image"])
+            filled["label"][row], filled["mask"][row] = record["label"], True
+        return filled
+
+
+def columns(image_size: tuple[int, int]) -> dict[str, tuple[tuple, Any]]:
+    """Shape and dtype of an example's image and label."""
+    return {"image": ((*image_size, 3), np.uint8), "label": ((), np.int32)}

@@ -21,15 +21,24 @@ def examine(tree: Any) -> tuple[bool, dict[str, int]]:
         Whether no floating-point array holds NaN or Inf, and the fingerprints by the
         dotted path that Orbax saves an array under.
     """
-    found = {
+    # One program: several at a time, each with messages between processes, can mix
+    # them up on CPUs and wait for ever.
+    found = jax.device_get(examine_arrays(by_path(tree)))
+    finite = all(bool(finite) for finite, _ in found.values())
+    return finite, {name: int(value) for name, (_, value) in found.items()}
+
+
+def compile_examination(tree: Any) -> None:
+    """Compiles what `examine` runs on such a tree, of shapes with shardings."""
+    examine_arrays.lower(by_path(tree)).compile()
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their dotted paths."""
+    return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
-    # One program: several at a time, each with messages between processes, can mix
-    # them up on CPUs and wait for ever.
-    found = jax.device_get(examine_arrays(found))
-    finite = all(bool(finite) for finite, _ in found.values())
-    return finite, {name: int(value) for name, (_, value) in found.items()}
 
 
 @jax.jit

@@ -1,0 +1,88 @@
+"""A SIGTERM during a compilation: real processes, an empty compilation cache."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.run import load_run
+
+# Compiled for half a minute and more: unrolled, and each width another program.
+SLOW = (
+    *("model.depth=24", "model.width=48", "model.num_heads=3", "model.mlp_dim=96"),
+    *("data.batch_size=32", "train.duration=2steps", "log.tensorboard=false"),
+    *("eval.every=2steps", "checkpoint.every=2steps"),
+)
+# With whatever else the machine does; compiling takes longer by far.
+SECONDS = 12
+
+
+def start(workdir, cache, *flags):
+    command = [sys.executable, "-u", "-m", "vit_jax.train", "--workdir", str(workdir)]
+    command += ["--config=configs/digits.py", *(f"--config.{text}" for text in SLOW)]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_LOG_COMPILES": "1",
+    }
+    return subprocess.Popen(
+        [*command, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def wait_for_compilation(process, name):
+    """Returns when XLA has begun with the program of this name."""
+    for line in process.stderr:
+        if f"Compiling jit({name})" in line:
+            time.sleep(1)
+            return
+    raise AssertionError(f"ended with {process.wait()} and compiled no {name}")
+
+
+@pytest.mark.parametrize("name", ["eval_step", "train_step"])
+def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
+    process = start(tmp_path / "run", tmp_path / "empty")
+    wait_for_compilation(process, name)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=100)
+    assert time.monotonic() - begin < SECONDS
+    assert process.returncode == 75
+    assert "Stopped by SIGTERM before the first step" in output
+    assert "start the same command again" in output
+    if name == "train_step":
+        return
+    ended = [tmp_path / "run", tmp_path / "alone"]
+    for workdir in ended:
+        cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+        _, error = (process := start(workdir, cache)).communicate(timeout=500)
+        assert process.returncode == 0, error
+    first, second = (load_run(workdir) for workdir in ended)
+    assert first.step == second.step == 2
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_one_of_two_processes_is_told_and_both_leave(tmp_path, told):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = (f"--coordinator={address}", "--num-processes=2", "--process-id")
+    pair = [start(tmp_path / "run", tmp_path / "empty", *flags, n) for n in "01"]
+    wait_for_compilation(pair[0], "eval_step")
+    begin = time.monotonic()
+    pair[told].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=100) for process in pair]
+    seconds = time.monotonic() - begin
+    assert [process.returncode for process in pair] == [75, 75], outputs
+    assert seconds < 2 * SECONDS
+    assert "Stopped by SIGTERM before the first step" in outputs[0][0]

@@ -14,6 +14,7 @@ from vit_jax.models import AnyModel, VisionTransformer, defaults_of, model_optio
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.optim import path_name
 from vit_jax.run import load_run
+from vit_jax.storage.paths import medium
 
 # What classifies, from the last layer back; fine-tuning drops both (appendix D.3). Then
 # what only masked patch prediction needs, and no loaded run has.
@@ -40,7 +41,7 @@ def complete_model(
             "give a checkpoint with --init"
         )
     begun = folder / "config.json"
-    stored = load_config(begun) if begun.exists() else None
+    stored = load_config(begun) if medium(begun).exists(begun) else None
     if stored is not None and stored.init == config.init:
         options = dict(stored.model)
     else:

@@ -10,10 +10,13 @@ import logging
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from vit_jax.storage import bucket, disk
+
 # The scheme of a path; one slash is what pathlib leaves of two.
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)
 
 
 def as_path(text: str | Path) -> Path:
@@ -37,11 +40,11 @@ def as_path(text: str | Path) -> Path:
             f"{scheme}:// is not supported: {text} should be a path on a disk, or "
             f"gs://bucket/folder{mounted}"
         )
-    if not rest.strip("/"):
+    if not rest.partition("/")[0]:
         raise ValueError(f"{text} names no bucket: wanted gs://bucket/folder")
     if importlib.util.find_spec("gcsfs") is None:
         raise ImportError(f'{text} needs: pip install "vit_jax[gcs]"')
-    return _epath().Path(f"gs://{rest.strip('/')}")
+    return _epath().Path(f"gs://{rest.rstrip('/')}")
 
 
 def on_disk(text: str | Path) -> Path:
@@ -60,6 +63,11 @@ def on_disk(text: str | Path) -> Path:
 def in_bucket(path: str | Path) -> bool:
     """Whether a path is one of a bucket."""
     return str(path).startswith("gs://")
+
+
+def medium(path: Path) -> ModuleType:
+    """How to read and write there: the module `disk` or `bucket`."""
+    return bucket if in_bucket(path) else disk
 
 
 def absolute(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Google Cloud Storage on 127.0.0.1 for tests: gcp-storage-emulator, a thread a request.
+"""Google Cloud Storage on 127.0.0.1 for tests: gcp-storage-emulator.
 
     python tests/bucket_server.py PORT
 
@@ -6,14 +6,17 @@ An object store never shows half an object; the emulator stores what came of an 
 that was cut short by a kill. Such a request is refused here.
 """
 
+import contextlib
 import os
+import socket
+import subprocess
 import sys
 import threading
-from http.server import ThreadingHTTPServer
-
-from gcp_storage_emulator import server
+from collections.abc import Iterator
 
 BUCKET = "bucket"
+# gcsfs would ask Google of what kind the bucket is; it reads this when it is imported.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def environment(port: int) -> dict[str, str]:
@@ -23,9 +26,25 @@ def environment(port: int) -> dict[str, str]:
         "STORAGE_EMULATOR_HOST": address,
         "TENSORSTORE_GCS_HTTP_URL": address,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-        # gcsfs would ask Google of what kind the bucket is.
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }
+
+
+@contextlib.contextmanager
+def running(port: int = 0) -> Iterator[dict[str, str]]:
+    """A server in a process of its own; gives the environment of its clients."""
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    command = [sys.executable, __file__, str(port)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield environment(port)
+        finally:
+            process.kill()
 
 
 def whole(read):
@@ -41,16 +60,15 @@ def whole(read):
     return read_whole
 
 
-def start(port: int = 0) -> server.Server:
-    """Starts an emulator with one bucket; `stop` ends it."""
+def start(port: int) -> None:
+    """Starts an emulator with one bucket, in threads."""
+    from gcp_storage_emulator import server
+
     server._read_raw_data = whole(server._read_raw_data)
-    server.server.HTTPServer = ThreadingHTTPServer
-    ThreadingHTTPServer.daemon_threads = True
     emulator = server.create_server(
         "127.0.0.1", port, in_memory=True, default_bucket=BUCKET
     )
     emulator.start()
-    return emulator
 
 
 if __name__ == "__main__":

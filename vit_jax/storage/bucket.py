@@ -159,7 +159,8 @@ def sha256(path: Path) -> str:
 
 def kvstore(folder: Path) -> Any:
     """A folder as TensorStore's specs name it."""
-    return f"{folder}/"
+    name, _, path = str(folder).removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": name, "path": f"{path}/"}
 
 
 def write_atomically(path: Path, text: str) -> None:

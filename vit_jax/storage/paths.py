@@ -27,7 +27,7 @@ def as_path(text: str | Path) -> Path:
         whose files are objects.
 
     Raises:
-        ValueError: another `scheme://`, or no bucket.
+        ValueError: another `scheme://`, no bucket, or a name that means a pattern.
         ImportError: what reads buckets is not installed.
     """
     match = SCHEME.match(str(text))
@@ -42,6 +42,11 @@ def as_path(text: str | Path) -> Path:
         )
     if not rest.partition("/")[0]:
         raise ValueError(f"{text} names no bucket: wanted gs://bucket/folder")
+    if wild := re.search(r"[*?#%[\]].*", rest):
+        raise ValueError(
+            f"{text} has characters that buckets' clients take for others, from "
+            f"{wild[0]} on: wanted a folder without * ? # % [ ]"
+        )
     if importlib.util.find_spec("gcsfs") is None:
         raise ImportError(f'{text} needs: pip install "vit_jax[gcs]"')
     return _epath().Path(f"gs://{rest.rstrip('/')}")

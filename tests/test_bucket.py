@@ -36,9 +36,8 @@ def store():
 @pytest.fixture
 def workdir(store, request):  # noqa: ARG001 - the store has to run
     """A folder of the bucket for one test."""
-    return as_path(
-        f"gs://{bucket_server.BUCKET}/{re.sub(r'\W', '-', request.node.name)}"
-    )
+    name = re.sub(r"\W", "-", request.node.name)
+    return as_path(f"gs://{bucket_server.BUCKET}/{name}")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ alone, the input alone and both together, in turns.
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,8 @@ from vit_jax.models import AnyModel, create_model
 from vit_jax.planning.chips import peak_flops
 from vit_jax.run import versions
 from vit_jax.speed import GROUPS, measure, measure_with_input, synthetic_program
+from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import as_path
 
 # Of the arguments that go with --model.
 DEFAULTS = {
@@ -172,7 +173,7 @@ def main(arguments: argparse.Namespace) -> None:
             "versions": versions(),
             "results": rows,
         }
-        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+        write_atomically(as_path(arguments.json), json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Checkpoints of a training run: Orbax behind one door, with checksums.
 
 A run folder holds `config.json`, `metrics.jsonl` and `checkpoints/<step>/`. Saving is
-asynchronous and atomic (Orbax writes elsewhere, then renames). Orbax does not notice
+asynchronous and atomic (Orbax writes elsewhere, then renames; in a bucket it marks what
+is committed). Orbax does not notice
 flipped bits in array data, so each step also gets a manifest with a SHA-256 per file,
 and a step that fails it is put aside for the previous one.
 
@@ -9,9 +10,9 @@ Several processes share the folder. Each writes its part of the arrays; process 
 looks at what is there, verifies and decides, and the others hear of it.
 """
 
+import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 from vit_jax.storage import integrity
 from vit_jax.storage.agreement import blind_processes, from_primary
 from vit_jax.storage.fingerprint import examine
+from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.storage.retention import Retention
 from vit_jax.storage.saving import Save, explain
 
@@ -71,18 +73,19 @@ class Checkpoints:
             raise ValueError(f"checkpoint.keep_last is {keep_last}: wanted at least 1")
         # Orbax writes every decision to the log, hundreds of lines a run.
         absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
-        self.directory = Path(directory).absolute()  # Orbax refuses relative paths
+        # Orbax refuses relative paths.
+        self.directory = absolute(as_path(directory))
         self.read_only = read_only
         self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
         self._save: Save | None = None
-        self._folder: int | None = None
+        self._held = None
+        self._newest = "none"
         if read_only:
             return
         try:
             from_primary(lambda: integrity.open_folder(self.directory))
             blind = blind_processes(self.directory, PATIENCE / 6)
-            # Held open, so that no other folder can be taken for it.
-            self._folder = os.open(self.directory, os.O_RDONLY)
+            self._held = medium(self.directory).Held(self.directory)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoints in {self.directory} cannot be opened: "
@@ -124,7 +127,7 @@ class Checkpoints:
                 f"checkpoint.best_metric is {wanted!r}: wanted one of "
                 f"{', '.join(metrics)}"
             )
-        there = from_primary(lambda: "yes" if self._is_there() else "")
+        there = from_primary(lambda: "yes" if self._held.is_there() else "")
         try:
             self.wait()
         except CheckpointError:
@@ -223,6 +226,7 @@ class Checkpoints:
                 f"the checkpoint {folder} is whole but does not fit this run's model "
                 f"and optimizer: {explain(error)}"
             ) from error
+        self._newest = str(step)
         return Restored(step, loaded["state"], metadata)
 
     def _metadata(self, step: int) -> dict[str, Any]:
@@ -242,10 +246,17 @@ class Checkpoints:
         raise CheckpointError(f"there is no checkpoint in {self.directory}")
 
     def last_good(self) -> str:
-        """The newest step as words for a message."""
+        """The newest step as words for a message.
+
+        In a bucket that does not answer it is the newest that this process saw whole.
+        """
         if self._save is not None:
             self._save.join(PATIENCE)
-        return f"step {self.steps[-1]} in {self.directory}" if self.steps else "none"
+        try:
+            newest = str(self.steps[-1]) if self.steps else "none"
+        except integrity.StoreError:
+            newest = self._newest
+        return newest if newest == "none" else f"step {newest} in {self.directory}"
 
     def wait(self) -> None:
         """Blocks until the save under way is on disk, manifest included.
@@ -260,6 +271,7 @@ class Checkpoints:
         save, self._save = self._save, None
         if save.failure:
             raise self._failed(save.folder, save.failure)
+        self._newest = save.folder.name
 
     def check(self) -> None:
         """Raises what `wait` would if the save under way has failed; does not wait.
@@ -267,23 +279,17 @@ class Checkpoints:
         A folder that vanished is left to `save`, which has a state to put in a new one.
         """
         save = self._save
-        if save and not save.is_alive() and save.failure and self._is_there():
+        if save and not save.is_alive() and save.failure and self._held.is_there():
             self.wait()
 
-    def _is_there(self) -> bool:
-        try:
-            there = os.stat(self.directory)
-            return os.path.samestat(there, os.fstat(self._folder))
-        except OSError:
-            return False
-
     def _failed(self, folder: Path, reason: str) -> CheckpointError:
-        if jax.process_index() == 0:
-            integrity.tidy(self.directory)
+        with contextlib.suppress(integrity.StoreError):
+            if jax.process_index() == 0:
+                integrity.tidy(self.directory)
         return CheckpointError(
             f"the checkpoint {folder} could not be written: {reason}. The last good "
-            f"checkpoint is {self.last_good()}. When the disk is in order, start the "
-            "same command again"
+            f"checkpoint is {self.last_good()}. When the "
+            f"{medium(self.directory).MEDIUM} is in order, start the same command again"
         )
 
     def close(self) -> None:
@@ -292,9 +298,8 @@ class Checkpoints:
         Other processes may be elsewhere by now, if this one ends by an error: they are
         not asked, and not waited for for ever.
         """
-        if self._folder is not None:
-            os.close(self._folder)
-            self._folder = None
+        if self._held is not None:
+            self._held.close()
         if self._save is not None:
             self._save.join(None if jax.process_count() == 1 else PATIENCE)
             if not self._save.is_alive():

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from vit_jax.cli import run_command
 from vit_jax.storage import integrity
+from vit_jax.storage.paths import as_path, medium
 from vit_jax.storage.retention import Retention, remove
 
 # Without a config.json beside the folder.
@@ -52,9 +53,10 @@ def find_directory(path: Path) -> Path:
     Raises:
         ValueError: it is neither.
     """
-    if (path / "checkpoints").is_dir():
-        return path / "checkpoints"
-    if path.is_dir() and (path.name == "checkpoints" or integrity.steps(path)):
+    below, there = path / "checkpoints", medium(path).exists
+    if there(below):
+        return below
+    if there(path) and (path.name == "checkpoints" or integrity.steps(path)):
         return path
     raise ValueError(
         f"{path} has no checkpoints: wanted the folder of a run or its checkpoints"
@@ -87,11 +89,12 @@ def find_retention(directory: Path, arguments: argparse.Namespace) -> Retention:
 
 def look_at(folder: Path, kept: list[str], *, checksums: bool) -> Step:
     """Reads what a step tells of itself and checks its files."""
-    unverified = not (folder / integrity.MANIFEST).exists()
+    unverified = not medium(folder).exists(folder / integrity.MANIFEST)
     problem = (integrity.verify if checksums else integrity.verify_sizes)(folder)
     state = "unverified" if unverified and not checksums else "ok"
     saved = integrity.read_json(folder / integrity.METADATA)
-    seconds = saved.get("commit_timestamp_nsecs", 0) / 1e9 or folder.stat().st_mtime
+    seconds = saved.get("commit_timestamp_nsecs", 0) / 1e9
+    seconds = seconds or medium(folder).modified(folder)
     return Step(
         step=int(folder.name),
         bytes=size(folder),
@@ -115,14 +118,14 @@ def look_at_all(
             row = look_at(folder, kept.get(step, []), checksums=checksums)
         except FileNotFoundError:
             continue
-        if folder.exists():
+        if medium(folder).exists(folder):
             found.append(row)
     return found
 
 
 def size(folder: Path) -> int:
     """The bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(medium(folder).files(folder).values())
 
 
 def to_prune(found: list[Step]) -> list[int]:
@@ -167,10 +170,8 @@ def table(found: list[Step]) -> str:
 
 def leftovers(directory: Path) -> dict[str, list[dict[str, Any]]]:
     """Folders beside the steps: damaged ones put aside, and unfinished saves."""
-    unfinished = [
-        path for name in integrity.UNFINISHED for path in directory.glob(name)
-    ]
-    damaged = directory.parent.glob("damaged/*")
+    unfinished = medium(directory).unfinished(directory)
+    damaged = medium(directory).folders(directory.parent / "damaged")
     return {
         kind: [{"path": str(path), "bytes": size(path)} for path in sorted(paths)]
         for kind, paths in {"damaged": damaged, "unfinished": unfinished}.items()
@@ -179,7 +180,7 @@ def leftovers(directory: Path) -> dict[str, list[dict[str, Any]]]:
 
 def main(arguments: argparse.Namespace) -> None:
     """The command; RuntimeError if a step is damaged."""
-    directory = find_directory(arguments.directory)
+    directory = find_directory(as_path(arguments.directory))
     retention = find_retention(directory, arguments)
     found = look_at_all(directory, retention, checksums=arguments.verify)
     removed = to_prune(found) if arguments.prune else []
@@ -199,7 +200,7 @@ def main(arguments: argparse.Namespace) -> None:
             verb = "would remove" if arguments.dry_run else "removed"
             print(f"{verb}: {', '.join(map(str, removed)) or 'nothing'}")
     if arguments.json not in (None, "-"):
-        integrity.write_atomically(Path(arguments.json), text)
+        integrity.write_atomically(as_path(arguments.json), text)
     if damaged := [str(row.step) for row in found if row.problem]:
         raise RuntimeError(
             f"damaged: step {', '.join(damaged)}. Training and evaluation pass over "
@@ -221,7 +222,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="List, verify and prune the checkpoints of a run. Exit code 1 if "
         "one is damaged.",
     )
-    parser.add_argument("directory", type=Path, help="of a run, or of its checkpoints")
+    parser.add_argument("directory", help="of a run, or of its checkpoints")
     parser.add_argument(
         "--verify",
         action="store_true",

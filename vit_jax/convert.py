@@ -23,6 +23,7 @@ from vit_jax.cli import run_command
 from vit_jax.interop.layout import Facts
 from vit_jax.models import AnyModel
 from vit_jax.run import Run, load_run
+from vit_jax.storage.paths import on_disk
 
 TOLERANCE = 1e-5
 
@@ -47,7 +48,7 @@ def convert(
         ValueError: the source cannot be read, or the layout cannot hold the model.
         ConversionError: the file that was written gives other outputs.
     """
-    destination = Path(destination)
+    destination = on_disk(destination)
     interop.check_path(layout, destination)
     run = load_run(source, dtype="float32", **changes)
     if run.config is not None:  # of other files `load_run` says what was found

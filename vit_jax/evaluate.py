@@ -44,6 +44,7 @@ from vit_jax.outcomes import (
 from vit_jax.placement import place, place_params
 from vit_jax.plots import shorten
 from vit_jax.run import CHECKPOINT_HELP, FSDP_HELP, Run, load_run
+from vit_jax.storage.paths import as_path, medium
 
 
 def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
@@ -223,10 +224,10 @@ def main(arguments: argparse.Namespace) -> None:
     if protocol != "classification":
         name += f"-{protocol}"
     if run.config:
-        folder = Path(arguments.checkpoint, "evaluation", plain(name))
+        folder = as_path(arguments.checkpoint) / "evaluation" / plain(name)
     else:
         folder = Path("evaluation", plain(arguments.checkpoint), plain(name))
-    folder = Path(arguments.output or folder)
+    folder = as_path(arguments.output or folder)
     facts = {
         "protocol": protocol,
         "dataset": data.name,
@@ -243,7 +244,8 @@ def main(arguments: argparse.Namespace) -> None:
         )
         if not distributed.is_primary():
             return
-        files = protocols.write_metrics(folder, facts | metrics)
+        with medium(folder).filling(folder) as local:
+            files = protocols.write_metrics(local, facts | metrics)
         print(protocols.table(metrics))
     else:
         files = classify(run, data, folder, facts, arguments, mesh)
@@ -285,7 +287,8 @@ def classify(
         )
         text = f"ReaL\n{protocols.table(facts['real'])}\noriginal labels\n{text}"
     record_name = open_source(data).record_name
-    files = write_outcomes(folder, outcomes, run.label_names, record_name, facts)
+    with medium(folder).filling(folder) as local:
+        files = write_outcomes(local, outcomes, run.label_names, record_name, facts)
     print(text)
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")

@@ -39,6 +39,7 @@ from vit_jax.models.attention import with_plain_attention
 from vit_jax.outcomes import probabilities
 from vit_jax.run import CHECKPOINT_HELP, Run, load_run
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import on_disk
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Both formats are held in one message, which cannot be longer.
@@ -216,7 +217,7 @@ def usage(run: Run, output: str) -> dict[str, Any]:
 def main(arguments: argparse.Namespace) -> None:
     """The command: writes the program and says what it is."""
     run = load_run(arguments.checkpoint, ema=arguments.ema, dtype=arguments.dtype)
-    path = Path(arguments.output)
+    path = on_disk(arguments.output)
     difference = export(
         run,
         path,

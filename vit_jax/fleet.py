@@ -34,6 +34,7 @@ from vit_jax.distributed import StopSignals
 from vit_jax.fleet_loop import Clock, SideBySide
 from vit_jax.fleet_member import Member, Results
 from vit_jax.fleet_program import FleetProgram, make_program, program_key
+from vit_jax.storage.paths import as_path
 from vit_jax.train import Interrupted, exit_on_interrupt
 from vit_jax.warm_start import complete_model, warm_start
 
@@ -119,8 +120,8 @@ def train_fleet(
     at_once = members_at_once or defaults.members_at_once
     steps = steps_per_dispatch or defaults.steps_per_dispatch
     members = [
-        Member(complete_model(config, Path(workdir)), Path(workdir))
-        for config, workdir in zip(configs, workdirs, strict=True)
+        Member(complete_model(config, folder), folder)
+        for config, folder in zip(configs, map(as_path, workdirs), strict=True)
     ]
     with StopSignals() as signals:
         clock = Clock(signals, deadline)
@@ -193,13 +194,14 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: trains the grid of seeds and learning rates, prints a table."""
     config = read_config(arguments.config, arguments.overrides)
     rates = arguments.learning_rates or [config.optim.learning_rate]
+    workdir = as_path(arguments.workdir)
     configs, folders = [], []
     for rate in rates:
         for seed in arguments.seeds:
             run = config.copy_and_resolve_references()
             run.seed, run.optim.learning_rate = seed, rate
             configs.append(run)
-            folders.append(Path(arguments.workdir, f"rate_{rate:g}", f"seed_{seed}"))
+            folders.append(workdir / f"rate_{rate:g}" / f"seed_{seed}")
     deadline = None
     if arguments.deadline_minutes:
         deadline = time.monotonic() + 60 * arguments.deadline_minutes

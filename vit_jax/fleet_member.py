@@ -33,9 +33,10 @@ from vit_jax.guard import Faults, FaultyStep, Guard
 from vit_jax.metrics import Writer, read_metrics
 from vit_jax.models import AnyModel
 from vit_jax.optim import make_schedule
-from vit_jax.run import FREE_KEYS, begin_folder, versions
+from vit_jax.run import FREE_KEYS, GROWING, begin_folder, versions
 from vit_jax.storage import integrity
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import absolute, medium
 
 FAILURE = "failure.txt"
 # Options of reading that do not matter where all is read once, into arrays.
@@ -80,12 +81,12 @@ class Member:
 
     def _read_failure(self) -> str:
         failure, begun = self.workdir / FAILURE, self.workdir / "config.json"
-        if not (failure.exists() and begun.exists()):
+        if not all(medium(path).exists(path) for path in (failure, begun)):
             return ""
         # Another learning rate, say, is another try.
         changed = difference(load_config(begun), self.config)
         same = all(key.startswith(FREE_KEYS) for key in changed)
-        return failure.read_text().strip() if same else ""
+        return medium(failure).read_text(failure).strip() if same else ""
 
     @property
     def saved_step(self) -> int:
@@ -139,12 +140,15 @@ class Member:
         stack.callback(self.checkpoints.close)
         restored = self.checkpoints.restore(state)
         start = 0 if restored is None else restored.step
+        self._files = medium(self.workdir).Growing(self.workdir, GROWING)
+        stack.callback(self._files.close)
         self.writer = Writer(
-            self.workdir,
+            absolute(self.workdir),
             self.config,
             self.lengths.total,
             start,
             show=False,
+            folder=self._files.folder,
             **without_every(self.config.log),
         )
         stack.callback(self.writer.close)
@@ -220,6 +224,8 @@ class Member:
             "config": to_dict(self.config),
         }
         state = jax.device_put(state, sharding.replicated(mesh))
+        self.writer.flush()
+        self._files.push()
         self.checkpoints.save(step, state, facts, best)
 
     def fail(self, step: int, fault: FaultyStep) -> None:

@@ -82,13 +82,15 @@ class Writer:
     """Writes the metrics of a run and shows its progress.
 
     Args:
-        workdir: `metrics.jsonl` and `tensorboard/` go there.
+        workdir: the folder of the run, absolute.
         config: the resolved config, for Weights & Biases.
         total_steps: length of the run.
         start_step: rows of later steps, left by a killed run, are removed.
         tensorboard: write TensorBoard files.
         wandb: name of a Weights & Biases project, empty for none.
         show: print what is written, with a progress line.
+        folder: `metrics.jsonl` and `tensorboard/` go there; None for the workdir, which
+            then is on a disk.
 
     Raises:
         ImportError: `wandb` is asked for and not installed.
@@ -104,8 +106,10 @@ class Writer:
         tensorboard: bool,
         wandb: str,
         show: bool = True,
+        folder: Path | None = None,
     ) -> None:
-        path = workdir / "metrics.jsonl"
+        folder = folder or workdir
+        path = folder / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= start_step]
         kept = path.with_suffix(".tmp")
         kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -116,10 +120,10 @@ class Writer:
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start_step + 1
+                str(folder / "tensorboard"), purge_step=start_step + 1
             )
         if wandb:
-            self._wandb = start_wandb(wandb, workdir, config)
+            self._wandb = start_wandb(wandb, workdir, folder, config)
         # A live line on a terminal; without one, `train` prints plain lines.
         self._bar = tqdm(
             total=total_steps,
@@ -130,7 +134,7 @@ class Writer:
         )
         self._total, self._show = total_steps, show
         self._skipped: set[str] = set()
-        self._skipped_path = workdir / "skipped.txt"
+        self._skipped_path = folder / "skipped.txt"
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Records the training metrics of a step and shows them."""
@@ -191,6 +195,11 @@ class Writer:
             name, reason = self._file.name, error.strerror
             raise OSError(f"{name} could not be written: {reason}") from error
 
+    def flush(self) -> None:
+        """Puts everything into the files, as is needed before they are uploaded."""
+        if self._tensorboard:
+            self._tensorboard.flush()
+
     def close(self) -> None:
         self._bar.close()
         self._file.close()
@@ -203,10 +212,10 @@ class Writer:
 class SilentWriter(Writer):
     """Of a process that is not the first: lists the bad records that it met."""
 
-    def __init__(self, workdir: Path, process: int) -> None:
+    def __init__(self, folder: Path, process: int) -> None:
         self._bar = tqdm(disable=True)
         self._skipped: set[str] = set()
-        self._skipped_path = workdir / f"skipped-{process}.txt"
+        self._skipped_path = folder / f"skipped-{process}.txt"
 
     def train(self, step: int, values: dict[str, float]) -> None:
         pass
@@ -217,12 +226,17 @@ class SilentWriter(Writer):
     def faults(self, steps: list[tuple[int, str]]) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
-def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) -> Any:
-    """Begins or resumes the Weights & Biases run of a run folder."""
+def start_wandb(
+    project: str, workdir: Path, folder: Path, config: ml_collections.ConfigDict
+) -> Any:
+    """Begins or resumes the Weights & Biases run of a run folder; `folder` is local."""
     try:
         import wandb
     except ImportError:
@@ -232,8 +246,8 @@ def start_wandb(project: str, workdir: Path, config: ml_collections.ConfigDict) 
     return wandb.init(
         project=project,
         name=workdir.name,
-        id=hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16],
-        dir=workdir,
+        id=hashlib.sha256(str(workdir).encode()).hexdigest()[:16],
+        dir=folder,
         config=config.to_dict(),
         resume="allow",
     )

@@ -17,7 +17,6 @@ import json
 import math
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,6 +43,7 @@ from vit_jax.planning.target import Target, find_target
 from vit_jax.planning.text import describe
 from vit_jax.run import versions
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import as_path
 
 
 def data_facts(
@@ -233,7 +233,7 @@ def main(arguments: argparse.Namespace) -> None:
     plan |= {"config": arguments.config, "overrides": arguments.overrides}
     print(describe(plan))
     if arguments.json:
-        write_atomically(Path(arguments.json), json.dumps(plan, indent=1) + "\n")
+        write_atomically(as_path(arguments.json), json.dumps(plan, indent=1) + "\n")
     if plan["memory"]["fits"] is False:
         raise ValueError("the run does not fit into the memory of a device")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vit_jax.metrics import read_metrics
+from vit_jax.storage.paths import as_path, medium
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,14 @@ def learning_curve(workdir: str | Path) -> Path:
 
     Rows without a metric, or with NaN or Inf for it, are left out of its curve.
     """
-    rows = read_metrics(Path(workdir) / "metrics.jsonl")
+    workdir = as_path(workdir)
+    with medium(workdir).filling(workdir) as folder:
+        _curves(workdir, folder / "learning_curve.png")
+    return workdir / "learning_curve.png"
+
+
+def _curves(workdir: Path, path: Path) -> None:
+    rows = read_metrics(workdir / "metrics.jsonl")
     figure = _figure(10, 4)
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         values = []
@@ -63,7 +71,7 @@ def learning_curve(workdir: str | Path) -> Path:
             axis.legend()
         if name == "loss" and values and min(values) > 0:
             axis.set_yscale("log")
-    return _save(figure, Path(workdir) / "learning_curve.png")
+    _save(figure, path)
 
 
 def confusion_matrix(

@@ -37,6 +37,7 @@ from vit_jax.outcomes import as_json, named, probabilities
 from vit_jax.plots import Prediction, shorten
 from vit_jax.run import CHECKPOINT_HELP, FSDP_HELP, Run, load_run
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import as_path, medium, on_disk
 
 OVERVIEW_IMAGES = 16
 
@@ -234,7 +235,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_run(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)
-    folder = Path(arguments.attention) if arguments.attention else None
+    folder = on_disk(arguments.attention) if arguments.attention else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     name_width = min(40, max(len(source.record_name(index)) for index in indices))
@@ -269,8 +270,8 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"attention overlays in {folder}, all at once in {overview}")
     if arguments.json:
         text = json.dumps(rows, indent=2, ensure_ascii=False)
-        path = Path(arguments.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = as_path(arguments.json)
+        medium(path).make_folder(path.parent)
         write_atomically(path, text + "\n")
     if failures:
         raise ImageError(

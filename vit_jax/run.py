@@ -23,7 +23,8 @@ from vit_jax.interop.hub import resolve
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.models.depth import unstack_blocks
 from vit_jax.placement import place_params, unstack
-from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage import integrity
+from vit_jax.storage.paths import in_bucket, medium
 
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
@@ -129,6 +130,8 @@ def load_run(
 
 def is_run_folder(path: Path) -> bool:
     """Whether a path is taken for the folder of a run: any without weights in it."""
+    if in_bucket(path):  # where `resolve` leaves nothing else
+        return True
     if not path.is_dir():
         return False
     weights = any((path / name).exists() for name in FOLDER_FILES)
@@ -175,7 +178,9 @@ def load_folder(
     mesh: jax.sharding.Mesh,
 ) -> Run:
     """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
-    config = load_config(folder / "config.json")
+    path = folder / "config.json"
+    medium(path).exists(path)  # in words, if it is a bucket that does not answer
+    config = load_config(path)
     if ema and not config.train.ema_decay:
         raise CheckpointError(
             f"{folder} holds no averaged parameters: its train.ema_decay is 0"
@@ -254,6 +259,8 @@ def versions() -> dict[str, str]:
     }
 
 
+# Files that a run adds to, besides TensorBoard's, of which each start has its own.
+GROWING = ("metrics.jsonl", "skipped.txt")
 # Keys that do not change a single number of the run.
 FREE_KEYS = (
     "log.",
@@ -287,7 +294,7 @@ def begin_folder(
         ConfigError: the folder was begun with another config; lists what differs.
     """
     path = folder / "config.json"
-    begun = path.exists() and any(folder.glob("checkpoints/[0-9]*"))
+    begun = medium(path).exists(path) and integrity.steps(folder / "checkpoints")
     if begun and not allow_change:
         changes = [
             f"  {key}: {old!r} there, {new!r} now"
@@ -301,5 +308,5 @@ def begin_folder(
                 + "\nTake another --workdir, or --allow_config_change to go on here"
             )
     if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config.to_json(indent=2) + "\n")
+        medium(folder).make_folder(folder)
+        integrity.write_atomically(path, config.to_json(indent=2) + "\n")

@@ -18,6 +18,7 @@ import ml_collections
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import ConfigError
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import as_path
 from vit_jax.train import Results, exit_on_interrupt, train
 
 
@@ -58,7 +59,7 @@ def sweep(
 def main(arguments: argparse.Namespace) -> None:
     """The command: runs the sweep, prints a table and writes `sweep.json`."""
     config = read_config(arguments.config, arguments.overrides)
-    workdir = Path(arguments.workdir)
+    workdir = as_path(arguments.workdir)
     with exit_on_interrupt("vit_jax.sweep"):
         accuracies, best, results = sweep(config, workdir, may_exit=True)
     report = {
@@ -83,5 +84,5 @@ if __name__ == "__main__":
         description="Choose the learning rate on held-out data, then train on all.",
     )
     add_config_arguments(parser)
-    parser.add_argument("--workdir", required=True, help="folder of the runs")
+    parser.add_argument("--workdir", required=True, help="of the runs; or gs://")
     run_command(parser, main)

@@ -28,8 +28,10 @@ from vit_jax.guard import Faults, FaultyStep, Guard
 from vit_jax.metrics import Meter, SilentWriter, Writer, in_words
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.placement import stack, unstack
-from vit_jax.run import begin_folder, versions
+from vit_jax.run import GROWING, begin_folder, versions
+from vit_jax.storage.bucket import StoreError
 from vit_jax.storage.fingerprint import compile_examination
+from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.train_step import TrainState
 from vit_jax.warm_start import complete_model, warm_start
 from vit_jax.watchdog import Watchdog
@@ -128,7 +130,8 @@ def train(
 
     Args:
         config: as of `configs/base.py`; with `init`, `model.name` may be empty.
-        workdir: the run folder; made if need be, shared by all processes.
+        workdir: the run folder, on a disk or `gs://`; made if need be, shared by all
+            processes.
         allow_config_change: go on in a folder that was begun with another config.
         may_exit: a SIGTERM before the first step, when there is nothing to save, ends
             the whole process at once, with exit code 75.
@@ -140,10 +143,11 @@ def train(
     Raises:
         ValueError: the config cannot be used; nothing was started.
         CheckpointError: no checkpoint could be restored or written.
+        OSError: something else could not be written.
         FaultyStep: loss or gradients became NaN or Inf, or the loss jumped.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
         config = complete_model(config, workdir)
@@ -200,7 +204,9 @@ def run_steps(
         distributed.say(f"Going on from step {start} of {lengths.total}")
 
     with contextlib.ExitStack() as stack:
-        writer = make_writer(workdir, config, lengths.total, start)
+        files = medium(workdir).Growing(workdir, growing_names())
+        stack.callback(files.close)
+        writer = make_writer(workdir, files.folder, config, lengths.total, start)
         stack.callback(writer.close)
         placement = sharding.batch_sharding(program.mesh)
         batches = experiment.data.train_batches(
@@ -251,7 +257,9 @@ def run_steps(
                     "versions": versions(),
                     "config": to_dict(config),
                 }
+                # Rows of before a committed step are never missing, whenever it ends.
                 writer.flush()
+                files.push()
                 checkpoints.save(step, state, facts, best)
                 meter.pause()
             if stop and step < lengths.total:
@@ -271,14 +279,26 @@ def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:
     return sharding.local_rows(placement, batch_size)
 
 
+def growing_names() -> tuple[str, ...]:
+    """The files of this process that it goes on with, in the run folder."""
+    if distributed.is_primary():
+        return GROWING
+    return (f"skipped-{jax.process_index()}.txt",)
+
+
 def make_writer(
-    workdir: Path, config: ml_collections.ConfigDict, total: int, start: int
+    workdir: Path,
+    folder: Path,
+    config: ml_collections.ConfigDict,
+    total: int,
+    start: int,
 ) -> WriterThread:
-    """Process 0 writes; the others list what they alone see."""
+    """Process 0 writes, to `folder`; the others list what they alone see."""
     if not distributed.is_primary():
-        return WriterThread(SilentWriter(workdir, jax.process_index()))
+        return WriterThread(SilentWriter(folder, jax.process_index()))
     log = without_every(config.log)
-    return WriterThread(Writer(workdir, config, total, start, **log))
+    writer = Writer(absolute(workdir), config, total, start, folder=folder, **log)
+    return WriterThread(writer)
 
 
 @contextlib.contextmanager
@@ -293,6 +313,11 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
             "optim.warmup, optim.clip_norm=1, or model.dtype=float32; or let "
             "guard.policy be skip or rollback"
         ) from fault
+    except StoreError as error:
+        raise StoreError(
+            f"{error}. The last good checkpoint is {checkpoints.last_good()}. When the "
+            "bucket is in order, start the same command again"
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
@@ -332,7 +357,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if not distributed.is_primary():
         return
-    curve = plots.learning_curve(arguments.workdir)
+    curve = plots.learning_curve(as_path(arguments.workdir))
     for split, metrics in results.items():
         print(f"{split}: {in_words(metrics)}")
     print(f"run folder: {arguments.workdir}   learning curve: {curve}")
@@ -343,7 +368,9 @@ if __name__ == "__main__":
         prog="python -m vit_jax.train", description="Train, or go on with a run."
     )
     add_config_arguments(parser)
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument(
+        "--workdir", required=True, help="folder of the run, or gs://bucket/folder"
+    )
     parser.add_argument(
         "--allow_config_change",
         action="store_true",

@@ -20,6 +20,7 @@ from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.optim import path_name
 from vit_jax.placement import stack
 from vit_jax.run import load_model, load_run
+from vit_jax.storage.paths import medium
 from vit_jax.train_step import named_keys
 
 # What classifies, from the last layer back; fine-tuning drops both (appendix D.3). Then
@@ -47,7 +48,7 @@ def complete_model(
             "give a checkpoint with --init"
         )
     begun = folder / "config.json"
-    stored = load_config(begun) if begun.exists() else None
+    stored = load_config(begun) if medium(begun).exists(begun) else None
     if stored is not None and stored.init == config.init:
         options = dict(stored.model)
     else:

@@ -43,6 +43,7 @@ class WriterThread:
 
     def flush(self) -> None:
         """Waits until all is written, as it has to be before a checkpoint is."""
+        self._call(self._writer.flush)
         while self._calls:
             self._calls.popleft().result()
 

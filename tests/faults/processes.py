@@ -40,14 +40,21 @@ class Training:
     """One command started in one or two processes, until they end.
 
     Args:
-        workdir: the run folder; the logs go beside it.
+        workdir: the run folder.
         count: of processes.
         options: further arguments of the command.
+        logs: beside them; None for beside the run folder.
     """
 
-    def __init__(self, workdir: Path, count: int = 1, options: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        workdir: Path | str,
+        count: int = 1,
+        options: tuple[str, ...] = (),
+        logs: Path | None = None,
+    ):
         self.workdir = workdir
-        self.logs = [Path(f"{workdir}.{index}.log") for index in range(count)]
+        self.logs = [Path(f"{logs or workdir}.{index}.log") for index in range(count)]
         for log in self.logs:
             log.unlink(missing_ok=True)
         with socket.socket() as probe:

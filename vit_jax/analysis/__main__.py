@@ -12,7 +12,6 @@ its initialisation beside it: what it knew before it saw any data.
 
 import argparse
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from vit_jax.models import init_params
 from vit_jax.predict import prepared, spread
 from vit_jax.run import CHECKPOINT_HELP, Run, load_run
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import on_disk
 
 
 def read_images(
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--count is {arguments.count}: wanted at least 1")
     run = load_run(arguments.checkpoint, image_size=arguments.image_size)
     images, labels = read_images(arguments, run)
-    folder = Path(arguments.output)
+    folder = on_disk(arguments.output)
     states = {"checkpoint": run.params}
     if arguments.initial:
         states["at initialisation"] = init_params(run.model, jax.random.key(0))

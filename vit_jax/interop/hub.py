@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_jax.interop.download import DownloadError, NotThere, download
+from vit_jax.storage.paths import SCHEME, as_path
 
+WEB = ("https://", "http://")
 STORAGE = "https://storage.googleapis.com"
 BUCKETS = ("vit_models", "mixer_models", "bit_models", "big_vision")
 # Of the bucket vit_models, whose name may be left out.
@@ -76,19 +78,25 @@ def resolve(name: str | Path) -> Path:
     Args:
         name: a path that exists, which is returned as it is; a name of the table; a
             path in one of Google's buckets such as `augreg/<file>`; a model id of
-            Hugging Face, `org/name` or `hf:org/name@revision`; or an address, gs:// or
-            https://. Behind each, `:img` names a part of the file and stays behind it.
+            Hugging Face, `org/name` or `hf:org/name@revision`; or the address of a
+            file, gs:// or https://. Behind each, `:img` names a part of the file and
+            stays behind it. `gs://bucket/folder` is a run, and stays where it is.
 
     Returns:
-        A file, or a folder with config.json and weights.
+        A file, or a folder with config.json and weights; or the folder of a run.
 
     Raises:
+        ValueError: an address that nothing here reads, such as s3://.
+        ImportError: what reads buckets is not installed.
         FileNotFoundError: it is none of these; names the nearest.
         NotThere: no such file or model where it should be.
         DownloadError: no network (tells which file to put where), no space, or a file
             that does not fit its checksum.
     """
     text = str(name)
+    weights = split_part(text)[0].endswith(SUFFIXES)
+    if SCHEME.match(text) and not weights and not text.startswith(WEB):
+        return as_path(text)  # a run in a bucket
     if Path(text).expanduser().exists():
         return Path(text).expanduser()
     text, part = split_part(text)
@@ -123,7 +131,7 @@ def find_address(text: str) -> str:
     page = re.match(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?$", text)
     if page:
         return f"hf:{page[1]}"
-    if text.startswith(("https://", "http://")):
+    if text.startswith(WEB):
         return text.replace("/blob/", "/resolve/") if "huggingface.co" in text else text
     first, slash, rest = text.partition("/")
     if slash and first in (*BUCKETS, *FOLDERS):

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from vit_jax.flops import Layer, layers, training_flops
 from vit_jax.models import create_model, model_options
 from vit_jax.run import load_run
 from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import as_path
 
 
 def summarize(model: Any, depth: int) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def summarize_command(arguments: argparse.Namespace) -> None:
         f"{plan['training_flops'] / 1e9:.1f} GFLOPs"
     )
     if arguments.json:
-        path = Path(arguments.json)
+        path = as_path(arguments.json)
         write_atomically(path, json.dumps(plan, indent=1, default=str) + "\n")
 
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vit_jax.storage.paths import medium
+
 
 def gather_texts(text: str) -> list[str]:
     """The text of each process; all of them have to call it."""
@@ -39,7 +41,8 @@ def from_primary(action: Callable[[], str]) -> str:
         try:
             answer = {"result": action()}
         except OSError as error:
-            answer = {"error": [error.errno, error.strerror, error.filename]}
+            told = [error.errno, error.strerror, error.filename]
+            answer = {"error": [str(error)] if error.errno is None else told}
     answer = json.loads(gather_texts(json.dumps(answer, default=str))[0])
     if "error" in answer:
         raise OSError(*answer["error"])
@@ -58,12 +61,12 @@ def blind_processes(folder: Path, seconds: float) -> list[int]:
 
     def leave_mark() -> str:
         name = f"shared-{secrets.token_hex(8)}"
-        (folder / name).touch()
+        medium(folder).write_atomically(folder / name, "")
         return name
 
     mark = folder / from_primary(leave_mark)
     end = time.monotonic() + seconds
-    while not (seen := mark.exists()) and time.monotonic() < end:
+    while not (seen := medium(mark).exists(mark)) and time.monotonic() < end:
         time.sleep(0.1)
     answers = gather_texts("seen" if seen else "")
     from_primary(lambda: mark.unlink() or "")

@@ -1,70 +1,56 @@
-"""Whether files on disk are whole: checksums of a checkpoint, atomic writes."""
+"""Whether files are whole: checksums of a checkpoint, atomic writes.
 
-import contextlib
-import errno
-import hashlib
+On a disk or in a bucket; what differs is in `disk.py` and `bucket.py`.
+"""
+
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vit_jax.storage.bucket import StoreError
 from vit_jax.storage.fingerprint import host_fingerprint
+from vit_jax.storage.paths import medium
 
 MANIFEST = "manifest.json"
 FINGERPRINTS = "fingerprints"
 METRICS = "metrics"
-# Orbax's file in a step; folders that Orbax or we had not done with.
+# Orbax's file in a step.
 METADATA = "_CHECKPOINT_METADATA"
-UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.removing")
 
 
 def steps(directory: Path) -> list[int]:
     """The committed steps in a folder of checkpoints, oldest first."""
-    if not directory.is_dir():
-        return []
-    names = (path.name for path in directory.iterdir())
-    return sorted(int(name) for name in names if name.isdigit())
+    return medium(directory).steps(directory)
 
 
 def open_folder(directory: Path) -> str:
     """Makes a folder of checkpoints, or tidies the one that is there."""
-    directory.mkdir(parents=True, exist_ok=True)
+    medium(directory).open_folder(directory)
     return tidy(directory)
 
 
 def tidy(directory: Path) -> str:
     """Removes saves and removals that were cut short; returns their names."""
-    unfinished = [path for name in UNFINISHED for path in directory.glob(name)]
-    for path in unfinished:
-        shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        for path in directory.glob(f"*/{MANIFEST}.tmp"):
-            path.unlink()
-    return ", ".join(path.name for path in unfinished)
+    return medium(directory).tidy(directory)
 
 
 def set_aside(folder: Path) -> str:
     """Moves a damaged step to `damaged/` beside the checkpoints; returns where to."""
     aside = folder.parent.parent / "damaged" / folder.name
-    while aside.exists():
+    while medium(aside).exists(aside):
         aside = aside.with_name(aside.name + "_again")
-    aside.parent.mkdir(exist_ok=True)
-    folder.rename(aside)
+    medium(aside).move(folder, aside)
     return str(aside)
 
 
 def write_manifest(folder: Path) -> None:
     """Writes size and SHA-256 of every file in `folder` to its manifest, atomically."""
     entries = {
-        str(path.relative_to(folder)): {
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        name: {"bytes": size, "sha256": sha256(folder / name)}
+        for name, size in medium(folder).files(folder).items()
+        if Path(name).name != MANIFEST
     }
     write_atomically(folder / MANIFEST, json.dumps(entries, indent=1))
 
@@ -79,9 +65,10 @@ def verify(folder: Path) -> str:
         What is wrong in words, empty if nothing is.
 
     Raises:
-        PermissionError: a file may not be read, which says nothing about the step.
+        PermissionError, StoreError: a file may not be read, or the bucket does not
+            answer, which says nothing about the step.
     """
-    if not (folder / MANIFEST).exists():
+    if not medium(folder).exists(folder / MANIFEST):
         return verify_arrays(folder)
     entries = read_manifest(folder)
     if entries is None:
@@ -98,16 +85,16 @@ def verify(folder: Path) -> str:
 
 def verify_sizes(folder: Path) -> str:
     """Like `verify`, but only that each file is there and as long as it was."""
-    if not (folder / MANIFEST).exists():
+    if not medium(folder).exists(folder / MANIFEST):
         return ""
     entries = read_manifest(folder)
     if entries is None:
         return f"{MANIFEST} is not readable"
+    there = medium(folder).files(folder)
     for name, entry in entries.items():
-        try:
-            size = (folder / name).stat().st_size
-        except OSError as error:
-            return why_unreadable(name, error)
+        if name not in there:
+            return f"{name} is missing"
+        size = there[name]
         if size != entry.get("bytes", size):
             return f"{name} has {size} bytes, and had {entry['bytes']}"
     return ""
@@ -119,7 +106,8 @@ def verify_arrays(folder: Path) -> str:
     if fingerprints is None:
         return f"it has no {MANIFEST}, and no fingerprints to check its arrays by"
     state = folder / "state"
-    for path in (state / "_METADATA", *state.glob("array_metadatas/*")):
+    own = state / "array_metadatas"
+    for path in (state / "_METADATA", *(own / name for name in medium(own).files(own))):
         if not read_json(path):
             return f"{path.relative_to(folder)} is missing or not JSON"
     for name, fingerprint in fingerprints.items():
@@ -140,15 +128,15 @@ def read_array(folder: Path, name: str) -> np.ndarray:
     """
     import tensorstore  # Late: a step without a manifest is rare.
 
-    base = {"driver": "file", "path": f"{folder / 'state'}/"}
+    base = medium(folder).kvstore(folder / "state")
     store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
     spec = {"driver": "zarr3", "kvstore": store}
     return tensorstore.open(spec).result().read().result()
 
 
 def why_unreadable(name: str, error: OSError) -> str:
-    """Why a file cannot be read; where only permission lacks, that is raised again."""
-    if isinstance(error, PermissionError):
+    """Why a file cannot be read; what says nothing about it is raised again."""
+    if isinstance(error, PermissionError | StoreError):
         raise error
     if isinstance(error, FileNotFoundError):
         return f"{name} is missing"
@@ -158,7 +146,7 @@ def why_unreadable(name: str, error: OSError) -> str:
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Size and checksum by file name; None if the manifest is not readable."""
     try:
-        entries = json.loads((folder / MANIFEST).read_text())
+        entries = json.loads(medium(folder).read_text(folder / MANIFEST))
         # Checksums only, as the first runs have them.
         return {
             name: {"sha256": entry} if isinstance(entry, str) else entry
@@ -182,7 +170,7 @@ def read_metrics(folder: Path) -> dict[str, float]:
 def read_json(path: Path) -> dict[str, Any]:
     """A dict from a JSON file; empty if it is not there or damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(medium(path).read_text(path))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -190,8 +178,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return medium(path).sha256(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -200,15 +187,4 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written, in a sentence; the old one is as it was.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = os.strerror(error.errno or errno.EIO)
-        raise type(error)(f"{path} could not be written: {reason}") from error
+    medium(path).write_atomically(path, text)

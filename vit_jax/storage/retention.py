@@ -2,12 +2,12 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from vit_jax.storage.integrity import read_metrics, steps
+from vit_jax.storage.paths import medium
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,10 @@ def score(value: float) -> float:
 
 
 def remove(directory: Path, unwanted: Iterable[int]) -> None:
-    """Removes steps, each at once for every reader: renamed first, deleted then."""
+    """Removes steps, each at once for every reader."""
     for step in unwanted:
-        removing = directory / f"{step}.removing"
         try:
-            (directory / str(step)).rename(removing)
-            shutil.rmtree(removing)
+            medium(directory).remove(directory / str(step))
         except FileNotFoundError:
             continue  # Somebody else removed it.
         except OSError as error:

@@ -1,0 +1,112 @@
+"""Runs in a bucket under faults, by real processes: the same bits as on a disk."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import bucket_server
+import pytest
+from test_bucket import read, rows
+
+from faults.processes import Training, final_state, finish
+from vit_jax.storage.paths import as_path
+
+pytest.importorskip("gcsfs")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
+OPTIONS = ("--config.train.duration=200steps",)
+
+
+@pytest.fixture(scope="session")
+def store():
+    with bucket_server.running() as environment:
+        os.environ.update(environment)
+        yield
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """A run on a disk that was left alone."""
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    with Training(workdir, options=OPTIONS) as training:
+        assert training.end() == [0], training.text()
+    return workdir
+
+
+def assert_same(workdir, reference):
+    workdir = as_path(workdir)
+    assert final_state(workdir) == final_state(reference)
+    metrics = (reference / "metrics.jsonl").read_text()
+    assert rows(read(workdir / "metrics.jsonl").decode()) == rows(metrics)
+
+
+def go_on(workdir, log, count=1):
+    with Training(workdir, count, OPTIONS, log) as training:
+        assert set(training.end()) == {0}, training.text()
+        return training.text()
+
+
+def test_ten_kills(reference, tmp_path):
+    workdir, rng = f"gs://{bucket_server.BUCKET}/kills", random.Random(0)
+    reached = 0
+    for kill in range(10):
+        with Training(workdir, options=OPTIONS, logs=tmp_path / "log") as training:
+            # Two while Python imports or JAX compiles.
+            target = reached + rng.randint(5, 25)
+            if kill in (0, 5):
+                time.sleep(rng.uniform(1, 6))
+            else:
+                training.wait_for_step(min(target, 190))
+                time.sleep(rng.uniform(0, 0.3))
+            training.processes[0].kill()
+            training.end()
+            found = re.search(r"Going on from step (\d+)", training.text())
+            reached = max(reached, int(found[1]) if found else 0)
+            assert "DAMAGED" not in training.text()
+    assert "Going on from step" in go_on(workdir, tmp_path / "log")
+    assert_same(workdir, reference)
+
+
+def test_sigterm_saves(reference, tmp_path):
+    workdir = f"gs://{bucket_server.BUCKET}/terminated"
+    with Training(workdir, options=OPTIONS, logs=tmp_path / "log") as training:
+        training.wait_for_step(33)
+        training.processes[0].send_signal(signal.SIGTERM)
+        assert training.end() == [75] and "the state is saved" in training.text()
+        (stopped,) = re.findall(r"at step (\d+) of", training.text())
+    assert f"Going on from step {stopped}" in go_on(workdir, tmp_path / "log")
+    assert_same(workdir, reference)
+
+
+def test_two_processes_share_a_bucket(tmp_path):
+    finish(tmp_path / "run", 2)
+    workdir = f"gs://{bucket_server.BUCKET}/shared"
+    with Training(workdir, 2, logs=tmp_path / "log") as training:
+        training.wait_for_step(45)
+        for process in training.processes:
+            process.kill()
+        training.end()
+    with Training(workdir, 2, logs=tmp_path / "log") as training:
+        assert training.end() == [0, 0], training.text()
+        assert "Going on from step" in training.text()
+    assert_same(workdir, tmp_path / "run")
+
+
+def test_a_store_that_goes_away_is_told(tmp_path, monkeypatch):
+    """In mid-run, with the last good step, and at the start."""
+    workdir = f"gs://{bucket_server.BUCKET}/run"
+    with bucket_server.running() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        options = ("--config.train.duration=100000steps",)
+        training = Training(workdir, options=options, logs=tmp_path / "log")
+        training.wait_for_step(25)
+    with training:
+        codes, text = training.end(), training.text()
+    assert codes == [1] and "Traceback" not in text
+    assert re.search(r"^error: .*The last good checkpoint is step \d+ in", text, re.M)
+    with Training(workdir, options=options, logs=tmp_path / "log") as training:
+        codes, text = training.end(), training.text()
+    assert codes == [1] and "Traceback" not in text
+    assert re.search(r"^error: gs://bucket/run/config.json could not be", text, re.M)

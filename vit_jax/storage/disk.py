@@ -1,0 +1,173 @@
+"""Run folders on a disk: what is done at once is done by renaming.
+
+`bucket.py` has the same functions for `gs://`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MEDIUM = "disk"
+# Folders that Orbax or we had not done with.
+UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.removing")
+
+
+def steps(directory: Path) -> list[int]:
+    """The committed steps in a folder of checkpoints, oldest first."""
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def open_folder(directory: Path) -> None:
+    """Makes a folder of checkpoints, if need be."""
+    make_folder(directory)
+
+
+def folders(directory: Path) -> list[Path]:
+    """What is directly in a folder, and nothing where there is none."""
+    return list(directory.glob("*"))
+
+
+def unfinished(directory: Path) -> list[Path]:
+    """Saves and removals that were cut short, or are under way."""
+    return [path for name in UNFINISHED for path in directory.glob(name)]
+
+
+def tidy(directory: Path) -> str:
+    """Removes saves and removals that were cut short; returns their names."""
+    found = unfinished(directory)
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for path in directory.glob("*/*.json.tmp"):
+            path.unlink()
+    return ", ".join(path.name for path in found)
+
+
+def move(folder: Path, target: Path) -> None:
+    """Moves a step to a place where nothing is."""
+    target.parent.mkdir(exist_ok=True)
+    folder.rename(target)
+
+
+def remove(folder: Path) -> None:
+    """Removes a step, at once for every reader: renamed first, deleted then."""
+    removing = folder.with_name(f"{folder.name}.removing")
+    folder.rename(removing)
+    shutil.rmtree(removing)
+
+
+def files(folder: Path) -> dict[str, int]:
+    """The bytes of each file in a folder, by its path from there."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def modified(folder: Path) -> float:
+    """When a folder was last changed, in seconds since 1970."""
+    return folder.stat().st_mtime
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder."""
+    return path.exists()
+
+
+def read_text(path: Path) -> str:
+    """All of a text file."""
+    return path.read_text()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def kvstore(folder: Path) -> Any:
+    """A folder as TensorStore's specs name it."""
+    return {"driver": "file", "path": f"{folder}/"}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step: a killed process leaves the old one or the new.
+
+    Raises:
+        OSError: it cannot be written, in a sentence; the old one is as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = os.strerror(error.errno or errno.EIO)
+        raise type(error)(f"{path} could not be written: {reason}") from error
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Where files are written that are to be in a folder in the end."""
+    make_folder(folder)
+    yield folder
+
+
+class Held:
+    """A folder held open, so that no other one can be taken for it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._folder: int | None = os.open(directory, os.O_RDONLY)
+
+    def is_there(self) -> bool:
+        """Whether the folder of this name is still the same one."""
+        try:
+            there = os.stat(self.directory)
+            return os.path.samestat(there, os.fstat(self._folder))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+
+
+class Growing:
+    """Files that grow during a run, written where they stay.
+
+    Attributes:
+        folder: where they are written.
+    """
+
+    def __init__(self, workdir: Path, names: tuple[str, ...]) -> None:  # noqa: ARG002
+        self.folder = workdir
+
+    def push(self) -> None:
+        """Nothing is to be done: what is written is there."""
+
+    def close(self) -> None:
+        """Nothing is to be done."""

@@ -1,0 +1,96 @@
+"""What a path is: on a disk, or `gs://bucket/folder` on Google Cloud Storage.
+
+All paths of commands go through `as_path`, or `on_disk` where an object store will not
+do, so that none becomes a local folder called `gs:`.
+"""
+
+import functools
+import importlib.util
+import logging
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vit_jax.storage import bucket, disk
+
+# The scheme of a path; one slash is what pathlib leaves of two.
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)
+
+
+def as_path(text: str | Path) -> Path:
+    """A path that is told by a user: of a disk, or of a bucket.
+
+    Returns:
+        A `pathlib.Path`, or for `gs://bucket/folder` the like of it from `etils.epath`,
+        whose files are objects.
+
+    Raises:
+        ValueError: another `scheme://`, no bucket, or a name that means a pattern.
+        ImportError: what reads buckets is not installed.
+    """
+    match = SCHEME.match(str(text))
+    if match is None:
+        return Path(text)
+    scheme, rest = match.groups()
+    if scheme != "gs":
+        mounted = "; mount the bucket and give its folder" if scheme == "s3" else ""
+        raise ValueError(
+            f"{scheme}:// is not supported: {text} should be a path on a disk, or "
+            f"gs://bucket/folder{mounted}"
+        )
+    if not rest.partition("/")[0]:
+        raise ValueError(f"{text} names no bucket: wanted gs://bucket/folder")
+    if wild := re.search(r"[*?#%[\]].*", rest):
+        raise ValueError(
+            f"{text} has characters that buckets' clients take for others, from "
+            f"{wild[0]} on: wanted a folder without * ? # % [ ]"
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ImportError(f'{text} needs: pip install "vit_jax[gcs]"')
+    return _epath().Path(f"gs://{rest.rstrip('/')}")
+
+
+def on_disk(text: str | Path) -> Path:
+    """A path that is told by a user where it can only be one of a disk.
+
+    Raises:
+        ValueError: it is a `scheme://`.
+    """
+    if match := SCHEME.match(str(text)):
+        raise ValueError(
+            f"{match[1]}:// is not supported here: {text} should be a path on a disk"
+        )
+    return Path(text)
+
+
+def in_bucket(path: str | Path) -> bool:
+    """Whether a path is one of a bucket."""
+    return str(path).startswith("gs://")
+
+
+def medium(path: Path) -> ModuleType:
+    """How to read and write there: the module `disk` or `bucket`."""
+    return bucket if in_bucket(path) else disk
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root of the disk; one of a bucket has no other form."""
+    return path if in_bucket(path) else path.absolute()
+
+
+@functools.cache
+def _epath() -> Any:
+    """`etils.epath`, with which Orbax reads and writes too, on gcsfs."""
+    # TensorFlow, where it is installed, has a client of its own for buckets; one is
+    # enough, with one set of credentials. Asked for at the first path.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    import fsspec.config
+    from etils import epath
+
+    # Other processes write to the folder: a list that is kept is out of date.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    # It logs a traceback for every error, which it raises as well.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    return epath

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def bucket():
         server.start()
         port = server._api._httpd.server_port
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        patch.setenv("NO_GCE_CHECK", "true")  # there is no server of metadata to ask
         gcsfs.GCSFileSystem.clear_instance_cache()
         yield gcsfs.GCSFileSystem()
         server.stop()
@@ -247,7 +249,7 @@ def test_stream_of_tar_shards_is_that_of_the_folder_they_were_packed_from(tmp_pa
 def test_packing_goes_on_and_refuses_other_images(tmp_path, monkeypatch):
     folder, shards = tmp_path / "folder", tmp_path / "shards"
     for k in range(9):
-        path = folder / ("a.b", "train")[k % 2] / "deep" / f"{k}.x.JPEG"
+        path = folder / ("a.b", "c")[k % 2] / "deep" / f"{k}.x.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_png(k))
     command = [str(folder), "--output", str(shards), "--per-shard", "3"]
@@ -269,14 +271,13 @@ def test_packing_goes_on_and_refuses_other_images(tmp_path, monkeypatch):
     assert (shards / "train-000000.tar").stat().st_mtime_ns == first
     assert not list(shards.glob("*.part"))
     source = make_source(str(shards), "train", cache="never")
-    assert source.label_names == ("a.b", "train") and sorted(_reds(source)) == [
-        *range(9)
-    ]
-    for index in range(9):
-        red, name = _reds(source)[index], source.record_name(index)
+    reds = _reds(source)
+    assert source.label_names == ("a.b", "c") and sorted(reds) == list(range(9))
+    for index, red in enumerate(reds):
         assert source[index]["label"] == red % 2
-        assert f"/{('a.b', 'train')[red % 2]}/{index:08}_{red}_x.jpeg" in name
-    (folder / "train" / "new.png").write_bytes(_png(1))
+        name = f"/{('a.b', 'c')[red % 2]}/{index:08}_{red}_x.jpeg"
+        assert source.record_name(index).endswith(name)
+    (folder / "c" / "new.png").write_bytes(_png(1))
     with pytest.raises(SystemExit, match="begun with other images.*shards.json"):
         prepare.main(command)
     with pytest.raises(SystemExit, match="folder of images nowhere does not exist"):
@@ -297,7 +298,7 @@ def test_tar_shards_in_a_bucket(bucket, tmp_path, capsys):
     assert source.record_name(0).startswith(f"{stage}/data/pets/pets-train-0000.tar/")
     # Of the splits that are used, each once, and nothing but whole files.
     assert "copying 4 files" in capsys.readouterr().out
-    copied = {path.name for path in (stage / "data/pets").glob("*[!.lock]")}
+    copied = {path.name for path in (stage / "data/pets").glob("[!.]*")}
     assert copied == {"classes.txt", *(f"pets-train-000{k}.tar" for k in range(3))}
     make_source("gs://data/pets", "train[:50%]", **options)
     assert "copying" not in capsys.readouterr().out
@@ -334,16 +335,19 @@ def _write_tfds(folder) -> None:
             )
 
         def _split_generators(self, _):
-            return {"train": self._examples(range(9)), "test": self._examples([40])}
+            return {
+                "train": self._generate_examples(range(9)),
+                "test": self._generate_examples([40]),
+            }
 
-        def _examples(self, numbers):
+        def _generate_examples(self, numbers):
             for k in numbers:
                 yield k, {"image": io.BytesIO(_png(k)), "label": k % 3}
 
     Pets(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
-def test_prepared_sets_by_folder_and_in_a_bucket(bucket, tmp_path, capsys):
+def test_prepared_sets_by_folder_and_in_a_bucket(bucket, tmp_path):
     _write_tfds(tmp_path / "tfds")
     local = make_source("pets", "train", data_dir=str(tmp_path / "tfds"))
     wanted = _reds(local)
@@ -404,11 +408,13 @@ def test_mistakes_with_buckets(bucket, tmp_path, monkeypatch):
         raise gcsfs.retry.HttpError({"code": 401, "message": "Anonymous caller"})
 
     with monkeypatch.context() as patch:
-        patch.setattr(gcsfs.GCSFileSystem, "find", refuse)
+        patch.setattr(bucket, "find", refuse)
         with pytest.raises(OSError, match="cannot be listed .Anonymous.*credentials"):
             make_source("gs://data/loose", "train", stage=stage)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    monkeypatch.setattr("fsspec.registry._registry", {})
+    known = sys.modules["fsspec.registry"]._registry
+    for name in ("gs", "gcs"):
+        monkeypatch.delitem(known, name, raising=False)
     with pytest.raises(ImportError, match=r'pip install "vit_jax\[gcs\]"'):
         make_source("gs://data/loose", "train", stage=stage)
 
@@ -420,21 +426,19 @@ def test_copies_that_fail_leave_nothing_and_go_on(bucket, tmp_path, monkeypatch)
     open_train = functools.partial(
         make_source, "gs://data/broken", "train", stage=str(stage)
     )
-    real = gcsfs.GCSFileSystem.get_file
+    real = bucket.get_file
 
     def damaging(message, spoil):
-        def get_file(self, remote, local, **options):
-            real(self, remote, local, **options)
+        def get_file(remote, local, **options):
+            real(remote, local, **options)
             if "0002" in remote:
                 spoil(local)
 
         with monkeypatch.context() as patch:
-            patch.setattr(gcsfs.GCSFileSystem, "get_file", get_file)
+            patch.setattr(bucket, "get_file", get_file)
             with pytest.raises(OSError, match=message) as caught:
                 open_train()
-        assert "of 4 files have been copied, the same command goes on" in str(
-            caught.value
-        )
+        assert re.search(r"\d of \d files have been copied", str(caught.value))
         assert not list(stage.rglob("*0002*"))
 
     def flip_bit(path):

@@ -14,10 +14,11 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-import resource
 import time
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -137,19 +138,44 @@ def judge(data: Data, total: int, sample: Sample) -> list[str]:
     return []
 
 
-def measure(data: Data, seed: int, seconds: float) -> float:
-    """Images/s of the training's input on this host."""
+class Speed(NamedTuple):
+    """Of the training's input on this host.
+
+    Attributes:
+        rate: images/s.
+        per_cpu: images for each second of CPU time of this process, which other
+            programs on the host hardly change.
+        workers: MiB of each worker process.
+    """
+
+    rate: float
+    per_cpu: float
+    workers: list[float]
+
+
+def measure(data: Data, seed: int, seconds: float) -> Speed:
+    """Takes batches as fast as they come, for so many seconds."""
     size = min(BATCH, data.batch_size)
     data = dataclasses.replace(data, batch_size=size)
     with data.train_batches(seed=seed) as batches:
         # Those that were read ahead while nobody took any.
         for _ in range(3):
             next(batches)
-        count, start = 0, time.perf_counter()
+        count, start, cpu = 0, time.perf_counter(), time.process_time()
         while count < 2 or time.perf_counter() - start < seconds:
             next(batches)
             count += 1
-        return count * size / (time.perf_counter() - start)
+        images = count * size
+        rate = images / (time.perf_counter() - start)
+        per_cpu = images / (time.process_time() - cpu)
+        return Speed(rate, per_cpu, [mebibytes(x.pid) for x in active_children()])
+
+
+def mebibytes(process: int | str = "self") -> float:
+    """Memory of a process; what several of them share is divided among them."""
+    with open(f"/proc/{process}/smaps_rollup") as file:
+        (size,) = (line.split()[1] for line in file if line.startswith("Pss:"))
+    return int(size) / 2**10
 
 
 def report_speed(data: Data, seed: int, seconds: float) -> None:
@@ -158,17 +184,16 @@ def report_speed(data: Data, seed: int, seconds: float) -> None:
     height, width = data.image_size
     print(f"input at {height} x {width} on {cores} CPUs, crop {data.crop}:")
     for workers in (0, data.workers or cores):
-        rate = measure(dataclasses.replace(data, workers=workers), seed, seconds)
+        speed = measure(dataclasses.replace(data, workers=workers), seed, seconds)
         name = f"{workers} worker processes" if workers else "threads"
-        print(f"  {name:20} {rate:8,.0f} images/s, {rate / cores:,.0f} a CPU")
-    own, child = (
-        resource.getrusage(who).ru_maxrss / 2**10
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+        more = f"{speed.per_cpu:,.0f} for a second of one CPU"
+        if workers:
+            more = f"{max(speed.workers):,.0f} MiB each"
+        print(f"  {name:20} {speed.rate:8,.0f} images/s, {more}")
     waiting = 2 * data.batch_size * height * width * 3 / 2**20
     print(
-        f"  memory: this process {own:,.0f} MiB at most, a worker {child:,.0f} MiB, "
-        f"shared pages counted in both; two batches that wait {waiting:,.0f} MiB"
+        f"  memory of this process {mebibytes():,.0f} MiB; two batches that wait, "
+        f"of all hosts together, {waiting:,.0f} MiB"
     )
 
 

@@ -43,13 +43,18 @@ def get_config() -> ml_collections.ConfigDict:
         dtype="auto",  # auto (bfloat16 on GPU and TPU), float32, bfloat16, float16
     )
     config.data = dict(
-        name="",  # "digits", a tensorflow-datasets name, or a folder of images
+        # "digits", a tensorflow-datasets name, a folder of images or of shards, or a
+        # bucket: docs/data.md
+        name="",
         split="train",
         classes=(),  # only these, relabelled in this order: names or numbers as text
         # the class: a field of a tensorflow-datasets record, or a rule that derives it
         # from one, such as clevr_count: vit_jax/data/vtab_labels.py
         label="label",
-        data_dir="",  # where tensorflow-datasets are prepared; "" for its default
+        # where tensorflow-datasets are prepared, also gs://bucket/folder; "" for its
+        # default
+        data_dir="",
+        stage="",  # folder of each host that data in buckets is copied to
         holdout=0.1,  # share held out of a folder without splits
         batch_size=512,  # global
         image_size=(224, 224),  # (height, width) fed to the model

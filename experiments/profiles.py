@@ -88,7 +88,11 @@ def test_images(
 def _read_images(text: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     data = Data(**json.loads(text)["data"])
     source = make_source(
-        data.name, split, data_dir=data.data_dir or None, classes=data.classes
+        data.name,
+        split,
+        data_dir=data.data_dir or None,
+        stage=data.stage,
+        classes=data.classes,
     )
     places = np.linspace(0, len(source) - 1, min(count, len(source)))
     records = [source[place] for place in places.round().astype(int).tolist()]

@@ -168,6 +168,7 @@ def open_source(data: Data) -> Source:
         classes=data.classes,
         label=data.label,
         data_dir=data.data_dir or None,
+        stage=data.stage,
         holdout=data.holdout,
         cache="never",
     )

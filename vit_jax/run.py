@@ -278,6 +278,7 @@ FREE_KEYS = (
     "data.num_threads",
     "data.cache",
     "data.data_dir",
+    "data.stage",
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.data.decode import ImageError, decode_image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_SPLIT_NAMES = ("train", "val", "validation", "valid", "dev", "test")
+SPLIT_NAMES = ("train", "val", "validation", "valid", "dev", "test")
 _LAYOUT = "the layout is root/train/CLASS/image.jpg or root/CLASS/image.jpg"
 
 
@@ -49,7 +49,7 @@ class FolderSource:
                 "must be its path"
             )
         self._root = root
-        present = _split_folders(root)
+        present = split_folders(root)
         if present:
             self._base = os.path.join(root, split)
             _check_split(root, split, tuple(_folders(root)))
@@ -110,9 +110,10 @@ def _folders(root: str) -> list[str]:
         )
 
 
-def _split_folders(root: str) -> list[str]:
+def split_folders(root: str) -> list[str]:
+    """Those of the folders in `root` that are splits."""
     # Only with folders inside: "train" and "test" may also be classes.
-    present = set(_folders(root)) & set(_SPLIT_NAMES)
+    present = set(_folders(root)) & set(SPLIT_NAMES)
     return [name for name in present if _folders(os.path.join(root, name))]
 
 

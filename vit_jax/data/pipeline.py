@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,14 @@ class Data:
     """A data set and how its images become batches: the config section `data`.
 
     Attributes:
-        name: "digits", the path of a folder of images, or a tensorflow-datasets name.
+        name: "digits", a tensorflow-datasets name, a folder of images or of shards, or
+          a bucket of shards: `sources.make_source`.
         split: training split, such as "train" or "train[:98%]".
         classes: keep only these, in all splits, relabelled in this order: names, or
           numbers as text; () for all. A slice of a split is taken of what is left.
-        label: the class: a field of the records of a tensorflow-datasets set, or a rule
-          of `vit_jax/data/vtab_labels.py` that derives it from one.
+        label: the class: a field of the records of a tensorflow-datasets set, a rule of
+          `vit_jax/data/vtab_labels.py` that derives it from one, or a field of the
+          `json` of tar shards.
         batch_size: images in a training batch over all processes.
         image_size: (height, width) in pixels that the model gets.
         crop: training crop. "inception": a random box, resized;
@@ -86,7 +89,9 @@ class Data:
           good one and listed ("skip").
         max_errors: number of skipped records beyond which the training stops.
         cache: decoded images in memory: "auto" (up to 1 GiB), "always", "never".
-        data_dir: folder of prepared tensorflow-datasets; "" is their default.
+        data_dir: folder of prepared tensorflow-datasets, also gs://bucket/folder; "" is
+          their default.
+        stage: folder of this host that data in buckets is copied to, once.
         holdout: share of each class in "val" of a folder without splits.
     """
 
@@ -113,6 +118,7 @@ class Data:
     max_errors: int = 100
     cache: str = "auto"
     data_dir: str = ""
+    stage: str = ""
     holdout: float = 0.1
     _sources: dict[str, Source] = dataclasses.field(
         init=False, repr=False, compare=False, default_factory=dict
@@ -315,8 +321,11 @@ class Data:
     def flips(self) -> bool:
         """Whether half of the training images are mirrored ("auto" resolved)."""
         if self.flip == "auto":
-            name = self.name.rstrip("/")
-            return not {name.split("/")[0], os.path.basename(name)} & _NO_FLIP
+            parts = self.name.rstrip("/").split("/")
+            if re.fullmatch(r"\d+\.\d+\.\d+", parts[-1]):
+                # The folder of a prepared set: NAME/VERSION or NAME/CONFIG/VERSION.
+                return not set(parts[-3:]) & _NO_FLIP
+            return not {parts[0], parts[-1]} & _NO_FLIP
         return self.flip == "on"
 
     def source(self, split: str) -> Source:
@@ -328,6 +337,7 @@ class Data:
                 classes=self.classes,
                 label=self.label,
                 data_dir=self.data_dir or None,
+                stage=self.stage,
                 holdout=self.holdout,
                 cache=self.cache,
             )

@@ -1,10 +1,14 @@
-"""Prepares a tensorflow-datasets data set for training: the only step with TensorFlow.
+"""Prepares a data set for training.
 
     python -m vit_jax.data.prepare NAME [--data-dir D] [--manual-dir M]
+    python -m vit_jax.data.prepare FOLDER --output SHARDS
 
-Downloads with the official builder and writes ArrayRecord files, which the training
-reads without TensorFlow. fashion_mnist needs no network where Debian's package
-`dataset-fashion-mnist` is installed, or `--manual-dir` holds its four .gz files.
+The first downloads a data set of tensorflow-datasets with the official builder and
+writes ArrayRecord files, which the training reads without TensorFlow; it is the only
+step that needs it. The second packs a folder of images into tar shards.
+
+fashion_mnist needs no network where Debian's package `dataset-fashion-mnist` is
+installed, or `--manual-dir` holds its four .gz files.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import struct
 import tempfile
 from collections.abc import Sequence
 from typing import Any
+
+from vit_jax.data.pack import pack
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 # Seconds since 1970 in the header of each original file.
@@ -33,12 +39,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with code 1 and one sentence if it cannot be done."""
     parser = argparse.ArgumentParser(
         prog="python -m vit_jax.data.prepare",
-        description="Prepare a tensorflow-datasets data set as ArrayRecord.",
+        description="Prepare a tensorflow-datasets data set as ArrayRecord, or pack "
+        "a folder of images into tar shards.",
     )
-    parser.add_argument("name", help="such as cifar10, imagenet2012, fashion_mnist")
+    parser.add_argument(
+        "name",
+        help="such as cifar10, imagenet2012, fashion_mnist; with --output the folder "
+        "of images, one sub-folder a class",
+    )
+    parser.add_argument("--output", help="folder of the tar shards")
+    parser.add_argument(
+        "--per-shard", type=int, default=5000, help="images in a tar shard (5000)"
+    )
     parser.add_argument("--data-dir", help="where to write; default: that of tfds")
     parser.add_argument("--manual-dir", help="files that you downloaded by hand")
     args = parser.parse_args(argv)
+    if args.output:
+        if args.data_dir or args.manual_dir:
+            parser.error("--data-dir and --manual-dir do not go with --output")
+        try:
+            print(_packed(pack(args.name, args.output, args.per_shard), args))
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+        return
     if importlib.util.find_spec("tensorflow") is None:
         raise SystemExit(
             "preparing a data set needs TensorFlow, which is not installed; run "
@@ -140,6 +163,21 @@ def _download_help(builder: Any, manual_dir: str | None, error: Exception) -> st
         f"the files of {builder.name} could not be obtained ({cause}); connect to the "
         f"network, or put into {manual_dir or 'a folder'} and pass it as "
         f"--manual-dir: {wanted}"
+    )
+
+
+def _packed(counts: dict[str, int], args: argparse.Namespace) -> str:
+    lines = [f"  {split}: {count} images" for split, count in counts.items()]
+    return "\n".join(
+        [
+            f"{args.output} is ready",
+            *lines,
+            "look at it, and train on it, with",
+            "  python -m vit_jax.data.check --config configs/CONFIG.py "
+            f"--config.data.name={args.output}",
+            "  python -m vit_jax.train --config configs/CONFIG.py --workdir runs/NAME "
+            f"--config.data.name={args.output}",
+        ]
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.decode import ImageError
-from vit_jax.data.folder import FolderSource, stable_hash
+from vit_jax.data.folder import stable_hash
+from vit_jax.data.openers import opener, refuse_label
 from vit_jax.data.subsets import PartSource, read_many, with_classes
 from vit_jax.data.tfds_source import TfdsSource
 
@@ -160,6 +161,7 @@ def make_source(
     classes: Sequence[str] = (),
     label: str = "label",
     data_dir: str | None = None,
+    stage: str = "",
     holdout: float = 0.1,
     cache: str = "auto",
 ) -> Source:
@@ -167,14 +169,18 @@ def make_source(
 
     Args:
         name: "digits" (scikit-learn's 1797 images of 8x8 pixels; 80 % train, 20 %
-          test), the path of a folder of images (see FolderSource), or a name of
-          tensorflow-datasets, also `name/config` (see TfdsSource). It is a path if such
-          a folder exists, or if it starts with ".", "~", "/" or has two separators.
+          test), a name of tensorflow-datasets, also `name/config` (see TfdsSource), or
+          a folder: of images (see FolderSource), of tar shards (see TarSource), or that
+          of a prepared data set. It is a path if such a folder exists, or if it starts
+          with ".", "~", "/" or has two separators. Shards and prepared sets can also be
+          in a bucket: "gs://bucket/folder".
         split: such as "train", "test", "train[:98%]", "train[100:200]".
         classes: keep only these, relabelled in this order: names, or numbers as text.
           A slice is taken of what is left: "train[:10%]" is a tenth of these classes.
-        label: the field that is the class, or a rule, see TfdsSource.
-        data_dir: folder of prepared tensorflow-datasets; None is its default.
+        label: the field that is the class, or a rule, see TfdsSource and TarSource.
+        data_dir: folder of prepared tensorflow-datasets, also in a bucket; None is its
+          default.
+        stage: local folder for copies of what is in buckets.
         holdout: share of each class in "val" of a folder without split folders.
         cache: keep the decoded images in memory: "auto" if they are estimated to take
           at most 1 GiB, "always", or "never".
@@ -185,6 +191,8 @@ def make_source(
     Raises:
         ValueError: unknown name, split, class or option, empty split, wrong layout.
         FileNotFoundError: missing folder, or a data set that is not prepared.
+        ImportError: the library of an object store is missing.
+        OSError: an object store cannot be read, or there is no room for the copy.
     """
     if cache not in CACHE_CHOICES:
         raise ValueError(
@@ -192,24 +200,15 @@ def make_source(
         )
     if not 0 < holdout < 1:
         raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
-    tfds = functools.partial(TfdsSource, name, label=label, data_dir=data_dir)
-    in_folder = name == "digits" or _is_folder(name)
-    if in_folder and label != "label":
-        raise ValueError(
-            f"data.label={label!r} is for tensorflow-datasets, whose records have "
-            f'fields; for {name} leave it at "label"'
-        )
     if name == "digits":
+        refuse_label(name, label)
         return _slice(_digits, name, split, classes)
-    if in_folder:
-        path = os.path.expanduser(name)
-        source = _slice(
-            lambda base: FolderSource(path, base, holdout=holdout), name, split, classes
-        )
-    elif classes:
-        source = _slice(tfds, name, split, classes)
+    open_split = opener(name, label, data_dir, stage, holdout)
+    # The splits of tensorflow-datasets can be more than a slice: "train+test".
+    if classes or open_split.func is not TfdsSource:
+        source = _slice(open_split, name, split, classes)
     else:
-        source = tfds(split)
+        source = open_split(split)
     image_bytes = _mean_image_bytes(source) if cache != "never" else 0
     if cache == "never" or (
         cache == "auto" and image_bytes * len(source) > _AUTO_CACHE_BYTES
@@ -217,13 +216,6 @@ def make_source(
         return source
     threads = 1 if image_bytes < _SMALL_IMAGE_BYTES else usable_cpus()
     return CachedSource(source, threads=threads)
-
-
-def _is_folder(name: str) -> bool:
-    if os.path.isdir(os.path.expanduser(name)) or name.startswith((".", "~", "/")):
-        return True
-    # "cifar10_corrupted/brightness_1" is a data set and its config, not a path.
-    return name.count("/") > 1 or "\\" in name
 
 
 def _slice(open_split, name: str, split: str, classes: Sequence[str]) -> Source:

@@ -6,13 +6,17 @@ import difflib
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vit_jax.data.decode import ImageError, decode_image
 from vit_jax.data.vtab_labels import RULES
 
+if TYPE_CHECKING:
+    from vit_jax.data.staging import Bucket
+
+INFO_FILE = "dataset_info.json"  # in the folder of every prepared data set
 _CHUNK = 1024  # records read at once for their labels
 _BINARY_IMAGES = ("dsprites",)  # stored as 0 and 1
 
@@ -31,21 +35,27 @@ class TfdsSource:
         *,
         label: str = "label",
         data_dir: str | None = None,
+        bucket: Bucket | None = None,
     ):
         """Opens the files.
 
         Args:
-            name: name of the data set, also `name/config` and `name:version`.
+            name: name of the data set, also `name/config` and `name:version`, or the
+              folder that holds its files, such as .../imagenet2012/5.1.0.
             split: any split that tensorflow-datasets knows, such as "train[:98%]" or
               "train[:800]+validation[:200]".
             label: a class field of the records, or a rule of `vtab_labels.RULES`.
             data_dir: folder of prepared data sets; None is the one that
               tensorflow-datasets uses (~/tensorflow_datasets or $TFDS_DATA_DIR).
+            bucket: from where the data set is copied into that folder.
 
         Raises:
             FileNotFoundError: not prepared, or not as ArrayRecord.
             ValueError: unknown name or split, or no such fields.
+            OSError: the files cannot be copied.
         """
+        if bucket:
+            bucket.fetch(x for x in bucket.names if x.endswith((".json", ".txt")))
         builder = _open_builder(name, data_dir)
         features = builder.info.features
         rule = RULES.get(label)
@@ -59,7 +69,7 @@ class TfdsSource:
                 f"{label!r}: a field 'image' and a {kind} {self._field!r} are needed, "
                 f"found {', '.join(features)}"
             )
-        self._data = _read_split(builder, name, split)
+        self._data = _read_split(builder, name, split, bucket)
         self._name = f"{name} {split}"
         self._factor = 255 if builder.name in _BINARY_IMAGES else 1
         self.label_names: tuple[str, ...] = (
@@ -128,12 +138,20 @@ class TfdsSource:
         return f"{self._name} record {index}"
 
 
+def is_prepared(folder: str) -> bool:
+    """Whether a folder holds the files of one prepared data set."""
+    return os.path.exists(os.path.join(folder, INFO_FILE))
+
+
 def _open_builder(name: str, data_dir: str | None) -> Any:
     # Imported here: it takes a second and most sources do not need it.
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+        if is_prepared(name):
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name.split("/")[0], known)
@@ -161,19 +179,29 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
     return builder
 
 
-def _read_split(builder: Any, name: str, split: str) -> Any:
+def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        size = builder.info.splits[split].num_examples
+        info = builder.info.splits[split]
     except (KeyError, ValueError) as error:
         existing = ", ".join(builder.info.splits)
         raise ValueError(
             f"data set {name!r} has no split {split!r}; its splits are {existing}, "
             'each also in parts such as "train[:98%]"'
         ) from error
-    if size == 0:
+    if info.num_examples == 0:
         raise ValueError(f"split {split!r} of data set {name!r} is empty")
+    files = [instruction.filename for instruction in info.file_instructions]
+    if bucket:
+        bucket.fetch(os.path.relpath(file, bucket.folder) for file in files)
+    # The reader takes a file that is not there for one without records.
+    missing = [file for file in files if not os.path.exists(file)]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]} is missing, one of {len(files)} files of split {split!r} of "
+            f"data set {name!r}; copy it again, or prepare the set again"
+        )
     # Other pictures in the records, such as masks, are left alone too.
     pictures = {
         key: tfds.decode.SkipDecoding()

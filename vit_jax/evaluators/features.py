@@ -194,6 +194,31 @@ def run_step(
         yield jax.device_get(ahead)
 
 
+def own_data(
+    data: Data,
+    *,
+    name: str,
+    split: str,
+    classes: Sequence[str],
+    data_dir: str,
+    crop: str,
+) -> Data:
+    """The data of an evaluator: that of the training where the options are empty."""
+    if not (name or classes or crop):
+        # The same object: it holds its images in memory already.
+        return data
+    return dataclasses.replace(
+        data,
+        name=name or data.name,
+        split=split,
+        classes=classes or (() if name else data.classes),
+        label="label" if name else data.label,
+        data_dir=data_dir or data.data_dir,
+        eval_crop=crop or data.eval_crop,
+        batch_size=1,
+    )
+
+
 @dataclasses.dataclass(eq=False)
 class FrozenFeatures:
     """What the protocols on frozen features share: a training and a test split.
@@ -224,19 +249,14 @@ class FrozenFeatures:
 
     def __post_init__(self) -> None:
         """Opens both splits; raises ValueError for unknown ones or unknown classes."""
-        # Without a change the same object: it holds its images in memory already.
-        if self.name or self.classes or self.crop:
-            own = self.data
-            self.data = dataclasses.replace(
-                own,
-                name=self.name or own.name,
-                split=self.train_split,
-                classes=self.classes or (() if self.name else own.classes),
-                label="label" if self.name else own.label,
-                data_dir=self.data_dir or own.data_dir,
-                eval_crop=self.crop or own.eval_crop,
-                batch_size=1,
-            )
+        self.data = own_data(
+            self.data,
+            name=self.name,
+            split=self.train_split,
+            classes=self.classes,
+            data_dir=self.data_dir,
+            crop=self.crop,
+        )
         self.data.num_examples(self.train_split)
         self.data.num_examples(self.test_split)
         self.label_names = self.data.label_names()

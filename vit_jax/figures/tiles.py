@@ -66,6 +66,26 @@ def filter_tiles(filters: np.ndarray, path: Path, *, columns: int = 7) -> Path:
     return save(figure, path, lines)
 
 
+def image_tiles(
+    images: np.ndarray, names: Sequence[str], path: Path, *, columns: int = 8
+) -> Path:
+    """Images with a name over each.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+    """
+    rows = -(-len(images) // columns)
+    figure = new_figure(1.5 * columns, 1.7 * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, image, name in zip(axes, images, names, strict=False):
+        axis.imshow(image, interpolation="nearest")
+        short = name if len(name) <= 18 else name[:17] + "\N{HORIZONTAL ELLIPSIS}"
+        axis.set_title(short, fontsize=SMALL - 1, color=INK)
+    return save(figure, path, [["image", "name"], *enumerate(names)])
+
+
 def rollout_rows(
     images: np.ndarray, masks: np.ndarray, path: Path, *, names: Sequence[str] = ()
 ) -> Path:

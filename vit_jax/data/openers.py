@@ -1,0 +1,73 @@
+"""What the name of a data set stands for: which kind of source opens it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+
+from vit_jax.data.folder import FolderSource
+from vit_jax.data.staging import Bucket, is_url
+from vit_jax.data.tar_index import is_shard, list_names
+from vit_jax.data.tar_source import TarSource
+from vit_jax.data.tfds_source import INFO_FILE, TfdsSource
+
+
+def opener(
+    name: str, label: str, data_dir: str | None, stage: str, holdout: float
+) -> functools.partial:
+    """One of the sources, with all but the split: the arguments of `make_source`.
+
+    Raises:
+        ValueError: a folder or bucket that no source can read.
+        OSError: a bucket that cannot be listed.
+    """
+    bucket = None
+    if is_url(name):
+        bucket = Bucket(name, stage)
+        path, names = bucket.folder, bucket.names
+    elif _is_folder(name):
+        path = os.path.expanduser(name)
+        names = list_names(path) if os.path.isdir(path) else []
+    else:
+        if data_dir and is_url(data_dir):
+            base = re.split("[/:]", name)[0]
+            bucket = Bucket(f"{data_dir.rstrip('/')}/{base}", stage)
+            data_dir = os.path.dirname(bucket.folder)
+        return functools.partial(
+            TfdsSource, name, label=label, data_dir=data_dir, bucket=bucket
+        )
+    if INFO_FILE in names:
+        return functools.partial(TfdsSource, path, label=label, bucket=bucket)
+    if any(map(is_shard, names)):
+        return functools.partial(TarSource, path, label=label, bucket=bucket)
+    if any(".array_record" in file for file in names):
+        raise ValueError(
+            f"{name} holds ArrayRecord files, but no {INFO_FILE} and features.json, "
+            "without which nobody knows what their records are; "
+            "`python -m vit_jax.data.prepare` and tensorflow-datasets write both"
+        )
+    if bucket:
+        raise ValueError(
+            f"{name} holds neither tar shards nor a data set of tensorflow-datasets "
+            f"({INFO_FILE}), but {bucket.names[0]}; pack images with `python -m "
+            "vit_jax.data.prepare FOLDER --output SHARDS` and copy SHARDS there"
+        )
+    refuse_label(name, label)
+    return functools.partial(FolderSource, path, holdout=holdout)
+
+
+def refuse_label(name: str, label: str) -> None:
+    """Raises ValueError where a field is asked for, and the records have none."""
+    if label != "label":
+        raise ValueError(
+            f"data.label={label!r} is for tensorflow-datasets and tar shards, whose "
+            f'records have fields; for {name} leave it at "label"'
+        )
+
+
+def _is_folder(name: str) -> bool:
+    if os.path.isdir(os.path.expanduser(name)) or name.startswith((".", "~", "/")):
+        return True
+    # "cifar10_corrupted/brightness_1" is a data set and its config, not a path.
+    return name.count("/") > 1 or "\\" in name

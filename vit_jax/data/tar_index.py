@@ -1,0 +1,226 @@
+"""Where each image of a set of tar shards lies, and of which class it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from tqdm import tqdm
+
+from vit_jax.data.folder import EXTENSIONS, SPLIT_NAMES
+from vit_jax.data.staging import alone
+
+CLASS_FILES = ("classes.txt", "classes.json")
+RECORD = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("header", "<i8"),  # where the image's member begins
+        ("offset", "<i8"),  # where its bytes do
+        ("size", "<i8"),
+        ("label", "<i4"),
+    ]
+)
+# In place of a label.
+NO_LABEL, BAD_LABEL, NO_IMAGE = -1, -2, -3
+_FOLDER = ".index"
+_END = bytes(1024)  # of every tar file that was closed
+
+
+def list_names(root: str) -> list[str]:
+    """Names in a folder, and in those of its sub-folders that are called as a split."""
+    names = os.listdir(root)
+    for split in set(names) & set(SPLIT_NAMES):
+        folder = os.path.join(root, split)
+        if os.path.isdir(folder):
+            names += [f"{split}/{name}" for name in os.listdir(folder)]
+    return sorted(names)
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file is taken for a tar shard: by its name, if not hidden."""
+    return name.endswith(".tar") and not any(x.startswith(".") for x in name.split("/"))
+
+
+def find_shards(names: Sequence[str], split: str, root: str) -> list[str]:
+    """The sorted shards of a split.
+
+    Args:
+        names: files relative to `root`, of which the shards are taken.
+
+    Raises:
+        ValueError: no such split, or some shards whose names tell none.
+    """
+    splits: dict[str, list[str]] = {}
+    for name in sorted(filter(is_shard, names)):
+        splits.setdefault(_split_of(name), []).append(name)
+    untold = splits.pop("", [])
+    if untold and splits:
+        raise ValueError(
+            f"{root}/{untold[0]} is of no split, and other shards are, such as "
+            f"{next(iter(splits.values()))[0]}; name the split of every shard, as in "
+            "train-000000.tar or train/000000.tar"
+        )
+    splits = splits or {"train": untold}
+    if split not in splits:
+        raise ValueError(
+            f"{root} has no split {split!r}; the splits of its shards are "
+            f"{', '.join(sorted(splits))}"
+        )
+    return splits[split]
+
+
+def _split_of(shard: str) -> str:
+    """The split that a shard's path tells, or ""."""
+    folder, _, name = shard.rpartition("/")
+    if folder in SPLIT_NAMES:
+        return folder
+    words = [word for word in re.split(r"[-_.]", name) if word in SPLIT_NAMES]
+    return words[0] if words else ""
+
+
+def find_class_file(names: Sequence[str], root: str) -> str:
+    """Name of the file that has the names of the classes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name in CLASS_FILES:
+        if name in names:
+            return name
+    raise ValueError(
+        f"{root} holds tar shards, but neither {' nor '.join(CLASS_FILES)}: write the "
+        "names of the classes there, one a line, in the order of their numbers"
+    )
+
+
+def read_classes(path: str) -> tuple[str, ...]:
+    """Names of the classes, in the order of the labels.
+
+    Raises:
+        ValueError: not a list of names, a name twice, or an empty one.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    names = text.splitlines()
+    if path.endswith(".json"):
+        with contextlib.suppress(json.JSONDecodeError):
+            names = json.loads(text)
+    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not good or not names or not all(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path} is not a list of names, one for each class, none twice"
+        )
+    return tuple(names)
+
+
+def index_path(
+    root: str, shards: Sequence[str], label: str, label_names: Sequence[str]
+) -> str:
+    """The file of the index, an array of RECORD; made if it is not there.
+
+    It is in `root/.index`, or in the user's cache folder if nothing can be written
+    there, and belongs to names, sizes and times of the shards.
+
+    Raises:
+        ValueError: a shard is damaged.
+        OSError: a shard cannot be read.
+    """
+    facts = [label, *label_names]
+    for shard in shards:
+        there = os.stat(os.path.join(root, shard))
+        facts += [shard, str(there.st_size), str(int(there.st_mtime))]
+    name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20] + ".npy"
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    folder, other = os.path.join(root, _FOLDER), os.path.join(cache, "vit_jax", "tar")
+    for place in (folder, other):
+        if os.path.exists(os.path.join(place, name)):
+            return os.path.join(place, name)
+    if not os.access(folder if os.path.exists(folder) else root, os.W_OK):
+        folder = other
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name)
+    with alone(folder):
+        if not os.path.exists(path):
+            numbers = {name: number for number, name in enumerate(label_names)}
+            records = _index(root, shards, label, numbers)
+            with open(path + ".part", "wb") as file:
+                np.save(file, records)
+            os.replace(path + ".part", path)
+    return path
+
+
+def _index(
+    root: str, shards: Sequence[str], label: str, numbers: dict[str, int]
+) -> np.ndarray:
+    bar = tqdm(shards, "indexing", unit="shard", disable=not sys.stderr.isatty())
+    records: list[np.ndarray] = []
+    for number, shard in enumerate(bar):
+        path = os.path.join(root, shard)
+        try:
+            rows = [(number, *row) for row in _images(path, label, numbers)]
+        except tarfile.TarError as error:
+            raise ValueError(
+                f"the shard {path} is damaged ({error}); get it again"
+            ) from error
+        records.append(np.array(rows, RECORD))
+    return np.concatenate(records)
+
+
+def _images(
+    path: str, label: str, numbers: dict[str, int]
+) -> Iterator[tuple[int, int, int, int]]:
+    """(header, offset, size, label) of each image in a shard."""
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        members = (member for member in iter(tar.next, None) if member.isfile())
+        for key, group in groupby(members, lambda member: _parts(member.name)[0]):
+            found = {_parts(member.name)[1]: member for member in group}
+            # The library keeps all that it has seen.
+            tar.members = []
+            images = [found[x] for x in found if f".{x}" in EXTENSIONS]
+            if len(images) > 1:
+                raise tarfile.ReadError(f"{key} has {len(images)} images")
+            if images:
+                number = _label_of(tar, found, label, numbers)
+                yield images[0].offset, images[0].offset_data, images[0].size, number
+            elif "cls" in found or "json" in found:
+                yield next(iter(found.values())).offset, 0, 0, NO_IMAGE
+        file.seek(-len(_END), os.SEEK_END)
+        if file.read() != _END:
+            raise tarfile.ReadError("its end is missing")
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Key and lower-case extension: "a.b/c" and "seg.png" of "a.b/c.seg.png"."""
+    folder, slash, base = name.rpartition("/")
+    key, _, extension = base.partition(".")
+    return folder + slash + key, extension.lower()
+
+
+def _label_of(
+    tar: tarfile.TarFile,
+    found: dict[str, tarfile.TarInfo],
+    field: str,
+    numbers: dict[str, int],
+) -> int:
+    if field == "label" and "cls" in found:
+        value = tar.extractfile(found["cls"]).read().decode(errors="replace").strip()
+    elif "json" in found:
+        try:
+            value = json.load(tar.extractfile(found["json"]))[field]
+        except (ValueError, KeyError, TypeError):
+            return NO_LABEL
+    else:
+        return NO_LABEL
+    # int() would also take "1_0", " 7", 0.5 and True.
+    text = str(value)
+    if re.fullmatch(r"\d{1,9}", text):
+        return int(text)
+    return numbers.get(text, BAD_LABEL)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARITY ?= .venv-parity
 RUN := runs/digits
 
-.PHONY: demo test faults parity lint clean
+.PHONY: demo test faults parity gpu lint clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -41,6 +41,11 @@ $(PARITY)/.installed: requirements.txt pyproject.toml $(wildcard tests/parity/*.
 
 parity: $(PARITY)/.installed
 	@PYTHONPATH=tests $(PARITY)/bin/python -m parity.compare
+
+# All that is to be measured on an NVIDIA card, in nine minutes: benchmarks/README.md.
+gpu:
+	@$(PYTHON) -m benchmarks.gpu $(if $(DRY),--dry) $(if $(BUDGET),--budget $(BUDGET)) \
+	  $(if $(RESULTS),--results '$(RESULTS)') $(if $(CIFAR),--cifar '$(CIFAR)')
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .

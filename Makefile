@@ -8,7 +8,7 @@ PARITY ?= .venv-parity
 ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo test faults parity accelerators lint clean
+.PHONY: demo test faults parity accelerators gpu lint clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -54,9 +54,14 @@ $(ACCELERATORS)/.installed: requirements.txt pyproject.toml
 accelerators: $(ACCELERATORS)/.installed
 	@$(ACCELERATORS)/bin/python -m experiments.accelerators $(if $(ONLY),--only '$(ONLY)')
 
+# All that is to be measured on an NVIDIA card, in nine minutes: benchmarks/README.md.
+gpu:
+	@$(PYTHON) -m benchmarks.gpu $(if $(DRY),--dry) $(if $(BUDGET),--budget $(BUDGET)) \
+	  $(if $(RESULTS),--results '$(RESULTS)') $(if $(CIFAR),--cifar '$(CIFAR)')
+
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(ACCELERATORS) .jax_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(ACCELERATORS) $(ACCELERATORS) .jax_cache .pytest_cache .ruff_cache

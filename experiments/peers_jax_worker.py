@@ -1,6 +1,6 @@
 """Takes training steps of a JAX model when told to: a worker of `speed_vs_peers`.
 
-Reads a number of steps a line from stdin and answers with the seconds they took.
+Reads lines such as `train 10` from stdin and answers with the seconds they took.
 """
 
 import json
@@ -68,8 +68,9 @@ def main() -> None:
     }
     print(json.dumps(answer), flush=True)
     for line in sys.stdin:
+        _, count = line.split()
         start = time.perf_counter()
-        for _ in range(int(line)):
+        for _ in range(int(count)):
             loss = step()
         # Each step needs the state of the one before: the last ends last.
         jax.block_until_ready(loss)

@@ -1,7 +1,8 @@
-"""Takes training steps of a timm ViT when told to: a worker of `speed_vs_peers`.
+"""Takes steps of a timm ViT when told to: a worker of `speed_vs_peers` and of `make gpu`.
 
-Needs PyTorch and timm only, so it may run in a Python environment of its own. Reads a
-number of steps a line from stdin and answers with the seconds they took.
+Needs PyTorch and timm only, so it may run in a Python environment of its own. Reads
+lines such as `train 10` from stdin and answers with the seconds that the steps took;
+`forward` is the model alone.
 """
 
 import json
@@ -18,6 +19,7 @@ NAMES = {
     "ViT-B/16": "vit_base_patch16_224",
     "ViT-L/16": "vit_large_patch16_224",
     "ViT-H/14": "vit_huge_patch14_224",
+    "R50+ViT-B/16": "vit_base_r50_s16_224",
 }
 INSTALL = """timm cannot be imported here ({error}). Install it, in an environment
 of its own if you like, and name that one's Python by --torch-python:
@@ -53,39 +55,64 @@ def import_timm():
     return torch, timm
 
 
-def make_step(torch, timm, spec: dict):
-    """A closure that takes one training step, and the model.
+def make_model(torch, timm, spec: dict):
+    """The model, and a batch in the range of pixels: `(images, labels)`."""
+    device = torch.device("cuda" if spec["device"] == "gpu" else "cpu")
+    torch.manual_seed(0)
+    size = spec["image_size"]
+    model = timm.create_model(NAMES[spec["model"]], num_classes=1000, img_size=size)
+    shape = (spec["batch"], 3, size, size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 1000, (spec["batch"],), device=device)
+    model = model.to(device).train()
+    if "+" in spec["model"]:
+        # Convolutions of cuDNN are faster so.
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    return model, (images, labels)
 
-    CPU: eager mode in float32. GPU: torch.compile, and autocast for bfloat16.
+
+def make_steps(torch, spec: dict, model, images, labels):
+    """Closures that take one step: `train`, with the update, and `forward`.
+
+    CPU: eager mode. GPU: torch.compile. Autocast for bfloat16 on both.
     """
     on_gpu = spec["device"] == "gpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
-    torch.manual_seed(0)
-    model = timm.create_model(NAMES[spec["model"]], num_classes=1000).to(device).train()
     # The fused update is the fastest one of torch, on CPU too.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, weight_decay=0.1, fused=True
     )
-    shape = (spec["batch"], 3, 224, 224)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    labels = torch.randint(0, 1000, (spec["batch"],), device=device)
     half = spec["dtype"] == "bfloat16"
 
-    def mean_loss():
+    def logits():
         x = images.float() / 127.5 - 1.0
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return torch.nn.functional.cross_entropy(model(x), labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            return model(x)
 
+    def loss():
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            return torch.nn.functional.cross_entropy(logits(), labels)
+
+    scores, mean_loss = logits, loss
     if on_gpu:
         torch.set_float32_matmul_precision("high")  # TF32, as is JAX's default.
-        mean_loss = torch.compile(mean_loss, mode=spec["compile_mode"])
+        scores = torch.compile(logits, mode=spec["compile_mode"])
+        mean_loss = torch.compile(loss, mode=spec["compile_mode"])
 
-    def step():
+    def train():
+        model.train()
         mean_loss().backward()
+        if spec["clip_norm"]:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), spec["clip_norm"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step, model
+    def forward():
+        model.eval()
+        with torch.inference_mode():
+            scores()
+
+    return {"train": train, "forward": forward}
 
 
 def main() -> None:
@@ -94,7 +121,8 @@ def main() -> None:
     torch, timm = import_timm()
     if spec["device"] == "gpu" and not torch.cuda.is_available():
         sys.exit("--device gpu, but torch sees no GPU")
-    step, model = make_step(torch, timm, spec)
+    model, batch = make_model(torch, timm, spec)
+    steps = make_steps(torch, spec, model, *batch)
     hardware = f"cpu, {torch.get_num_threads()} threads"
     if spec["device"] == "gpu":
         hardware = torch.cuda.get_device_name()
@@ -105,9 +133,10 @@ def main() -> None:
     }
     print(json.dumps(answer), flush=True)
     for line in sys.stdin:
+        mode, count = line.split()
         start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
+        for _ in range(int(count)):
+            steps[mode]()
         if spec["device"] == "gpu":
             torch.cuda.synchronize()
         print(json.dumps(time.perf_counter() - start), flush=True)

@@ -13,6 +13,8 @@ mode, on GPU with torch.compile and autocast.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import statistics
@@ -27,6 +29,7 @@ PEERS = ("ours", "timm", "linen")
 # its turns.
 QUIET = 0.1
 ROOT = Path(__file__).parent.parent
+TIMM_WORKER = str(ROOT / "experiments/peers_timm_worker.py")
 
 
 def machine_ticks() -> tuple[int, int]:
@@ -52,38 +55,52 @@ def wait_for_quiet(end: float) -> None:
 class Worker:
     """A peer in its own process, which works only while `run` waits for it."""
 
-    def __init__(self, peer: str, spec: dict[str, Any], torch_python: str) -> None:
-        """Starts it and waits until its model is built.
+    def __init__(
+        self, peer: str, command: list[str], spec: dict[str, Any], **options: Any
+    ) -> None:
+        """Starts it.
 
-        Raises:
-            RuntimeError: it ended; its own message is on stderr.
+        Args:
+            peer: its name, for messages.
+            command: gets the specification as JSON, its last argument.
+            options: of `subprocess.Popen`.
         """
         self.peer = peer
-        command = [sys.executable, "-m", "experiments.peers_jax_worker"]
-        if peer == "timm":
-            command = [torch_python, str(ROOT / "experiments/peers_timm_worker.py")]
         # Else the first JAX process would take the memory of the GPU for itself.
         settings = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         if spec["device"] == "cpu":
             settings["JAX_PLATFORMS"] = "cpu"
         self.process = subprocess.Popen(
-            [*command, json.dumps(spec | {"peer": peer})],
+            [*command, json.dumps(spec)],
             cwd=ROOT,
             env=settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            **options,
         )
-        self.facts = self._read()
 
-    def run(self, steps: int) -> tuple[float, float]:
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What it says of itself; waits until its model is built.
+
+        Raises:
+            RuntimeError: it ended; its own message is on stderr.
+        """
+        return self._read()
+
+    def run(self, steps: int, mode: str = "train") -> tuple[float, float]:
         """Takes so many steps; returns the seconds and the others' share of the CPUs.
 
         The share is 0 where it cannot be measured.
+
+        Raises:
+            RuntimeError: it ended.
         """
         before = self._cpu_times()
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{mode} {steps}\n")
+            self.process.stdin.flush()
         seconds = self._read()
         busy, total = (b - a for a, b in zip(before, self._cpu_times(), strict=True))
         return seconds, max(0.0, busy / total) if total else 0.0
@@ -105,7 +122,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -125,11 +143,16 @@ def compare(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "dtype": arguments.dtype,
         "device": arguments.device,
         "compile_mode": arguments.compile_mode,
+        "image_size": 224,
+        "clip_norm": 0.0,
     }
+    jax_command = [sys.executable, "-m", "experiments.peers_jax_worker"]
+    commands = dict.fromkeys(PEERS, jax_command)
+    commands["timm"] = [arguments.torch_python, TIMM_WORKER]
     workers: list[Worker] = []
     try:
         for peer in PEERS:
-            workers.append(Worker(peer, spec, arguments.torch_python))
+            workers.append(Worker(peer, commands[peer], spec | {"peer": peer}))
         facts = {worker.peer: worker.facts for worker in workers}
         sizes = {peer: fact["parameters"] for peer, fact in facts.items()}
         print(f"{model}: parameters {sizes}", flush=True)

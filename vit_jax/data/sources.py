@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import os
 import re
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,0 +1,196 @@
+"""Everything that is to be measured on an NVIDIA card, in nine minutes.
+
+    make gpu                         or    python3 -m benchmarks.gpu
+    make gpu CIFAR=cifar10.zip RESULTS=folder
+    make gpu DRY=1                   tiny sizes on the CPU, without a card
+
+Needs Python alone: the first phase installs the rest. Each result is written to
+`results.jsonl` as soon as it is there, and `results.md` is made of them. Started again,
+it measures what is missing or failed. README.md in this folder says how to read it.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_jobs import Machine, all_jobs
+from benchmarks.gpu_processes import Job, start
+from benchmarks.gpu_report import write_report
+from benchmarks.gpu_results import Journal, Spec
+from benchmarks.gpu_schedule import Schedule
+
+ROOT = Path(__file__).parent.parent
+# The code whose results are kept apart from those of other code.
+MEASURED = ("vit_jax", "configs", "experiments", "benchmarks", "requirements.txt")
+FORMAT = "--format=csv,noheader,nounits"
+QUERY = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", FORMAT]
+
+
+def find_card() -> tuple[str, str, float]:
+    """Name, driver and memory in GiB of the first NVIDIA card.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        lines = subprocess.check_output(QUERY, text=True).splitlines()
+        name, driver, mebibytes = (part.strip() for part in lines[0].split(","))
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+        raise OSError(
+            f"nvidia-smi shows no NVIDIA card ({error}); without one, try all of this "
+            "with tiny sizes on the CPU: make gpu DRY=1"
+        ) from None
+    return name, driver, float(mebibytes) / 1024
+
+
+def code_mark() -> str:
+    """A checksum of the files that are measured, so that no commit is needed."""
+    digest = hashlib.sha256()
+    for name in MEASURED:
+        paths = [ROOT / name] if "." in name else sorted((ROOT / name).rglob("*.py"))
+        for path in paths:
+            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def commit() -> str:
+    """The commit, for people; "" outside of git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.check_output(
+            command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def settings(work: Path, dry: bool) -> dict[str, str]:
+    """The environment of all phases: one card, its memory shared, caches kept."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        # Without a usable card JAX would go on with the CPU, and say so in a warning.
+        "JAX_PLATFORMS": "cpu" if dry else "cuda,cpu",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_COMPILATION_CACHE_DIR": str(work / "cache/jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "TORCHINDUCTOR_CACHE_DIR": str(work / "cache/inductor"),
+        "TRITON_CACHE_DIR": str(work / "cache/triton"),
+    }
+
+
+def locked(path: Path) -> Any:
+    """A lock that the system gives up with the process, however it ends.
+
+    Raises:
+        OSError: another process has it.
+    """
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(f"another `make gpu` is at work: {path} is locked") from None
+    return file
+
+
+def measure(arguments: argparse.Namespace, until: float) -> int:
+    """Runs all phases; returns how many rows failed or are missing.
+
+    Raises:
+        OSError: there is no card, or another start is at work.
+    """
+    results, work = arguments.results.absolute(), arguments.work.absolute()
+    card, driver, gib = ("CPU, dry run", "", 0.0) if arguments.dry else find_card()
+    cifar = arguments.cifar.absolute() if arguments.cifar else None
+    if cifar and not cifar.exists():
+        raise FileNotFoundError(f"--cifar={cifar}: there is no such file or folder")
+    for folder in (results, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(work / "lock")
+    facts = {
+        "card": card,
+        "driver": driver,
+        "gib": gib,
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+    machine = Machine(
+        sys.executable, arguments.peers_python, work, driver, facts, str(cifar or "")
+    )
+    journal = Journal(
+        str(results / "results.jsonl"), {"card": card, "code": code_mark()}
+    )
+    jobs, environment = all_jobs(machine), settings(work, machine.dry)
+    log = (results / "log.txt").open("a")
+
+    def launch(job: Job, names: list[str]):
+        print(f"{job.phase}: {', '.join(names)}", flush=True)
+        spec = Spec(journal, job.phase, names, str(work), machine.dry, job.options)
+        command = [*job.command, spec.text()]
+        return start(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    def report() -> None:
+        write_report(results / "results.md", journal, jobs, facts)
+
+    schedule = Schedule(
+        jobs,
+        journal,
+        launch,
+        parallel=arguments.parallel or max(1, min(4, facts["cpus"] // 4)),
+        gib=0.92 * gib,
+        until=until,
+    )
+    try:
+        schedule.run(report)
+    finally:
+        schedule.stop("the command was ended")
+        report()
+        log.close()
+        lock.close()
+    print(f"Results: {results / 'results.md'}")
+    wanted = [row for job in jobs for row in job.rows]
+    return sum(not journal.measured(row) for row in wanted)
+
+
+def main() -> None:
+    """The command; its exit code is 1 if anything failed or is missing."""
+    started = time.monotonic()
+    if sys.version_info < (3, 11):
+        sys.exit(f"error: wanted Python 3.11 or later, found {sys.version.split()[0]}")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m benchmarks.gpu", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--budget", type=float, default=540, help="seconds in all")
+    parser.add_argument("--results", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--work", type=Path, default=Path(".venv-gpu"))
+    parser.add_argument("--cifar", type=Path, help="zip or folder of JPEG files")
+    parser.add_argument("--parallel", type=int, help="processes that are not timed")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="one that has torch and timm"
+    )
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        # The last seconds are for ending what is at work, and for the report.
+        failed = measure(arguments, started + arguments.budget - 8)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failed:
+        sys.exit(f"{failed} rows failed or are missing; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Phase 5: CIFAR-10 from scratch by configs/cifar.py, for the time that is left.
+
+The data is a zip file with `train/class/*.jpg` and `test/class/*.jpg`, or such a
+folder. Stopped by the time, the training goes on at the next start.
+"""
+
+import shutil
+import signal
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_processes import start
+from benchmarks.gpu_results import Spec
+from vit_jax.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+
+
+def image_folder(given: Path, work: Path) -> Path:
+    """The folder of images; a zip file is unpacked, once.
+
+    Raises:
+        FileNotFoundError: there is no train/ and test/ in it.
+    """
+    folder = given
+    if given.is_file():
+        stat = given.stat()
+        folder = work / f"images-{stat.st_size}-{stat.st_mtime_ns}"
+        if not folder.exists():
+            partial = folder.with_name(folder.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            with zipfile.ZipFile(given) as archive:
+                archive.extractall(partial)
+            partial.rename(folder)
+    for candidate in (folder, *folder.iterdir()):
+        if all((candidate / split).is_dir() for split in ("train", "test")):
+            return candidate
+    raise FileNotFoundError(f"{given} holds no train/class/*.jpg and test/class/*.jpg")
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of the test split that a run has written."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [row for row in rows if row["split"].startswith("test")]
+
+
+def train(spec: Spec, values: dict[str, Any]) -> None:
+    """Trains, and writes a row for each evaluation as soon as it is there.
+
+    Raises:
+        RuntimeError: the training failed or was stopped.
+        OSError: the images are not there.
+    """
+    images = image_folder(Path(spec.options["images"]), Path(spec.work))
+    folder = Path(spec.work) / "cifar"
+    size, duration = spec.options["size"], spec.options["duration"]
+    command = [sys.executable, "-m", "vit_jax.train", "--workdir", str(folder)]
+    command += ["--config", f"configs/cifar.py:size={size}"]
+    command += [f"--config.data.name={images}", f"--config.train.duration={duration}"]
+    command += spec.options["overrides"]
+    # A signal to the group reaches the training, which saves and ends; this waits.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    begun, written = time.monotonic(), len(evaluations(folder))
+    process = start(command, own_group=False, cwd=ROOT)
+    code = None
+    while code is None:
+        time.sleep(0.2)
+        code = process.poll()
+        found = evaluations(folder)
+        for row in found[written:]:
+            seconds = time.monotonic() - begun
+            name = f"{row['split']} at step {row['step']}"
+            spec.journal.write(spec.phase, name, row, seconds)
+        written = len(found)
+        if found:
+            values |= found[-1]
+    if code:
+        raise RuntimeError(f"the training ended with exit code {code}; see the log")
+
+
+def main(spec: Spec) -> None:
+    """Trains to the end, or until it is stopped."""
+    for name in spec.names:
+        with spec.row(name) as values:
+            train(spec, values)
+
+
+if __name__ == "__main__":
+    main(Spec.of(sys.argv[1]))

@@ -1,0 +1,177 @@
+"""Phase 0: environments for vit_jax and for its peers; with Python alone.
+
+Each is a virtual environment in the work folder. Packages of the Python that starts it
+are used where it has JAX or PyTorch for NVIDIA cards already: nothing is then fetched
+but what is missing. pip's own settings hold (`PIP_INDEX_URL`, or `PIP_FIND_LINKS` and
+`PIP_NO_INDEX=1` where no registry can be reached).
+"""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_processes import start
+from benchmarks.gpu_results import Spec
+
+ROOT = Path(__file__).parent.parent
+# The first driver that runs CUDA 13, by NVIDIA's release notes; before it, CUDA 12.
+CUDA_13_DRIVER = 580
+# The wheels of later ones on PyPI are for CUDA 13.
+CUDA_12_TORCH = "torch<2.11"
+
+FACTS = {
+    "ours": """
+import json, jax, jaxlib, flax
+print(json.dumps({"jax": jax.__version__, "jaxlib": jaxlib.__version__,
+    "flax": flax.__version__, "platform": jax.default_backend(),
+    "device": jax.devices()[0].device_kind}))
+""",
+    "peers": """
+import sys; sys.path.insert(0, "experiments")
+import peers_timm_worker
+torch, timm = peers_timm_worker.import_timm()
+import json
+there = torch.cuda.is_available()
+print(json.dumps({"torch": torch.__version__, "timm": timm.__version__,
+    "cuda": torch.version.cuda, "platform": "gpu" if there else "cpu",
+    "device": torch.cuda.get_device_name() if there else "cpu"}))
+""",
+}
+
+
+def packages(which: str, driver: str, dry: bool) -> list[str]:
+    """What pip is asked for."""
+    if which == "peers":
+        old = driver and int(driver.split(".")[0]) < CUDA_13_DRIVER
+        return [CUDA_12_TORCH if old else "torch", "torchvision", "timm"]
+    wanted = ["-r", str(ROOT / "requirements.txt")]
+    if dry:
+        return wanted
+    cuda = 13 if int(driver.split(".")[0]) >= CUDA_13_DRIVER else 12
+    return [*wanted, f"jax[cuda{cuda}]"]
+
+
+def folders_of(python: str, which: str) -> list[str]:
+    """Folders of packages of a Python, if it has what takes long to install.
+
+    Those of JAX count if a plugin for NVIDIA cards is among them, on a machine with one.
+    """
+    module = "torch" if which == "peers" else "jax"
+    code = (
+        "import importlib.util as u, json, sys; "
+        f"print(json.dumps([u.find_spec({module!r}) is not None, sys.path]))"
+    )
+    there, path = json.loads(subprocess.check_output([python, "-c", code], text=True))
+    folders = [f for f in path if f.endswith(("site-packages", "dist-packages"))]
+    plugins = [p for f in folders for p in Path(f).glob("jax_cuda1*_plugin*")]
+    if which == "ours" and shutil.which("nvidia-smi") and not plugins:
+        return []
+    return folders if there else []
+
+
+def make_environment(folder: Path, folders: list[str]) -> list[str]:
+    """Makes a virtual environment; returns the command of pip for it.
+
+    The modules `venv` and `ensurepip` are packages of their own on some systems.
+
+    Args:
+        folders: of packages that it shall see behind its own.
+
+    Raises:
+        RuntimeError: there is neither pip nor a way to it.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    python = str(folder / "bin/python")
+    venv = [sys.executable, "-m", "venv", str(folder)]
+    if importlib.util.find_spec("pip") and importlib.util.find_spec("venv"):
+        # The quickest: nothing is unpacked.
+        run([*venv, "--without-pip"])
+        pip = [sys.executable, "-m", "pip", "--python", python]
+    elif importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv"):
+        run(venv)
+        pip = [python, "-m", "pip"]
+    elif uv := shutil.which("uv"):
+        run([uv, "venv", "--python", sys.executable, str(folder)])
+        # It does not look at packages outside, and installs all anew.
+        return [uv, "pip", "install", "--python", python]
+    else:
+        raise RuntimeError(
+            f"{sys.executable} has neither pip nor ensurepip, and there is no uv: "
+            "install one of them (apt-get install python3-venv), then start again"
+        )
+    (packages_of_it,) = folder.glob("lib/python3*/site-packages")
+    (packages_of_it / "starting_python.pth").write_text("\n".join(folders) + "\n")
+    return [*pip, "install", "--no-input", "--progress-bar=off", "--no-cache-dir"]
+
+
+def run(command: list[str]) -> None:
+    """Runs a command that ends with this process.
+
+    Raises:
+        RuntimeError: it failed; its output is in the log.
+    """
+    print("$", " ".join(command), flush=True)
+    code = start(command, own_group=False, cwd=ROOT).wait()
+    if code:
+        raise RuntimeError(f"{' '.join(command)[:200]}: exit code {code}; see the log")
+
+
+def install(spec: Spec, which: str, values: dict[str, Any]) -> None:
+    """Makes one of the environments, and asks it what it is.
+
+    Raises:
+        RuntimeError: it could not be made, or does not see the card.
+    """
+    folder = Path(spec.work) / which
+    starting, driver = spec.options["python"], spec.options["driver"]
+    folders = folders_of(starting, which)
+    if spec.dry and which == "peers" and not folders:
+        raise RuntimeError(
+            f"not installed: {starting} has no torch, and a dry run fetches none; name "
+            "a Python that has torch and timm by --peers-python"
+        )
+    wanted = packages(which, driver, spec.dry)
+    started = time.monotonic()
+    pip = make_environment(folder, folders)
+    if not (spec.dry and which == "peers"):
+        run([*pip, *wanted])
+    values["install_seconds"] = round(time.monotonic() - started, 1)
+    values["on top of"] = starting if folders else ""
+    python = str(folder / "bin/python")
+    found = subprocess.run(
+        [python, "-c", FACTS[which]], capture_output=True, text=True, cwd=ROOT
+    )
+    print(found.stderr, file=sys.stderr)
+    if found.returncode:
+        last = (found.stderr.strip() or "no message").splitlines()[-1]
+        raise RuntimeError(f"{python} cannot use what was installed: {last}")
+    values |= json.loads(found.stdout.splitlines()[-1])
+    if not spec.dry and values["platform"] != "gpu":
+        raise RuntimeError(f"{python} sees no NVIDIA card, driver {driver}")
+
+
+def proof(work: Path, which: str, driver: str, dry: bool) -> Path:
+    """The file that says that an environment is whole, for what is wanted now."""
+    wanted = [*packages(which, driver, dry), (ROOT / "requirements.txt").read_text()]
+    mark = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
+    return work / which / f"installed.{mark}"
+
+
+def main(spec: Spec) -> None:
+    """Installs what is named, "ours" or "peers"."""
+    for which in spec.names:
+        with spec.row(which) as values:
+            values |= spec.options["facts"]
+            install(spec, which, values)
+            driver = spec.options["driver"]
+            proof(Path(spec.work), which, driver, spec.dry).touch()
+
+
+if __name__ == "__main__":
+    main(Spec.of(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""Rows of `results.jsonl`: written at once, read again by a second start.
+
+Everything here works with Python alone, so that the command can start on a bare
+machine.
+"""
+
+import contextlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Phase and name of a row.
+RowKey = tuple[str, str]
+
+
+class Journal(NamedTuple):
+    """The file of rows, and what all rows of this start have in common.
+
+    A row is one line, appended by one system call: several processes may write, and a
+    kill at any moment leaves every line that was written whole.
+
+    Attributes:
+        path: of `results.jsonl`.
+        key: the card and the code that are measured. Rows of others are kept in the
+            file, and count for nothing.
+    """
+
+    path: str
+    key: dict[str, str]
+
+    def write(
+        self,
+        phase: str,
+        name: str,
+        values: dict[str, Any],
+        seconds: float,
+        error: str = "",
+    ) -> None:
+        """Appends a row; `error` says in a sentence why it failed."""
+        row = {"phase": phase, "name": name, "ok": not error, "values": values}
+        row |= {"seconds": round(seconds, 2), "error": error, **self.key}
+        row["time"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        line = json.dumps(row) + "\n"
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                line = "\n" + line  # After a line that a lost machine cut short.
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+
+    def size(self) -> int:
+        """Bytes that are written, as a position for `rows`."""
+        path = Path(self.path)
+        return path.stat().st_size if path.exists() else 0
+
+    def rows(self, since: int = 0) -> dict[RowKey, dict[str, Any]]:
+        """The newest row of each (phase, name) that was measured under this key.
+
+        Lines that are not whole are left out.
+
+        Args:
+            since: a position in the file; older rows are left out.
+        """
+        if not self.size():
+            return {}
+        found = {}
+        text = Path(self.path).read_bytes()[since:].decode(errors="replace")
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                if all(row[name] == value for name, value in self.key.items()):
+                    found[row["phase"], row["name"]] = row
+        return found
+
+    def measured(self, row: RowKey) -> bool:
+        """Whether a row is there and did not fail."""
+        found = self.rows().get(row)
+        return found is not None and found["ok"]
+
+
+class Spec(NamedTuple):
+    """What the process of a job is told, as JSON, its last argument.
+
+    Attributes:
+        journal: where its rows go.
+        phase: its name in the rows.
+        names: the rows that are still to be measured.
+        work: folder for environments, compilation caches and run folders.
+        dry: tiny sizes on the CPU.
+        options: of the phase.
+    """
+
+    journal: Journal
+    phase: str
+    names: list[str]
+    work: str
+    dry: bool
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, text: str) -> "Spec":
+        """From a command line."""
+        journal, *others = json.loads(text)
+        return cls(Journal(*journal), *others)
+
+    def text(self) -> str:
+        """For a command line."""
+        return json.dumps(self)
+
+    @contextlib.contextmanager
+    def row(self, name: str) -> Iterator[dict[str, Any]]:
+        """A measurement: gives a dictionary for its values, and writes the row.
+
+        An exception makes it a failed row and ends here, so that the next measurement
+        has its turn; what was measured until then is kept.
+        """
+        values: dict[str, Any] = {}
+        started, error = time.monotonic(), ""
+        try:
+            yield values
+        except Exception as exception:
+            traceback.print_exc()
+            error = in_one_line(exception)
+        seconds = time.monotonic() - started
+        self.journal.write(self.phase, name, values, seconds, error)
+
+
+def in_one_line(exception: BaseException) -> str:
+    """The beginning of an exception, for a table."""
+    words = f"{type(exception).__name__}: {exception}".split()
+    return " ".join(words)[:500]

@@ -1,0 +1,105 @@
+"""Our training step and forward pass as `make gpu` measures them: also a worker.
+
+As a worker it reads lines such as `train 10` from stdin and answers with the seconds
+that the steps took, as `experiments/peers_timm_worker.py` does.
+"""
+
+import itertools
+import json
+import math
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import plain
+from vit_jax.benchmark import model_flops
+from vit_jax.build import build_program
+from vit_jax.config import resolve_lengths
+from vit_jax.flops import model_macs
+from vit_jax.models import AnyModel
+from vit_jax.planning.chips import peak_flops
+from vit_jax.speed import Program, compile_program, run_steps, synthetic_program
+
+IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet
+
+
+def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, Program]]:
+    """The model, and what is timed: `train` and `forward`, on a random batch.
+
+    Args:
+        spec: `model`, `batch`, `image_size`, `dtype`.
+    """
+    size, batch_size = spec["image_size"], spec["batch"]
+    config = plain.get_config(spec["model"], str(batch_size), str(size))
+    config.model.dtype = spec["dtype"]
+    program = build_program(
+        config, num_classes=CLASSES, lengths=resolve_lengths(config, IMAGES)
+    )
+    forward = synthetic_program(
+        program.model, batch_size, mode="forward", accumulate_steps=1
+    )
+    rng = np.random.default_rng(0)
+    shape = program.batch["image"].shape
+    batch = {
+        "image": rng.integers(0, 256, shape, np.uint8),
+        "label": rng.integers(0, CLASSES, batch_size, np.int32),
+    }
+    placed = {k: jax.device_put(v, program.batch[k].sharding) for k, v in batch.items()}
+    keys = program.make_keys()
+    train = Program(program.train_step, program.init_state, keys, placed)
+    return program.model, {"train": train, "forward": forward._replace(batch=placed)}
+
+
+class Timed:
+    """A compiled program with its state, which takes steps when told to."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.compiled, self.state = compile_program(program)
+
+    def run(self, steps: int) -> float:
+        """Takes so many steps as the training loop does; returns the seconds."""
+        batches = itertools.repeat(self.program.batch)
+        step, keys = self.compiled.step, self.program.keys
+        self.state, seconds = run_steps(step, self.state, keys, batches, steps)
+        return seconds * steps
+
+
+def peak_bytes() -> int | None:
+    """What the allocator of the device has held at most; None where it is not known."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use")
+
+
+def facts(model: AnyModel, timed: dict[str, Timed]) -> dict[str, Any]:
+    """What the process says of itself."""
+    device = jax.devices()[0].device_kind
+    macs, params = model_macs(model), timed["train"].state.params
+    return {
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
+        "version": f"jax {jax.__version__}",
+        "hardware": device,
+        "macs": macs,
+        "flops": {mode: model_flops(model, mode) for mode in timed},
+        "peak_flops": peak_flops(device, np.dtype(model.dtype).name),
+        "compile_seconds": {
+            mode: round(one.compiled.compile_seconds, 2) for mode, one in timed.items()
+        },
+    }
+
+
+def main() -> None:
+    """Says what was compiled, then answers until stdin ends."""
+    model, parts = programs(json.loads(sys.argv[1]))
+    timed = {mode: Timed(program) for mode, program in parts.items()}
+    print(json.dumps(facts(model, timed)), flush=True)
+    for line in sys.stdin:
+        mode, steps = line.split()
+        print(json.dumps(timed[mode].run(int(steps))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

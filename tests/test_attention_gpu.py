@@ -309,7 +309,7 @@ def like_cudnn(
     """
     assert implementation == "cudnn"
     assert query.shape[1] % 2 == key.shape[1] % 2 == 0
-    assert (query_seq_lengths == query.shape[1]).all()
+    assert query_seq_lengths.shape == key_value_seq_lengths.shape == query.shape[:1]
     behind = jnp.arange(key.shape[1]) >= key_value_seq_lengths[:, None]
 
     def attend(*inputs):

@@ -273,6 +273,27 @@ def test_slices_and_updates_move_what_they_are_about():
     assert 2 * 64 * 4 <= sizes < 3 * 64 * 4
 
 
+def test_an_update_of_what_the_fusion_computes_moves_all_of_it():
+    module = parse("""HloModule jit_update, is_scheduled=true
+
+%fused (p.0: f32[8,64], p.1: f32[1,64]) -> f32[8,64] {
+  %p.0 = f32[8,64]{1,0} parameter(0)
+  %p.1 = f32[1,64]{1,0} parameter(1)
+  %sum = f32[8,64]{1,0} add(%p.0, %p.0)
+  %zero = s32[] constant(0)
+  ROOT %update = f32[8,64]{1,0} dynamic-update-slice(%sum, %p.1, %zero, %zero)
+}
+
+ENTRY %main (a: f32[8,64], b: f32[1,64]) -> f32[8,64] {
+  %a = f32[8,64]{1,0} parameter(0)
+  %b = f32[1,64]{1,0} parameter(1)
+  ROOT %fusion = f32[8,64]{1,0} fusion(%a, %b), kind=kLoop, calls=%fused
+}
+""")
+    (step,) = (s for s in walk(module) if s.instruction.op == "fusion")
+    assert sum(array.size for array in moved(step, module)) == 4 * (2 * 8 * 64 + 64)
+
+
 WORKER = """
 import json, sys, jax
 from vit_jax.build import build_program

@@ -34,6 +34,15 @@ FOLDER_FILES = (
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "teacher")
 
 
+SAFETENSORS_TYPES = {
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BOOL": np.dtype(bool),
+}
+
+
 class FileError(ValueError):
     """A file that cannot be read as a checkpoint; the message says why."""
 
@@ -149,12 +158,26 @@ def pickled(path: Path) -> FileError:
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Reads a safetensors file, and the config in its metadata if there is one."""
+    """Maps a safetensors file, and reads the config in its metadata if there is one.
+
+    Of the tensors, which are views of the file, what is not looked at is not read.
+    """
     try:
+        # Checks the header, and that the file has all that it tells of.
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads(metadata.get("config", "{}"))
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            first, last = (start + offset for offset in entry["data_offsets"])
+            dtype = SAFETENSORS_TYPES[entry["dtype"]]
+            tensors[name] = content[first:last].view(dtype).reshape(entry["shape"])
+        return tensors, json.loads(metadata.get("config", "{}"))
+    except KeyError as error:
+        raise broken(path, f"tensors of type {error}") from error
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise broken(path, error) from error
 
@@ -172,7 +195,12 @@ def read_torch(path: Path) -> Tensors:
     options = torch.serialization.safe_globals([argparse.Namespace])
     try:
         with options:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipfile.is_zipfile(path),  # files of old torch cannot be mapped
+            )
     except pickle.UnpicklingError as error:
         raise FileError(
             f"{path} holds Python objects beside tensors, which can run any code and "
@@ -252,7 +280,7 @@ def as_float32(tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
-def broken(path: Path, error: Exception) -> FileError:
+def broken(path: Path, error: Exception | str) -> FileError:
     reason = (str(error).strip() or "no data").splitlines()[0]
     return FileError(
         f"{path} is damaged or cut short ({reason}): download or copy it again"

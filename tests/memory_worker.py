@@ -19,11 +19,12 @@ import vit_jax
 from vit_jax import cli, evaluate, sharding, train
 from vit_jax.build import build
 from vit_jax.checkpoint import Checkpoints
+from vit_jax.config import to_dict
 from vit_jax.interop import save_checkpoint
-from vit_jax.run import load_run
+from vit_jax.run import begin_folder, load_run
 
 TINY = (
-    *("model.depth=8", "model.width=64", "model.mlp_dim=256", "model.num_heads=8"),
+    *("model.depth=4", "model.width=64", "model.mlp_dim=256", "model.num_heads=8"),
     *("mesh.data=1", "mesh.fsdp=8", "data.batch_size=32", "eval.batch_size=32"),
     *("train.duration=2steps", "train.ema_decay=0.9", "optim.warmup=0steps"),
     *("log.tensorboard=false", "model.norm_epsilon=1e-6"),
@@ -90,6 +91,17 @@ def config_of(*overrides):
     return cli.read_config("configs/digits.py", overrides)
 
 
+def save_start(workdir, config):
+    """A run folder with the state before the first step."""
+    experiment = build(config)
+    begin_folder(workdir, config, allow_change=False)
+    facts = {"next_index": 0, "label_names": experiment.label_names}
+    facts |= {"config": to_dict(config)}
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(1, experiment.program.init_state(), facts)
+    checkpoints.close()
+
+
 def started(workdir, *overrides):
     """Peak and share of the state that a training starts from."""
     config = config_of(*overrides)
@@ -104,8 +116,8 @@ def started(workdir, *overrides):
 
 def main(folder):
     plain, scanned = folder / "plain", folder / "scanned"
-    train.train(config_of(), plain)
-    train.train(config_of("model.scan=true"), scanned)
+    save_start(plain, config_of())
+    save_start(scanned, config_of("model.scan=true"))
     run = load_run(plain)
     save_checkpoint(folder / "x.npz", run.model, run.params, layout="google")
     save_checkpoint(folder / "x.safetensors", run.model, run.params, layout="timm")

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import mmap
 import pickle
 
 import ml_dtypes
@@ -50,6 +51,24 @@ def test_any_float_is_read_as_float32(tmp_path, dtype, suffix):
         safetensors.numpy.save_file({"x": values}, path)
     tensors, _ = read_tensors(path)
     equal(tensors, {"x": np.array([1.0, -0.5, 3.140625], np.float32)})
+
+
+def test_safetensors_are_mapped_and_not_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    files.write_safetensors(path, ARRAYS, {})
+    tensor = read_tensors(path)[0]["a/kernel"]
+    owner = tensor
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    assert isinstance(owner, mmap.mmap) and not tensor.flags.writeable
+
+
+def test_numbers_of_unknown_types_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    values = np.zeros(4, ml_dtypes.float8_e4m3fn)
+    safetensors.numpy.save_file({"x": values}, path)
+    with pytest.raises(FileError, match="tensors of type 'F8_E4M3'"):
+        read_tensors(path)
 
 
 def test_integers_stay(tmp_path):

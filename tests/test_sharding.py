@@ -1,5 +1,10 @@
 """Rules of the shardings; that they change no number is in test_parallel.py."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -158,3 +163,25 @@ def test_one_process_holds_all_rows():
 
 def test_the_batch_is_divided_over_data_and_fsdp():
     assert PartitionSpec(("data", "fsdp")) == sharding.BATCH
+
+
+def test_no_device_ever_holds_more_than_its_share(tmp_path):
+    """Starts from checkpoints, evaluation and `load`, on eight devices, fsdp=8.
+
+    What is replicated is in the share: vectors. Beside it, batches and random keys.
+    """
+    worker = str(Path(__file__).parent / "memory_worker.py")
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, worker, tmp_path],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 16
+    for name, (peak, share) in found.items():
+        # Not less either: else it was not seen.
+        assert 0.95 < peak / share < 1.1, f"{name}: {peak} of {share} bytes"

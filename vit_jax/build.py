@@ -90,7 +90,8 @@ class Program(NamedTuple):
     Attributes:
         state, batch, keys: the arguments of `train_step` as shapes with shardings.
         make_keys: draws the keys.
-        init_state: draws the parameters, each device its own piece; or takes them.
+        init_state: draws the parameters, each device its own piece; or takes over the
+            memory of those it is given.
         train_step, eval_step: compiled at their first call; the former takes over the
             memory of the state.
     """
@@ -146,7 +147,8 @@ def build_program(
     jit = functools.partial(jax.jit, compiler_options=options)
     make_keys = jit(make_keys, out_shardings=everywhere)
     draw = jit(draw, out_shardings=placed.params)
-    start = jit(start, out_shardings=placed)
+    # Parameters become a part of the state: twice, they would not fit.
+    start = jit(start, out_shardings=placed, donate_argnums=0)
 
     def init_state(params: Params | None = None) -> TrainState:
         if params is None:

@@ -94,7 +94,7 @@ def load_run(
             fit the model.
         OSError: no such file, or it cannot be downloaded.
     """
-    path, mesh = resolve(path), mesh or undivided()
+    path, mesh = resolve(path), mesh or sharding.undivided()
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     sizes = {"image_size": image_size, "patch_size": patch_size}
@@ -119,6 +119,7 @@ def load_run(
         options["dtype"] = dtype
     run = load_folder(path, ema, step, options, mesh)
     model, params, names = run.model, run.params, run.label_names
+    run = run._replace(params={})  # what is replaced is not to be kept
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
         names = labels.label_names(num_classes)
@@ -136,13 +137,6 @@ def is_run_folder(path: Path) -> bool:
         return False
     weights = any((path / name).exists() for name in FOLDER_FILES)
     return (path / "checkpoints").is_dir() or not weights
-
-
-def undivided() -> jax.sharding.Mesh:
-    """The first device; of several processes all, since none may be left out of what
-    Orbax does together."""
-    devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:1]
-    return sharding.make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
 
 
 def load_model(path: str | Path) -> AnyModel:

@@ -126,6 +126,13 @@ def slices_along(sizes: Sequence[int], slices: Counter[int]) -> tuple[int, int, 
     return along_data, along_fsdp, 1
 
 
+def undivided() -> Mesh:
+    """The first device; of several processes all, since none may be left out of what
+    Orbax does together."""
+    devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:1]
+    return make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,27 +1,24 @@
-"""Files that hold tensors by name: .npz, .safetensors, and torch's .pth, .pt, .bin.
+"""Checkpoints of others on the disk: files and folders, read and written."""
 
-Nothing is ever unpickled: arrays of objects are refused, and torch files are read by
-torch's own weights-only loader, if torch is installed.
-"""
-
-import argparse
 import contextlib
-import importlib.util
 import json
 import os
-import pickle
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-Tensors = dict[str, np.ndarray]
+from vit_jax.interop.formats import (
+    FileError,
+    Tensors,
+    read_npz,
+    read_safetensors,
+    read_torch,
+)
+
 SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".bin")
 # In the order of preference: the names that hubs give.
 FOLDER_FILES = (
@@ -30,12 +27,6 @@ FOLDER_FILES = (
     "open_clip_model.safetensors",
     "pytorch_model.bin",
 )
-# What training code wraps a state dict in.
-WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "teacher")
-
-
-class FileError(ValueError):
-    """A file that cannot be read as a checkpoint; the message says why."""
 
 
 def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
@@ -120,83 +111,6 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     return read_torch(path), {}
 
 
-def read_npz(path: Path) -> Tensors:
-    """Reads a numpy archive; arrays of Python objects are refused."""
-    try:
-        # numpy leaves a file that it opened itself open when it is damaged.
-        with path.open("rb") as file:
-            start = file.read(2)
-            file.seek(0)
-            if start.startswith(b"\x80"):
-                raise pickled(path)
-            if start != b"PK":
-                raise zipfile.BadZipFile("it does not begin as an archive")
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise broken(path, error) from error
-    except ValueError as error:
-        if "Object arrays" in str(error):
-            raise pickled(path) from error
-        raise broken(path, error) from error
-
-
-def pickled(path: Path) -> FileError:
-    return FileError(
-        f"{path} holds pickled Python objects, which can run any code and are never "
-        "loaded: save arrays with numpy.savez(path, **arrays)"
-    )
-
-
-def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Reads a safetensors file, and the config in its metadata if there is one."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads(metadata.get("config", "{}"))
-    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
-        raise broken(path, error) from error
-
-
-def read_torch(path: Path) -> Tensors:
-    """Reads a torch state dict by torch's weights-only loader."""
-    if importlib.util.find_spec("torch") is None:
-        raise FileError(
-            f"{path} is a torch file, and torch is not installed: pip install torch, "
-            "or convert it to .safetensors where it is"
-        )
-    import torch
-
-    # Options of the training script, which many files hold beside the weights.
-    options = torch.serialization.safe_globals([argparse.Namespace])
-    try:
-        with options:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise FileError(
-            f"{path} holds Python objects beside tensors, which can run any code and "
-            "are never loaded: save the state dict alone, as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise broken(path, error) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = {
-        name: tensor
-        for name, tensor in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(tensor, torch.Tensor)
-    }
-    if not tensors:
-        raise FileError(f"{path} holds no state dict: wanted tensors by name")
-    halves = (torch.bfloat16, torch.float16)
-    return {
-        name: (tensor.float() if tensor.dtype in halves else tensor).numpy()
-        for name, tensor in tensors.items()
-    }
-
-
 def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """Reads the weights and the configs of a folder as hubs have it."""
     there = [name for name in FOLDER_FILES if (folder / name).exists()]
@@ -250,13 +164,6 @@ def as_float32(tensor: np.ndarray) -> np.ndarray:
     if tensor.dtype == ml_dtypes.bfloat16 or tensor.dtype.kind == "f":
         return tensor.astype(np.float32, copy=False)
     return tensor
-
-
-def broken(path: Path, error: Exception) -> FileError:
-    reason = (str(error).strip() or "no data").splitlines()[0]
-    return FileError(
-        f"{path} is damaged or cut short ({reason}): download or copy it again"
-    )
 
 
 @contextlib.contextmanager

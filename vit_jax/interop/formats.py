@@ -1,0 +1,142 @@
+"""Files that hold tensors by name: .npz, .safetensors, and torch's .pth, .pt, .bin.
+
+Nothing is ever unpickled: arrays of objects are refused, and torch files are read by
+torch's own weights-only loader, if torch is installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import pickle
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+Tensors = dict[str, np.ndarray]
+# What training code wraps a state dict in.
+WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "teacher")
+
+
+SAFETENSORS_TYPES = {
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BOOL": np.dtype(bool),
+}
+
+
+class FileError(ValueError):
+    """A file that cannot be read as a checkpoint; the message says why."""
+
+
+def read_npz(path: Path) -> Tensors:
+    """Reads a numpy archive; arrays of Python objects are refused."""
+    try:
+        # numpy leaves a file that it opened itself open when it is damaged.
+        with path.open("rb") as file:
+            start = file.read(2)
+            file.seek(0)
+            if start.startswith(b"\x80"):
+                raise pickled(path)
+            if start != b"PK":
+                raise zipfile.BadZipFile("it does not begin as an archive")
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise broken(path, error) from error
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise pickled(path) from error
+        raise broken(path, error) from error
+
+
+def pickled(path: Path) -> FileError:
+    return FileError(
+        f"{path} holds pickled Python objects, which can run any code and are never "
+        "loaded: save arrays with numpy.savez(path, **arrays)"
+    )
+
+
+def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Maps a safetensors file, and reads the config in its metadata if there is one.
+
+    Of the tensors, which are views of the file, what is not looked at is not read.
+    """
+    try:
+        # Checks the header, and that the file has all that it tells of.
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            first, last = (start + offset for offset in entry["data_offsets"])
+            dtype = SAFETENSORS_TYPES[entry["dtype"]]
+            tensors[name] = content[first:last].view(dtype).reshape(entry["shape"])
+        return tensors, json.loads(metadata.get("config", "{}"))
+    except KeyError as error:
+        raise FileError(
+            f"{path} has tensors of type {error}, wanted one of "
+            f"{', '.join(SAFETENSORS_TYPES)}: convert it where it was made"
+        ) from error
+    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
+        raise broken(path, error) from error
+
+
+def read_torch(path: Path) -> Tensors:
+    """Reads a torch state dict by torch's weights-only loader."""
+    if importlib.util.find_spec("torch") is None:
+        raise FileError(
+            f"{path} is a torch file, and torch is not installed: pip install torch, "
+            "or convert it to .safetensors where it is"
+        )
+    import torch
+
+    # Options of the training script, which many files hold beside the weights.
+    options = torch.serialization.safe_globals([argparse.Namespace])
+    try:
+        with options:
+            content = torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipfile.is_zipfile(path),  # files of old torch cannot be mapped
+            )
+    except pickle.UnpicklingError as error:
+        raise FileError(
+            f"{path} holds Python objects beside tensors, which can run any code and "
+            "are never loaded: save the state dict alone, as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise broken(path, error) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = {
+        name: tensor
+        for name, tensor in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(tensor, torch.Tensor)
+    }
+    if not tensors:
+        raise FileError(f"{path} holds no state dict: wanted tensors by name")
+    halves = (torch.bfloat16, torch.float16)
+    return {
+        name: (tensor.float() if tensor.dtype in halves else tensor).numpy()
+        for name, tensor in tensors.items()
+    }
+
+
+def broken(path: Path, error: Exception) -> FileError:
+    reason = (str(error).strip() or "no data").splitlines()[0]
+    return FileError(
+        f"{path} is damaged or cut short ({reason}): download or copy it again"
+    )

@@ -2,8 +2,8 @@
 
     python tests/bucket_server.py PORT
 
-An object store never shows half an object; the emulator stores what came of an upload
-that was cut short by a kill. Such a request is refused here.
+Two things are added, as the store has them: generations of objects, which TensorStore
+asks for, and that an upload cut short by a kill leaves no object.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 
 BUCKET = "bucket"
 # gcsfs would ask Google of what kind the bucket is; it reads this when it is imported.
@@ -60,11 +61,46 @@ def whole(read):
     return read_whole
 
 
+def generation(request, storage) -> str:
+    """Of the object that a request names; 0 where there is none."""
+    from gcp_storage_emulator.exceptions import NotFound
+
+    names = request.params | {key: value[0] for key, value in request.query.items()}
+    try:
+        name = names.get("object_id") or names["name"]
+        return storage.get_file_obj(names["bucket_name"], name)["generation"]
+    except NotFound:
+        return "0"
+
+
+def conditional(answer, condition: str, refused: int):
+    """Adds generations, which TensorStore asks for and the emulator has not."""
+
+    def answer_if(request, response, storage, *args, **kwargs):
+        now = generation(request, storage)
+        wanted = request.query.get(condition, [None])[0]
+        if wanted is not None and (wanted == now) == (condition.endswith("NotMatch")):
+            response.status = refused
+            return None
+        if now != "0":
+            response["x-goog-generation"] = now
+        return answer(request, response, storage, *args, **kwargs)
+
+    return answer_if
+
+
 def start(port: int) -> None:
     """Starts an emulator with one bucket, in threads."""
     from gcp_storage_emulator import server
+    from gcp_storage_emulator.handlers import objects
 
     server._read_raw_data = whole(server._read_raw_data)
+    objects.download = conditional(
+        objects.download, "ifGenerationNotMatch", HTTPStatus.NOT_MODIFIED
+    )
+    objects._media_upload = conditional(
+        objects._media_upload, "ifGenerationMatch", HTTPStatus.PRECONDITION_FAILED
+    )
     emulator = server.create_server(
         "127.0.0.1", port, in_memory=True, default_bucket=BUCKET
     )

@@ -23,6 +23,8 @@ from vit_jax.planning.estimate import (
     roofline,
 )
 from vit_jax.planning.model_summary import parse_size, summarize
+from vit_jax.planning.topology import island
+from vit_jax.sharding import make_mesh
 
 
 def plan(*arguments):
@@ -127,6 +129,14 @@ def test_a_run_that_does_not_fit():
     assert "--config.model.remat=full" in result.stdout
     assert "exaFLOPs" in result.stdout
     assert result.stderr.splitlines()[-1].startswith("error: the run does not fit")
+
+
+@needs_libtpu
+def test_slices_of_a_pod_are_joined_by_a_network():
+    target = find_target("2*v5e:2x2", None)
+    mesh = make_mesh(data=2, fsdp=4, tensor=1, devices=target.devices)
+    islands = [[island(device) for device in row] for row in mesh.devices[..., 0]]
+    assert islands == [[0] * 4, [1] * 4]
 
 
 @needs_libtpu

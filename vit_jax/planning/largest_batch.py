@@ -2,8 +2,9 @@
 
 Memory grows nearly in proportion to the batch. The line through the state, which is
 there without any batch, and a first small batch tells the next one to compile; from
-then on the line through the tries that enclose the limit does, or through the two
-largest while all fit. What is found was itself compiled and fits.
+then on the line through the two largest while all fit, or through the tries that
+enclose the limit, by turns with the middle between them. What is found was itself
+compiled and fits.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def next_try(needed: dict[int, int], available: int) -> int | None:
     """The next size to compile; None if the largest that fits is among those tried.
 
     Args:
-        needed: bytes for the sizes tried so far, in units, and for 0.
+        needed: bytes for the sizes tried so far, in units, in their order, and for 0.
         available: bytes there are.
     """
     fitting = sorted(n for n, size in needed.items() if size <= available)
@@ -102,6 +103,9 @@ def next_try(needed: dict[int, int], available: int) -> int | None:
     guess = first + int((available - needed[first]) / growth) if growth > 0 else 2 * low
     if above is None:
         return guess if guess - low >= near else None
-    # Not one by one, where memory is no line.
-    margin = max(1, (above - low) // 8)
-    return min(max(guess, low + margin), above - margin)
+    # Where memory is no line, lines alone would come near from one side, bit by bit.
+    sizes = list(needed)
+    first_above = next(i for i, n in enumerate(sizes) if needed[n] > available)
+    if (len(sizes) - first_above) % 2 == 0:
+        guess = (low + above) // 2
+    return min(max(guess, low + 1), above - 1)

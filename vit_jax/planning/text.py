@@ -76,7 +76,7 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {row['count']:4} {row['kind']:18} over {axes:12} {row['dtype']:5} "
             f"{in_gib(row['size']):>10}, {in_gib(row['sent'])} sent"
-            + (f", {in_gib(row['network'])} between hosts" if row["network"] else "")
+            + (f", {in_gib(row['network'])} by network" if row["network"] else "")
         )
     if others := len(program["collectives"]) - len(shown):
         lines.append(f"       and {others} kinds of less than a thousandth")

@@ -53,10 +53,8 @@ def errors(journal: Journal) -> dict[str, str]:
 
 
 def test_a_phase_that_fails_is_killed_or_hangs_does_not_hurt_the_rest(tmp_path):
-    child = f"subprocess.Popen([{sys.executable!r}, '-c', "
-    child += (
-        f"'import time; time.sleep(3); open({str(tmp_path / 'late')!r}, \"w\")'])\n"
-    )
+    later = f"import time; time.sleep(3); open({str(tmp_path / 'late')!r}, 'w')"
+    child = f"subprocess.Popen([sys.executable, '-c', {later!r}])\n"
     journal = run(
         tmp_path,
         job("killed", "os.kill(os.getpid(), signal.SIGKILL)"),
@@ -123,7 +121,7 @@ def test_the_time_is_kept(tmp_path):
     begun = time.monotonic()
     journal = run(
         tmp_path,
-        job("long", "time.sleep(60)"),
+        job("long", "time.sleep(60)", least=1),
         job("no time", WRITES, least=50),
         seconds=2,
     )

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.gpu_jobs import Machine, all_jobs
 from benchmarks.gpu_processes import Job, start
-from benchmarks.gpu_report import write_report
+from benchmarks.gpu_report import TITLES, write_report
 from benchmarks.gpu_results import Journal, Spec
 from benchmarks.gpu_schedule import Schedule
 
@@ -130,7 +130,12 @@ def measure(arguments: argparse.Namespace, until: float) -> int:
     journal = Journal(
         str(results / "results.jsonl"), {"card": card, "code": code_mark()}
     )
-    jobs, environment = all_jobs(machine), settings(work, machine.dry)
+    environment = settings(work, machine.dry)
+    jobs = [
+        job
+        for job in all_jobs(machine)
+        if not arguments.only or job.phase in ("install", *arguments.only.split(","))
+    ]
     log = (results / "log.txt").open("a")
 
     def launch(job: Job, names: list[str]):
@@ -165,7 +170,7 @@ def measure(arguments: argparse.Namespace, until: float) -> int:
 def main() -> None:
     """The command; its exit code is 1 if anything failed or is missing."""
     started = time.monotonic()
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  Whatever Python starts it.
         sys.exit(f"error: wanted Python 3.11 or later, found {sys.version.split()[0]}")
     parser = argparse.ArgumentParser(
         prog="python3 -m benchmarks.gpu", description=__doc__.splitlines()[0]
@@ -174,12 +179,16 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=540, help="seconds in all")
     parser.add_argument("--results", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--work", type=Path, default=Path(".venv-gpu"))
+    parser.add_argument("--only", help="phases beside install, such as checks,speed")
     parser.add_argument("--cifar", type=Path, help="zip or folder of JPEG files")
     parser.add_argument("--parallel", type=int, help="processes that are not timed")
     parser.add_argument(
         "--peers-python", default=sys.executable, help="one that has torch and timm"
     )
     arguments = parser.parse_args()
+    unknown = set((arguments.only or "checks").split(",")) - set(TITLES)
+    if unknown:
+        parser.error(f"--only={arguments.only}: wanted some of {', '.join(TITLES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         # The last seconds are for ending what is at work, and for the report.

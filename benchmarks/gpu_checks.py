@@ -21,10 +21,11 @@ from vit_jax.models import create_model, init_params
 
 # Largest ||difference|| / ||float32 on the CPU||, of logits and of the whole gradient.
 # Half precision rounds to 2^-9; float32 is multiplied in TF32 on NVIDIA cards, 2^-11.
-# Two to three times what bfloat16 gives on the CPU, see the README of this folder.
+# bfloat16 on the CPU gives at most 0.004 and 0.014 at the numbers of tokens below.
 TOLERANCES = {"float32": (5e-3, 5e-3), "bfloat16": (2e-2, 3e-2)}
 # Largest difference of the losses, each the mean of 20 steps; the loss starts at 2.3.
-LOSS_TOLERANCES = {"float32": 0.02, "bfloat16": 0.05}
+# Rounding grows where it falls fast: bfloat16 on the CPU differs by 0.11 there.
+LOSS_TOLERANCES = {"float32": 0.1, "bfloat16": 0.25}
 WINDOW = 20
 # Image side and pooling that give a number of tokens with patches of 16 pixels.
 TOKENS = {

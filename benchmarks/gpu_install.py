@@ -7,14 +7,13 @@ but what is missing. pip's own settings hold (`PIP_INDEX_URL`, or `PIP_FIND_LINK
 """
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.gpu_processes import start
 from benchmarks.gpu_results import Spec
@@ -57,56 +56,72 @@ def packages(which: str, driver: str, dry: bool) -> list[str]:
     return [*wanted, f"jax[cuda{cuda}]"]
 
 
-def folders_of(python: str, which: str) -> list[str]:
-    """Folders of packages of a Python, if it has what takes long to install.
+class Starting(NamedTuple):
+    """The Python that an environment is made of.
 
-    Those of JAX count if a plugin for NVIDIA cards is among them, on a machine with one.
+    Attributes:
+        python: its path.
+        has: those of `MODULES` that it can import.
+        folders: of packages, if it has what takes long to install.
     """
-    module = "torch" if which == "peers" else "jax"
+
+    python: str
+    has: list[str]
+    folders: list[str]
+
+
+MODULES = ("venv", "ensurepip", "pip", "jax", "torch")
+
+
+def look_at(python: str, which: str) -> Starting:
+    """What a Python has.
+
+    JAX counts, where there is an NVIDIA card, if it has a plugin for such cards.
+    """
     code = (
-        "import importlib.util as u, json, sys; "
-        f"print(json.dumps([u.find_spec({module!r}) is not None, sys.path]))"
+        "import importlib.util as u, json, sys; print(json.dumps(["
+        f"[name for name in {MODULES} if u.find_spec(name)], sys.path]))"
     )
-    there, path = json.loads(subprocess.check_output([python, "-c", code], text=True))
+    has, path = json.loads(subprocess.check_output([python, "-c", code], text=True))
     folders = [f for f in path if f.endswith(("site-packages", "dist-packages"))]
     plugins = [p for f in folders for p in Path(f).glob("jax_cuda1*_plugin*")]
-    if which == "ours" and shutil.which("nvidia-smi") and not plugins:
-        return []
-    return folders if there else []
+    useful = "torch" in has
+    if which == "ours":
+        useful = "jax" in has and bool(plugins or not shutil.which("nvidia-smi"))
+    return Starting(python, has, folders if useful else [])
 
 
-def make_environment(folder: Path, folders: list[str]) -> list[str]:
+def make_environment(folder: Path, starting: Starting) -> list[str]:
     """Makes a virtual environment; returns the command of pip for it.
 
     The modules `venv` and `ensurepip` are packages of their own on some systems.
-
-    Args:
-        folders: of packages that it shall see behind its own.
 
     Raises:
         RuntimeError: there is neither pip nor a way to it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     python = str(folder / "bin/python")
-    venv = [sys.executable, "-m", "venv", str(folder)]
-    if importlib.util.find_spec("pip") and importlib.util.find_spec("venv"):
+    venv = [starting.python, "-m", "venv", str(folder)]
+    if {"venv", "pip"} <= set(starting.has):
         # The quickest: nothing is unpacked.
         run([*venv, "--without-pip"])
-        pip = [sys.executable, "-m", "pip", "--python", python]
-    elif importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv"):
+        pip = [starting.python, "-m", "pip", "--python", python]
+    elif {"venv", "ensurepip"} <= set(starting.has):
         run(venv)
         pip = [python, "-m", "pip"]
     elif uv := shutil.which("uv"):
-        run([uv, "venv", "--python", sys.executable, str(folder)])
+        run([uv, "venv", "--python", starting.python, str(folder)])
         # It does not look at packages outside, and installs all anew.
         return [uv, "pip", "install", "--python", python]
     else:
         raise RuntimeError(
-            f"{sys.executable} has neither pip nor ensurepip, and there is no uv: "
-            "install one of them (apt-get install python3-venv), then start again"
+            f"{starting.python} cannot make an environment: it has neither pip nor "
+            "ensurepip, and there is no uv; install one of them (apt-get install "
+            "python3-venv), then start again"
         )
     (packages_of_it,) = folder.glob("lib/python3*/site-packages")
-    (packages_of_it / "starting_python.pth").write_text("\n".join(folders) + "\n")
+    seen = "\n".join(starting.folders) + "\n"
+    (packages_of_it / "starting_python.pth").write_text(seen)
     return [*pip, "install", "--no-input", "--progress-bar=off", "--no-cache-dir"]
 
 
@@ -129,20 +144,20 @@ def install(spec: Spec, which: str, values: dict[str, Any]) -> None:
         RuntimeError: it could not be made, or does not see the card.
     """
     folder = Path(spec.work) / which
-    starting, driver = spec.options["python"], spec.options["driver"]
-    folders = folders_of(starting, which)
-    if spec.dry and which == "peers" and not folders:
+    starting = look_at(spec.options["python"], which)
+    driver = spec.options["driver"]
+    if spec.dry and which == "peers" and not starting.folders:
         raise RuntimeError(
-            f"not installed: {starting} has no torch, and a dry run fetches none; name "
-            "a Python that has torch and timm by --peers-python"
+            f"not installed: {starting.python} has no torch, and a dry run fetches "
+            "none; name a Python that has torch and timm by --peers-python"
         )
     wanted = packages(which, driver, spec.dry)
     started = time.monotonic()
-    pip = make_environment(folder, folders)
+    pip = make_environment(folder, starting)
     if not (spec.dry and which == "peers"):
         run([*pip, *wanted])
     values["install_seconds"] = round(time.monotonic() - started, 1)
-    values["on top of"] = starting if folders else ""
+    values["on top of"] = starting.python if starting.folders else ""
     python = str(folder / "bin/python")
     found = subprocess.run(
         [python, "-c", FACTS[which]], capture_output=True, text=True, cwd=ROOT

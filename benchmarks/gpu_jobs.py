@@ -83,7 +83,7 @@ def installations(machine: Machine) -> list[Job]:
         proof = gpu_install.proof(machine.work, which, machine.driver, machine.dry)
         facts = {"python": python, "driver": machine.driver, "facts": machine.facts}
         command = machine.module("gpu_install", bare=True)
-        job = Job("install", (which,), command, 240, proof=str(proof), options=facts)
+        job = Job("install", (which,), command, 400, proof=str(proof), options=facts)
         jobs.append(job)
     return jobs
 

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import sys
-import time
 from typing import Any
 
 import jax

@@ -1,4 +1,4 @@
-"""Takes steps of a timm ViT when told to: a worker of `speed_vs_peers` and of `make gpu`.
+"""Takes steps of a timm ViT when told to, for `speed_vs_peers` and `make gpu`.
 
 Needs PyTorch and timm only, so it may run in a Python environment of its own. Reads
 lines such as `train 10` from stdin and answers with the seconds that the steps took;

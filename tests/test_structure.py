@@ -25,7 +25,7 @@ def our_imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = ("vit_jax", "configs", "experiments", "tests")
+    ours = ("vit_jax", "configs", "experiments", "benchmarks", "tests")
     return {name for name in names if name.split(".")[0] in ours}
 
 
@@ -57,7 +57,7 @@ def test_readme_tree_is_true():
     listed = set(
         re.findall(r"^(\S+\.(?:py|md|toml|txt)|Makefile|\.ci/run)\s", tree, re.M)
     )
-    roots = ("vit_jax", "configs", "experiments", "docs")
+    roots = ("vit_jax", "configs", "experiments", "benchmarks", "docs")
     there = {
         str(path)
         for root in roots

@@ -128,7 +128,9 @@ def test_blocks_of_threads_are_never_copied_together(monkeypatch):
         assert arrays[0].ndim < 4, "images are copied"
         return real(arrays, *more, **options)
 
-    data = Data(name="digits", batch_size=200, image_size=(8, 8), num_threads=3)
+    data = Data(
+        name="digits", batch_size=200, image_size=(8, 8), crop="resize", num_threads=3
+    )
     monkeypatch.setattr(batches_module.np, "concatenate", concatenate)
     with data.train_batches(seed=0) as batches:
         first, second = next(batches), next(batches)

@@ -5,10 +5,12 @@ order in which blocks happen to finish, and the compiler picks kernels by timing
 so that a second start may pick others.
 """
 
-# Implies xla_gpu_exclude_nondeterministic_ops (scatter, convolutions, products, and the
-# gradient of cuDNN's attention by their deterministic algorithms; an error where there
-# is none) and chooses kernels without timing them (XLA, docs/determinism.md).
-GPU_OPTIONS = {"xla_gpu_deterministic_ops": True}
+# The first implies xla_gpu_exclude_nondeterministic_ops (scatter, convolutions, matrices
+# and the gradient of cuDNN's attention by algorithms that are deterministic, and an
+# error where there is none) and chooses kernels without timing them. Products are left
+# to cuBLAS: Triton's get no kernel then where no card is, so that they could not be
+# compiled for one ahead of time.
+GPU_OPTIONS = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
 
 
 def compiler_options(platform: str, wanted: bool) -> dict[str, bool] | None:

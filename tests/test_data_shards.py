@@ -207,6 +207,9 @@ def test_index_is_made_once_and_follows_the_shards(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tarfile.TarFile, "next", None)
         assert len(make_source(str(tmp_path), "train", cache="never")) == 12
+    one = {"a.png": _png(1), "a.cls": b"0"}
+    _write_tar(tmp_path / "pets-train-0000.tar", one)
+    assert len(make_source(str(tmp_path), "train", cache="never")) == 9
     _write_shards(tmp_path, shards=4)
     assert len(make_source(str(tmp_path), "train", cache="never")) == 16
     # Where nothing can be written beside the data.

@@ -176,6 +176,8 @@ def _list(url: str) -> tuple[Any, dict[str, dict[str, Any]]]:
 
         # It logs a traceback for every error, which it raises as well.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+        # A line for each object where there are no credentials and none are needed.
+        logging.getLogger("google.auth").setLevel(logging.ERROR)
         files, root = fsspec.url_to_fs(url)
     except ImportError as error:
         extra = EXTRAS[url.split("://")[0]]

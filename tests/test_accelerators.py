@@ -7,6 +7,9 @@ import pytest
 from experiments import accelerators
 from experiments.accelerator_cases import CASES, Case, target_of
 from experiments.accelerator_table import report
+from vit_jax import plan
+from vit_jax.cli import read_config
+from vit_jax.config import resolve_lengths
 from vit_jax.planning.deviceless import ABSENT
 from vit_jax.planning.estimate import GIB
 
@@ -142,3 +145,14 @@ def test_names_and_targets():
     with pytest.raises(ValueError, match="--only=ViT-C/16: wanted one of ViT-B/16; "):
         accelerators.chosen(["ViT-C/16"])
     assert [case.compiled for case in accelerators.chosen(["ViT-B/16"])] == ["ViT-B/16"]
+
+
+def test_a_batch_with_fewer_steps_than_its_warm_up_can_be_planned(monkeypatch):
+    """90 epochs of ImageNet in batches of 65,536 are 1,759 steps, not 10,000."""
+    config = read_config("configs/plain_s16.py", [])
+    planned = []
+    monkeypatch.setattr(plan, "plan_run", lambda config, *_: planned.append(config))
+    plan.plan_batch(config, 65_536, None, (1_281_167, 1000))
+    lengths = resolve_lengths(planned[0], 1_281_167)
+    assert lengths.warmup < lengths.total == 1759
+    assert config.data.batch_size == 1024 and config.optim.warmup == "10000steps"

@@ -117,6 +117,8 @@ def plan_batch(
     """`plan_run` with another batch size; `facts` are those of `data_facts`."""
     config = copy.deepcopy(config)
     config.data.batch_size = batch_size
+    # Of a larger batch the run has fewer steps, maybe fewer than those of its warm-up.
+    config.optim.update(warmup="1%", cooldown="0steps")
     return plan_run(config, target, *facts)
 
 

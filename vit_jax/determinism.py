@@ -5,7 +5,7 @@ order in which blocks happen to finish, and the compiler picks kernels by timing
 so that a second start may pick others.
 """
 
-# The first implies xla_gpu_exclude_nondeterministic_ops (scatter, convolutions, matrices
+# The first implies xla_gpu_exclude_nondeterministic_ops (scatter, convolutions, products
 # and the gradient of cuDNN's attention by algorithms that are deterministic, and an
 # error where there is none) and chooses kernels without timing them. Products are left
 # to cuBLAS: Triton's get no kernel then where no card is, so that they could not be

@@ -104,7 +104,7 @@ class MultiHeadAttention(nn.Module):
 
         weights = None
         if kernel == "cudnn":
-            x = flash_attention(query, key, value, num_keys)
+            x = flash_attention(query, key, value, num_keys, x)
         elif kernel == "softmax":
             x = softmax_attention(query, key, value)
         elif kernel == "library":

@@ -76,11 +76,13 @@ def flash_attention(
     key: Float[Array, "b l k e"],
     value: Float[Array, "b l k e"],
     num_keys: int,
+    tokens: Float[Array, "b q d"],
 ) -> Float[Array, "b q k e"]:
     """Attention over the first `num_keys` keys; those behind have zero gradients.
 
     Args:
         query, key, value: of even numbers of tokens, bfloat16 or float16.
+        tokens: that the queries are of; tells how examples are divided over devices.
     """
 
     def cut(x: Array) -> Array:
@@ -98,16 +100,17 @@ def flash_attention(
         query,
         key,
         value,
-        query_seq_lengths=lengths_like(query, query.shape[1]),
-        key_value_seq_lengths=lengths_like(query, num_keys),
+        query_seq_lengths=lengths_like(tokens, query.shape[1]),
+        key_value_seq_lengths=lengths_like(tokens, num_keys),
         implementation="cudnn",
     )
 
 
-def lengths_like(x: Float[Array, "b q k e"], length: int) -> Int[Array, " b"]:
+def lengths_like(x: Float[Array, "b q d"], length: int) -> Int[Array, " b"]:
     """The same length for each example, divided over devices and batched as they are.
 
     jax 0.10 cannot batch lengths that vmap leaves alone, and cuDNN wants as many as
-    there are examples on its device.
+    there are examples on its device. The heads, which a mesh may divide, would cost an
+    all-reduce.
     """
-    return jnp.where(x[:, 0, 0, 0] > 0, length, length).astype(jnp.int32)
+    return jnp.where(x[:, 0, 0] > 0, length, length).astype(jnp.int32)

@@ -229,8 +229,8 @@ def run_steps(
             meter.add(step, metrics)
             checkpoints.check()
             watchdog.step_begins(step + 1)
-            if step == lengths.total:
-                meter.finish()
+            if due(lengths.checkpoint_every):
+                meter.finish()  # so that a run that goes on from here logs the same
             writer.skipped(batches.skipped)
             writer.faults(faults.take())
             if due(lengths.log_every) and (means := meter.flush()):

@@ -5,6 +5,8 @@ import random
 import re
 import signal
 import time
+import urllib.error
+import urllib.request
 
 import bucket_server
 import pytest
@@ -76,7 +78,7 @@ def test_sigterm_saves(reference, tmp_path):
         assert training.end() == [75] and "the state is saved" in training.text()
         (stopped,) = re.findall(r"at step (\d+) of", training.text())
     assert f"Going on from step {stopped}" in go_on(workdir, tmp_path / "log")
-    assert_same(workdir, reference)
+    assert final_state(as_path(workdir)) == final_state(reference)
 
 
 def test_two_processes_share_a_bucket(tmp_path):
@@ -90,18 +92,29 @@ def test_two_processes_share_a_bucket(tmp_path):
     with Training(workdir, 2, logs=tmp_path / "log") as training:
         assert training.end() == [0, 0], training.text()
         assert "Going on from step" in training.text()
-    assert_same(workdir, tmp_path / "run")
+    assert final_state(as_path(workdir)) == final_state(tmp_path / "run")
+
+
+def is_there(address):
+    try:
+        with urllib.request.urlopen(address):
+            return True
+    except urllib.error.HTTPError:
+        return False
 
 
 def test_a_store_that_goes_away_is_told(tmp_path, monkeypatch):
-    """In mid-run, with the last good step, and at the start."""
+    """Between two saves, with the last good step, and at the start."""
     workdir = f"gs://{bucket_server.BUCKET}/run"
     with bucket_server.running() as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         options = ("--config.train.duration=100000steps",)
+        options += ("--config.checkpoint.every=500steps",)
         training = Training(workdir, options=options, logs=tmp_path / "log")
-        training.wait_for_step(25)
+        address = environment["STORAGE_EMULATOR_HOST"]
+        manifest = f"{address}/bucket/run/checkpoints/500/manifest.json"
+        training.wait_until(lambda: is_there(manifest))
     with training:
         codes, text = training.end(), training.text()
     assert codes == [1] and "Traceback" not in text

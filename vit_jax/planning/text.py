@@ -47,8 +47,8 @@ def memory_lines(plan: dict[str, Any]) -> list[str]:
         lines[-1] += f" of {in_gib(memory['available'])}"
     if memory["share"] < 1:
         lines.append(
-            f"  which is {memory['share']:.0%} of the card's memory: what jax takes by "
-            "default, or as XLA_CLIENT_MEM_FRACTION says"
+            f"  of the card's memory jax takes {memory['share']:.0%}; "
+            "XLA_CLIENT_MEM_FRACTION changes that"
         )
     if memory["fits"] is not None:
         lines.append("  fits" if memory["fits"] else "  does not fit")

@@ -60,7 +60,7 @@ def gradient_of(implementation: str, tokens: int, dtype: str, device: jax.Device
     weights = rng.normal(size=(8, 10)).astype(np.float32)
 
     def loss(params):
-        logits, _ = model.apply({"params": params}, images, train=True)
+        logits, _ = model.apply({"params": params}, jnp.asarray(images), train=True)
         return (logits.astype(jnp.float32) * weights).sum(), logits
 
     with jax.default_device(device):

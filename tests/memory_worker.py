@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import jax
@@ -24,7 +25,13 @@ from vit_jax.interop import save_checkpoint
 from vit_jax.run import begin_folder, load_run
 
 TINY = (
-    *("model.depth=2", "model.width=128", "model.mlp_dim=512", "model.num_heads=8"),
+    *(
+        "model.name=ViT-M/2",
+        "model.depth=2",
+        "model.width=128",
+        "model.mlp_dim=512",
+        "model.num_heads=8",
+    ),
     *("mesh.data=1", "mesh.fsdp=8", "data.batch_size=32", "eval.batch_size=32"),
     *("train.duration=2steps", "train.ema_decay=0.9", "optim.warmup=0steps"),
     *("log.tensorboard=false", "model.norm_epsilon=1e-6"),
@@ -62,9 +69,11 @@ class Peak:
         for one in arrays:
             if one.is_deleted():
                 continue
-            if id(one) not in self._known or self._known[id(one)][0] != one.shape:
-                self._known[id(one)] = one.shape, parts_of(one)
-            held.update(self._known[id(one)][1])
+            known, parts = self._known.get(id(one), (None, None))
+            if known is None or known() is not one:  # numbers are used again
+                parts = parts_of(one)
+                self._known[id(one)] = weakref.ref(one), parts
+            held.update(parts)
         devices = {}
         for (device, _), size in held.items():
             devices[device] = devices.get(device, 0) + size

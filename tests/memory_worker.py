@@ -24,7 +24,7 @@ from vit_jax.interop import save_checkpoint
 from vit_jax.run import begin_folder, load_run
 
 TINY = (
-    *("model.depth=4", "model.width=64", "model.mlp_dim=256", "model.num_heads=8"),
+    *("model.depth=2", "model.width=128", "model.mlp_dim=512", "model.num_heads=8"),
     *("mesh.data=1", "mesh.fsdp=8", "data.batch_size=32", "eval.batch_size=32"),
     *("train.duration=2steps", "train.ema_decay=0.9", "optim.warmup=0steps"),
     *("log.tensorboard=false", "model.norm_epsilon=1e-6"),
@@ -39,7 +39,7 @@ class Peak:
 
     def __enter__(self):
         gc.collect()
-        self.bytes, self._known = 0, {}
+        self.bytes, self._known, self._alive = 0, {}, []
         threading.setprofile(self._look)
         sys.setprofile(self._look)
         return self
@@ -51,12 +51,15 @@ class Peak:
     def _look(self, frame, event, _):
         file = frame.f_code.co_filename
         if event == "return" and any(part in file for part in WATCHED):
-            self.bytes = max(self.bytes, self._held())
+            arrays = jax.live_arrays()
+            if (alive := list(map(id, arrays))) != self._alive:
+                self._alive = alive
+                self.bytes = max(self.bytes, self._held(arrays))
 
-    def _held(self):
+    def _held(self, arrays):
         """By the address of the memory: arrays can be views of the parts of others."""
         held = {}
-        for one in jax.live_arrays():
+        for one in arrays:
             if one.is_deleted():
                 continue
             if id(one) not in self._known or self._known[id(one)][0] != one.shape:

@@ -184,7 +184,7 @@ def walk(module: Module, *, loops: bool = True) -> Iterator[Step]:
     yield from visit(module.entry, 1, False)
 
 
-# On GPUs some fusions run beside others; the second starts one, `fusion-done` awaits it.
+# On GPUs some run beside other kernels: `fusion-start`, which `fusion-done` awaits.
 FUSIONS = ("fusion", "fusion-start")
 # The instructions that run another computation as part of the program.
 _RUNS = {"while", "call", "conditional", "async-start", *FUSIONS}

@@ -50,9 +50,10 @@ $(ACCELERATORS)/.installed: requirements.txt pyproject.toml
 	@$(ACCELERATORS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda,tpu]'
 	@touch $@
 
-# Needs neither GPU nor TPU. Hours at first; what is compiled is kept. ONLY=name of one run.
+# Needs neither GPU nor TPU. Hours at first; what is compiled is kept.
+# ONLY=name of one run, DEVICE=H100 or v5e.
 accelerators: $(ACCELERATORS)/.installed
-	@$(ACCELERATORS)/bin/python -m experiments.accelerators $(if $(ONLY),--only '$(ONLY)')
+	@$(ACCELERATORS)/bin/python -m experiments.accelerators $(if $(ONLY),--only '$(ONLY)') $(if $(DEVICE),--device $(DEVICE))
 
 # All that is to be measured on an NVIDIA card, in nine minutes: benchmarks/README.md.
 gpu:

@@ -72,7 +72,7 @@ def all_jobs(machine: Machine) -> list[Job]:
     jobs += [job for model in models for job in compilations(machine, model)]
     compiled = [row for job in jobs for row in job.rows]
     jobs += [timing(machine, model, tuple(compiled)) for model in models]
-    jobs.append(resuming(machine))
+    jobs += resuming(machine)
     return [*jobs, *cifar(machine, tuple(row for job in jobs for row in job.rows))]
 
 
@@ -157,16 +157,19 @@ def step_options(machine: Machine, model: Model) -> dict[str, Any]:
     }
 
 
-def resuming(machine: Machine) -> Job:
+def resuming(machine: Machine) -> list[Job]:
     """Phase 4."""
-    return Job(
-        *("resume", ("deterministic", "as it comes"), machine.module("gpu_resume")),
-        seconds=240,
-        least=20,
-        gib=4,
-        needs=(OURS,),
-        options={"steps": 30 if machine.dry else 150},
-    )
+    return [
+        Job(
+            *("resume", (name,), machine.module("gpu_resume")),
+            seconds=600 if machine.dry else 150,
+            least=20,
+            gib=4,
+            needs=(OURS,),
+            options={"steps": 30 if machine.dry else 150},
+        )
+        for name in ("deterministic", "as it comes")
+    ]
 
 
 def cifar(machine: Machine, after: tuple) -> list[Job]:

@@ -1,7 +1,7 @@
 """What configs need on an H100 and on a TPU v5e, compiled for them without either.
 
     make accelerators
-    python -m experiments.accelerators --only ViT-B/16 --only "ViT-B/16, SAM"
+    python -m experiments.accelerators --device H100 --only ViT-B/16
 
 Lowers the training step of each run of `accelerator_cases.py` for both, compiles those
 that have a name in full, each in a process of its own, and writes
@@ -155,8 +155,9 @@ def main(arguments: argparse.Namespace) -> None:
     check_compilers()
     jax.config.update("jax_platforms", "cpu")
     cases, rows, failed = chosen(arguments.only), kept_rows(), 0
+    kinds = [arguments.device] if arguments.device else list(ABSENT)
     for case in cases:
-        for kind in ABSENT:
+        for kind in kinds:
             start, row = time.monotonic(), lowered_row(case, kind)
             key = row["case"], row["target"]
             if "error" not in row and is_same(rows.get(key, {}), row):
@@ -190,6 +191,7 @@ if __name__ == "__main__":
         description="Compile the runs of configs/ for an H100 and a TPU v5e.",
     )
     parser.add_argument("--only", action="append", help="name of a compiled run")
+    parser.add_argument("--device", choices=ABSENT, help="for this one alone")
     parser.add_argument("--compile", help=argparse.SUPPRESS)
     parser.add_argument("--target", help=argparse.SUPPRESS)
     run_command(parser, main)

@@ -64,7 +64,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(only=None):
-    arguments = {"only": only, "compile": None, "target": None}
+    arguments = {"only": only, "device": None, "compile": None, "target": None}
     accelerators.main(type("Arguments", (), arguments))
 
 

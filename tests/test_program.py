@@ -23,8 +23,9 @@ from vit_jax.planning.collectives import (
 from vit_jax.planning.hlo import Array, arrays, parse, trip_count, walk
 from vit_jax.planning.program import analyze, moved, product_flops
 
+DEVICES = np.array([SimpleNamespace(platform="tpu") for _ in range(16)])
 MESH = SimpleNamespace(
-    devices=np.arange(16).reshape(4, 2, 2), axis_names=("data", "fsdp", "tensor")
+    devices=DEVICES.reshape(4, 2, 2), axis_names=("data", "fsdp", "tensor")
 )
 
 # On TPU: no trip counts, products are convolutions, a reduce-scatter is a fusion, an
@@ -244,7 +245,7 @@ def test_a_loop_counts_as_often_as_it_runs():
         return jax.lax.scan(lambda x, w: (inner(x, w), None), x, ws)[0]
 
     compiled = cost_of(nested, (64, 64), (5, 64, 64))
-    costs = analyze(compiled, SimpleNamespace(devices=np.zeros((1,)), axis_names="d"))
+    costs = analyze(compiled, jax.make_mesh((1,), ("d",), devices=jax.devices()[:1]))
     products = 15 * 2 * 64**3
     assert products <= costs.flops < 1.02 * products
     assert costs.unknown_loops == 0 and costs.collectives == []

@@ -56,6 +56,7 @@ def test_products_of_libraries_and_triton(name, flops):
 def test_kernels_are_named():
     costs = costs_of(TEXT)
     assert costs.kernels == {
+        "fusion": 24,
         "__triton_nested_gemm_fusion": 1,
         "__cudnn$fmhaSoftmax": 1,
         "__cudnn$fmhaSoftmaxBackward": 1,
@@ -110,15 +111,19 @@ def test_the_network_is_not_rated_as_nvlink():
     assert roofline(CHIPS["v5e"], "bfloat16", 0.0, 0.0, rows).network is None
 
 
-def test_bytes_of_collectives_are_operands_and_results():
-    """An asynchronous start has both in its result; the end moves nothing."""
+def test_bytes_of_what_runs_beside_other_kernels():
+    """A start has operands and results in its result; the end moves nothing.
+
+    Of the layers' activations that a scan keeps, a fusion writes those of one.
+    """
     only = TEXT.replace('"n":"24"', '"n":"1"')
     twice = TEXT.replace('"n":"24"', '"n":"2"')
     one_round = costs_of(twice).hbm_bytes - costs_of(only).hbm_bytes
     gathered = 128 * (2 * (1024 + 3072 + 50) + 4 * 1000) * (1 + 8)
     reduced = 2 * 2 * (9216 + 1572864)
     scattered = 2 * 1024 * (3072 + 50 + 1024) * (1 + 1 / 8)
-    assert one_round == gathered + reduced + scattered
+    kept = 2 * (2 * 800 * 4096) + 4
+    assert one_round == gathered + reduced + scattered + kept
 
 
 def lower_attention(tokens):

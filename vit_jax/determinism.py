@@ -5,11 +5,11 @@ order in which blocks happen to finish, and the compiler picks kernels by timing
 so that a second start may pick others.
 """
 
-# The first implies xla_gpu_exclude_nondeterministic_ops (scatter, convolutions, products
-# and the gradient of cuDNN's attention by algorithms that are deterministic, and an
-# error where there is none) and chooses kernels without timing them. Products are left
-# to cuBLAS: Triton's get no kernel then where no card is, so that they could not be
-# compiled for one ahead of time.
+# The first implies xla_gpu_exclude_nondeterministic_ops (deterministic algorithms for
+# scatter, convolutions, products and the gradient of cuDNN's attention, an error where
+# there is none) and chooses kernels without timing them. Products are left to cuBLAS:
+# Triton's get no kernel then where no card is, so that they could not be compiled for
+# one ahead of time.
 GPU_OPTIONS = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
 
 

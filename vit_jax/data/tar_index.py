@@ -136,7 +136,7 @@ def index_path(
     facts = [label, *label_names]
     for shard in shards:
         there = os.stat(os.path.join(root, shard))
-        facts += [shard, str(there.st_size), str(int(there.st_mtime))]
+        facts += [shard, str(there.st_size), str(there.st_mtime_ns)]
     name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20] + ".npy"
     cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     folder, other = os.path.join(root, _FOLDER), os.path.join(cache, "vit_jax", "tar")

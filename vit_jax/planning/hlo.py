@@ -179,13 +179,15 @@ def walk(module: Module, *, loops: bool = True) -> Iterator[Step]:
             count = trip_count(module, instruction) or 1
             inner = times * (count if loops else 1)
             for called in instruction.called:
-                yield from visit(called, inner, fused or instruction.op == "fusion")
+                yield from visit(called, inner, fused or instruction.op in FUSIONS)
 
     yield from visit(module.entry, 1, False)
 
 
+# On GPUs some run beside other kernels: `fusion-start`, which `fusion-done` awaits.
+FUSIONS = ("fusion", "fusion-start")
 # The instructions that run another computation as part of the program.
-_RUNS = {"while", "fusion", "call", "conditional", "async-start"}
+_RUNS = {"while", "call", "conditional", "async-start", *FUSIONS}
 
 
 def trip_count(module: Module, instruction: Instruction) -> int | None:

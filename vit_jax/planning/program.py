@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from vit_jax.planning.collectives import Collective, collectives
 from vit_jax.planning.hlo import (
+    FUSIONS,
     Array,
     Computation,
     Instruction,
@@ -103,7 +104,7 @@ def kernel_kind(step: Step) -> str:
     instruction = step.instruction
     if instruction.op == "custom-call":
         return call_target(instruction)
-    if instruction.op == "fusion" and not step.fused:
+    if instruction.op in FUSIONS and not step.fused:
         return instruction.attribute(r'"kind":"([^"]*)"') or "fusion"
     return ""
 
@@ -126,7 +127,7 @@ def moved(step: Step, module: Module) -> list[Array]:
         return []
     operands = [step.computation[name] for name in instruction.operands]
     read = [array for operand in operands for array in operand.arrays]
-    if instruction.op == "fusion":
+    if instruction.op in FUSIONS:
         return _moved_by_fusion(instruction, operands, module)
     if instruction.op in ("dynamic-slice", "slice", "gather"):
         read = [a._replace(in_memory=read[0].in_memory) for a in instruction.arrays]
@@ -164,7 +165,11 @@ def _moved_by_fusion(
         )
     root = next(i for i in inner.values() if i.is_root)
     roots = [inner[n] for n in root.operands] if root.op == "tuple" else [root]
-    for result, root in zip(instruction.arrays, roots, strict=False):
+    results = instruction.arrays
+    if instruction.op == "fusion-start":
+        # Its result is a tuple of operands, results and a context.
+        results = results[sum(len(operand.arrays) for operand in operands) :]
+    for result, root in zip(results, roots, strict=False):
         update = _update(root, inner)
         arrays.append(update._replace(in_memory=result.in_memory) if update else result)
     return arrays

@@ -100,7 +100,10 @@ def next_try(needed: dict[int, int], available: int) -> int | None:
     else:
         first, second = low, above
     growth = (needed[second] - needed[first]) / (second - first)
-    guess = first + int((available - needed[first]) / growth) if growth > 0 else 2 * low
+    # A compiler that begins to compute twice can need less for a larger batch.
+    guess = low + low // 4 + 1
+    if growth > 0:
+        guess = first + int((available - needed[first]) / growth)
     if above is None:
         return guess if guess - low >= near else None
     # Where memory is no line, lines alone would come near from one side, bit by bit.

@@ -56,7 +56,8 @@ def start(arguments: argparse.Namespace) -> None:
         RuntimeError: the coordinator does not answer.
     """
     # Also for the abort by which JAX's runtime ends a process whose peers are gone.
-    faulthandler.enable()
+    # A notebook's sys.stderr has no file to write to in an abort.
+    faulthandler.enable(sys.__stderr__)
     if not wanted(arguments):
         return
     try:

@@ -219,7 +219,7 @@ def test_which_steps_are_kept(workdir):
                 checkpoints.save(step, state(step), {}, metrics)
     assert integrity.steps(workdir) == [3, 4, 6]
     names = {path.name for path in bucket.folders(workdir)}
-    assert names == {"3", "4", "6"}
+    assert names == {"3", "4", "6", bucket.OPENED}
 
 
 def test_a_folder_that_vanished_is_made_again_with_the_state(filled):
@@ -309,7 +309,7 @@ def run_command(module, *arguments):
     module.main(parser.parse_args(arguments))
 
 
-def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capsys):
+def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capfd):
     """Also for the commands that read it, and for a run that starts from it."""
     from vit_jax.run import load_run
     from vit_jax.train import train
@@ -337,7 +337,7 @@ def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capsys):
     files = bucket.files(workdir / "evaluation" / "digits-test")
     assert {"metrics.json", "confusion.png", "predictions.jsonl"} <= files.keys()
     run_command(checkpoints_command, str(workdir), "--verify")
-    assert " ok " in capsys.readouterr().out
+    assert " ok " in capfd.readouterr().out
 
     config.init = str(workdir)
     config.train.duration = "1steps"

@@ -255,6 +255,14 @@ def test_a_store_that_refuses_is_told_with_the_last_good_step(filled, monkeypatc
         monkeypatch.undo()
 
 
+def test_the_last_good_step_is_known_without_the_store(filled, monkeypatch):
+    with opened(filled, keep_last=9) as checkpoints:
+        checkpoints.save(4, state(4), {})
+        checkpoints._save.join()
+        monkeypatch.setattr(bucket.client(), "ls", refuse)
+        assert checkpoints.last_good() == f"step 4 in {filled}"
+
+
 def test_a_bucket_that_is_not_there_is_told():
     with pytest.raises(CheckpointError, match="FileNotFoundError: .*another-bucket"):
         Checkpoints("gs://another-bucket/run")

@@ -14,7 +14,6 @@ from vit_jax.storage.bucket import StoreError
 from vit_jax.storage.integrity import steps, write_manifest
 from vit_jax.storage.retention import Retention, remove
 
-
 logger = logging.getLogger(__name__)
 
 

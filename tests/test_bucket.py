@@ -190,12 +190,13 @@ def test_killed_before_the_manifest(filled):
     assert restore(filled).step == 3
 
 
-def test_leftovers_are_removed_by_a_training_only(filled):
+def test_leftovers_are_removed_by_a_training_only(filled, caplog):
     write(filled / "4" / "state" / "d" / "half", b"half")
     assert restore(filled, read_only=True).step == 3
     assert bucket.files(filled / "4")
     assert restore(filled).step == 3
     assert not bucket.files(filled / "4")
+    assert "DAMAGED" not in caplog.text
 
 
 def test_a_removal_that_is_cut_short_leaves_no_step(filled, monkeypatch):
@@ -219,7 +220,7 @@ def test_which_steps_are_kept(workdir):
                 checkpoints.save(step, state(step), {}, metrics)
     assert integrity.steps(workdir) == [3, 4, 6]
     names = {path.name for path in bucket.folders(workdir)}
-    assert names == {"3", "4", "6"}
+    assert names == {"3", "4", "6", bucket.OPENED}
 
 
 def test_a_folder_that_vanished_is_made_again_with_the_state(filled):
@@ -253,6 +254,14 @@ def test_a_store_that_refuses_is_told_with_the_last_good_step(filled, monkeypatc
             checkpoints.save(4, state(4), {})
             checkpoints.wait()
         monkeypatch.undo()
+
+
+def test_the_last_good_step_is_known_without_the_store(filled, monkeypatch):
+    with opened(filled, keep_last=9) as checkpoints:
+        # The store goes away when the manifest is written, before old steps go.
+        monkeypatch.setattr(bucket.client(), "ls", refuse)
+        checkpoints.save(4, state(4), {})
+        assert checkpoints.last_good() == f"step 4 in {filled}"
 
 
 def test_a_bucket_that_is_not_there_is_told():
@@ -309,7 +318,7 @@ def run_command(module, *arguments):
     module.main(parser.parse_args(arguments))
 
 
-def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capsys):
+def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capfd):
     """Also for the commands that read it, and for a run that starts from it."""
     from vit_jax.run import load_run
     from vit_jax.train import train
@@ -337,7 +346,7 @@ def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capsys):
     files = bucket.files(workdir / "evaluation" / "digits-test")
     assert {"metrics.json", "confusion.png", "predictions.jsonl"} <= files.keys()
     run_command(checkpoints_command, str(workdir), "--verify")
-    assert " ok " in capsys.readouterr().out
+    assert " ok " in capfd.readouterr().out
 
     config.init = str(workdir)
     config.train.duration = "1steps"

@@ -252,6 +252,8 @@ class Checkpoints:
         """
         if self._save is not None:
             self._save.join(PATIENCE)
+            if not (self._save.is_alive() or self._save.failure):
+                self._newest = self._save.folder.name
         try:
             newest = str(self.steps[-1]) if self.steps else "none"
         except integrity.StoreError:

@@ -22,8 +22,8 @@ import fsspec
 MEDIUM = "bucket"
 MANIFEST, COMMITTED = "manifest.json", "commit_success.txt"
 UPLOAD_EVERY = 30  # seconds, of files that grow
-# In a folder of checkpoints while a training has it open.
-IN_USE = "in_use"
+# In a folder of checkpoints: which process last opened it for a training.
+OPENED = "opened_by"
 logger = logging.getLogger(__name__)
 
 
@@ -84,8 +84,8 @@ def make_folder(folder: Path) -> None:
 
 
 def open_folder(directory: Path) -> None:
-    """Marks a folder of checkpoints as in use."""
-    write_atomically(directory / IN_USE, f"{platform.node()} {os.getpid()}\n")
+    """Marks a folder of checkpoints as the one that this process trains in."""
+    write_atomically(directory / OPENED, f"{platform.node()} {os.getpid()}\n")
 
 
 def unfinished(directory: Path) -> list[Path]:
@@ -197,13 +197,12 @@ class Held:
     def is_there(self) -> bool:
         """Whether the mark is; where the store does not answer, nothing is known."""
         try:
-            return exists(self.directory / IN_USE)
+            return exists(self.directory / OPENED)
         except StoreError:
             return True
 
     def close(self) -> None:
-        with contextlib.suppress(OSError), asked(self.directory):
-            client().rm_file(str(self.directory / IN_USE))
+        """Nothing is to be done: the mark stays, and means nothing then."""
 
 
 class Growing(threading.Thread):
@@ -227,6 +226,7 @@ class Growing(threading.Thread):
         self.workdir = workdir
         self.folder = Path(tempfile.mkdtemp(prefix="vit_jax-"))
         self._uploaded: dict[Path, tuple[int, int]] = {}
+        self._failed = False
         self._lock, self._closed = threading.Lock(), threading.Event()
         for name in names:
             with contextlib.suppress(FileNotFoundError):
@@ -248,6 +248,7 @@ class Growing(threading.Thread):
             StoreError: it cannot.
         """
         with self._lock:
+            self._failed = True
             for path in sorted(self.folder.rglob("*")):
                 if not path.is_file() or path.suffix == ".tmp":
                     continue
@@ -259,12 +260,18 @@ class Growing(threading.Thread):
                     continue
                 upload(path, self.workdir / str(path.relative_to(self.folder)))
                 self._uploaded[path] = version
+            self._failed = False
 
     def close(self) -> None:
-        """Uploads the rest; what cannot be is left on the disk, with a warning."""
+        """Uploads the rest; what cannot be is left on the disk, with a warning.
+
+        Nothing is tried again, since each try at a store that is away takes long.
+        """
         self._closed.set()
         self.join()
         try:
+            if self._failed:
+                raise StoreError(f"{self.workdir} was not reached")
             self.push()
         except StoreError as error:
             logger.warning("%s; what is missing there is in %s", error, self.folder)

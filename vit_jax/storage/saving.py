@@ -1,5 +1,6 @@
 """A save on its way to the disk: commit, manifest, removal of what it replaces."""
 
+import logging
 import os
 import re
 import threading
@@ -9,8 +10,11 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from vit_jax.storage.bucket import StoreError
 from vit_jax.storage.integrity import steps, write_manifest
 from vit_jax.storage.retention import Retention, remove
+
+logger = logging.getLogger(__name__)
 
 
 class Save(threading.Thread):
@@ -47,11 +51,18 @@ class Save(threading.Thread):
             self._response.result()
             if jax.process_index() == 0:
                 write_manifest(self.folder)
-                directory = self.folder.parent
-                kept = self.retention.kept(directory)
-                remove(directory, set(steps(directory)) - kept.keys())
+                self._remove_old()
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             self.failure = explain(error)
+
+    def _remove_old(self) -> None:
+        """Removes what is not kept; the next save does what a store refuses now."""
+        directory = self.folder.parent
+        try:
+            kept = self.retention.kept(directory)
+            remove(directory, set(steps(directory)) - kept.keys())
+        except StoreError as error:
+            logger.warning("old checkpoints are not removed yet: %s", error)
 
 
 def explain(error: BaseException) -> str:

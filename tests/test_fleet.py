@@ -305,8 +305,8 @@ def test_the_table_has_means_over_seeds():
 def test_every_key_of_the_data_is_accounted_for():
     """So that a new augmentation is not left out without a word."""
     options = {field.name for field in dataclasses.fields(Data) if field.init}
-    reading = "name split classes label data_dir holdout cache workers num_threads"
-    evaluation = "eval_crop eval_resize eval_interpolation max_errors"
+    reading = "name split classes label data_dir stage holdout cache workers"
+    evaluation = "num_threads eval_crop eval_resize eval_interpolation max_errors"
     here = "batch_size image_size crop crop_area crop_resize flip randaug_magnitude"
     known = {*reading.split(), *evaluation.split(), *here.split()}
     refused = {key.removeprefix("data.") for key in fleet.ORDINARY}

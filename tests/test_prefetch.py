@@ -157,7 +157,7 @@ class SlowWriter:
     """Of a file system on which a row takes a while; fails at step 3."""
 
     def __init__(self):
-        self.rows, self.closed = [], False
+        self.rows, self.closed, self.flushed = [], False, []
 
     def train(self, step, values):
         time.sleep(0.1)
@@ -169,6 +169,9 @@ class SlowWriter:
 
     def skipped(self, names):
         self.rows.append((threading.current_thread(), names))
+
+    def flush(self):
+        self.flushed.append(len(self.rows))
 
     def close(self):
         self.closed = True
@@ -192,6 +195,7 @@ def test_metrics_are_written_by_a_thread_and_before_a_flush_returns():
         (["a"],),
         (["b"],),
     ]
+    assert slow.flushed == [4]
     assert threading.current_thread() not in {row[0] for row in slow.rows}
     log.train(4, {})
     log.close()

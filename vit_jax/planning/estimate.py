@@ -184,4 +184,6 @@ def advice(
 
 def in_gib(size: float) -> str:
     """Bytes as text, three figures."""
+    if size >= 1000 * GIB:
+        return f"{size / GIB:,.0f} GiB"
     return f"{size / GIB:.3g} GiB" if size >= GIB / 100 else f"{size / 2**20:.3g} MiB"

@@ -13,6 +13,7 @@ import weakref
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax._src import array, pjit
 from jax._src.interpreters import pxla
 
@@ -22,6 +23,7 @@ from vit_jax.build import build
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import to_dict
 from vit_jax.interop import save_checkpoint
+from vit_jax.models.depth import unstack_blocks
 from vit_jax.run import begin_folder, load_run
 
 TINY = (
@@ -134,6 +136,7 @@ def main(folder):
     save_checkpoint(folder / "x.npz", run.model, run.params, layout="google")
     save_checkpoint(folder / "x.safetensors", run.model, run.params, layout="timm")
     params = share(build(config_of()).program.state.params)
+    wanted = jax.device_get(run.params)
     del run
 
     found = {
@@ -158,7 +161,10 @@ def main(folder):
         ("load, another size", plain, {"image_size": 24, "num_classes": 3}),
     ):
         with Peak() as peak:
-            kept = vit_jax.load(path, mesh=mesh, **options)
+            _, kept = vit_jax.load(path, mesh=mesh, **options)
+        if "image_size" not in options:  # all have the numbers of the same start
+            loaded = unstack_blocks(jax.device_get(kept))
+            jax.tree.map(np.testing.assert_array_equal, loaded, wanted)
         del kept
         found[name] = peak.bytes, params
     for name, path in (("evaluate", plain), ("evaluate, npz", folder / "x.npz")):

@@ -8,6 +8,7 @@ from tests import published_layouts as published
 from vit_jax import interop
 from vit_jax.interop import Facts, google, load_checkpoint, save_checkpoint, timm
 from vit_jax.models import create_model, init_params, resample
+from vit_jax.sharding import make_mesh
 
 TINY = dict(depth=1, width=24, mlp_dim=40, num_heads=3, patch=4, classes=5)
 
@@ -39,7 +40,12 @@ def test_nothing_is_said_or_changed_unless_asked_for(path, capsys):
     assert capsys.readouterr() == ("", "")
     assert same.model == plain.model
     equal(same.params, plain.params)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(plain.params))
+    # On the host, unless devices are named.
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(plain.params))
+    mesh = make_mesh(data=1, fsdp=1, tensor=1)
+    placed = load_checkpoint(path, mesh=mesh).params
+    assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(placed))
+    equal(placed, plain.params)
     assert plain.description == (
         "google layout: ViT-mu/4 at 12x12 px, 5 classes, 6,693 parameters, activation="
         "gelu_tanh, norm_epsilon=1e-06; with width=24, mlp_dim=40, num_heads=3, "

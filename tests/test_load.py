@@ -164,6 +164,13 @@ def test_averages_are_for_runs(imagenet):
         load_run(imagenet, ema=True)
 
 
+def test_a_mesh_of_other_axes_is_refused(imagenet, digits_run):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    for path in (imagenet, digits_run):
+        with pytest.raises(ValueError, match="the mesh has the axes x: make one by"):
+            vit_jax.load(path, mesh=mesh)
+
+
 # --- load and save -----------------------------------------------------------------
 
 

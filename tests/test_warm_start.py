@@ -3,14 +3,18 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from configs import digits
-from vit_jax import sweep, train
+from vit_jax import sharding, sweep, train
 from vit_jax.config import load_config
 from vit_jax.data.pipeline import Data
+from vit_jax.models import create_model, init_params
 from vit_jax.run import load_run
+from vit_jax.train_step import named_keys
+from vit_jax.warm_start import draw
 
 ARCHITECTURE = dict(
     depth=1, width=32, mlp_dim=64, num_heads=2, norm_epsilon=1e-5, activation="gelu"
@@ -85,6 +89,17 @@ def test_a_tanh_layer_goes_with_the_head(tmp_path, capsys):
     train.train(tiny(tmp_path / "pre"), tmp_path / "run")
     assert "head and pre_logits" in capsys.readouterr().out
     assert "pre_logits" not in load_run(tmp_path / "run").params
+
+
+def test_what_is_new_is_drawn_as_in_any_run():
+    model = create_model("ViT-mu/2", num_classes=3, image_size=8, pre_logits=True)
+    whole = init_params(model, named_keys(7).params)
+    mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+    placed = sharding.state_shardings(whole, whole, mesh)
+    new = draw(model, 7, {"pre_logits": placed["pre_logits"]})
+    assert new.keys() == {"pre_logits"}
+    assert np.abs(new["pre_logits"]["kernel"]).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, new["pre_logits"], whole["pre_logits"])
 
 
 def test_other_numerics_are_an_error(origin, tmp_path):

@@ -212,7 +212,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
     protocol, options = arguments.protocol, protocols.options_of(arguments)
-    distributed.start(arguments)
+    if distributed.wanted(arguments):
+        distributed.start(arguments)
     mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
     run = load_run(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
     data = protocols.data_of(protocol, run, arguments.dataset, arguments.split)

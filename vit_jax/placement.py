@@ -36,13 +36,8 @@ def place_params(params: Any, mesh: Mesh) -> Any:
         params: as `place` takes them.
 
     Raises:
-        ValueError: as `sharding.state_shardings`, or a mesh of other axes.
+        ValueError: as `sharding.state_shardings`.
     """
-    if mesh.axis_names != sharding.AXES:
-        raise ValueError(
-            f"the mesh has the axes {', '.join(map(str, mesh.axis_names))}: make one "
-            "by vit_jax.sharding.make_mesh(data=1, fsdp=-1, tensor=1)"
-        )
     return place(params, sharding.state_shardings(params, params, mesh))
 
 

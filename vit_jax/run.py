@@ -95,6 +95,7 @@ def load_run(
         OSError: no such file, or it cannot be downloaded.
     """
     path, mesh = resolve(path), mesh or sharding.undivided()
+    sharding.check_axes(mesh)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     sizes = {"image_size": image_size, "patch_size": patch_size}
@@ -148,9 +149,15 @@ def load_model(path: str | Path) -> AnyModel:
     path = resolve(path)
     if not is_run_folder(path):
         return load_checkpoint(path).model
-    config = load_config(path / "config.json")
+    config = folder_config(path)
     checkpoints = Checkpoints(path / "checkpoints", read_only=True)
     return folder_model(config, checkpoints.newest_metadata()["label_names"], {})
+
+
+def folder_config(folder: Path) -> ml_collections.ConfigDict:
+    path = folder / "config.json"
+    medium(path).exists(path)  # in words, if it is a bucket that does not answer
+    return load_config(path)
 
 
 def folder_model(
@@ -172,9 +179,7 @@ def load_folder(
     mesh: jax.sharding.Mesh,
 ) -> Run:
     """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
-    path = folder / "config.json"
-    medium(path).exists(path)  # in words, if it is a bucket that does not answer
-    config = load_config(path)
+    config = folder_config(folder)
     if ema and not config.train.ema_decay:
         raise CheckpointError(
             f"{folder} holds no averaged parameters: its train.ema_decay is 0"

@@ -133,6 +133,15 @@ def undivided() -> Mesh:
     return make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
 
 
+def check_axes(mesh: Mesh) -> None:
+    """Raises ValueError if a mesh is none of `make_mesh`."""
+    if mesh.axis_names != AXES:
+        raise ValueError(
+            f"the mesh has the axes {', '.join(map(str, mesh.axis_names))}: make one "
+            "by vit_jax.sharding.make_mesh(data=1, fsdp=-1, tensor=1)"
+        )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())

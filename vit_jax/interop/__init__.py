@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vit_jax import sharding
 from vit_jax.interop import (
     adapt,
     big_vision,
@@ -87,6 +88,8 @@ def load_checkpoint(
         ValueError: the file cannot be read, no layout fits it, or tensors are missing,
             surplus or misshapen.
     """
+    if mesh is not None:
+        sharding.check_axes(mesh)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     tensors, config = files.read_tensors(path)

@@ -306,7 +306,7 @@ def test_an_axial_block_has_twice_the_parameters_of_the_one_it_replaces():
 def test_options_that_do_not_go_together(options, message):
     model = tiny(**options)
     with pytest.raises(ValueError, match=message):
-        drawn(model)
+        run(model, drawn(model), pixels(1, 8, 12))
 
 
 def test_pooling_of_class_token_and_mean_together():

@@ -23,37 +23,38 @@ SLOW = (
 SECONDS = 12
 
 
-def start(workdir, cache, *flags):
+def start(workdir, cache, log, *flags):
     command = [sys.executable, "-u", "-m", "vit_jax.train", "--workdir", str(workdir)]
     command += ["--config=configs/digits.py", *(f"--config.{text}" for text in SLOW)]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_LOG_COMPILES": "1",
     }
-    return subprocess.Popen(
-        [*command, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    # A pipe that nobody reads would fill, and stop the process.
+    with log.open("w") as stderr:
+        return subprocess.Popen(
+            [*command, *flags],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+        )
 
 
-def wait_for_compilation(process, name):
+def wait_for_compilation(process, log, name):
     """Returns when XLA has begun with the evaluation, or the step after it."""
-    left = {"eval_step": 1, "train_step": 2}[name]
-    for line in process.stderr:
-        left -= "Compiling jit(traced)" in line
-        if not left:
-            time.sleep(1)
-            return
-    raise AssertionError(f"ended with {process.wait()} and compiled no {name}")
+    wanted = {"eval_step": 1, "train_step": 2}[name]
+    while log.read_text().count("Compiling jit(traced)") < wanted:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    time.sleep(1)
 
 
 @pytest.mark.parametrize("name", ["eval_step", "train_step"])
 def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
-    process = start(tmp_path / "run", tmp_path / "empty")
-    wait_for_compilation(process, name)
+    log = tmp_path / "log"
+    process = start(tmp_path / "run", tmp_path / "empty", log)
+    wait_for_compilation(process, log, name)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=100)
@@ -66,8 +67,7 @@ def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
     ended = [tmp_path / "run", tmp_path / "alone"]
     for workdir in ended:
         cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
-        _, error = (process := start(workdir, cache)).communicate(timeout=500)
-        assert process.returncode == 0, error
+        assert start(workdir, cache, log).wait(timeout=500) == 0, log.read_text()
     first, second = (load_run(workdir) for workdir in ended)
     assert first.step == second.step == 2
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
@@ -79,8 +79,12 @@ def test_one_of_two_processes_is_told_and_both_leave(tmp_path, told):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = (f"--coordinator={address}", "--num-processes=2", "--process-id")
-    pair = [start(tmp_path / "run", tmp_path / "empty", *flags, n) for n in "01"]
-    wait_for_compilation(pair[0], "eval_step")
+    empty, logs = tmp_path / "empty", [tmp_path / f"log{n}" for n in "01"]
+    pair = [
+        start(tmp_path / "run", empty, log, *flags, str(number))
+        for number, log in enumerate(logs)
+    ]
+    wait_for_compilation(pair[0], logs[0], "eval_step")
     begin = time.monotonic()
     pair[told].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=100) for process in pair]

@@ -14,7 +14,7 @@ from vit_jax.data.tfds_source import INFO_FILE, TfdsSource
 
 
 def opener(
-    name: str, label: str, data_dir: str | None, stage: str, holdout: float
+    name: str, label: str, data_dir: str | os.PathLike | None, stage: str, holdout: float
 ) -> functools.partial:
     """One of the sources, with all but the split: the arguments of `make_source`.
 
@@ -30,6 +30,7 @@ def opener(
         path = os.path.expanduser(name)
         names = list_names(path) if os.path.isdir(path) else []
     else:
+        data_dir = os.fspath(data_dir) if data_dir else None
         if data_dir and is_url(data_dir):
             base = re.split("[/:]", name)[0]
             bucket = Bucket(f"{data_dir.rstrip('/')}/{base}", stage)

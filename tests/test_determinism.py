@@ -36,7 +36,7 @@ def test_the_options_reach_all_programs_of_a_run(monkeypatch):
         program.make_keys,
         program.init_state,
         program.train_step.lower(program.state, program.batch, program.keys).compile,
-        lambda: build.compile_evaluation(program, config.eval.batch_size),
+        lambda: build.lower_evaluation(program, config.eval.batch_size).compile(),
     ):
         with pytest.raises(Exception, match="xla_no_such_option"):
             run()

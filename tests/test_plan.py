@@ -12,7 +12,7 @@ import pytest
 from configs import pretrain
 from vit_jax.cli import read_config
 from vit_jax.models import create_model
-from vit_jax.plan import data_facts, find_target, memory_in_error
+from vit_jax.plan import data_facts, find_target
 from vit_jax.planning.chips import CHIPS, GIB
 from vit_jax.planning.collectives import Collective
 from vit_jax.planning.estimate import (
@@ -20,6 +20,7 @@ from vit_jax.planning.estimate import (
     advice,
     core_days,
     implied_utilisation,
+    memory_in_error,
     roofline,
 )
 from vit_jax.planning.model_summary import parse_size, summarize
@@ -233,6 +234,24 @@ def test_what_the_compiler_says_of_memory():
     for other in ("INTERNAL: 1.0G of 2.0G", "RESOURCE_EXHAUSTED: of ideas"):
         with pytest.raises(jax.errors.JaxRuntimeError):
             memory_in_error(jax.errors.JaxRuntimeError(other))
+
+
+def test_the_programs_beside_the_step(tmp_path):
+    """Of a tiny ViT on this CPU: each holds the parameters, and not the moments."""
+    config = ("--config", "configs/digits.py", "--config.eval.batch_size=100")
+    small = ("--config.model.depth=2", "--config.train.duration=20steps")
+    path = tmp_path / "plan.json"
+    result = plan(*config, *small, "--whole-run", "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    written = json.loads(path.read_text())
+    draw, evaluation = written["beside"]
+    parameters = 4 * written["parameters"]
+    assert parameters <= draw["outputs"] < 1.1 * parameters
+    images = 100 * 16 * 16 * 3
+    assert parameters + images <= evaluation["arguments"] < parameters + images + 1000
+    assert evaluation["peak"] >= evaluation["arguments"] + evaluation["temporaries"]
+    assert "MiB while the parameters are drawn\n" in result.stdout
+    assert "GiB in an evaluation of 100 images a step\n" in result.stdout
 
 
 def test_options_that_do_not_go_together():

@@ -90,8 +90,8 @@ class Program(NamedTuple):
     Attributes:
         state, batch, keys: the arguments of `train_step` as shapes with shardings.
         make_keys: draws the keys.
-        init_state: draws the parameters, each device its own piece; or takes over the
-            memory of those it is given.
+        draw: draws the parameters with one of them, each device its own piece.
+        init_state: does both; or takes over the memory of the parameters it is given.
         train_step, eval_step: compiled at their first call; the former takes over the
             memory of the state.
     """
@@ -102,6 +102,7 @@ class Program(NamedTuple):
     batch: Batch
     keys: RandomKeys
     make_keys: Callable[[], RandomKeys]
+    draw: Callable[[jax.Array], Params]
     init_state: Callable[..., TrainState]
     train_step: TrainStep
     eval_step: Callable[[Params, Batch], Metrics]
@@ -164,6 +165,7 @@ def build_program(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), keys
         ),
         make_keys,
+        draw,
         init_state,
         jit(
             sharding.on_mesh(train_step, mesh),
@@ -231,15 +233,15 @@ def abstract_batch(
     }
 
 
-def compile_evaluation(program: Program, batch_size: int) -> None:
-    """Compiles `eval_step` now, so that the first evaluation does not have to."""
+def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
+    """`eval_step` to be compiled: before the first evaluation, or for a plan."""
     placement = sharding.batch_sharding(program.mesh)
     batch = abstract_batch(batch_size, program.model.image_size, program.mesh)
     batch |= {
         name: jax.ShapeDtypeStruct((batch_size,), dtype, sharding=placement)
         for name, dtype in (("mask", jnp.bool_), ("index", jnp.int32))
     }
-    program.eval_step.lower(program.state.params, batch).compile()
+    return program.eval_step.lower(program.state.params, batch)
 
 
 class Experiment(NamedTuple):

@@ -8,7 +8,8 @@
 With `--config` the whole training step is compiled: for a TPU pod or for GPUs that are
 not there, or for the devices of this machine. Nothing is computed and no data is read,
 so that any size can be planned anywhere. With `--largest-batch` it is compiled for
-several batch sizes, until the largest that fits is found.
+several batch sizes, until the largest that fits is found; with `--whole-run` also what
+draws the parameters, and the evaluation.
 """
 
 import argparse
@@ -27,12 +28,14 @@ from vit_jax.cli import read_config, run_command
 from vit_jax.config import Lengths, check_config, resolve_lengths
 from vit_jax.data.pipeline import Data
 from vit_jax.flops import model_macs, training_flops
+from vit_jax.planning.beside import memory_beside
 from vit_jax.planning.deviceless import cudnn_for
 from vit_jax.planning.estimate import (
     DATA_SETS,
     Roofline,
     advice,
     core_days,
+    memory_in_error,
     memory_of,
     roofline,
 )
@@ -75,9 +78,17 @@ def data_facts(
 
 
 def plan_run(
-    config: ml_collections.ConfigDict, target: Target, examples: int, classes: int
+    config: ml_collections.ConfigDict,
+    target: Target,
+    examples: int,
+    classes: int,
+    *,
+    whole_run: bool = False,
 ) -> dict[str, Any]:
     """Compiles the training step of a config and sums up what a run needs.
+
+    Args:
+        whole_run: with the programs beside that step, see `planning/beside.py`.
 
     Returns:
         Plain values, as `--json` writes them; sizes in bytes, times in seconds, all of
@@ -105,7 +116,10 @@ def plan_run(
         "steps": lengths.total,
         "versions": versions(),
     }
-    return plan | measure(config, target, program, lengths)
+    plan |= measure(config, target, program, lengths)
+    if whole_run:
+        plan["beside"] = memory_beside(program, config.eval.batch_size, target)
+    return plan
 
 
 def plan_batch(
@@ -194,24 +208,13 @@ def dtype_name(program: Program) -> str:
     return jax.numpy.dtype(program.model.dtype).name
 
 
-def memory_in_error(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
-    """What the compiler asked for and what there was, in bytes.
-
-    Raises:
-        JaxRuntimeError: the error is another one.
-    """
-    sizes = re.findall(r"\b([\d.]+)([KMGT])\b", str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
-        raise error
-    powers = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    needed, available = (int(float(n) * powers[unit]) for n, unit in sizes[:2])
-    return needed, available
-
-
 def main(arguments: argparse.Namespace) -> None:
     """The command: prints a plan, or the layers of a model."""
     if not arguments.config:
-        for name in ("topology", "devices", "num_examples", "largest_batch"):
+        for name in (
+            *("topology", "devices", "num_examples"),
+            *("largest_batch", "whole_run"),
+        ):
             if getattr(arguments, name):
                 raise ValueError(f"--{name.replace('_', '-')} goes with --config")
         summarize_command(arguments)
@@ -224,6 +227,8 @@ def main(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config, arguments.overrides)
     target = find_target(arguments.topology, arguments.devices)
     facts = data_facts(config, arguments.num_examples, arguments.num_classes)
+    if arguments.largest_batch and arguments.whole_run:
+        raise ValueError("--largest-batch is of the step alone: leave out --whole-run")
     if arguments.largest_batch:
         plan = largest_batch(
             lambda batch_size: plan_batch(config, batch_size, target, facts),
@@ -231,12 +236,13 @@ def main(arguments: argparse.Namespace) -> None:
             print,
         )
     else:
-        plan = plan_run(config, target, *facts)
+        plan = plan_run(config, target, *facts, whole_run=arguments.whole_run)
     plan |= {"config": arguments.config, "overrides": arguments.overrides}
     print(describe(plan))
     if arguments.json:
         write_atomically(as_path(arguments.json), json.dumps(plan, indent=1) + "\n")
-    if plan["memory"]["fits"] is False:
+    verdicts = [row["fits"] for row in (plan["memory"], *plan.get("beside", ()))]
+    if False in verdicts:
         raise ValueError("the run does not fit into the memory of a device")
 
 
@@ -257,6 +263,9 @@ if __name__ == "__main__":
     )
     parser.add_argument(
         "--largest-batch", action="store_true", help="search the largest that fits"
+    )
+    parser.add_argument(
+        "--whole-run", action="store_true", help="with the start and the evaluation"
     )
     parser.add_argument("--num-examples", type=int, help="of an epoch")
     parser.add_argument("--num-classes", type=int, help="1000 with --model")

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 
 from vit_jax import determinism, distributed, plots, sharding
-from vit_jax.build import Experiment, build, build_program, compile_evaluation
+from vit_jax.build import Experiment, build, build_program, lower_evaluation
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import to_dict, without_every
@@ -197,7 +197,7 @@ def run_steps(
     start, batch_size = int(state.step), config.data.batch_size
     keys = program.make_keys()
     # Not when first needed: a SIGTERM in mid-run would have to wait for the compiler.
-    compile_evaluation(program, config.eval.batch_size)
+    lower_evaluation(program, config.eval.batch_size).compile()
     compile_examination(program.state)
     faults = Faults(Guard(**config.guard), start, first_index, batch_size)
     if start:

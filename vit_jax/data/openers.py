@@ -14,7 +14,11 @@ from vit_jax.data.tfds_source import INFO_FILE, TfdsSource
 
 
 def opener(
-    name: str, label: str, data_dir: str | os.PathLike | None, stage: str, holdout: float
+    name: str,
+    label: str,
+    data_dir: str | os.PathLike | None,
+    stage: str,
+    holdout: float,
 ) -> functools.partial:
     """One of the sources, with all but the split: the arguments of `make_source`.
 

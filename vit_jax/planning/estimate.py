@@ -5,6 +5,7 @@ each at their peak and all at once. Nothing runs faster; real steps take longer.
 """
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +57,20 @@ class Memory(NamedTuple):
     def fits(self) -> bool | None:
         """Whether it does; None if that is not known."""
         return None if self.available is None else self.peak <= self.available
+
+
+def memory_in_error(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
+    """What the compiler asked for and what there was, in bytes.
+
+    Raises:
+        JaxRuntimeError: the error is another one.
+    """
+    sizes = re.findall(r"\b([\d.]+)([KMGT])\b", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
+        raise error
+    powers = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    needed, available = (int(float(n) * powers[unit]) for n, unit in sizes[:2])
+    return needed, available
 
 
 class Roofline(NamedTuple):

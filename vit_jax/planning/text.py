@@ -17,6 +17,7 @@ def describe(plan: dict[str, Any]) -> str:
         f"{seconds[0]:.0f} s, compiled in {seconds[1]:.0f} s",
         "",
         *memory_lines(plan),
+        *(beside_line(row) for row in plan.get("beside", ())),
     ]
     if plan["program"]:
         lines += ["", *program_lines(plan)]
@@ -56,6 +57,12 @@ def memory_lines(plan: dict[str, Any]) -> list[str]:
         lines += ["  what helps, the cheapest first:"]
         lines += [f"    {option}" for option in plan["advice"]]
     return lines
+
+
+def beside_line(row: dict[str, Any]) -> str:
+    """What another program than the step holds at most, and the verdict."""
+    verdict = {True: ", fits", False: ", does not fit", None: ""}[row["fits"]]
+    return f"  at most {in_gib(row['peak'])} {row['program']}{verdict}"
 
 
 def program_lines(plan: dict[str, Any]) -> list[str]:

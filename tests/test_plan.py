@@ -250,8 +250,8 @@ def test_the_programs_beside_the_step(tmp_path):
     images = 100 * 16 * 16 * 3
     assert parameters + images <= evaluation["arguments"] < parameters + images + 1000
     assert evaluation["peak"] >= evaluation["arguments"] + evaluation["temporaries"]
-    assert "MiB while the parameters are drawn\n" in result.stdout
-    assert "GiB in an evaluation of 100 images a step\n" in result.stdout
+    assert "iB while the parameters are drawn\n" in result.stdout
+    assert "iB in an evaluation of 100 images a step\n" in result.stdout
 
 
 def test_options_that_do_not_go_together():

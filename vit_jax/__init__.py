@@ -43,7 +43,7 @@ def load(
     returns label names and preprocessing as well.
     """
     from vit_jax.models.depth import scanned
-    from vit_jax.placement import stack
+    from vit_jax.placement import stack_layers
     from vit_jax.run import load_run
 
     run = load_run(
@@ -57,7 +57,11 @@ def load(
         mesh=mesh,
         **options,
     )
-    return scanned(run.model, run.params, stack) if scan else (run.model, run.params)
+    return (
+        scanned(run.model, run.params, stack_layers)
+        if scan
+        else (run.model, run.params)
+    )
 
 
 def save(

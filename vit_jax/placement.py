@@ -41,7 +41,7 @@ def place_params(params: Any, mesh: Mesh) -> Any:
     return place(params, sharding.state_shardings(params, params, mesh))
 
 
-def stack(leaves: Sequence[jax.Array]) -> jax.Array:
+def stack_layers(leaves: Sequence[jax.Array]) -> jax.Array:
     """As `jnp.stack` of arrays that are divided alike; deletes them.
 
     By way of the host, so that no device ever holds an array twice.
@@ -55,8 +55,8 @@ def stack(leaves: Sequence[jax.Array]) -> jax.Array:
     )
 
 
-def unstack(leaf: jax.Array) -> list[jax.Array]:
-    """The inverse of `stack`: deletes the array, whose first axis is not divided."""
+def unstack_layers(leaf: jax.Array) -> list[jax.Array]:
+    """Undoes `stack_layers`: deletes the array, whose first axis is not divided."""
     part, spec = part_of(leaf), tuple(leaf.sharding.spec)[1:]
     placement = NamedSharding(leaf.sharding.mesh, PartitionSpec(*spec))
 

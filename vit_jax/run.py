@@ -22,7 +22,7 @@ from vit_jax.interop.files import FOLDER_FILES
 from vit_jax.interop.hub import resolve
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.models.depth import unstack_blocks
-from vit_jax.placement import place_params, unstack
+from vit_jax.placement import place_params, unstack_layers
 from vit_jax.storage import integrity
 from vit_jax.storage.paths import in_bucket, medium
 
@@ -203,7 +203,7 @@ def load_folder(
     (params,) = restored.state.values()
     return Run(
         model,
-        unstack_blocks(params, unstack),
+        unstack_blocks(params, unstack_layers),
         tuple(label_names),
         Data(**config.data),
         loss=dict(config.loss),

@@ -27,7 +27,7 @@ from vit_jax.evaluate import evaluate
 from vit_jax.guard import Faults, FaultyStep, Guard
 from vit_jax.metrics import Meter, SilentWriter, Writer, in_words
 from vit_jax.models.depth import stack_blocks, unstack_blocks
-from vit_jax.placement import stack, unstack
+from vit_jax.placement import stack_layers, unstack_layers
 from vit_jax.run import GROWING, begin_folder, versions
 from vit_jax.storage.bucket import StoreError
 from vit_jax.storage.fingerprint import compile_examination
@@ -67,9 +67,10 @@ def start_state(
     if restored is not None:
         state, metadata = restored.state, restored.metadata
         if metadata["config"]["model"]["scan"] != scan:
-            state = (
-                stack_blocks(state, stack) if scan else unstack_blocks(state, unstack)
-            )
+            if scan:
+                state = stack_blocks(state, stack_layers)
+            else:
+                state = unstack_blocks(state, unstack_layers)
         return state, metadata["next_index"]
     params = None
     if config.init:

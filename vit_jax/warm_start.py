@@ -18,7 +18,7 @@ from vit_jax.models import (
 )
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.optim import path_name
-from vit_jax.placement import stack
+from vit_jax.placement import stack_layers
 from vit_jax.run import load_model, load_run
 from vit_jax.storage.paths import medium
 from vit_jax.train_step import named_keys
@@ -107,7 +107,7 @@ def warm_start(
         run.params.update(draw(model, seed, {name: shardings[name] for name in here}))
     check_shapes(run.params, shapes, init)
     if getattr(model, "scan", False):
-        return stack_blocks(run.params, stack)
+        return stack_blocks(run.params, stack_layers)
     return run.params
 
 

@@ -1,5 +1,6 @@
 """Shared set-up: strict JAX, one compilation cache, shape checks."""
 
+import gc
 import os
 import pathlib
 
@@ -8,6 +9,9 @@ CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# The collector would walk all that JAX has traced so far every few hundred objects.
+gc.set_threshold(100_000, 50, 100)
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -156,7 +156,7 @@ OPTIONS = (
     Case(
         "plain_s16.py:arm=linear_head", ("model.name=Mixer-B/16", *LEARNED), slow=True
     ),
-    Case("imagenet.py:AxialResNet-50", ("model.pre_logits=false",), slow=True),
+    Case("bit.py:model=BiT-R50x1", ("model.name=AxialResNet-50",), slow=True),
 )
 CASES = PRETRAINING + FINE_TUNING + SMALL + OPTIONS
 

@@ -19,6 +19,7 @@ from configs import families
 from experiments.accelerator_cases import (
     CASES,
     absent_program,
+    config_of,
     evaluation_batch,
     label,
 )
@@ -58,6 +59,9 @@ def test_every_config_is_lowered():
     files = {path.name for path in Path("configs").glob("*.py")}
     lowered = {case.config.partition(":")[0] for case in CASES if not case.slow}
     assert lowered | {"__init__.py", "base.py"} == files
+    # Those that only `make accelerators` lowers can be read, too.
+    for case in CASES:
+        assert config_of(case).model.name, label(case)
 
 
 @pytest.mark.parametrize("kind", ABSENT)

@@ -1,5 +1,7 @@
 """What the thread that trains does not do: join batches, copy them, write metrics."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -233,3 +235,12 @@ def test_what_is_compiled_ahead_is_not_compiled_again():
     compiled.clear()
     assert examine(placed)[0]
     assert not any(compiled)
+
+
+def test_the_command_that_measures_it():
+    command = [sys.executable, "-m", "experiments.host_overhead"]
+    command += ["--batch", "8", "--size", "16", "--steps", "4", "--pause", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for name in ("next batch", "metrics of a step", "a row of metrics", "save"):
+        assert f"| {name} | " in result.stdout

@@ -73,7 +73,8 @@ class Meter:
     def _fetch(self, leave: int) -> None:
         while len(self._pending) > leave:
             step, metrics = self._pending.popleft()
-            row = {name: float(value) for name, value in metrics.items()}
+            # Many times faster than `float` of an array of JAX's.
+            row = {name: float(np.asarray(value)) for name, value in metrics.items()}
             if self.accept(step, row):
                 self._rows.append(row)
 

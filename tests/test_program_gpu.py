@@ -147,5 +147,7 @@ def test_cudnn_answers_for_cards_that_are_not_there():
     old = SimpleNamespace(platform="gpu", compute_capability="8.0")
     with cudnn_for([old]), pytest.raises(NotImplementedError, match="128"):
         lower_attention(66)
-    with cudnn_for(jax.devices()), pytest.raises(RuntimeError, match="cuDNN"):
+    # Of this machine: no cuDNN, or that of the wheels and no card.
+    refused = pytest.raises(RuntimeError, match="cuDNN|head dim")
+    with cudnn_for(jax.devices()), refused:
         lower_attention(68)

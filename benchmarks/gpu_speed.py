@@ -91,19 +91,22 @@ def utilisation(
 def measure(spec: Spec) -> None:
     """One model, training then inference; without timm, ours alone."""
     with contextlib.ExitStack() as stack:
-        started = [
-            stack.enter_context(worker(peer, spec)) for peer in spec.options["peers"]
-        ]
-        facts, failed = {}, {}
-        for one in started:
+        started, facts, failed = {}, {}, {}
+        for peer in spec.options["peers"]:
+            # Of a peer that is not installed there is not even a Python.
             try:
-                facts[one.peer] = one.facts
+                started[peer] = stack.enter_context(worker(peer, spec))
+            except OSError as error:
+                failed[peer] = in_one_line(error)
+        for peer, one in started.items():
+            try:
+                facts[peer] = one.facts
                 # All are compiled before any is timed.
                 for mode in MODES.values():
                     one.run(1, mode)
             except (RuntimeError, OSError) as error:
-                failed[one.peer] = in_one_line(error)
-        workers = [one for one in started if one.peer not in failed]
+                failed[peer] = in_one_line(error)
+        workers = [one for peer, one in started.items() if peer not in failed]
         for name in spec.names:
             with spec.row(name) as values:
                 mode = MODES[name.split()[-1]]

@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks.gpu_results import Spec
 from configs import digits
-from vit_jax.build import build_program
 from vit_jax.config import resolve_lengths
 from vit_jax.data.pipeline import Data
 from vit_jax.models import create_model, init_params
+from vit_jax.training.setup import build_program
 
 # Largest ||difference|| / ||float32 on the CPU||, of logits and of the whole gradient.
 # Half precision rounds to 2^-9; float32 is multiplied in TF32 on NVIDIA cards, 2^-11.

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.gpu_processes import start
 from benchmarks.gpu_results import Spec
-from vit_jax.metrics import read_metrics
+from vit_jax.storage.jsonl import read_metrics
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ from benchmarks.gpu_processes import start
 from benchmarks.gpu_results import Spec
 from configs import base
 from experiments.exact_resume import COMMAND, differences, final_state
-from vit_jax.storage.integrity import steps
+from vit_jax.checkpoints.integrity import steps
 
 ROOT = Path(__file__).parent.parent
 

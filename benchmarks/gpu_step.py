@@ -14,13 +14,17 @@ import jax
 import numpy as np
 
 from benchmarks import plain
-from vit_jax.benchmark import model_flops
-from vit_jax.build import build_program
 from vit_jax.config import resolve_lengths
-from vit_jax.flops import model_macs
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import peak_flops
-from vit_jax.speed import Program, compile_program, run_steps, synthetic_program
+from vit_jax.planning.flops import model_flops, model_macs
+from vit_jax.planning.timing import (
+    Program,
+    compile_program,
+    run_steps,
+    synthetic_program,
+)
+from vit_jax.training.setup import build_program
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet
 

@@ -15,7 +15,7 @@ paper holds nothing out; here the first 51,200 images are for evaluation, as in
 big_vision's vit_i21k.py. The loss, which the paper does not state, and the head's bias
 are as there. Augmentation as in BiT: Inception crop and flip. None of it has been run.
 Expected: Table 5 of the paper after fine-tuning; exaFLOPs of Table 6 by
-`vit_jax.flops.pretraining_exaflops`.
+`vit_jax.planning.flops.pretraining_exaflops`.
 """
 
 import re

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from configs import families
-from vit_jax.build import Program, build_program
 from vit_jax.cli import read_config
 from vit_jax.config import resolve_lengths
-from vit_jax.plan import data_facts
+from vit_jax.parallel.sharding import batch_sharding
 from vit_jax.planning.deviceless import ABSENT
-from vit_jax.sharding import batch_sharding
+from vit_jax.planning.run_plan import data_facts
+from vit_jax.training.setup import Program, build_program
 
 # Loops over layers: the same arithmetic, traced and compiled in a fraction of the time.
 SCAN = ("model.scan=true",)

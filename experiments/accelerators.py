@@ -37,11 +37,11 @@ from experiments.accelerator_cases import (
 from experiments.accelerator_table import report
 from experiments.command import hardware
 from vit_jax.cli import run_command
-from vit_jax.plan import plan_batch
 from vit_jax.planning.deviceless import ABSENT, lower
 from vit_jax.planning.largest_batch import batch_unit, largest_batch
+from vit_jax.planning.run_plan import plan_batch
 from vit_jax.planning.target import find_target
-from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import write_atomically
 
 ROWS = Path("docs/results/accelerators.jsonl")
 REPORT = Path("docs/accelerators.md")

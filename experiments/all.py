@@ -15,7 +15,7 @@ from experiments import report
 from experiments.command import add_arguments, check, run_experiment, working
 from experiments.frame import EXPERIMENTS, load_experiment
 from vit_jax.cli import run_command
-from vit_jax.train import Interrupted
+from vit_jax.training.loop import Interrupted
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -20,11 +20,11 @@ from experiments.profiles import test_images
 from experiments.statistics import difference, mean_interval, verdict
 from vit_jax.analysis.attention import uniform_attention_distance
 from vit_jax.data.files import Files, find_images
+from vit_jax.evaluation.predictions import prepared
 from vit_jax.figures import model as drawing
 from vit_jax.figures.model import Trained
+from vit_jax.interop.trained import load_run
 from vit_jax.models import init_params
-from vit_jax.predict import prepared
-from vit_jax.run import load_run
 
 IMAGES = 128
 REAL_IMAGES = 16

@@ -20,7 +20,7 @@ from experiments.paper_figures import family_of
 from experiments.statistics import Interval, all_of, mean_std, verdict
 from experiments.tables import mean_cell
 from experiments.throughput import Forward
-from vit_jax.flops import training_flops
+from vit_jax.planning.flops import training_flops
 
 LARGE, SMALL = "large patches", "small patches"
 # Each axial model and the one that it was made from.

@@ -10,12 +10,12 @@ import jax
 
 from experiments.frame import Arm
 from experiments.grid import GridRun
-from vit_jax.build import SECTIONS, build_program
 from vit_jax.config import check_config, resolve_lengths
 from vit_jax.data.pipeline import Data
-from vit_jax.flops import model_macs, training_flops
-from vit_jax.plan import data_facts
 from vit_jax.planning.estimate import core_days
+from vit_jax.planning.flops import model_macs, training_flops
+from vit_jax.planning.run_plan import data_facts
+from vit_jax.training.setup import SECTIONS, build_program
 
 
 class Needs(NamedTuple):

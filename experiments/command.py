@@ -40,9 +40,9 @@ from experiments.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
 from vit_jax.data.cpus import usable_cpus
-from vit_jax.run import versions
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.train import Interrupted, exit_on_interrupt
+from vit_jax.storage.paths import write_atomically
+from vit_jax.training.loop import Interrupted, exit_on_interrupt
+from vit_jax.training.run_folder import versions
 
 
 def main(experiment: Experiment) -> None:

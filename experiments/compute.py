@@ -28,7 +28,7 @@ from experiments.statistics import Interval, mean_std, verdict
 from experiments.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
 from vit_jax.figures.style import Family, Series
-from vit_jax.flops import training_flops
+from vit_jax.planning.flops import training_flops
 
 EXAMPLES = {"smoke": 64, "mini": 25_600, "small": 900_000}
 FACTORS = (0.25, 0.5, 2)

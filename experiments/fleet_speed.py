@@ -27,9 +27,9 @@ import ml_collections
 
 from configs import lab
 from vit_jax.cli import run_command
-from vit_jax.fleet import DEFAULTS, train_fleet
-from vit_jax.metrics import read_metrics
-from vit_jax.train import train
+from vit_jax.fleet.training import DEFAULTS, train_fleet
+from vit_jax.storage.jsonl import read_metrics
+from vit_jax.training.loop import train
 
 SIZES = {
     "micro": dict(name="ViT-mu/16", depth=2, width=32, mlp_dim=64, num_heads=2),

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from vit_jax.build import SECTIONS
 from vit_jax.cli import read_config
 from vit_jax.config import ConfigError
-from vit_jax.metrics import read_metrics
+from vit_jax.storage.jsonl import read_metrics
+from vit_jax.training.setup import SECTIONS
 
 SCALES = ("smoke", "mini", "small", "full")
 # In the order of the report; those that use others' runs come after them.

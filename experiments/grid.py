@@ -21,9 +21,9 @@ import ml_collections
 from configs.base import get_config
 from experiments.frame import Arm, Experiment, Results, resolve
 from vit_jax.config import difference
-from vit_jax.fleet import fleet_key, train_fleet, why_not
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.train import train
+from vit_jax.fleet.training import fleet_key, train_fleet, why_not
+from vit_jax.storage.paths import write_atomically
+from vit_jax.training.loop import train
 
 # What a finished run leaves in its folder.
 RECORD = "finished.json"

@@ -19,19 +19,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax import sharding
-from vit_jax.build import build
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.cli import read_config, run_command
 from vit_jax.config import to_dict
 from vit_jax.data import pipeline
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.data.sources import ArraySource
-from vit_jax.distributed import StopSignals
-from vit_jax.metrics import Meter
-from vit_jax.run import versions
-from vit_jax.train import make_writer
-from vit_jax.watchdog import Watchdog
+from vit_jax.parallel import sharding
+from vit_jax.parallel.distributed import StopSignals
+from vit_jax.training.loop import make_writer
+from vit_jax.training.metrics import Meter
+from vit_jax.training.run_folder import versions
+from vit_jax.training.setup import build
+from vit_jax.training.watchdog import Watchdog
 
 IMAGES_PER_SECOND = 20_000
 CLASSES = 10

@@ -18,7 +18,7 @@ from experiments.frame import Arm, Conclusion, Experiment, Results
 from experiments.profiles import Profile, initial_profile, trained_profile
 from experiments.statistics import mean_std, verdict
 from experiments.tables import mean_cell
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.figures.style import Series
 
 # Images: half of what the study of data takes, as there are three times the profiles.

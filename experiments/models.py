@@ -2,10 +2,10 @@
 
 import ml_collections
 
-from vit_jax.build import build_model
-from vit_jax.flops import model_macs
 from vit_jax.models import AnyModel
 from vit_jax.planning.estimate import DATA_SETS
+from vit_jax.planning.flops import model_macs
+from vit_jax.training.setup import build_model
 
 
 def model_of(config: ml_collections.ConfigDict, platform: str = "cpu") -> AnyModel:

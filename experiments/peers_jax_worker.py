@@ -14,7 +14,7 @@ import numpy as np
 from experiments.peers_linen import PlainViT, make_linen_step
 from vit_jax.models import create_model
 from vit_jax.models.variants import parse_name
-from vit_jax.speed import synthetic_program
+from vit_jax.planning.timing import synthetic_program
 
 
 def ours(spec: dict):

@@ -26,7 +26,7 @@ from vit_jax.analysis.positions import (
     true_neighbour_share,
 )
 from vit_jax.figures.tiles import similarity_tiles
-from vit_jax.run import load_run
+from vit_jax.interop.trained import load_run
 
 KINDS = {"none": "none", "1-D": "learned", "2-D": "learned2d", "relative": "relative"}
 PLACES = dict(zip(paper.TABLE_8_WHERE, ("stem", "every_layer", "shared"), strict=True))

@@ -11,13 +11,13 @@ import ml_collections
 import numpy as np
 
 from vit_jax.analysis.profile import bias_profile
-from vit_jax.data.mix import normalize
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
+from vit_jax.interop.trained import Run, load_run
 from vit_jax.models import AnyModel, init_params
-from vit_jax.run import Run, load_run
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.train_step import named_keys
+from vit_jax.models.pixels import normalize
+from vit_jax.storage.paths import write_atomically
+from vit_jax.training.step import named_keys
 
 Profile = dict[str, float]
 IMAGES = 128

@@ -20,7 +20,7 @@ from experiments.items import ITEMS, item_names
 from experiments.statistics import Verdict
 from experiments.tables import written
 from vit_jax.cli import run_command
-from vit_jax.storage.integrity import write_atomically
+from vit_jax.storage.paths import write_atomically
 
 VERDICTS = get_args(Verdict)
 SIDES = ("ours", "paper", "both")

@@ -15,10 +15,10 @@ from experiments import paper
 from experiments.command import main
 from experiments.frame import Conclusion, Experiment, Results
 from vit_jax.cli import read_config
-from vit_jax.flops import layers, pretraining_exaflops
 from vit_jax.models import create_model
 from vit_jax.models.variants import SIZES
 from vit_jax.planning.estimate import PAPER_UTILISATION, core_days
+from vit_jax.planning.flops import layers, pretraining_exaflops
 
 # Parameters with a head of 1000 classes. ViTs and the hybrids R50+B/16 and R50+L/32 are
 # in the tests of google-research/vision_transformer; the others were counted by hand.

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 
 from experiments.command import hardware
-from vit_jax.flops import model_macs
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import CHIPS
-from vit_jax.speed import GROUPS, measure, synthetic_program
-from vit_jax.storage.integrity import write_atomically
+from vit_jax.planning.flops import model_macs
+from vit_jax.planning.timing import GROUPS, measure, synthetic_program
+from vit_jax.storage.paths import write_atomically
 
 # Without an accelerator the batches are those that a core of the paper's could hold.
 TPU_V3_CORE = CHIPS["v3"].memory

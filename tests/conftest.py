@@ -28,7 +28,7 @@ import pytest  # noqa: E402
 def digits_run(tmp_path_factory) -> pathlib.Path:
     """The folder of a run of four steps: two tiny blocks on digits, with averages."""
     from configs import digits
-    from vit_jax.train import train
+    from vit_jax.training.loop import train
 
     config = digits.get_config()
     config.model.update(depth=2, width=32, mlp_dim=64, num_heads=2)

@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
 
         return create_model
     if name == "normalize":
-        from vit_jax.data.mix import normalize
+        from vit_jax.models.pixels import normalize
 
         return normalize
     raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
@@ -38,13 +38,12 @@ def load(
 
     `path` may also be the name of a public checkpoint, which is downloaded. With
     `scan`, the blocks are stacked, see `models/depth.py`. With a `jax.sharding.Mesh` of
-    `vit_jax.sharding.make_mesh(data=1, fsdp=-1, tensor=1)`, each device holds its part
-    of the parameters, and never more. See `run.load_run` for the other arguments; it
-    returns label names and preprocessing as well.
+    `vit_jax.parallel.sharding.make_mesh(data=1, fsdp=-1, tensor=1)`, each device holds
+    its part of the parameters, and never more.
     """
+    from vit_jax.interop.trained import load_run
     from vit_jax.models.depth import scanned
-    from vit_jax.placement import stack_layers
-    from vit_jax.run import load_run
+    from vit_jax.parallel.placement import stack_layers
 
     run = load_run(
         path,

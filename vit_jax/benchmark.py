@@ -17,13 +17,17 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.cli import read_config, run_command
-from vit_jax.flops import model_macs, training_flops
 from vit_jax.models import AnyModel, create_model
 from vit_jax.planning.chips import peak_flops
-from vit_jax.run import versions
-from vit_jax.speed import GROUPS, measure, measure_with_input, synthetic_program
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.storage.paths import as_path
+from vit_jax.planning.flops import model_flops
+from vit_jax.planning.timing import (
+    GROUPS,
+    measure,
+    measure_with_input,
+    synthetic_program,
+)
+from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.training.run_folder import versions
 
 # Of the arguments that go with --model.
 DEFAULTS = {
@@ -34,12 +38,6 @@ DEFAULTS = {
     "accumulate_steps": 1,
     "attention": "auto",
 }
-
-
-def model_flops(model: AnyModel, mode: str) -> int:
-    """FLOPs of one image's training step or forward pass."""
-    macs = model_macs(model)
-    return training_flops(macs) if mode == "train" else 2 * macs
 
 
 def rates(

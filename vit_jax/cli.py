@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import jax
 import ml_collections
 
-from vit_jax import distributed
 from vit_jax.config import ConfigError, unknown_key
+from vit_jax.parallel import distributed
 
 
 def run_command(

@@ -17,9 +17,8 @@ import ml_collections
 
 from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import ConfigError
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.storage.paths import as_path
-from vit_jax.train import Results, exit_on_interrupt, train
+from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.training.loop import Results, exit_on_interrupt, train
 
 
 def sweep(

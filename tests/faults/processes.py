@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vit_jax.storage import integrity
+from vit_jax.checkpoints import integrity
 
 COMMAND = (
     *(sys.executable, "-m", "vit_jax.train", "--config", "configs/digits.py"),

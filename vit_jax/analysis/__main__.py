@@ -20,14 +20,13 @@ import numpy as np
 from vit_jax.analysis.profile import bias_profile
 from vit_jax.cli import run_command
 from vit_jax.data.files import Files, find_images
-from vit_jax.data.mix import normalize
 from vit_jax.data.sources import Source
+from vit_jax.evaluation.predictions import prepared, spread
 from vit_jax.figures.model import Trained, draw_model
+from vit_jax.interop.trained import CHECKPOINT_HELP, Run, load_run
 from vit_jax.models import init_params
-from vit_jax.predict import prepared, spread
-from vit_jax.run import CHECKPOINT_HELP, Run, load_run
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.storage.paths import on_disk
+from vit_jax.models.pixels import normalize
+from vit_jax.storage.paths import on_disk, write_atomically
 
 
 def read_images(

@@ -4,14 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 Mix = Callable[[jax.Array, Array, Array], tuple[Array, Array]]
-
-
-def normalize(images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
-    """Maps pixels 0..255 to float32 in [-1, 1], as the released models expect."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def mixup(

@@ -15,7 +15,6 @@ from vit_jax.analysis.features import apply, output_rollout, position_tables
 from vit_jax.analysis.filters import principal_filters
 from vit_jax.analysis.heads import attention_measures
 from vit_jax.analysis.positions import position_similarity
-from vit_jax.data.mix import normalize
 from vit_jax.figures.heads import head_distances
 from vit_jax.figures.style import Family
 from vit_jax.figures.tiles import (
@@ -25,6 +24,7 @@ from vit_jax.figures.tiles import (
     similarity_tiles,
 )
 from vit_jax.models import AnyModel, VisionTransformer
+from vit_jax.models.pixels import normalize
 
 BATCH = 16
 FILTERS = 28

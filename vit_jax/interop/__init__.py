@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vit_jax import sharding
 from vit_jax.interop import (
     adapt,
     big_vision,
@@ -19,15 +18,11 @@ from vit_jax.interop import (
     timm,
     torchvision,
 )
-from vit_jax.interop.layout import (
-    Facts,
-    parameter_shapes,
-    read_params,
-    write_tensors,
-)
+from vit_jax.interop.layout import Facts, parameter_shapes, read_params, write_tensors
 from vit_jax.models import AnyModel, create_model, model_options
 from vit_jax.models.depth import unrolled, unstack_blocks
-from vit_jax.placement import place_params
+from vit_jax.parallel import sharding
+from vit_jax.parallel.placement import place_params
 
 __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 

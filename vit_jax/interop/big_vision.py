@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.interop import google, linen
-from vit_jax.interop.layout import (
-    Rule,
-    Tensors,
-    rearranged,
-    same,
-    square_image,
-)
+from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
 from vit_jax.interop.linen import EACH_CLASS, ONE_ROW, config_for, facts
 from vit_jax.models import AnyModel, Mixer, ResNet
 

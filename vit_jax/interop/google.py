@@ -8,13 +8,7 @@ import re
 from typing import Any
 
 from vit_jax.interop import linen
-from vit_jax.interop.layout import (
-    Rule,
-    Tensors,
-    rearranged,
-    same,
-    square_image,
-)
+from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
 from vit_jax.interop.linen import EACH_CLASS, ONE_ROW, config_for, facts
 from vit_jax.models import AnyModel, Mixer, ResNet
 

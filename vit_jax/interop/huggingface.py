@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.interop import pytorch
-from vit_jax.interop.huggingface_config import (
-    config_for,
-    facts,
-    image_size,
-    numerics,
-)
+from vit_jax.interop.huggingface_config import config_for, facts, image_size, numerics
 from vit_jax.interop.layout import (
     Rule,
     Tensors,

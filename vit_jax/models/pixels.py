@@ -1,9 +1,14 @@
-"""What every model does with its images first."""
+"""Pixels on their way into a model: value range, mean and deviation, size."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 HALF = (0.5, 0.5, 0.5)
+
+
+def normalize(images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    """Maps pixels 0..255 to float32 in [-1, 1], as the released models expect."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def prepare(

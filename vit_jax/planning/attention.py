@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vit_jax import sharding
 from vit_jax.cli import run_command
 from vit_jax.models import attention, create_model, init_params
 from vit_jax.models.softmax_attention import _HEADS_FIRST, _TOKENS_FIRST, _attention
+from vit_jax.parallel import sharding
 from vit_jax.planning.deviceless import cudnn_for
 from vit_jax.planning.program import analyze
 from vit_jax.planning.topology import cards

@@ -1,7 +1,7 @@
 """Memory of the programs beside the training step: the start, and the evaluation.
 
 A checkpoint is put on the devices part by part and without a program
-(`vit_jax/placement.py`), so that loading one needs no more than its parts.
+(`vit_jax/parallel/placement.py`), so that loading one needs no more than its parts.
 """
 
 import time
@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from vit_jax.build import Program, lower_evaluation
 from vit_jax.planning.deviceless import cudnn_for
 from vit_jax.planning.estimate import memory_in_error
 from vit_jax.planning.target import Target
+from vit_jax.training.setup import Program, lower_evaluation
 
 
 def memory_beside(

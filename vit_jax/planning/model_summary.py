@@ -4,11 +4,10 @@ import argparse
 import json
 from typing import Any
 
-from vit_jax.flops import Layer, layers, training_flops
+from vit_jax.interop.trained import load_run
 from vit_jax.models import create_model, model_options
-from vit_jax.run import load_run
-from vit_jax.storage.integrity import write_atomically
-from vit_jax.storage.paths import as_path
+from vit_jax.planning.flops import Layer, layers, training_flops
+from vit_jax.storage.paths import as_path, write_atomically
 
 
 def summarize(model: Any, depth: int) -> dict[str, Any]:

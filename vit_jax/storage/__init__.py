@@ -1,1 +1,1 @@
-"""Checkpoints on disk: the parts of `checkpoint.py`."""
+"""Files on a disk or in a bucket, behind one door."""

@@ -80,6 +80,15 @@ def absolute(path: Path) -> Path:
     return path if in_bucket(path) else path.absolute()
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step: a killed process leaves the old one or the new.
+
+    Raises:
+        OSError: it cannot be written, in a sentence; the old one is as it was.
+    """
+    medium(path).write_atomically(path, text)
+
+
 @functools.cache
 def _epath() -> Any:
     """`etils.epath`, with which Orbax reads and writes too, on gcsfs."""

@@ -1,0 +1,128 @@
+"""Configs: every one resolves, and every wrong key is named before anything starts."""
+
+import ml_collections
+import pytest
+
+from vit_jax import cli
+from vit_jax.config import (
+    ConfigError,
+    check_config,
+    difference,
+    load_config,
+    parse_duration,
+)
+from vit_jax.training.setup import SECTIONS
+
+
+@pytest.fixture
+def config():
+    return cli.read_config("configs/digits.py", [])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rat=1", "did you mean 'optim.learning_rate'"),
+        ("train.learning_rate=1", "did you mean 'optim.learning_rate'"),
+        ("learning_rate=1", "did you mean 'optim.learning_rate'"),
+        ("modle.name=x", "did you mean 'model.name'"),
+        ("optim=1", "unknown config key 'optim'"),
+        ("seed=many", "wanted int, like 0"),
+        ("optim.learning_rate=fast", "wanted float"),
+        ("log.tensorboard=maybe", "wanted bool"),
+        ("optim.learning_rate", "wanted --config.optim.learning_rate=value"),
+    ],
+)
+def test_wrong_overrides(override, message):
+    with pytest.raises(ConfigError, match=message):
+        cli.read_config("configs/digits.py", [f"--config.{override}"])
+
+
+def test_overrides_take_the_type_of_the_default():
+    config = cli.read_config(
+        "configs/digits.py",
+        [
+            "--config.optim.learning_rate=1",
+            "--config.data.image_size=24,32",
+            "--config.data.crop_area=(0.1, 1)",
+            "--config.eval.splits=val,test",
+            "--config.log.tensorboard=false",
+            "--config.data.name=/a=b:c",
+            "--config.optim.freeze=embedding,encoder/block_0[0-3]",
+        ],
+    )
+    assert config.optim.learning_rate == 1.0
+    assert isinstance(config.optim.learning_rate, float)
+    assert config.data.image_size == (24, 32)
+    assert config.data.crop_area == (0.1, 1)
+    assert config.eval.splits == ("val", "test")
+    assert config.log.tensorboard is False
+    assert config.data.name == "/a=b:c"
+    assert config.optim.freeze == ("embedding", "encoder/block_0[0-3]")
+
+
+def test_config_file_errors(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such file"):
+        cli.read_config(str(tmp_path / "none.py"), [])
+    with pytest.raises(ConfigError, match="it takes no arguments"):
+        cli.read_config("configs/digits.py:model=B", [])
+
+
+def test_a_key_that_nobody_reads_is_found(config):
+    config.optim.lr = 0.1
+    with pytest.raises(ConfigError, match=r"unknown config key 'optim\.lr'"):
+        check_config(config, SECTIONS)
+
+
+def test_a_missing_key_is_found(config):
+    del config.optim["name"]
+    with pytest.raises(ConfigError, match=r"lacks optim\.name"):
+        check_config(config, SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("3epochs", 30),
+        ("1epoch", 10),
+        ("0.5epochs", 5),
+        ("7steps", 7),
+        ("1e3examples", 10),
+        ("1example", 1),
+        ("10%", 20),
+        ("0steps", 0),
+    ],
+)
+def test_durations(text, steps):
+    found = parse_duration(
+        text, batch_size=100, examples_per_epoch=1000, total_steps=200
+    )
+    assert found == steps
+
+
+@pytest.mark.parametrize("text", ["", "10", "ten steps", "5minutes", "-1steps"])
+def test_wrong_durations(text):
+    with pytest.raises(ConfigError, match="is not a duration"):
+        parse_duration(text, batch_size=1, examples_per_epoch=1)
+
+
+def test_a_saved_config_comes_back_the_same(config, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json())
+    assert difference(load_config(path), config) == {}
+    assert load_config(path).data.image_size == config.data.image_size
+    config.optim.learning_rate = 7.0
+    assert difference(load_config(path), config) == {"optim.learning_rate": (2e-3, 7.0)}
+
+
+def test_load_config_errors(tmp_path):
+    with pytest.raises(ConfigError, match="wanted the folder of a training run"):
+        load_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not readable"):
+        load_config(tmp_path / "config.json")
+
+
+def test_base_config_is_a_plain_config_dict(config):
+    assert isinstance(config, ml_collections.ConfigDict)
+    check_config(config, SECTIONS)

@@ -1,0 +1,167 @@
+"""Runs that start from a checkpoint, and the sweep of the learning rate."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from vit_jax import sweep
+from vit_jax.config import load_config
+from vit_jax.data.pipeline import Data
+from vit_jax.interop.trained import load_run
+from vit_jax.models import create_model, init_params
+from vit_jax.parallel import sharding
+from vit_jax.training import loop
+from vit_jax.training.initial_weights import draw
+from vit_jax.training.step import named_keys
+
+ARCHITECTURE = dict(
+    depth=1, width=32, mlp_dim=64, num_heads=2, norm_epsilon=1e-5, activation="gelu"
+)
+
+
+def tiny(init="", **overrides):
+    """Two steps on digits; with `init` the model is left to the checkpoint."""
+    config = digits.get_config()
+    config.init = str(init)
+    config.model.update(name="" if init else "ViT-mu/2", pooling="token")
+    if init:
+        for key in ("depth", "width", "mlp_dim", "num_heads"):
+            if key in config.model:
+                del config.model[key]
+    else:
+        config.model.update(ARCHITECTURE)
+    config.data.batch_size = 32
+    config.optim.update(warmup="0steps", learning_rate=1e-2)
+    config.train.update(duration="2steps", ema_decay=0.0)
+    config.eval.batch_size = 512
+    config.log.tensorboard = False
+    for key, value in overrides.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("origin")
+    loop.train(tiny(), folder)
+    return folder
+
+
+def test_the_model_is_that_of_the_checkpoint(origin, tmp_path, capsys):
+    config = tiny(origin, model__dropout_rate=0.3, optim__learning_rate=0.0)
+    loop.train(config, tmp_path / "run")
+    here, there = load_run(tmp_path / "run"), load_run(origin)
+    assert here.model == there.model.clone(dropout_rate=0.3)
+    np.testing.assert_array_equal(
+        here.params["head"]["kernel"], there.params["head"]["kernel"]
+    )
+    saved = load_config(tmp_path / "run" / "config.json")
+    assert saved.model.name == "ViT-mu/2" and saved.model.activation == "gelu"
+    # The command as it was goes on with the folder, also without the checkpoint.
+    config.init = str(origin)
+    loop.train(config, tmp_path / "run")
+    assert "replaced" not in capsys.readouterr().out
+
+
+def test_twice_the_resolution(origin, tmp_path, capsys):
+    config = tiny(origin, data__image_size=(32, 24))
+    loop.train(config, tmp_path)
+    assert "positions resampled from 8x8 to 16x12" in capsys.readouterr().err
+    run = load_run(tmp_path)
+    assert run.params["positions"]["embedding"].shape == (1, 193, 32)
+
+
+@pytest.mark.parametrize("names", ["abcdefghij", "9876543210"])
+def test_other_classes_of_the_same_number_get_a_new_head(
+    names, origin, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Data, "label_names", lambda _: tuple(names))
+    loop.train(tiny(origin, optim__learning_rate=0.0), tmp_path)
+    assert "replaced by new head" in capsys.readouterr().out
+    assert not load_run(tmp_path).params["head"]["kernel"].any()
+
+
+def test_a_tanh_layer_goes_with_the_head(tmp_path, capsys):
+    loop.train(tiny(model__pre_logits=True), tmp_path / "pre")
+    loop.train(tiny(tmp_path / "pre"), tmp_path / "run")
+    assert "head and pre_logits" in capsys.readouterr().out
+    assert "pre_logits" not in load_run(tmp_path / "run").params
+
+
+def test_what_is_new_is_drawn_as_in_any_run():
+    model = create_model("ViT-mu/2", num_classes=3, image_size=8, pre_logits=True)
+    whole = init_params(model, named_keys(7).params)
+    mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
+    placed = sharding.state_shardings(whole, whole, mesh)
+    new = draw(model, 7, {"pre_logits": placed["pre_logits"]})
+    assert new.keys() == {"pre_logits"}
+    assert np.abs(new["pre_logits"]["kernel"]).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, new["pre_logits"], whole["pre_logits"])
+
+
+def test_other_numerics_are_an_error(origin, tmp_path):
+    config = tiny(model__activation="relu")
+    config.init = str(origin)
+    with pytest.raises(ValueError, match="activation is 'gelu' there, 'relu' here"):
+        loop.train(config, tmp_path)
+
+
+def test_what_the_config_says_of_the_model_stays(origin, tmp_path):
+    config = tiny(origin, model__norm_epsilon=1e-3)
+    with pytest.raises(ValueError, match="norm_epsilon is 1e-05 there, 0.001 here"):
+        loop.train(config, tmp_path)
+
+
+def test_neither_model_nor_checkpoint(tmp_path):
+    config = tiny(model__name="")
+    with pytest.raises(ValueError, match="name a model.*--init"):
+        loop.train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_linear_probe_leaves_the_backbone(origin, tmp_path):
+    loop.train(tiny(origin, optim__freeze=("(?!head/)",)), tmp_path)
+    here, there = load_run(tmp_path).params, load_run(origin).params
+    np.testing.assert_array_equal(
+        here["encoder"]["block_00"]["mlp"]["hidden"]["kernel"],
+        there["encoder"]["block_00"]["mlp"]["hidden"]["kernel"],
+    )
+    assert np.abs(here["head"]["kernel"] - there["head"]["kernel"]).max() > 1e-4
+
+
+def test_the_sweep_takes_the_best_and_trains_on_all(tmp_path, monkeypatch):
+    config = tiny(
+        sweep__learning_rates=(1e-9, 3e-3),
+        sweep__train_split="train[:90%]",
+        sweep__dev_split="train[90%:]",
+        train__duration="12steps",
+    )
+    accuracies, best, results = sweep.sweep(config, tmp_path)
+    assert best == 3e-3 == max(accuracies, key=accuracies.get)
+    assert set(results) == {"test"}
+    trial, final = (
+        load_run(tmp_path / name).config for name in ("rate_0.003", "final")
+    )
+    assert trial.data.split == "train[:90%]" and trial.eval.splits == ("train[90%:]",)
+    assert final.data.split == "train" and final.optim.learning_rate == 3e-3
+    # Nothing is trained twice.
+    monkeypatch.setattr(loop.Meter, "add", lambda *_: pytest.fail("trained again"))
+    again = sweep.sweep(config, tmp_path)
+    assert again[0] == accuracies and again[2]["test"] == results["test"]
+
+
+def test_the_sweep_needs_its_section(tmp_path):
+    command = [sys.executable, "-m", "vit_jax.sweep", "--config=configs/digits.py"]
+    result = subprocess.run(
+        [*command, "--workdir", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1 and not (tmp_path / "x").exists()
+    assert "error: sweep.learning_rates, sweep.train_split" in result.stderr

@@ -1,0 +1,92 @@
+"""Lists, verifies or prunes the checkpoints of a run.
+
+    python -m vit_jax.checkpoints runs/digits --verify
+    python -m vit_jax.checkpoints runs/digits --prune --keep-last 1 --keep-best 1
+
+Nothing is changed without `--prune`; a training may be writing to the folder.
+"""
+
+import argparse
+import json
+
+from vit_jax.checkpoints import integrity
+from vit_jax.checkpoints.listing import (
+    find_directory,
+    find_retention,
+    leftovers,
+    look_at_all,
+    table,
+    to_prune,
+)
+from vit_jax.checkpoints.retention import remove
+from vit_jax.cli import run_command
+from vit_jax.storage.paths import as_path
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command; RuntimeError if a step is damaged."""
+    directory = find_directory(as_path(arguments.directory))
+    retention = find_retention(directory, arguments)
+    found = look_at_all(directory, retention, checksums=arguments.verify)
+    removed = to_prune(found) if arguments.prune else []
+    if not arguments.dry_run:
+        remove(directory, removed)
+    others = leftovers(directory)
+    report = {"steps": [row._asdict() for row in found], "removed": removed, **others}
+    text = json.dumps(report, indent=1) + "\n"
+    if arguments.json == "-":
+        print(text, end="")
+    else:
+        print(table(found))
+        for kind, folders in others.items():
+            for folder in folders:
+                print(f"{kind}: {folder['path']}  {folder['bytes'] / 1e6:.1f} MB")
+        if arguments.prune:
+            verb = "would remove" if arguments.dry_run else "removed"
+            print(f"{verb}: {', '.join(map(str, removed)) or 'nothing'}")
+    if arguments.json not in (None, "-"):
+        integrity.write_atomically(as_path(arguments.json), text)
+    if damaged := [str(row.step) for row in found if row.problem]:
+        raise RuntimeError(
+            f"damaged: step {', '.join(damaged)}. Training and evaluation pass over "
+            "damaged steps and take the newest whole one"
+        )
+
+
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_jax.checkpoints",
+        description="List, verify and prune the checkpoints of a run. Exit code 1 if "
+        "one is damaged.",
+    )
+    parser.add_argument("directory", help="of a run, or of its checkpoints")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all files and compare checksums; else only that files and sizes fit",
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove what none of the --keep options keeps (default: the run's config)",
+    )
+    parser.add_argument("--keep-last", type=positive, metavar="N", help="newest steps")
+    parser.add_argument("--keep-best", type=int, metavar="N", help="steps, by metric")
+    parser.add_argument("--keep-every", type=int, metavar="N", help="multiples of N")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --prune: say what would be removed"
+    )
+    parser.add_argument("--json", metavar="FILE", help="the same as JSON; - for stdout")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(make_parser(), main)

@@ -1,0 +1,308 @@
+"""Checkpoints of a training run: Orbax behind one door, with checksums.
+
+A run folder holds `config.json`, `metrics.jsonl` and `checkpoints/<step>/`. Saving is
+asynchronous and atomic (Orbax writes elsewhere, then renames; in a bucket it marks what
+is committed). Orbax does not notice
+flipped bits in array data, so each step also gets a manifest with a SHA-256 per file,
+and a step that fails it is put aside for the previous one.
+
+Several processes share the folder. Each writes its part of the arrays; process 0 alone
+looks at what is there, verifies and decides, and the others hear of it.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging as absl_logging
+from orbax.checkpoint import v1 as ocp
+
+from vit_jax.checkpoints import integrity
+from vit_jax.checkpoints.agreement import blind_processes, from_primary
+from vit_jax.checkpoints.fingerprint import examine
+from vit_jax.checkpoints.retention import Retention
+from vit_jax.checkpoints.saving import Save, explain
+from vit_jax.storage.paths import absolute, as_path, medium
+
+PATIENCE = 60  # seconds that other processes get to finish or to see a file
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint could be saved or restored; the message says why and what to do."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds: its step, the state tree, and the metadata dict."""
+
+    step: int
+    state: Any
+    metadata: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run; with several processes, all call each method.
+
+    Args:
+        directory: where the step folders go; created if need be.
+        keep_last: how many of the newest steps stay; at least 1.
+        keep_best: how many of the best steps by `best_metric` stay.
+        keep_every: steps that are a multiple of it stay for ever; 0 for none.
+        best_metric: name of a metric given to `save`, larger is better.
+        read_only: leave the folder as it is, since a training may be writing to it.
+
+    Raises:
+        CheckpointError: the folder cannot be opened, or not by all processes.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_last: int = 1,
+        keep_best: int = 0,
+        keep_every: int = 0,
+        best_metric: str = "accuracy",
+        read_only: bool = False,
+    ) -> None:
+        if keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last is {keep_last}: wanted at least 1")
+        # Orbax writes every decision to the log, hundreds of lines a run.
+        absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
+        # Orbax refuses relative paths.
+        self.directory = absolute(as_path(directory))
+        self.read_only = read_only
+        self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
+        self._save: Save | None = None
+        self._held = None
+        self._newest = "none"
+        if read_only:
+            return
+        try:
+            from_primary(lambda: integrity.open_folder(self.directory))
+            blind = blind_processes(self.directory, PATIENCE / 6)
+            self._held = medium(self.directory).Held(self.directory)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoints in {self.directory} cannot be opened: "
+                f"{explain(error)}"
+            ) from error
+        if blind:
+            raise CheckpointError(
+                f"process {blind[0]} does not see what process 0 writes to "
+                f"{self.directory}: --workdir must be on a file system that all "
+                "processes share"
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """The committed steps, oldest first."""
+        return integrity.steps(self.directory)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        metadata: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        """Saves `state` in the background; returns when its arrays may be donated.
+
+        Args:
+            metadata: what JSON can hold.
+            metrics: of this step; needed to rank it for `keep_best`.
+
+        Raises:
+            CheckpointError: the state holds NaN or Inf (nothing is written then), the
+                previous save failed, or the folder has vanished (the state is saved).
+            ValueError: `best_metric` is not among the metrics.
+        """
+        wanted = self._retention.best_metric
+        if metrics and wanted not in metrics:
+            raise ValueError(
+                f"checkpoint.best_metric is {wanted!r}: wanted one of "
+                f"{', '.join(metrics)}"
+            )
+        there = from_primary(lambda: "yes" if self._held.is_there() else "")
+        try:
+            self.wait()
+        except CheckpointError:
+            if there:
+                raise
+        finite, fingerprints = examine(state)
+        if not finite:
+            raise CheckpointError(
+                f"the state at step {step} holds NaN or Inf and was not saved; "
+                f"the last good checkpoint is {self.last_good()}"
+            )
+        own = {integrity.FINGERPRINTS: fingerprints, integrity.METRICS: metrics}
+        folder = self.directory / str(step)
+        try:
+            self._save = Save(folder, state, metadata | own, self._retention)
+        except Exception as error:
+            raise self._failed(folder, explain(error)) from error
+        if not there:
+            self.wait()
+            raise CheckpointError(
+                f"{self.directory} vanished during the training; step {step} was saved "
+                "in a new one. Put the old one back, or start the same command again "
+                f"to go on from step {step}"
+            )
+
+    def restore(
+        self,
+        abstract_state: Any | Callable[[dict[str, Any]], Any],
+        *,
+        partial: bool = False,
+        step: int | None = None,
+    ) -> Restored | None:
+        """Restores the newest step that is whole, or None where there is no step.
+
+        A damaged step is moved to `damaged/` beside the checkpoints, with a warning.
+
+        Args:
+            abstract_state: tree of ShapeDtypeStructs with the wanted shardings, of any
+                mesh; or a function that gives it for the metadata of a step.
+            partial: the tree is a part of the saved one.
+            step: this one and no other.
+
+        Raises:
+            CheckpointError: there are steps, but none, or not this one, can be read.
+        """
+        self.wait()
+        steps = json.loads(from_primary(lambda: json.dumps(self.steps)))
+        if step is not None:
+            if step not in steps:
+                there = ", ".join(map(str, steps)) or "none"
+                raise CheckpointError(
+                    f"{self.directory} has no step {step}; it has {there}"
+                )
+            steps = [step]
+        reasons = []
+        for step in reversed(steps):
+            reason = self._verify(step)
+            if not reason:
+                return self._load(step, abstract_state, partial)
+            reasons.append(f"step {step}: {reason}")
+            logger.warning("CHECKPOINT DAMAGED, trying the one before: %s", reasons[-1])
+            if step != steps[0] and not self.read_only:
+                from_primary(
+                    lambda step=step: integrity.set_aside(self.directory / str(step))
+                )
+        if reasons:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} can be restored; "
+                + "; ".join(reasons)
+                + ". Start with another workdir, or delete this folder to start again"
+            )
+        return None
+
+    def _verify(self, step: int) -> str:
+        folder = self.directory / str(step)
+        try:
+            return from_primary(lambda: integrity.verify(folder))
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint {folder} cannot be read: {explain(error)}. It "
+                "was left as it is; give access to it and start again"
+            ) from error
+
+    def _load(self, step: int, abstract_state: Any, partial: bool) -> Restored:
+        folder = self.directory / str(step)
+        metadata = self._metadata(step)
+        context = ocp.Context()
+        context.pytree_options.loading.partial_load = partial
+        try:
+            if callable(abstract_state):
+                abstract_state = abstract_state(metadata)
+            with context:
+                loaded = ocp.load_checkpointables(folder, {"state": abstract_state})
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint {folder} is whole but does not fit this run's model "
+                f"and optimizer: {explain(error)}"
+            ) from error
+        self._newest = str(step)
+        return Restored(step, loaded["state"], metadata)
+
+    def _metadata(self, step: int) -> dict[str, Any]:
+        metadata = integrity.read_metadata(self.directory / str(step))
+        own = (integrity.FINGERPRINTS, integrity.METRICS)
+        return {key: value for key, value in metadata.items() if key not in own}
+
+    def newest_metadata(self) -> dict[str, Any]:
+        """The metadata of the newest step whose metadata can be read.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for step in reversed(self.steps):
+            if metadata := self._metadata(step):
+                return metadata
+        raise CheckpointError(f"there is no checkpoint in {self.directory}")
+
+    def last_good(self) -> str:
+        """The newest step as words for a message.
+
+        In a bucket that does not answer it is the newest that this process saw whole.
+        """
+        if self._save is not None:
+            self._save.join(PATIENCE)
+            if not (self._save.is_alive() or self._save.failure):
+                self._newest = self._save.folder.name
+        try:
+            newest = str(self.steps[-1]) if self.steps else "none"
+        except integrity.StoreError:
+            newest = self._newest
+        return newest if newest == "none" else f"step {newest} in {self.directory}"
+
+    def wait(self) -> None:
+        """Blocks until the save under way is on disk, manifest included.
+
+        Raises:
+            CheckpointError: it failed here, for example because the disk is full. Other
+                processes wait for this one then, until they miss its heartbeat.
+        """
+        if self._save is None:
+            return
+        self._save.join()
+        save, self._save = self._save, None
+        if save.failure:
+            raise self._failed(save.folder, save.failure)
+        self._newest = save.folder.name
+
+    def check(self) -> None:
+        """Raises what `wait` would if the save under way has failed; does not wait.
+
+        A folder that vanished is left to `save`, which has a state to put in a new one.
+        """
+        save = self._save
+        if save and not save.is_alive() and save.failure and self._held.is_there():
+            self.wait()
+
+    def _failed(self, folder: Path, reason: str) -> CheckpointError:
+        with contextlib.suppress(integrity.StoreError):
+            if jax.process_index() == 0:
+                integrity.tidy(self.directory)
+        return CheckpointError(
+            f"the checkpoint {folder} could not be written: {reason}. The last good "
+            f"checkpoint is {self.last_good()}. When the "
+            f"{medium(self.directory).MEDIUM} is in order, start the same command again"
+        )
+
+    def close(self) -> None:
+        """Finishes the save under way and lets go of the folder.
+
+        Other processes may be elsewhere by now, if this one ends by an error: they are
+        not asked, and not waited for for ever.
+        """
+        if self._held is not None:
+            self._held.close()
+        if self._save is not None:
+            self._save.join(None if jax.process_count() == 1 else PATIENCE)
+            if not self._save.is_alive():
+                self.wait()

@@ -1,0 +1,149 @@
+"""Classification of a whole split: what became of each example, exactly once."""
+
+import sys
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vit_jax.data.labels import label_order
+from vit_jax.data.pipeline import Data, prefetch_to_device
+from vit_jax.data.sources import Source, make_source
+from vit_jax.evaluation.means import run_step
+from vit_jax.evaluation.outcomes import (
+    Outcomes,
+    class_counts,
+    confusion,
+    make_outcome_step,
+    shown_classes,
+    summary,
+)
+from vit_jax.figures.pictures import shorten
+from vit_jax.interop.trained import Run
+from vit_jax.parallel import sharding
+from vit_jax.parallel.placement import place, place_params
+
+
+def evaluate_run(
+    run: Run,
+    data: Data,
+    *,
+    batch_size: int,
+    labels_by_index: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[Outcomes, list[str], float]:
+    """Evaluates a run on `data.split`, on all devices, with a live progress line.
+
+    Args:
+        data: the run's own, or another one whose label names are the model's, or some
+            of them, in any order.
+        batch_size: rounded up to a multiple of the devices.
+        labels_by_index: go by the numbers of the classes, whatever their names.
+        mesh: as of `load_run`, without `tensor`; None has all parameters on each
+            device.
+
+    Returns:
+        The outcomes, the names of skipped records, and images per second, reading
+        included and compilation not.
+
+    Raises:
+        ValueError: other label names, unknown split, or a model without a head.
+        ImageError: an image that cannot be read, or too many to skip.
+    """
+    if not run.model.num_classes:
+        raise ValueError(
+            "the checkpoint has no head, so it gives features and no classes: "
+            "fine-tune it first"
+        )
+    order = label_order(
+        data.label_names(), run.label_names, data.name, by_index=labels_by_index
+    )
+    devices = jax.device_count()
+    batch_size = -(-batch_size // devices) * devices
+    mesh = mesh or sharding.make_mesh(data=-1, fsdp=1, tensor=1)
+    divided = sharding.batch_sharding(mesh)
+    several = jax.process_count() > 1
+    rows = sharding.local_rows(divided, batch_size) if several else None
+    params = place_params(run.params, mesh)
+    step = jax.jit(
+        sharding.on_mesh(make_outcome_step(run.model, order, **run.loss), mesh),
+        out_shardings=sharding.replicated(mesh),
+    )
+    blank = {
+        "image": np.zeros((batch_size, *data.image_size, 3), np.uint8),
+        "label": np.zeros(batch_size, np.int32),
+        "mask": np.zeros(batch_size, bool),
+        "index": np.zeros(batch_size, np.int64),
+    }
+    # Compiles, which the speed is not to include.
+    blank = place(blank, dict.fromkeys(blank, divided))
+    jax.block_until_ready(step(params, blank))
+
+    parts = []
+    start = time.perf_counter()
+    batches = data.eval_batches(data.split, batch_size, rows=rows)
+    with (
+        prefetch_to_device(batches, divided) as batches,
+        tqdm(
+            total=data.num_examples(),
+            desc="evaluating",
+            unit=" images",
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
+        for part in run_step(step, params, batches):
+            mask = part.pop("mask")
+            parts.append({name: values[mask] for name, values in part.items()})
+            bar.update(int(mask.sum()))
+    seconds = time.perf_counter() - start
+    columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    outcomes = Outcomes(**columns)
+    return outcomes, batches.skipped, len(outcomes.label) / seconds
+
+
+def open_source(data: Data) -> Source:
+    """The records of `data.split` as they are stored, by number and with names."""
+    return make_source(
+        data.name,
+        data.split,
+        classes=data.classes,
+        label=data.label,
+        data_dir=data.data_dir or None,
+        stage=data.stage,
+        holdout=data.holdout,
+        cache="never",
+    )
+
+
+def report(outcomes: Outcomes, label_names: tuple[str, ...], speed: float) -> str:
+    """A table for the terminal: the metrics, the worst classes and confusions."""
+    metrics = summary(outcomes, len(label_names))
+    lines = [f"  images  {metrics['count']}"]
+    lines.append(f"  top-1   {100 * metrics['accuracy']:.2f} %")
+    if "top5" in metrics:
+        lines.append(f"  top-5   {100 * metrics['top5']:.2f} %")
+    if metrics["ties"]:
+        lines.append(f"  ties    {metrics['ties']}, counted as wrong")
+    lines.append(f"  loss    {metrics['loss']:.4f}")
+    lines.append(f"  speed   {speed:.0f} images/s")
+
+    counts, hits = class_counts(outcomes, len(label_names))
+    accuracy = hits / np.maximum(counts, 1)
+    worst = [i for i in np.argsort(accuracy, kind="stable") if hits[i] < counts[i]][:5]
+    lines += ["worst classes"] if worst else []
+    for i in worst:
+        name = shorten(label_names[i], 40)
+        lines.append(f"  {100 * accuracy[i]:6.2f} %  {name} ({counts[i]} images)")
+
+    classes = shown_classes(outcomes, len(label_names))
+    errors = confusion(outcomes, classes)
+    np.fill_diagonal(errors, 0)
+    largest = np.argsort(-errors, axis=None, kind="stable")[:5]
+    pairs = [divmod(int(i), len(classes)) for i in largest if errors.flat[i]]
+    lines += ["most frequent confusions"] if pairs else []
+    for label, prediction in pairs:
+        names = [shorten(label_names[classes[i]], 30) for i in (label, prediction)]
+        number = errors[label, prediction]
+        lines.append(f"  {number:6}    {names[0]} taken for {names[1]}")
+    return "\n".join(lines)

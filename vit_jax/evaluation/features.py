@@ -1,0 +1,247 @@
+"""Representations of images, which the protocols on frozen features start from.
+
+The representation is `pre_logits`: what the head reads (arXiv 2010.11929, Eq. 4; the
+tanh layer included where the model has one), as in big_vision's few-shot evaluation.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from tqdm import tqdm
+
+from vit_jax.data.pipeline import Data, prefetch_to_device
+from vit_jax.evaluation.means import Step, run_step
+from vit_jax.models import AnyModel
+from vit_jax.models.pixels import normalize
+from vit_jax.parallel import sharding
+
+Params = Any
+
+
+FeatureFn = Callable[[Params, UInt8[Array, "b h w 3"]], Float[Array, "b d"]]
+
+
+class Evaluator(Protocol):
+    """Measures parameters; built once, called at intervals of the training."""
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Metrics by name. In several processes, all of them must call it."""
+        ...
+
+
+class Features(NamedTuple):
+    """A row for each example, in the order of the split.
+
+    Attributes:
+        features: float32, the representation.
+        labels: integers.
+        index: number of the example in what was read; some are missing if
+            `data.on_error` is "skip" and they could not be read.
+    """
+
+    features: Float[np.ndarray, "n d"]
+    labels: Int[np.ndarray, " n"]
+    index: Int[np.ndarray, " n"]
+
+
+def make_feature_fn(model: AnyModel) -> FeatureFn:
+    """Builds the pure `(params, images) -> features`.
+
+    Images are uint8 (b, h, w, 3) of the model's size, features float32 (b, d). To be
+    jitted, vmapped over parameters or scanned over batches by the caller.
+    """
+
+    def feature_fn(params: Params, images: Array) -> Array:
+        _, out = model.apply({"params": params}, normalize(images), train=False)
+        return out["pre_logits"]
+
+    return feature_fn
+
+
+@functools.cache
+def feature_step(model: AnyModel, mesh: jax.sharding.Mesh) -> Step:
+    """Builds `(params, batch) -> features, label, index, mask`, all rows everywhere.
+
+    Kept, so that evaluators of the same model share what is compiled.
+    """
+    feature_fn = make_feature_fn(model)
+
+    def step(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        rest = {name: batch[name] for name in ("label", "index", "mask")}
+        return {"features": feature_fn(params, batch["image"])} | rest
+
+    return jax.jit(
+        sharding.on_mesh(step, mesh), out_shardings=sharding.replicated(mesh)
+    )
+
+
+class Extractor:
+    """Computes the features of whole splits on all devices, each example once."""
+
+    def __init__(
+        self, model: AnyModel, data: Data, mesh: jax.sharding.Mesh, *, batch_size: int
+    ) -> None:
+        """Computes nothing yet.
+
+        Args:
+            data: its `image_size` is the model's.
+            batch_size: over all processes; rounded up to a multiple of the devices.
+        """
+        self.data, self.mesh, self.batch_size = data, mesh, batch_size
+        self._step = feature_step(model, mesh)
+        self._skipped: set[str] = set()
+
+    def __call__(
+        self, params: Params, split: str, records: np.ndarray | None = None
+    ) -> Features:
+        """Features of a split, or of the records with these numbers, in this order.
+
+        Prints the names of records that are left out, once.
+
+        Raises:
+            ValueError: unknown split.
+            ImageError: an image that cannot be read.
+        """
+        columns, skipped = split_outputs(
+            self._step,
+            params,
+            self.data,
+            split,
+            batch_size=self.batch_size,
+            mesh=self.mesh,
+            records=records,
+        )
+        for name in sorted(set(skipped) - self._skipped):
+            tqdm.write(f"left out of the features, since it cannot be read: {name}")
+            self._skipped.add(name)
+        return Features(columns["features"], columns["label"], columns["index"])
+
+
+def split_outputs(
+    step: Step,
+    params: Params,
+    data: Data,
+    split: str,
+    *,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    records: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Runs a step over a split: its outputs, a row for each example, on the host.
+
+    Also returns the names of records that were left out, since they cannot be read.
+
+    Args:
+        step: returns arrays with a row for each of the batch, `mask` among them;
+            replicated, if there are several processes.
+        batch_size: over all processes; rounded up to a multiple of the devices.
+        records: numbers of the examples to read, in this order; None for all.
+
+    Raises:
+        ValueError: unknown split, or no example in it that can be read.
+        ImageError: an image that cannot be read.
+    """
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-batch_size // devices) * devices
+    placement = sharding.batch_sharding(mesh)
+    several = jax.process_count() > 1
+    rows = sharding.local_rows(placement, batch_size) if several else None
+    batches = data.eval_batches(split, batch_size, rows=rows, records=records)
+    parts = []
+    with (
+        contextlib.closing(prefetch_to_device(batches, placement)) as batches,
+        tqdm(
+            total=data.num_examples(split) if records is None else len(records),
+            desc=f"features of {split}",
+            unit=" images",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
+        for part in run_step(step, params, batches):
+            mask = part.pop("mask")
+            parts.append({name: values[mask] for name, values in part.items()})
+            bar.update(int(mask.sum()))
+        skipped = batches.skipped
+    columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    if not all(map(len, columns.values())):
+        raise ValueError(f"no image of {data.name} {split} can be read")
+    return columns, skipped
+
+
+def own_data(
+    data: Data,
+    *,
+    name: str,
+    split: str,
+    classes: Sequence[str],
+    data_dir: str,
+    crop: str,
+) -> Data:
+    """The data of an evaluator: that of the training where the options are empty."""
+    if not (name or classes or crop):
+        # The same object: it holds its images in memory already.
+        return data
+    return dataclasses.replace(
+        data,
+        name=name or data.name,
+        split=split,
+        classes=classes or (() if name else data.classes),
+        label="label" if name else data.label,
+        data_dir=data_dir or data.data_dir,
+        eval_crop=crop or data.eval_crop,
+        batch_size=1,
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class FrozenFeatures:
+    """What the protocols on frozen features share: a training and a test split.
+
+    Attributes:
+        model, mesh: of the program.
+        data: of the training, whose options hold where those here are empty; then that
+            of the features, whose images are prepared for the same model.
+        name: of another data set; "" for the training's own.
+        train_split, test_split: all of the latter is classified.
+        classes: as of `Data`; () for those of the training if `name` is "", else all.
+        data_dir: of prepared tensorflow-datasets.
+        crop: as `eval_crop`, such as "resize_center_crop" of big_vision's few-shot.
+        batch_size: of the forward pass, over all processes.
+    """
+
+    model: AnyModel
+    data: Data
+    mesh: jax.sharding.Mesh
+    _: dataclasses.KW_ONLY
+    name: str
+    train_split: str
+    test_split: str
+    classes: Sequence[str]
+    data_dir: str
+    crop: str
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        """Opens both splits; raises ValueError for unknown ones or unknown classes."""
+        self.data = own_data(
+            self.data,
+            name=self.name,
+            split=self.train_split,
+            classes=self.classes,
+            data_dir=self.data_dir,
+            crop=self.crop,
+        )
+        self.data.num_examples(self.train_split)
+        self.data.num_examples(self.test_split)
+        self.label_names = self.data.label_names()
+        self.extract = Extractor(
+            self.model, self.data, self.mesh, batch_size=self.batch_size
+        )

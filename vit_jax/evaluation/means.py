@@ -1,0 +1,84 @@
+"""Metrics of a split as sums and means: every example exactly once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vit_jax.data.mix import one_hot
+from vit_jax.losses import LossFn
+from vit_jax.models import AnyModel
+from vit_jax.models.pixels import normalize
+
+# `(parameters, batch) -> arrays`, of which each batch gives its own.
+Step = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
+    """Builds `(params, batch) -> sums` over the examples whose `mask` is True."""
+
+    def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        images = normalize(batch["image"])
+        logits, _ = model.apply({"params": params}, images, train=False)
+        labels, mask = batch["label"], batch["mask"]
+        rank = label_rank(logits, labels)
+        return {
+            "count": mask.sum(),
+            "loss": (loss_fn(logits, one_hot(labels, logits.shape[-1])) * mask).sum(),
+            "accuracy": ((rank < 1) & mask).sum(),
+            "top5": ((rank < 5) & mask).sum(),
+        }
+
+    return eval_step
+
+
+def evaluate(
+    eval_step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
+) -> dict[str, float]:
+    """Means over a split: `loss`, `accuracy`, `top5` in [0, 1], and the `count`.
+
+    Raises:
+        ValueError: no batch holds an example.
+    """
+    totals: dict[str, float] = {}
+    for sums in run_step(eval_step, params, batches):
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+    count = totals.pop("count", 0.0)
+    if not count:
+        raise ValueError("there is no example to evaluate on")
+    return {name: total / count for name, total in totals.items()} | {"count": count}
+
+
+def run_step(
+    step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Runs a step on each batch and yields its results as arrays on the host.
+
+    The device has one batch to do while the results of another are fetched. Were all
+    dispatched at once, their images would fill its memory.
+    """
+    ahead = None
+    for batch in batches:
+        if jax.process_count() > 1 and jax.default_backend() == "cpu":
+            # Two at a time would mix up the messages of the processes there.
+            jax.block_until_ready(ahead)
+        done, ahead = ahead, step(params, batch)
+        if done is not None:
+            yield jax.device_get(done)
+    if ahead is not None:
+        yield jax.device_get(ahead)
+
+
+def label_rank(
+    logits: Float[Array, "b n"], labels: Int[Array, " b"]
+) -> Int[Array, " b"]:
+    """How many other classes are not below the label's: 0 where it is the top one.
+
+    Ties and NaN count against the label, so a constant or broken output is no hit.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return (~(logits < own)).sum(-1) - 1

@@ -1,0 +1,216 @@
+"""Pictures of a run, its mistakes and its predictions.
+
+Matplotlib is imported where a figure is made: it takes half a second, and training
+needs it only at its end. Figures draw themselves, without pyplot, so no screen or
+backend is needed and none stays in memory.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.paths import as_path, medium
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PIXELS_PER_INCH = 120
+# A confusion matrix of more classes is drawn without text, which would not be legible.
+_MAX_WRITTEN_CLASSES = 30
+_BLUE, _GREEN, _RED = "#3b6fb6", "#2e8b57", "#c0392b"
+_GREY, _PALE = "#9aa3ad", "#eef0f2"
+
+
+class Prediction(NamedTuple):
+    """What a model says about an image, and where it looks."""
+
+    name: str
+    image: np.ndarray  # uint8 (height, width, 3), as the model sees it
+    best: list[tuple[str, float]]  # labels and probabilities, best first
+    heat: np.ndarray | None  # float (h, w), share of each patch, if asked for
+    label: str | None  # the true one, where it is known
+
+
+def learning_curve(workdir: str | Path) -> Path:
+    """Draws loss and accuracy of every split over the steps; returns the PNG's path.
+
+    Rows without a metric, or with NaN or Inf for it, are left out of its curve.
+    """
+    workdir = as_path(workdir)
+    with medium(workdir).filling(workdir) as folder:
+        _curves(workdir, folder / "learning_curve.png")
+    return workdir / "learning_curve.png"
+
+
+def _curves(workdir: Path, path: Path) -> None:
+    rows = read_metrics(workdir / "metrics.jsonl")
+    figure = _figure(10, 4)
+    for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        values = []
+        for split in dict.fromkeys(row["split"] for row in rows):
+            points = [
+                (row["step"], row[name])
+                for row in rows
+                if row["split"] == split and math.isfinite(row.get(name, math.nan))
+            ]
+            if not points:
+                continue
+            steps, column = zip(*points, strict=True)
+            # A line through one point would not be seen.
+            style = "-" if split == "train" and len(points) > 1 else "o-"
+            axis.plot(steps, column, style, markersize=3, label=split)
+            values += column
+        axis.set(xlabel="step", ylabel=name)
+        axis.grid(alpha=0.3)
+        if values:
+            axis.legend()
+        if name == "loss" and values and min(values) > 0:
+            axis.set_yscale("log")
+    _save(figure, path)
+
+
+def confusion_matrix(
+    counts: np.ndarray, label_names: Sequence[str], title: str, path: Path
+) -> Path:
+    """Draws how often each class (row) was taken for each (column); returns the path.
+
+    Args:
+        counts: integers (classes, classes).
+        label_names: in the order of the rows; written, with the counts, for up to 30
+            classes.
+    """
+    from matplotlib.colors import PowerNorm
+
+    classes = len(counts)
+    written = classes <= _MAX_WRITTEN_CLASSES
+    side = 3.0 + 0.42 * classes if written else 8.0
+    figure = _figure(max(side, 4.5) + 0.8, max(side, 4.5))
+    axis = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # The root makes single mistakes visible beside an almost full diagonal.
+    picture = axis.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    axis.set(xlabel="predicted", ylabel="label", title=title)
+    bar = figure.colorbar(picture, shrink=0.8, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
+    bar.set_label("share of the label's images")
+    if written:
+        names = [shorten(name, 18) for name in label_names]
+        upright = max(map(len, names)) > 3
+        axis.set_xticks(range(classes), names, rotation=90 if upright else 0)
+        axis.set_yticks(range(classes), names)
+        for row, column in np.argwhere(counts):
+            colour = "white" if share[row, column] > 0.4 else "black"
+            axis.text(
+                column,
+                row,
+                str(counts[row, column]),
+                color=colour,
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
+    return _save(figure, path)
+
+
+def prediction(item: Prediction, path: Path) -> Path:
+    """Draws an image, the attention over it and the top classes; returns the path."""
+    figure = _figure(9.6, 3.2)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.18, 0.9))
+    figure.get_layout_engine().set(wspace=0.06)
+    title = shorten(item.name, 70, keep_end=True)
+    figure.suptitle(title, fontsize=10)
+    left.imshow(item.image, interpolation="nearest")
+    height, width = item.image.shape[:2]
+    left.set_title(f"input, {height} x {width}", fontsize=9)
+    picture = _overlay(middle, item)
+    middle.set_title("attention rollout", fontsize=9)
+    bar = figure.colorbar(picture, ax=middle, fraction=0.046)
+    bar.set_label("times the mean patch", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    _bars(right, item)
+    for axis in (left, middle, right):
+        axis.set_axis_off()
+    return _save(figure, path)
+
+
+def overview(items: Sequence[Prediction], path: Path) -> Path:
+    """Draws up to 16 images with their attention and best class; returns the path."""
+    items = items[:16]
+    columns = min(4, len(items))
+    rows = -(-len(items) // columns)
+    figure = _figure(3.5 * columns, 2.0 * rows)
+    # A narrow column of nothing after each pair.
+    ratios = (1, 1, 0.08) * columns
+    axes = figure.subplots(rows, 3 * columns, squeeze=False, width_ratios=ratios)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, item in enumerate(items):
+        row, column = divmod(number, columns)
+        left, right = axes[row, 3 * column : 3 * column + 2]
+        left.imshow(item.image, interpolation="nearest")
+        _overlay(right, item)
+        label, probability = item.best[0]
+        title = f"{shorten(label, 18)}  {100 * probability:.1f} %"
+        if item.label not in (None, label):
+            title += f"  (true: {shorten(item.label, 14)})"
+        left.set_title(title, loc="left", fontsize=9, color=_colour(item, label))
+    return _save(figure, path)
+
+
+def shorten(text: str, length: int, *, keep_end: bool = False) -> str:
+    """The text itself, or its beginning (or end) and an ellipsis, `length` in all."""
+    if len(text) <= length:
+        return text
+    return "…" + text[1 - length :] if keep_end else text[: length - 1] + "…"
+
+
+def _overlay(axis: "Axes", item: Prediction) -> Any:
+    """The grey image under the heat, in multiples of the mean patch's share."""
+    height, width = item.image.shape[:2]
+    # Pixel i covers [i - 1/2, i + 1/2] in matplotlib; the heat must cover the same.
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    heat = item.heat / max(item.heat.mean(), np.finfo(np.float32).tiny)
+    axis.imshow(
+        item.image.mean(axis=-1), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+    )
+    return axis.imshow(
+        heat, cmap="inferno", alpha=0.6, extent=extent, interpolation="bicubic"
+    )
+
+
+def _bars(axis: "Axes", item: Prediction) -> None:
+    labels, values = zip(*item.best, strict=True)
+    places = range(len(labels))
+    colours = [_colour(item, labels[0])] + [_GREY] * (len(labels) - 1)
+    axis.barh(places, [1] * len(labels), color=_PALE, height=0.34)
+    axis.barh(places, values, color=colours, height=0.34)
+    for place, label, value in zip(places, labels, values, strict=True):
+        mark = "  (true)" if label == item.label else ""
+        text = f"{shorten(label, 26)}{mark}"
+        axis.text(0, place - 0.24, text, fontsize=9, va="bottom")
+        text = f"{100 * value:.1f} %"
+        axis.text(1, place - 0.24, text, fontsize=9, va="bottom", ha="right")
+    # Room for five, so that fewer do not become fat.
+    axis.set(xlim=(0, 1), ylim=(max(len(labels), 5) - 0.6, -0.8))
+
+
+def _colour(item: Prediction, prediction: str) -> str:
+    if item.label is None:
+        return _BLUE
+    return _GREEN if prediction == item.label else _RED
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_PIXELS_PER_INCH, layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    figure.savefig(path)
+    return path

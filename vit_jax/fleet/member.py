@@ -1,0 +1,238 @@
+"""One run of a fleet: its folder, its data, its place in the schedule."""
+
+import dataclasses
+import functools
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from vit_jax.checkpoints import integrity
+from vit_jax.checkpoints.store import Checkpoints
+from vit_jax.config import (
+    Lengths,
+    check_config,
+    difference,
+    keywords,
+    lists_to_tuples,
+    load_config,
+    resolve_lengths,
+    to_dict,
+    without_every,
+)
+from vit_jax.data.in_memory import Images, examples, shared, training_images
+from vit_jax.data.pipeline import Data
+from vit_jax.evaluation.features import Evaluator
+from vit_jax.fleet.program import FleetProgram
+from vit_jax.models import AnyModel
+from vit_jax.parallel import sharding
+from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.paths import absolute, medium, write_atomically
+from vit_jax.training.guard import Faults, FaultyStep, Guard
+from vit_jax.training.metrics import Writer
+from vit_jax.training.optim import make_schedule
+from vit_jax.training.run_folder import FREE_KEYS, GROWING, begin_folder, versions
+from vit_jax.training.setup import FROZEN, SECTIONS
+
+FAILURE = "failure.txt"
+# Options of reading that do not matter where all is read once, into arrays.
+IN_MEMORY = {"cache": "never", "workers": 0, "num_threads": 0}
+Results = dict[str, dict[str, float]]
+
+
+# For all runs of a grid: it holds its images.
+@functools.lru_cache(maxsize=4)
+def make_evaluator(
+    name: str, model: AnyModel, data: Data, mesh: jax.sharding.Mesh, options: str
+) -> Evaluator:
+    """That of a config section, whose keys but `every` are given as JSON."""
+    return FROZEN[name](model, data, mesh, **lists_to_tuples(json.loads(options)))
+
+
+class Member:
+    """A run of a fleet; its folder becomes that of an ordinary run.
+
+    Attributes:
+        data: with no images in memory of its own.
+        label_names: one for each class of the data.
+        lengths: in steps.
+        failure: why it stopped before its end; "" while it did not.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
+        """Checks the config and opens the data; decodes nothing.
+
+        Raises:
+            ValueError: the config cannot be used.
+        """
+        check_config(config, SECTIONS)
+        self.config, self.workdir = config, workdir
+        self.data = shared(Data(**{**config.data, **IN_MEMORY}))
+        self.label_names = self.data.label_names()
+        self.data.check_splits(config.eval.splits)
+        self.lengths: Lengths = resolve_lengths(config, self.data.num_examples())
+        self.failure = self._read_failure()
+        self.results: Results = {}
+        self._rows: list[dict[str, float]] = []
+
+    def _read_failure(self) -> str:
+        failure, begun = self.workdir / FAILURE, self.workdir / "config.json"
+        if not all(medium(path).exists(path) for path in (failure, begun)):
+            return ""
+        # Another learning rate, say, is another try.
+        changed = difference(load_config(begun), self.config)
+        same = all(key.startswith(FREE_KEYS) for key in changed)
+        return medium(failure).read_text(failure).strip() if same else ""
+
+    @property
+    def saved_step(self) -> int:
+        """The newest checkpoint's step, 0 without one."""
+        return max(integrity.steps(self.workdir / "checkpoints"), default=0)
+
+    def finished_results(self) -> Results:
+        """The last evaluation of a run that is at its end; {} if it is not.
+
+        Raises:
+            ConfigError: the folder is that of another config.
+        """
+        total = self.lengths.total
+        if self.saved_step != total:
+            return {}
+        begin_folder(self.workdir, self.config, allow_change=False)
+        rows = read_metrics(self.workdir / "metrics.jsonl")
+        found = {
+            row["split"]: {k: v for k, v in row.items() if k not in ("step", "split")}
+            for row in rows
+            if row["step"] == total and row["split"] not in ("train", "fault")
+        }
+        wanted = {*self.config.eval.splits, *self.lengths.evaluators}
+        return found if wanted <= found.keys() else {}
+
+    def rhythm(self) -> str:
+        """Equal for runs that are evaluated in the same way and at the same steps."""
+        config = to_dict(self.config)
+        sections = {name: config[name] for name in ("eval", *self.lengths.evaluators)}
+        data = dataclasses.replace(self.data, split="")
+        return f"{self.lengths} {sections} {data}"
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """One for each output of the model; none where it does not classify."""
+        labelled = self.config.objective.name == "classification"
+        return self.label_names if labelled else ()
+
+    def open(self, state: Any, stack: ExitStack) -> Any:
+        """Opens the folder, and gives the state to go on with, None for a new run.
+
+        Args:
+            state: shapes with shardings, of what may be restored.
+            stack: closes the folder in the end, after the save under way.
+        """
+        begin_folder(self.workdir, self.config, allow_change=False)
+        (self.workdir / FAILURE).unlink(missing_ok=True)
+        keep = without_every(self.config.checkpoint)
+        keep["keep_every"] = self.lengths.keep_every
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", **keep)
+        stack.callback(self.checkpoints.close)
+        restored = self.checkpoints.restore(state)
+        start = 0 if restored is None else restored.step
+        self._files = medium(self.workdir).Growing(self.workdir, GROWING)
+        stack.callback(self._files.close)
+        self.writer = Writer(
+            absolute(self.workdir),
+            self.config,
+            self.lengths.total,
+            start,
+            show=False,
+            folder=self._files.folder,
+            **without_every(self.config.log),
+        )
+        stack.callback(self.writer.close)
+        batch = self.config.data.batch_size
+        self._faults = Faults(Guard(**self.config.guard), start, start * batch, batch)
+        self.images: Images = training_images(self.data)
+        optim = self.config.optim
+        schedule = make_schedule(
+            total_steps=self.lengths.total,
+            warmup_steps=self.lengths.warmup,
+            cooldown_steps=self.lengths.cooldown,
+            **{key: optim[key] for key in keywords(make_schedule) if key in optim},
+        )
+        steps = np.arange(self.lengths.total)
+        rates = np.asarray(jax.vmap(schedule)(steps), np.float32)
+        self._rates = np.broadcast_to(rates, steps.shape)
+        return None if restored is None else restored.state
+
+    def evaluator(self, name: str, program: FleetProgram) -> Evaluator:
+        """That of a section such as `fewshot`."""
+        # Read by the pipeline, once for each image; and not the training split.
+        options = without_every(self.config[name])
+        data = Data(**{**self.config.data, "split": options["train_split"]})
+        return make_evaluator(
+            name, program.model, data, program.mesh, json.dumps(options)
+        )
+
+    def inputs(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the examples (count, b) and rates (count,) of the next steps."""
+        batch = self.config.data.batch_size
+        numbers = examples(
+            step * batch,
+            (step + count) * batch,
+            len(self.images.label),
+            self.config.seed,
+        )
+        return numbers.reshape(count, batch), self._rates[step : step + count]
+
+    def accept(self, step: int, row: dict[str, float], speed: float) -> None:
+        """Takes the metrics of a step that is done, and writes them where due.
+
+        Args:
+            speed: steps a second, NaN if not known.
+
+        Raises:
+            FaultyStep: it ends this run.
+        """
+        if self._faults.accept(step, row):
+            self._rows.append(row)
+        self.writer.faults(self._faults.take())
+        every = self.lengths.log_every
+        if self._rows and (step == self.lengths.total or (every and step % every == 0)):
+            rows, self._rows = self._rows, []
+            means = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+            if np.isfinite(speed):
+                means["steps/s"] = speed
+                means["images/s"] = speed * self.config.data.batch_size
+            self.writer.train(step, means)
+
+    def evaluated(self, step: int, results: Results) -> None:
+        """Takes an evaluation."""
+        self.results |= results
+        self.writer.evaluation(step, results)
+
+    def save(self, step: int, state: Any, mesh: jax.sharding.Mesh) -> None:
+        """Saves a state of arrays on the host, in the background."""
+        evaluated = step == self.lengths.total or step % self.lengths.eval_every == 0
+        best = self.results.get(self.config.eval.splits[0]) if evaluated else None
+        facts = {
+            "next_index": step * self.config.data.batch_size,
+            "label_names": self.output_names,
+            "versions": versions(),
+            "config": to_dict(self.config),
+        }
+        state = jax.device_put(state, sharding.replicated(mesh))
+        self.writer.flush()
+        self._files.push()
+        self.checkpoints.save(step, state, facts, best)
+
+    def fail(self, step: int, fault: FaultyStep) -> None:
+        """Records that this run is over."""
+        self.failure = (
+            f"stopped by {fault}; the last good checkpoint is "
+            f"{self.checkpoints.last_good()}. To go on from it, delete {FAILURE}"
+        )
+        self.writer.faults([(step, str(fault))])
+        write_atomically(self.workdir / FAILURE, self.failure + "\n")

@@ -1,0 +1,216 @@
+"""The compiled programs of a fleet: several steps of several runs in one call.
+
+Inside is the step of `training/step.py`, as `training/setup.py` makes it for any run.
+What differs between the runs of a fleet are arguments: parameters, random keys,
+examples, learning rates of each step, weight decay.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vit_jax.config import lists_to_tuples
+from vit_jax.data.device_augment import make_augment
+from vit_jax.data.pipeline import Data
+from vit_jax.models import AnyModel, init_params
+from vit_jax.parallel import sharding
+from vit_jax.parallel.determinism import compiler_options
+from vit_jax.training.optim import make_optimizer
+from vit_jax.training.setup import build_model, build_step
+from vit_jax.training.step import (
+    Batch,
+    Metrics,
+    Params,
+    RandomKeys,
+    TrainState,
+    initial_state,
+    named_keys,
+)
+
+# Keys that do not enter the compiled programs, except for `data.*`.
+FREE_SECTIONS = ("seed", "init", "eval", "sweep", "checkpoint", "log", "mesh")
+FREE_KEYS = {
+    "optim": (
+        *("learning_rate", "schedule", "warmup", "cooldown", "end_learning_rate"),
+        *("milestones", "weight_decay"),
+    ),
+    "train": ("duration", "step_timeout"),
+}
+# The schedule of a fleet's optimizer: it is told the rate of each step.
+TOLD = {
+    "schedule": "constant",
+    "warmup": 0,
+    "cooldown": 0,
+    "end_learning_rate": 0.0,
+    "milestones": (),
+}
+
+
+class Inputs(NamedTuple):
+    """What the runs of a fleet get for a dispatch of at most k steps.
+
+    Attributes:
+        batch: image uint8 (k, runs, b, h, w, 3), label int32 (k, runs, b).
+        rates: learning rates, float32 (k, runs).
+    """
+
+    batch: Batch
+    rates: jax.Array
+
+
+class FleetKeys(NamedTuple):
+    """The random keys of a run: those of its steps, and of the augmentation."""
+
+    step: RandomKeys
+    augment: jax.Array
+
+
+class FleetProgram(NamedTuple):
+    """What runs on the device; compiled at the first call.
+
+    Attributes:
+        state: of one run, as shapes with shardings.
+        draw: `seed -> Params`, as an ordinary run's.
+        start: `Params -> TrainState` of one run.
+        make_keys: `seed -> FleetKeys`.
+        run: `(states, inputs, keys, decays, count) -> (states, metrics)`: the first
+            `count` steps of the inputs; metrics are arrays (k, runs).
+        evaluate: `(params, batch) -> sums`, the batch the same for all runs.
+    """
+
+    model: AnyModel
+    mesh: jax.sharding.Mesh
+    state: TrainState
+    draw: Callable[[jax.Array], Params]
+    start: Callable[[Params], TrainState]
+    make_keys: Callable[[jax.Array], FleetKeys]
+    run: Callable[..., tuple[TrainState, Metrics]]
+    evaluate: Callable[[Params, Batch], Metrics]
+
+
+def program_key(config: ml_collections.ConfigDict) -> str:
+    """The part of a config that the compiled programs depend on, as JSON."""
+    values = json.loads(config.to_json())
+    for section in FREE_SECTIONS:
+        values.pop(section, None)
+    for section, keys in FREE_KEYS.items():
+        for key in keys:
+            values[section].pop(key, None)
+    data = Data(**config.data)
+    kept = ("batch_size", "image_size", "crop", "crop_area")
+    values["data"] = {key: getattr(data, key) for key in kept}
+    values["data"]["flip"] = "on" if data.flips() else "off"
+    return json.dumps(values, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=16)
+def make_program(
+    key: str, num_classes: int, slots: int, steps: int, device: Any = None
+) -> FleetProgram:
+    """Builds, or takes out of the cache, the programs for `slots` runs at once.
+
+    Args:
+        key: of `program_key`.
+        steps: of a dispatch, at most.
+        device: to compile for; the first one of this process if None.
+    """
+    config = ml_collections.ConfigDict(lists_to_tuples(json.loads(key)))
+    device = device or jax.local_devices()[0]
+    mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=[device])
+    model, objective, eval_step = build_model(config, num_classes, device.platform)
+    augment = make_augment(Data(name="", **config.data))
+
+    def optimizer_of(params: Params, rate: Any, decay: Any) -> tuple[Any, Any]:
+        told = TOLD | {"learning_rate": rate, "weight_decay": decay}
+        return make_optimizer(params, 1, **(dict(config.optim) | told))
+
+    def step(state, batch, keys, rate, decay):
+        image = augment(jax.random.fold_in(keys.augment, state.step), batch["image"])
+        optimizer, schedule = optimizer_of(state.params, rate, decay)
+        train_step = build_step(config, objective, optimizer, schedule)
+        return train_step(state, batch | {"image": image}, keys.step)
+
+    def start(params: Params) -> TrainState:
+        optimizer, _ = optimizer_of(params, 0.0, 0.0)
+        return initial_state(params, optimizer, average=config.train.ema_decay > 0)
+
+    def make_keys(seed: jax.Array) -> FleetKeys:
+        # A split of the seed is a fold of 0, 1, ...: this one is far from them.
+        augment_key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+        return FleetKeys(named_keys(seed), augment_key)
+
+    def draw(seed: jax.Array) -> Params:
+        return init_params(model, named_keys(seed).params)
+
+    shapes = jax.eval_shape(start, jax.eval_shape(draw, 0))
+    placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+    side_by_side = jax.vmap if slots > 1 else one_by_one
+    options = compiler_options(device.platform, config.train.deterministic)
+    jit = functools.partial(jax.jit, compiler_options=options)
+    return FleetProgram(
+        model,
+        mesh,
+        sharding.abstract(shapes, placed),
+        jit(draw),
+        jit(start),
+        jit(make_keys),
+        jit(
+            sharding.on_mesh(many_steps(side_by_side(step), steps), mesh),
+            donate_argnums=0,
+        ),
+        jit(
+            sharding.on_mesh(
+                lambda params, batch: side_by_side(
+                    lambda params: eval_step(params, batch)
+                )(params),
+                mesh,
+            )
+        ),
+    )
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `jax.vmap` for arrays of length 1: without batched products, slow on CPUs."""
+
+    def single(*arguments: Any) -> Any:
+        results = function(*jax.tree.map(lambda x: x[0], arguments))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], results)
+
+    return single
+
+
+def many_steps(
+    step: Callable[..., tuple[TrainState, Metrics]], steps: int
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """`FleetProgram.run` of a step of all runs.
+
+    The number of steps is an argument, so that a last, shorter dispatch before an
+    evaluation needs no other program.
+    """
+
+    def one(states, inputs, keys, decays, number):
+        batch, rates = jax.tree.map(lambda x: x[number], inputs)
+        return step(states, batch, keys, rates, decays)
+
+    def run(states, inputs, keys, decays, count):
+        if steps == 1:
+            states, metrics = one(states, inputs, keys, decays, 0)
+            return states, jax.tree.map(lambda x: x[None], metrics)
+        shapes = jax.eval_shape(one, states, inputs, keys, decays, 0)[1]
+        rows = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), shapes)
+
+        def body(number, carry):
+            states, rows = carry
+            states, metrics = one(states, inputs, keys, decays, number)
+            return states, jax.tree.map(
+                lambda row, x: row.at[number].set(x), rows, metrics
+            )
+
+        return jax.lax.fori_loop(0, count, body, (states, rows))
+
+    return run

@@ -1,0 +1,183 @@
+"""Runs that are the same program, trained side by side on one device.
+
+A tiny model leaves most of an accelerator idle, and its host busy with dispatching. So
+the data set lies on the device and is augmented there (`data/device_augment.py`), many
+steps are one dispatch, and runs that differ only in their arguments (seed, learning
+rate, schedule, weight decay, examples) are vmapped: all around the step of
+`training/step.py`. On CPUs, where products with a batch of weights are slow, runs go
+one after the other through one compiled program.
+
+Each run leaves the folder that `vit_jax.train` would leave, with the same order of
+examples and the same initial parameters; only the random numbers of the augmentation
+are others. Finished runs are skipped; interrupted ones go on.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from vit_jax.config import ConfigError, to_dict
+from vit_jax.data.pipeline import Data
+from vit_jax.fleet.loop import Clock, SideBySide
+from vit_jax.fleet.member import Member, Results
+from vit_jax.fleet.program import FleetProgram, make_program, program_key
+from vit_jax.parallel.distributed import StopSignals
+from vit_jax.storage.paths import as_path
+from vit_jax.training.initial_weights import complete_model, warm_start
+from vit_jax.training.loop import Interrupted
+
+# Sections and keys that the fleet does not do, with the values that turn them off.
+ORDINARY = {
+    "data.randaug_layers": 0,
+    "data.three_augment": False,
+    "data.color_jitter": 0.0,
+    "data.on_error": "raise",
+    "train.step_timeout": 0.0,
+    "guard.policy": "stop",
+    "log.wandb": "",
+}
+
+
+class Defaults(NamedTuple):
+    """How much is done at once, by default, on a kind of device."""
+
+    members_at_once: int
+    steps_per_dispatch: int
+
+
+DEFAULTS = {"cpu": Defaults(1, 1), "gpu": Defaults(16, 50), "tpu": Defaults(16, 50)}
+
+
+def fleet_key(config: ml_collections.ConfigDict) -> str:
+    """Equal for configs whose runs can be trained side by side, as one program.
+
+    They may differ in seed, init, learning rate and its schedule, weight decay, split,
+    duration, evaluation, logging and checkpoints.
+    """
+    data = Data(**config.data)
+    return f"{program_key(config)} {data.name} {data.classes}"
+
+
+def why_not(config: ml_collections.ConfigDict) -> str:
+    """Why a config needs `vit_jax.train`, in words; "" if a fleet can train it."""
+    values = to_dict(config)
+    for key, off in ORDINARY.items():
+        section, name = key.split(".")
+        value = values[section].get(name, off)
+        if value != off:
+            return f"a fleet needs {key}={off!r}, and it is {value!r}"
+    mesh = config.mesh
+    if max(mesh.data, mesh.fsdp, mesh.tensor) > 1 or jax.process_count() > 1:
+        return "a fleet trains on one device, and mesh asks for several"
+    return ""
+
+
+def train_fleet(
+    configs: Sequence[ml_collections.ConfigDict],
+    workdirs: Sequence[str | Path],
+    *,
+    members_at_once: int | None = None,
+    steps_per_dispatch: int | None = None,
+    deadline: float | None = None,
+) -> list[Results]:
+    """Trains each config in its folder, as `train` does, many at once.
+
+    Any configs may be given; those of one `fleet_key` and equal lengths in steps go
+    side by side.
+
+    Args:
+        members_at_once: runs side by side at most; None is 16, on CPUs 1.
+        steps_per_dispatch: at most; None is 50, on CPUs 1.
+        deadline: of `time.monotonic()`, in seconds; shortly before it all is saved.
+
+    Returns:
+        The last evaluation of each run, as of `train`; {} for one that stopped since a
+        step was faulty, whose folder then has a `failure.txt`.
+
+    Raises:
+        ValueError: a config that cannot be used, or not here; nothing was started.
+        CheckpointError: no checkpoint could be restored or written.
+        Interrupted: SIGTERM, Ctrl-C or the deadline; the states are saved.
+    """
+    if len(configs) != len(workdirs) or len(set(map(str, workdirs))) != len(workdirs):
+        raise ValueError("a fleet needs one folder for each config, each another")
+    for config, workdir in zip(configs, workdirs, strict=True):
+        if reason := why_not(config):
+            raise ConfigError(f"{workdir}: {reason}; train it with vit_jax.train")
+    defaults = DEFAULTS[jax.default_backend()]
+    at_once = members_at_once or defaults.members_at_once
+    steps = steps_per_dispatch or defaults.steps_per_dispatch
+    members = [
+        Member(complete_model(config, folder), folder)
+        for config, folder in zip(configs, map(as_path, workdirs), strict=True)
+    ]
+    with StopSignals() as signals:
+        clock = Clock(signals, deadline)
+        plan = groups(members, at_once)
+        for number, (group, slots) in enumerate(plan, 1):
+            run_group(group, slots, steps, clock, f"fleet {number}/{len(plan)}")
+    return [member.results for member in members]
+
+
+def groups(members: list[Member], at_once: int) -> list[tuple[list[Member], int]]:
+    """Those that go side by side, and the number of places for them.
+
+    Finished runs count: the compiled program, and with it the last bit of the results,
+    must not depend on how much is left to do.
+    """
+    alike: dict[tuple[str, str], list[Member]] = {}
+    for member in members:
+        key = fleet_key(member.config), member.rhythm()
+        alike.setdefault(key, []).append(member)
+    result = []
+    for runs in alike.values():
+        slots = math.ceil(len(runs) / math.ceil(len(runs) / at_once))
+        result += [(runs[i : i + slots], slots) for i in range(0, len(runs), slots)]
+    return result
+
+
+def run_group(
+    group: list[Member], slots: int, steps: int, clock: Clock, name: str
+) -> None:
+    """Trains those of a group that are not at their end."""
+    for member in group:
+        member.results = member.finished_results()
+        if member.failure:
+            print(f"{name}: {member.workdir} is left out, since {member.failure}")
+    active = [m for m in group if not (m.results or m.failure)]
+    if not active:
+        return
+    if stop := clock.stop():
+        raise Interrupted(f"{stop} before {name}")
+    first = active[0]
+    key, classes = program_key(first.config), len(first.label_names)
+    program = make_program(key, classes, slots, steps)
+    with ExitStack() as stack:
+        by_step: dict[int, list[tuple[Member, Any]]] = {}
+        for member in active:
+            state = member.open(program.state, stack)
+            if state is None:
+                state = first_state(program, member)
+            state = jax.device_get(state)
+            by_step.setdefault(int(state.step), []).append((member, state))
+        # A kill while they were being saved leaves them at different steps.
+        for start, pairs in sorted(by_step.items()):
+            text = f", from step {start}" if start else ""
+            print(f"{name}: {len(pairs)} runs{text}", flush=True)
+            members, states = map(list, zip(*pairs, strict=True))
+            SideBySide(program, members, states, slots, steps, name).run(start, clock)
+
+
+def first_state(program: FleetProgram, member: Member) -> Any:
+    """The state before the first step, as an ordinary run's."""
+    config, shapes = member.config, program.state.params
+    if not config.init:
+        return program.start(program.draw(config.seed))
+    names = member.output_names
+    params = warm_start(program.model, shapes, config.init, names, seed=config.seed)
+    return program.start(params)

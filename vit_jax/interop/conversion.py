@@ -1,0 +1,114 @@
+"""Checkpoints from one layout to another, checked by reading them back."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vit_jax import interop
+from vit_jax.interop.layout import Facts
+from vit_jax.interop.trained import Run, load_run
+from vit_jax.models import AnyModel
+from vit_jax.storage.paths import on_disk
+
+TOLERANCE = 1e-5
+
+
+class ConversionError(RuntimeError):
+    """What was written does not compute what was read."""
+
+
+def convert(
+    source: str | Path, destination: str | Path, layout: str, **changes: Any
+) -> None:
+    """Writes a checkpoint in another layout; prints what was found and what written.
+
+    Args:
+        source: what `run.load_run` takes.
+        destination: .npz for google and big_vision; .safetensors or a folder for the
+            others. What is there already is replaced.
+        **changes: arguments of `run.load_run`: num_classes, image_size, patch_size,
+            resample, ema, options of the model.
+
+    Raises:
+        ValueError: the source cannot be read, or the layout cannot hold the model.
+        ConversionError: the file that was written gives other outputs.
+    """
+    destination = on_disk(destination)
+    interop.check_path(layout, destination)
+    run = load_run(source, dtype="float32", **changes)
+    if run.config is not None:  # of other files `load_run` says what was found
+        print(f"{run.source}: {interop.describe(run.model)}")
+    untold = interop.save_checkpoint(
+        destination, run.model, run.params, layout=layout, facts=facts_of(run)
+    )
+    files = destination.glob("*") if destination.is_dir() else [destination]
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    found = f"{layout} layout: {interop.describe(run.model)}"
+    print(f"{destination}, {megabytes:.1f} MB: {found}")
+    verify(run, destination, layout, untold)
+
+
+def facts_of(run: Run) -> Facts:
+    """What a layout's config is to tell of a run: labels and preprocessing."""
+    longer = max(run.model.image_size)
+    crops = run.data.eval_crop == "resize_small_center_crop"
+    # No layout has a word for a crop after a resize that ignores the aspect.
+    told = run.data.eval_crop != "resize_center_crop"
+    return Facts(
+        label_names=run.label_names,
+        eval_crop=run.data.eval_crop if told else "",
+        crop_share=longer / (run.data.eval_resize or longer * 8 / 7) if crops else 0.0,
+        interpolation=run.data.eval_interpolation,
+    )
+
+
+def verify(run: Run, path: Path, layout: str, untold: dict[str, Any]) -> None:
+    """Reads a checkpoint back and compares outputs for random images; prints how far.
+
+    Args:
+        untold: attributes of the model that the file cannot tell.
+
+    Raises:
+        ConversionError: the outputs differ by more than 1e-5, those attributes given.
+    """
+    size = {"image_size": run.model.image_size}
+    numerics = {name: x for name, x in untold.items() if name not in size}
+    read = functools.partial(
+        interop.load_checkpoint, path, layout=layout, dtype="float32", **size
+    )
+    difference = largest_difference(run, read(**numerics))
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"{path} was written, but read back its outputs differ by {difference:.1e} "
+            f"from those of the source, wanted at most {TOLERANCE}: do not use it"
+        )
+    print(f"read back: outputs differ by at most {difference:.1e}")
+    if numerics:
+        difference = largest_difference(run, read())
+        print(f"with the {layout} code's own numerics they differ by {difference:.1e}")
+
+
+def largest_difference(run: Run, loaded: interop.Loaded) -> float:
+    """Between logits, and between representations, of two random images."""
+    images = jax.random.uniform(
+        jax.random.key(0), (2, *run.model.image_size, 3), minval=-1, maxval=1
+    )
+    ours = outputs(run.model, run.params, images)
+    theirs = outputs(loaded.model, loaded.params, images)
+    return float(
+        np.max([jnp.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)])
+    )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def outputs(
+    model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
+) -> tuple[Float[Array, "b n"], Float[Array, "b d"]]:
+    """Logits and representation; the head alone may be all zeros."""
+    logits, out = model.apply({"params": params}, images, train=False)
+    return logits, out["pre_logits"]

@@ -1,0 +1,251 @@
+"""A trained model from wherever it is: a run, or a checkpoint of another project."""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from vit_jax.checkpoints.store import CheckpointError, Checkpoints
+from vit_jax.config import load_config
+from vit_jax.data import labels
+from vit_jax.data.pipeline import Data
+from vit_jax.interop import Facts, adapt, load_checkpoint
+from vit_jax.interop.files import FOLDER_FILES
+from vit_jax.interop.public import resolve
+from vit_jax.models import AnyModel, create_model, init_params
+from vit_jax.models.depth import unstack_blocks
+from vit_jax.parallel import sharding
+from vit_jax.parallel.placement import place_params, unstack_layers
+from vit_jax.storage.paths import in_bucket, medium
+
+# What an image shows has several names in ImageNet-21k, so its heads are trained with
+# the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
+SIGMOID_CLASSES = 21843
+
+
+CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
+
+
+FSDP_HELP = "devices over which the parameters are divided; -1 for all (default: 1)"
+
+
+class Run(NamedTuple):
+    """A trained model and what is needed to use it.
+
+    Attributes:
+        label_names: one for each output of the model.
+        data: its `eval_transform` prepares images as the model expects them; the data
+            set itself has no name for a checkpoint of others, which do not tell it.
+        loss: options of `make_loss`; its name says how logits become probabilities.
+        step: of training; 0 where it is not known.
+        source: what was loaded, in words.
+        config: of the training; None for a checkpoint of others.
+    """
+
+    model: AnyModel
+    params: dict[str, Any]
+    label_names: tuple[str, ...]
+    data: Data
+    loss: dict[str, Any]
+    step: int
+    source: str
+    config: ml_collections.ConfigDict | None
+
+
+def load_run(
+    path: str | Path,
+    *,
+    ema: bool = False,
+    step: int | None = None,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    resample: str = "bilinear",
+    dtype: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+    **options: Any,
+) -> Run:
+    """Loads a run folder or a checkpoint of others, perhaps for another task.
+
+    Args:
+        path: the folder of a run, whose newest whole checkpoint is taken; or what
+            `interop.hub.resolve` takes: a file, a folder, a public name, an address.
+        ema: of a run, take the moving average of the parameters.
+        step: of a run, take this checkpoint and not the newest.
+        num_classes: another number gives a new zero head, 0 none.
+        image_size: (height, width) in pixels, or the side of a square; positions are
+            resampled.
+        patch_size: in pixels; the patch embedding is resized (FlexiViT).
+        resample: of positions, "bilinear" or "bicubic".
+        dtype: of the computation; "auto" is the run's own, else as in `create_model`.
+        mesh: of `sharding.make_mesh`; each of its devices gets its part of the
+            parameters, divided as in training. None puts all on the first device, or,
+            of several processes, on every device.
+        **options: of the model, such as `dropout_rate`; `layout` of a file.
+
+    Raises:
+        ConfigError: a folder that is neither that of a run nor has weights in it.
+        CheckpointError: a run without a checkpoint that can be read, or no average.
+        ValueError: a file that cannot be read as a checkpoint, or a mesh that does not
+            fit the model.
+        OSError: no such file, or it cannot be downloaded.
+    """
+    path, mesh = resolve(path), mesh or sharding.undivided()
+    sharding.check_axes(mesh)
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    sizes = {"image_size": image_size, "patch_size": patch_size}
+    if not is_run_folder(path):
+        if ema or step is not None:
+            raise CheckpointError(
+                f"{path} is not the folder of a run: it has no averaged parameters and "
+                "no steps to choose from, so leave out ema and step"
+            )
+        loaded = load_checkpoint(
+            path,
+            num_classes=num_classes,
+            resample=resample,
+            dtype=dtype,
+            mesh=mesh,
+            **sizes,
+            **options,
+        )
+        print(f"{path}: {loaded.description}", file=sys.stderr)
+        return foreign_run(*loaded)
+    if dtype != "auto":
+        options["dtype"] = dtype
+    run = load_folder(path, ema, step, options, mesh)
+    model, params, names = run.model, run.params, run.label_names
+    run = run._replace(params={})  # what is replaced is not to be kept
+    if num_classes is not None and num_classes != model.num_classes:
+        model, params = adapt.replace_head(model, params, num_classes)
+        names = labels.label_names(num_classes)
+    model, params = adapt.resize(model, params, *sizes.values(), resample)
+    params = place_params(params, mesh)
+    data = fitted(run.data, model.image_size)
+    return run._replace(model=model, params=params, label_names=names, data=data)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a path is taken for the folder of a run: any without weights in it."""
+    if in_bucket(path):  # where `resolve` leaves nothing else
+        return True
+    if not path.is_dir():
+        return False
+    weights = any((path / name).exists() for name in FOLDER_FILES)
+    return (path / "checkpoints").is_dir() or not weights
+
+
+def load_model(path: str | Path) -> AnyModel:
+    """The model of what `load_run` takes; its parameters are put on no device.
+
+    Raises:
+        ConfigError, CheckpointError, ValueError, OSError: as `load_run`.
+    """
+    path = resolve(path)
+    if not is_run_folder(path):
+        return load_checkpoint(path).model
+    config = folder_config(path)
+    checkpoints = Checkpoints(path / "checkpoints", read_only=True)
+    return folder_model(config, checkpoints.newest_metadata()["label_names"], {})
+
+
+def folder_config(folder: Path) -> ml_collections.ConfigDict:
+    path = folder / "config.json"
+    medium(path).exists(path)  # in words, if it is a bucket that does not answer
+    return load_config(path)
+
+
+def folder_model(
+    config: ml_collections.ConfigDict, label_names: Sequence[str], options: Any
+) -> AnyModel:
+    """The model of a run, not scanned."""
+    return create_model(
+        **(dict(config.model) | {"scan": False} | options),
+        num_classes=len(label_names),
+        image_size=config.data.image_size,
+    )
+
+
+def load_folder(
+    folder: Path,
+    ema: bool,
+    step: int | None,
+    options: dict[str, Any],
+    mesh: jax.sharding.Mesh,
+) -> Run:
+    """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
+    config = folder_config(folder)
+    if ema and not config.train.ema_decay:
+        raise CheckpointError(
+            f"{folder} holds no averaged parameters: its train.ema_decay is 0"
+        )
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        label_names = checkpoints.newest_metadata()["label_names"]
+        model = folder_model(config, label_names, options)
+
+        def saved_params(metadata: dict[str, Any]) -> dict[str, Any]:
+            scanned = metadata["config"]["model"]["scan"]
+            saved = model.clone(scan=True) if scanned else model
+            key = jax.random.key(0)
+            shapes = jax.eval_shape(functools.partial(init_params, saved), key)
+            placed = sharding.state_shardings(shapes, shapes, mesh)
+            return {"ema" if ema else "params": sharding.abstract(shapes, placed)}
+
+        restored = checkpoints.restore(saved_params, partial=True, step=step)
+    finally:
+        checkpoints.close()
+    (params,) = restored.state.values()
+    return Run(
+        model,
+        unstack_blocks(params, unstack_layers),
+        tuple(label_names),
+        Data(**config.data),
+        loss=dict(config.loss),
+        step=restored.step,
+        source=f"step {restored.step} of {folder}",
+        config=config,
+    )
+
+
+def foreign_run(
+    model: AnyModel, params: dict[str, Any], facts: Facts, description: str
+) -> Run:
+    """What a checkpoint of others tells, and the field's habits where it does not."""
+    names = facts.label_names
+    if len(names) != model.num_classes:
+        names = labels.label_names(model.num_classes)
+    share = facts.crop_share
+    settings = {
+        "eval_crop": facts.eval_crop,
+        "eval_interpolation": facts.interpolation,
+        # Rounded down as timm does; the little more is against 0.7 / 0.1 < 7.
+        "eval_resize": math.floor(max(model.image_size) / share + 1e-6) if share else 0,
+    }
+    data = Data(
+        name="",
+        batch_size=1,
+        image_size=model.image_size,
+        **{key: value for key, value in settings.items() if value},
+    )
+    sigmoid = model.num_classes == SIGMOID_CLASSES
+    loss = {"name": "sigmoid" if sigmoid else "softmax", "label_smoothing": 0.0}
+    return Run(model, params, names, data, loss, 0, description, None)
+
+
+def fitted(data: Data, image_size: tuple[int, int]) -> Data:
+    """The same for another image size; the share of the crops stays."""
+    scale = max(image_size) / max(data.image_size)
+    return dataclasses.replace(
+        data,
+        image_size=image_size,
+        crop_resize=round(data.crop_resize * scale),
+        eval_resize=round(data.eval_resize * scale),
+    )

@@ -1,0 +1,1 @@
+"""The training step, and everything that a run does around it."""

@@ -1,0 +1,341 @@
+"""The training loop: build, take up the newest checkpoint, step, evaluate, save.
+
+The step itself is in `training/step.py`.
+"""
+
+import contextlib
+import faulthandler
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from vit_jax.checkpoints.fingerprint import compile_examination
+from vit_jax.checkpoints.store import Checkpoints
+from vit_jax.config import to_dict, without_every
+from vit_jax.data.pipeline import prefetch_to_device
+from vit_jax.evaluation.means import evaluate
+from vit_jax.models.depth import stack_blocks, unstack_blocks
+from vit_jax.parallel import determinism, distributed, sharding
+from vit_jax.parallel.placement import stack_layers, unstack_layers
+from vit_jax.storage.bucket import StoreError
+from vit_jax.storage.paths import absolute, as_path, medium
+from vit_jax.training.guard import Faults, FaultyStep, Guard
+from vit_jax.training.initial_weights import complete_model, warm_start
+from vit_jax.training.metrics import Meter, SilentWriter, Writer
+from vit_jax.training.run_folder import GROWING, begin_folder, versions
+from vit_jax.training.setup import Experiment, build, build_program, lower_evaluation
+from vit_jax.training.step import TrainState
+from vit_jax.training.watchdog import Watchdog
+from vit_jax.training.writer_thread import WriterThread
+
+Results = dict[str, dict[str, float]]
+
+
+class Interrupted(Exception):
+    """A signal ended the run early; its state is saved."""
+
+
+def start_state(
+    config: ml_collections.ConfigDict, experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
+    """The newest saved state and its position in the data, or a new one.
+
+    Mesh, processes and `model.scan` may be others than those that saved it. A run that
+    goes on does not need `init` any more.
+    """
+    program = experiment.program
+    scan = config.model.scan
+
+    def saved_state(metadata: dict[str, Any]) -> TrainState:
+        if metadata["config"]["model"]["scan"] == scan:
+            return program.state
+        other = config.copy_and_resolve_references()
+        other.model.scan = not scan
+        classes, lengths = len(experiment.label_names), experiment.lengths
+        return build_program(other, num_classes=classes, lengths=lengths).state
+
+    restored = checkpoints.restore(saved_state)
+    if restored is not None:
+        state, metadata = restored.state, restored.metadata
+        if metadata["config"]["model"]["scan"] != scan:
+            if scan:
+                state = stack_blocks(state, stack_layers)
+            else:
+                state = unstack_blocks(state, unstack_layers)
+        return state, metadata["next_index"]
+    params = None
+    if config.init:
+        params = warm_start(
+            program.model,
+            program.state.params,
+            config.init,
+            experiment.label_names,
+            seed=config.seed,
+        )
+    return program.init_state(params), 0
+
+
+def evaluate_splits(
+    experiment: Experiment,
+    settings: ml_collections.ConfigDict,
+    state: TrainState,
+    writer: WriterThread,
+) -> Results:
+    """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
+    results = {}
+    placement = sharding.batch_sharding(experiment.program.mesh)
+    rows = local_rows(placement, settings.batch_size)
+    for split in settings.splits:
+        for name, params in ((split, state.params), (f"{split}_ema", state.ema)):
+            if params is None:
+                continue
+            batches = experiment.data.eval_batches(
+                split, settings.batch_size, rows=rows
+            )
+            with contextlib.closing(prefetch_to_device(batches, placement)) as batches:
+                step = experiment.program.eval_step
+                results[name] = evaluate(step, params, batches)
+                writer.skipped(batches.skipped)
+    return results
+
+
+def evaluate_frozen(
+    experiment: Experiment, names: Iterable[str], state: TrainState
+) -> Results:
+    """Metrics of the evaluators of frozen features, averages as `<name>_ema`."""
+    return {
+        f"{name}{suffix}": experiment.evaluators[name](params)
+        for name in names
+        for suffix, params in (("", state.params), ("_ema", state.ema))
+        if params is not None
+    }
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    allow_config_change: bool = False,
+    may_exit: bool = False,
+) -> Results:
+    """Trains to the end of the schedule, from the newest checkpoint if there is one.
+
+    Args:
+        config: as of `configs/base.py`; with `init`, `model.name` may be empty.
+        workdir: the run folder, on a disk or `gs://`; made if need be, shared by all
+            processes.
+        allow_config_change: go on in a folder that was begun with another config.
+        may_exit: a SIGTERM before the first step, when there is nothing to save, ends
+            the whole process at once, with exit code 75.
+
+    Returns:
+        The last evaluation: metrics of each split, `{"test": {"accuracy": 0.98}}`, and
+        of each evaluator that is on, `{"fewshot": {"5shot": 0.71}}`.
+
+    Raises:
+        ValueError: the config cannot be used; nothing was started.
+        CheckpointError: no checkpoint could be restored or written.
+        OSError: something else could not be written.
+        FaultyStep: loss or gradients became NaN or Inf, or the loss jumped.
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    workdir = as_path(workdir)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
+        config = complete_model(config, workdir)
+        experiment = build(config)
+        begin_folder(workdir, config, allow_change=allow_config_change)
+        platform = experiment.program.mesh.devices.flat[0].platform
+        if words := determinism.in_words(platform, config.train.deterministic):
+            distributed.say(words)
+        keep_every = experiment.lengths.keep_every
+        keep = without_every(config.checkpoint) | {"keep_every": keep_every}
+        checkpoints = Checkpoints(workdir / "checkpoints", **keep)
+        stack.callback(checkpoints.close)
+        stack.enter_context(explained(checkpoints))
+        rollbacks, next_index = 0, None
+        while True:
+            try:
+                return run_steps(
+                    config, experiment, workdir, checkpoints, signals, next_index
+                )
+            except FaultyStep as fault:
+                rollbacks += 1
+                guard = config.guard
+                if guard.policy != "rollback" or rollbacks > guard.max_faults:
+                    raise
+                next_index = fault.next_index
+                distributed.say(
+                    f"ROLLBACK {rollbacks} of at most {guard.max_faults}, since {fault}"
+                )
+
+
+def run_steps(
+    config: ml_collections.ConfigDict,
+    experiment: Experiment,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    signals: distributed.StopSignals,
+    next_index: int | None,
+) -> Results:
+    """From the newest checkpoint to the end; `next_index`, if any, is that of the data.
+
+    Raises:
+        FaultyStep: with the place in the data that follows the step's batch.
+    """
+    lengths, program = experiment.lengths, experiment.program
+    state, saved_index = start_state(config, experiment, checkpoints)
+    first_index = saved_index if next_index is None else next_index
+    start, batch_size = int(state.step), config.data.batch_size
+    keys = program.make_keys()
+    # Not when first needed: a SIGTERM in mid-run would have to wait for the compiler.
+    lower_evaluation(program, config.eval.batch_size).compile()
+    compile_examination(program.state)
+    faults = Faults(Guard(**config.guard), start, first_index, batch_size)
+    if start:
+        distributed.say(f"Going on from step {start} of {lengths.total}")
+
+    with contextlib.ExitStack() as stack:
+        files = medium(workdir).Growing(workdir, growing_names())
+        stack.callback(files.close)
+        writer = make_writer(workdir, files.folder, config, lengths.total, start)
+        stack.callback(writer.close)
+        placement = sharding.batch_sharding(program.mesh)
+        batches = experiment.data.train_batches(
+            seed=config.seed,
+            start_index=first_index,
+            rows=local_rows(placement, batch_size),
+        )
+        batches = prefetch_to_device(batches, placement)
+        stack.callback(batches.close)
+        watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
+        meter = Meter(batch_size, faults.accept)
+        results = {}
+
+        def due(every: int) -> bool:
+            return step == lengths.total or (every > 0 and step % every == 0)
+
+        steps = range(start + 1, lengths.total + 1)
+        for step, batch in zip(steps, batches, strict=False):
+            state, metrics = program.train_step(state, batch, keys)
+            meter.add(step, metrics)
+            checkpoints.check()
+            watchdog.step_begins(step + 1)
+            if due(lengths.checkpoint_every):
+                meter.finish()  # so that a run that goes on from here logs the same
+            writer.skipped(batches.skipped)
+            writer.faults(faults.take())
+            if due(lengths.log_every) and (means := meter.flush()):
+                writer.train(step, means)
+            if due(lengths.eval_every):
+                watchdog.pause()
+                results = evaluate_splits(experiment, config.eval, state, writer)
+                writer.evaluation(step, results)
+                meter.pause()
+            if frozen := [name for name, n in lengths.evaluators.items() if due(n)]:
+                watchdog.pause()
+                measured = evaluate_frozen(experiment, frozen, state)
+                writer.evaluation(step, measured)
+                results |= measured
+                meter.pause()
+            if (stop := signals.stop()) or due(lengths.checkpoint_every):
+                watchdog.pause()
+                meter.finish()
+                evaluated = due(lengths.eval_every)
+                best = results[config.eval.splits[0]] if evaluated else None
+                facts = {
+                    "next_index": batches.next_index,
+                    "label_names": experiment.label_names,
+                    "versions": versions(),
+                    "config": to_dict(config),
+                }
+                # Rows of before a committed step are never missing, whenever it ends.
+                writer.flush()
+                files.push()
+                checkpoints.save(step, state, facts, best)
+                meter.pause()
+            if stop and step < lengths.total:
+                checkpoints.wait()
+                raise Interrupted(f"{stop.name} at step {step} of {lengths.total}")
+        checkpoints.wait()
+        if not results:
+            results = evaluate_splits(experiment, config.eval, state, writer)
+            results |= evaluate_frozen(experiment, lengths.evaluators, state)
+        return results
+
+
+def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:
+    """The rows of a batch that this process is to load; None for all."""
+    if jax.process_count() == 1:
+        return None
+    return sharding.local_rows(placement, batch_size)
+
+
+def growing_names() -> tuple[str, ...]:
+    """The files of this process that it goes on with, in the run folder."""
+    if distributed.is_primary():
+        return GROWING
+    return (f"skipped-{jax.process_index()}.txt",)
+
+
+def make_writer(
+    workdir: Path,
+    folder: Path,
+    config: ml_collections.ConfigDict,
+    total: int,
+    start: int,
+) -> WriterThread:
+    """Process 0 writes, to `folder`; the others list what they alone see."""
+    if not distributed.is_primary():
+        return WriterThread(SilentWriter(folder, jax.process_index()))
+    log = without_every(config.log)
+    writer = Writer(absolute(workdir), config, total, start, folder=folder, **log)
+    return WriterThread(writer)
+
+
+@contextlib.contextmanager
+def explained(checkpoints: Checkpoints) -> Iterator[None]:
+    """Adds to an error in mid-run what is left and what to do."""
+    try:
+        yield
+    except FaultyStep as fault:
+        raise fault.explained(
+            f"training stopped, and the last good checkpoint is "
+            f"{checkpoints.last_good()}. Try a lower optim.learning_rate, a longer "
+            "optim.warmup, optim.clip_norm=1, or model.dtype=float32; or let "
+            "guard.policy be skip or rollback"
+        ) from fault
+    except StoreError as error:
+        raise StoreError(
+            f"{error}. The last good checkpoint is {checkpoints.last_good()}. When the "
+            "bucket is in order, start the same command again"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        # Not raised: on its way out it would wait for the process that is gone.
+        print(
+            f"error: process {jax.process_index()} lost another one, or the network: "
+            f"{str(error).splitlines()[0]} The last checkpoint is "
+            f"{checkpoints.last_good()}. Start all processes again to go on",
+            file=sys.stderr,
+        )
+        faulthandler.dump_traceback(all_threads=True)
+        distributed.leave(distributed.TRY_AGAIN)
+
+
+@contextlib.contextmanager
+def exit_on_interrupt(module: str) -> Iterator[None]:
+    """Ends an interrupted command with how to go on, and an exit code that says so."""
+    try:
+        yield
+    except Interrupted as stop:
+        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+        distributed.say(f"Stopped by {stop}; the state is saved. To go on: {command}")
+        # 130 is what shells give for Ctrl-C.
+        sys.exit(130 if "SIGINT" in str(stop) else distributed.TRY_AGAIN)

@@ -1,0 +1,268 @@
+"""Metrics on their way out: terminal, JSONL, TensorBoard, Weights & Biases."""
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from vit_jax.storage.jsonl import read_metrics
+
+
+class Meter:
+    """Collects the metrics and the speed of all steps, never waiting for the newest.
+
+    Args:
+        accept: is given the number and the metrics of a step that is done; whether it
+            counts in the means.
+        max_in_flight: bounds how far the host may run ahead of the device.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        accept: Callable[[int, dict[str, float]], bool],
+        max_in_flight: int = 2,
+    ) -> None:
+        self.batch_size, self.accept = batch_size, accept
+        self.max_in_flight = max_in_flight
+        self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+        self._rows: list[dict[str, float]] = []
+        self._steps, self._seconds, self._last = 0, 0.0, math.nan
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that was just dispatched."""
+        self._pending.append((step, metrics))
+        self._fetch(self.max_in_flight)
+        now = time.perf_counter()
+        if not math.isnan(self._last):
+            self._steps += 1
+            self._seconds += now - self._last
+        self._last = now
+
+    def finish(self) -> None:
+        """Waits for the newest step, as is needed before a checkpoint."""
+        self._fetch(0)
+
+    def pause(self) -> None:
+        """Leaves the time until the next `add` out of the speed."""
+        self._last = math.nan
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last flush over the steps that are done, and the speed.
+
+        Empty if no step is done yet.
+        """
+        if not self._rows:
+            return {}
+        rows, self._rows = self._rows, []
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        if self._steps:
+            means["steps/s"] = self._steps / self._seconds
+            means["images/s"] = means["steps/s"] * self.batch_size
+        self._steps, self._seconds = 0, 0.0
+        return means
+
+    def _fetch(self, leave: int) -> None:
+        while len(self._pending) > leave:
+            step, metrics = self._pending.popleft()
+            # Many times faster than `float` of an array of JAX's.
+            row = {name: float(np.asarray(value)) for name, value in metrics.items()}
+            if self.accept(step, row):
+                self._rows.append(row)
+
+
+class Writer:
+    """Writes the metrics of a run and shows its progress.
+
+    Args:
+        workdir: the folder of the run, absolute.
+        config: the resolved config, for Weights & Biases.
+        total_steps: length of the run.
+        start_step: rows of later steps, left by a killed run, are removed.
+        tensorboard: write TensorBoard files.
+        wandb: name of a Weights & Biases project, empty for none.
+        show: print what is written, with a progress line.
+        folder: `metrics.jsonl` and `tensorboard/` go there; None for the workdir, which
+            then is on a disk.
+
+    Raises:
+        ImportError: `wandb` is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: ml_collections.ConfigDict,
+        total_steps: int,
+        start_step: int,
+        *,
+        tensorboard: bool,
+        wandb: str,
+        show: bool = True,
+        folder: Path | None = None,
+    ) -> None:
+        folder = folder or workdir
+        path = folder / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if row["step"] <= start_step]
+        kept = path.with_suffix(".tmp")
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        kept.replace(path)
+        self._file = path.open("a")
+        self._tensorboard = self._wandb = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=start_step + 1
+            )
+        if wandb:
+            self._wandb = start_wandb(wandb, workdir, folder, config)
+        # A live line on a terminal; without one, `train` prints plain lines.
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            disable=not (show and sys.stderr.isatty()),
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
+        )
+        self._total, self._show = total_steps, show
+        self._skipped: set[str] = set()
+        self._skipped_path = folder / "skipped.txt"
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """Records the training metrics of a step and shows them."""
+        self._record(step, "train", values)
+        if not self._show:
+            return
+        shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
+        text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        if speed := values.get("images/s"):
+            seconds = (self._total - step) / values["steps/s"]
+            text += f"  {speed:.0f} images/s  ETA {tqdm.format_interval(seconds)}"
+        head = f"step {step}/{self._total}"
+        if self._bar.disable:
+            print(f"{head}  {text}", flush=True)
+        else:
+            self._bar.set_description_str(head, refresh=False)
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Records the metrics of each split and prints a line a split."""
+        for split, values in results.items():
+            self._record(step, split, values)
+            if not self._show:
+                continue
+            head = f"step {step}/{self._total}  {split}"
+            self._bar.write(f"{head}: {in_words(values)}", sys.stdout)
+        sys.stdout.flush()
+
+    def skipped(self, names: list[str]) -> None:
+        """Prints and lists in `skipped.txt` the records that could not be read."""
+        for name in sorted(set(names) - self._skipped):
+            self._bar.write(f"skipped, since it cannot be read: {name}", sys.stdout)
+            with self._skipped_path.open("a") as file:
+                file.write(name + "\n")
+            self._skipped.add(name)
+
+    def faults(self, steps: list[tuple[int, str]]) -> None:
+        """Prints and records the steps that were skipped, and why."""
+        for step, reason in steps:
+            self._bar.write(f"skipped, since {reason}", sys.stdout)
+            self._write({"step": step, "split": "fault", "reason": reason})
+
+    def _record(self, step: int, split: str, values: dict[str, float]) -> None:
+        self._write({"step": step, "split": split} | values)
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        if self._tensorboard:
+            for name, value in named.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(named, step=step)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            name, reason = self._file.name, error.strerror
+            raise OSError(f"{name} could not be written: {reason}") from error
+
+    def flush(self) -> None:
+        """Puts everything into the files, as is needed before they are uploaded."""
+        if self._tensorboard:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+class SilentWriter(Writer):
+    """Of a process that is not the first: lists the bad records that it met."""
+
+    def __init__(self, folder: Path, process: int) -> None:
+        self._bar = tqdm(disable=True)
+        self._skipped: set[str] = set()
+        self._skipped_path = folder / f"skipped-{process}.txt"
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        pass
+
+    def faults(self, steps: list[tuple[int, str]]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def start_wandb(
+    project: str, workdir: Path, folder: Path, config: ml_collections.ConfigDict
+) -> Any:
+    """Begins or resumes the Weights & Biases run of a run folder; `folder` is local."""
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError(
+            f'log.wandb={project!r} needs: pip install "vit_jax[wandb]"'
+        ) from None
+    return wandb.init(
+        project=project,
+        name=workdir.name,
+        id=hashlib.sha256(str(workdir).encode()).hexdigest()[:16],
+        dir=folder,
+        config=config.to_dict(),
+        resume="allow",
+    )
+
+
+def in_words(values: dict[str, float]) -> str:
+    """The main ones of an evaluation: accuracies, of few shots too, and the loss."""
+    words = [
+        f"{name} {100 * value:.2f} %"
+        for name, value in values.items()
+        if name == "accuracy" or name.endswith("shot")
+    ]
+    if "loss" in values:
+        words.append(f"loss {values['loss']:.4f}")
+    return "  ".join(words)

@@ -1,0 +1,52 @@
+"""What a run learns, by the config section `objective`."""
+
+from typing import Any
+
+from vit_jax.data.mix import make_mix
+from vit_jax.evaluation.means import Step, make_eval_step
+from vit_jax.losses import make_loss
+from vit_jax.models import AnyModel
+from vit_jax.training.masked_patch import masked_patch
+from vit_jax.training.step import Objective, classification
+
+
+def make_objective(
+    model: AnyModel,
+    loss: dict[str, Any],
+    mix: dict[str, Any],
+    *,
+    name: str,
+    target: str,
+    corrupt_rate: float,
+) -> tuple[AnyModel, Objective, Step]:
+    """The model with the heads that it needs, its objective, its step of evaluation.
+
+    Args:
+        loss, mix: those sections of the config, of `make_loss` and `make_mix`; for
+            classification only.
+        name: `classification` or `masked_patch`, which has no classes.
+        target, corrupt_rate: of `masked_patch`, see there.
+
+    Raises:
+        ValueError: unknown name, or options that do not go together.
+    """
+    if name == "classification":
+        loss_fn = make_loss(**loss)
+        objective = classification(model, loss_fn, make_mix(**mix))
+        return model, objective, make_eval_step(model, loss_fn)
+    if name != "masked_patch":
+        raise ValueError(
+            f"unknown objective.name {name!r}: wanted classification or masked_patch"
+        )
+    for key, value, off in (
+        ("loss.name", loss["name"], "softmax"),
+        ("loss.label_smoothing", loss["label_smoothing"], 0),
+        ("mix.mixup_alpha", mix["mixup_alpha"], 0),
+        ("mix.cutmix_alpha", mix["cutmix_alpha"], 0),
+    ):
+        if value != off:
+            raise ValueError(
+                f"objective.name='masked_patch' has no labels to which {key} could "
+                f"apply, but it is {value!r}: set it to {off!r}"
+            )
+    return masked_patch(model, target, corrupt_rate)

@@ -1,0 +1,280 @@
+"""From a config to all that the training loop needs."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from vit_jax.checkpoints.store import Checkpoints
+from vit_jax.config import (
+    Lengths,
+    check_config,
+    keywords,
+    resolve_lengths,
+    without_every,
+)
+from vit_jax.data.mix import make_mix
+from vit_jax.data.pipeline import Data
+from vit_jax.evaluation.features import Evaluator
+from vit_jax.evaluation.fewshot import FewShot
+from vit_jax.evaluation.knn import Knn
+from vit_jax.evaluation.means import Step
+from vit_jax.losses import make_loss
+from vit_jax.models import FAMILIES, AnyModel, create_model, init_params
+from vit_jax.parallel import placement, sharding
+from vit_jax.parallel.determinism import compiler_options
+from vit_jax.training.guard import Guard
+from vit_jax.training.metrics import Writer
+from vit_jax.training.objectives import make_objective
+from vit_jax.training.optim import make_optimizer
+from vit_jax.training.step import (
+    Batch,
+    Metrics,
+    Objective,
+    Params,
+    RandomKeys,
+    TrainState,
+    TrainStep,
+    initial_state,
+    make_train_step,
+    named_keys,
+)
+
+# Arguments that come from the run itself, not from a config.
+PROVIDED = (
+    *("num_classes", "image_size", "patch_size", "parent", "params", "total_steps"),
+    *("patch_outputs", "model", "loss", "mix"),
+    *("workdir", "config", "start_step", "directory", "read_only", "devices", "show"),
+)
+FROZEN = {"fewshot": FewShot, "knn": Knn}
+# The keys of a config: each section is splatted into the one that reads it.
+SECTIONS = {
+    "seed": {},
+    "init": {},
+    "model": {
+        key: False for family in FAMILIES.values() for key in keywords(family, PROVIDED)
+    }
+    | keywords(create_model, PROVIDED),
+    "data": keywords(Data),
+    "objective": keywords(make_objective, PROVIDED),
+    "mix": keywords(make_mix),
+    "loss": keywords(make_loss),
+    "optim": keywords(make_optimizer, PROVIDED),
+    "train": dict.fromkeys(
+        (
+            *("duration", "accumulate_steps", "ema_decay", "gradient_dtype"),
+            *("sam_rho", "step_timeout", "deterministic"),
+        ),
+        True,
+    ),
+    "guard": keywords(Guard),
+    "sweep": {"learning_rates": True, "train_split": True, "dev_split": True},
+    "eval": {"every": True, "splits": True, "batch_size": True},
+    **{
+        name: {"every": True} | keywords(evaluator, ("model", "data", "mesh"))
+        for name, evaluator in FROZEN.items()
+    },
+    "checkpoint": {"every": True} | keywords(Checkpoints, PROVIDED),
+    "log": {"every": True} | keywords(Writer, PROVIDED),
+    "mesh": keywords(sharding.make_mesh),
+}
+
+
+class Program(NamedTuple):
+    """What runs on the devices, for a config: nothing is computed until it is called.
+
+    Attributes:
+        state, batch, keys: the arguments of `train_step` as shapes with shardings.
+        make_keys: draws the keys.
+        draw: draws the parameters with one of them, each device its own piece.
+        init_state: does both; or takes over the memory of the parameters it is given.
+        train_step, eval_step: compiled at their first call; the former takes over the
+            memory of the state.
+    """
+
+    model: AnyModel
+    mesh: jax.sharding.Mesh
+    state: TrainState
+    batch: Batch
+    keys: RandomKeys
+    make_keys: Callable[[], RandomKeys]
+    draw: Callable[[jax.Array], Params]
+    init_state: Callable[..., TrainState]
+    train_step: TrainStep
+    eval_step: Callable[[Params, Batch], Metrics]
+
+
+def build_program(
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    lengths: Lengths,
+    devices: Sequence[Any] | None = None,
+) -> Program:
+    """Builds model, optimizer and steps; needs no data.
+
+    Args:
+        devices: all devices of all processes if None; or those to compile for.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    train, batch_size = config.train, config.data.batch_size
+    sharding.check_batch("data.batch_size", batch_size, mesh, train.accumulate_steps)
+    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
+    platform = mesh.abstract_mesh.abstract_device.platform
+    model, objective, eval_step = build_model(config, num_classes, platform)
+
+    make_keys = functools.partial(named_keys, config.seed)
+    draw = functools.partial(init_params, model)
+    keys = jax.eval_shape(make_keys)
+    params = jax.eval_shape(draw, keys.params)
+    optim = {**config.optim, "warmup": lengths.warmup, "cooldown": lengths.cooldown}
+    optimizer, schedule = make_optimizer(params, lengths.total, **optim)
+    train_step = build_step(config, objective, optimizer, schedule)
+
+    start = functools.partial(
+        initial_state, optimizer=optimizer, average=train.ema_decay > 0
+    )
+    shapes = jax.eval_shape(start, params)
+    placed = sharding.state_shardings(shapes, params, mesh)
+    everywhere = sharding.replicated(mesh)
+    options = compiler_options(platform, train.deterministic)
+    jit = functools.partial(jax.jit, compiler_options=options)
+    make_keys = jit(make_keys, out_shardings=everywhere)
+    draw = jit(draw, out_shardings=placed.params)
+    # Parameters become a part of the state: twice, they would not fit.
+    start = jit(start, out_shardings=placed, donate_argnums=0)
+
+    def init_state(params: Params | None = None) -> TrainState:
+        if params is None:
+            return start(draw(make_keys().params))
+        return start(placement.place(params, placed.params))
+
+    return Program(
+        model,
+        mesh,
+        sharding.abstract(shapes, placed),
+        abstract_batch(batch_size, model.image_size, mesh),
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), keys
+        ),
+        make_keys,
+        draw,
+        init_state,
+        jit(
+            sharding.on_mesh(train_step, mesh),
+            donate_argnums=0,
+            out_shardings=(placed, everywhere),
+        ),
+        jit(
+            sharding.on_mesh(eval_step, mesh),
+            out_shardings=everywhere,
+        ),
+    )
+
+
+def build_model(
+    config: ml_collections.ConfigDict, num_classes: int, platform: str
+) -> tuple[AnyModel, Objective, Step]:
+    """The model, what it learns, and how it is evaluated.
+
+    Args:
+        platform: of the devices, "cpu", "gpu" or "tpu": decides `model.dtype="auto"`.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    options = dict(config.model)
+    if options["dtype"] == "auto":
+        options["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+    image_size = tuple(config.data.image_size)
+    model = create_model(**options, num_classes=num_classes, image_size=image_size)
+    return make_objective(model, config.loss, config.mix, **config.objective)
+
+
+def build_step(
+    config: ml_collections.ConfigDict,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> TrainStep:
+    """The pure step of training that a config describes."""
+    train = config.train
+    return make_train_step(
+        objective,
+        optimizer,
+        schedule,
+        Guard(**config.guard),
+        accumulate_steps=train.accumulate_steps,
+        ema_decay=train.ema_decay,
+        gradient_dtype=train.gradient_dtype,
+        sam_rho=train.sam_rho,
+    )
+
+
+def abstract_batch(
+    batch_size: int, image_size: tuple[int, int], mesh: jax.sharding.Mesh
+) -> Batch:
+    """A training batch as shapes with shardings."""
+    divided = sharding.batch_sharding(mesh)
+    arrays = {
+        "image": ((batch_size, *image_size, 3), jnp.uint8),
+        "label": ((batch_size,), jnp.int32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(*array, sharding=divided)
+        for name, array in arrays.items()
+    }
+
+
+def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
+    """`eval_step` to be compiled: before the first evaluation, or for a plan."""
+    placement = sharding.batch_sharding(program.mesh)
+    batch = abstract_batch(batch_size, program.model.image_size, program.mesh)
+    batch |= {
+        name: jax.ShapeDtypeStruct((batch_size,), dtype, sharding=placement)
+        for name, dtype in (("mask", jnp.bool_), ("index", jnp.int32))
+    }
+    return program.eval_step.lower(program.state.params, batch)
+
+
+class Experiment(NamedTuple):
+    """What a config describes, built: all that the loop needs.
+
+    `label_names` has one for each output of the model: none if it has no head.
+    """
+
+    data: Data
+    label_names: tuple[str, ...]
+    lengths: Lengths
+    program: Program
+    evaluators: dict[str, Evaluator]
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """Builds data, model, optimizer and the compiled steps from a config.
+
+    Raises:
+        ValueError: the config cannot be used; one sentence says why.
+    """
+    check_config(config, SECTIONS)
+    data = Data(**config.data)
+    label_names = data.label_names()
+    data.check_splits(config.eval.splits)
+    lengths = resolve_lengths(config, data.num_examples())
+    program = build_program(config, num_classes=len(label_names), lengths=lengths)
+    if not program.model.num_classes:
+        label_names = ()
+    evaluators = {
+        name: FROZEN[name](
+            program.model, data, program.mesh, **without_every(config[name])
+        )
+        for name in lengths.evaluators
+    }
+    return Experiment(data, label_names, lengths, program, evaluators)

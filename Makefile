@@ -53,7 +53,7 @@ $(ACCELERATORS)/.installed: requirements.txt pyproject.toml
 # Needs neither GPU nor TPU. Hours at first; what is compiled is kept.
 # ONLY=name of one run, DEVICE=H100 or v5e.
 accelerators: $(ACCELERATORS)/.installed
-	@$(ACCELERATORS)/bin/python -m experiments.accelerators $(if $(ONLY),--only '$(ONLY)') $(if $(DEVICE),--device $(DEVICE))
+	@$(ACCELERATORS)/bin/python -m benchmarks.accelerators $(if $(ONLY),--only '$(ONLY)') $(if $(DEVICE),--device $(DEVICE))
 
 # All that is to be measured on an NVIDIA card, in nine minutes: benchmarks/README.md.
 gpu:

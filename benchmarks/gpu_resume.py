@@ -1,6 +1,6 @@
 """Phase 4: a training killed by SIGKILL ends with the bits of one left alone.
 
-What the runs are, and how ends are compared, is `experiments/exact_resume.py`'s.
+What the runs are, and how ends are compared, is `benchmarks/exact_resume.py`'s.
 """
 
 import shutil
@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.exact_resume import COMMAND, differences, final_state
 from benchmarks.gpu_processes import start
 from benchmarks.gpu_results import Spec
 from configs import base
-from experiments.exact_resume import COMMAND, differences, final_state
 from vit_jax.checkpoints.integrity import steps
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.gpu_processes import end_with_parent
 from benchmarks.gpu_results import Spec, in_one_line
-from experiments.speed_vs_peers import TIMM_WORKER, Worker
+from benchmarks.speed_vs_peers import TIMM_WORKER, Worker
 
 # The modes by the names of their rows.
 MODES = {"training": "train", "inference": "forward"}

@@ -1,7 +1,7 @@
 """Our training step and forward pass as `make gpu` measures them: also a worker.
 
 As a worker it reads lines such as `train 10` from stdin and answers with the seconds
-that the steps took, as `experiments/peers_timm_worker.py` does.
+that the steps took, as `benchmarks/peers_timm_worker.py` does.
 """
 
 import itertools

@@ -12,8 +12,8 @@ import argparse
 import traceback
 
 from experiments import report
-from experiments.command import add_arguments, check, run_experiment, working
-from experiments.frame import EXPERIMENTS, load_experiment
+from experiments.lab.command import add_arguments, check, run_experiment, working
+from experiments.lab.frame import EXPERIMENTS, load_experiment
 from vit_jax.cli import run_command
 from vit_jax.training.loop import Interrupted
 

@@ -12,12 +12,13 @@ mini: a minute and no training of its own.
 import jax
 import numpy as np
 
-from experiments import data_size, full, paper_figures
-from experiments.command import main
+from experiments import data_size
 from experiments.data_size import HYBRID, VIT, label
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.profiles import test_images
-from experiments.statistics import difference, mean_interval, verdict
+from experiments.lab import full, paper_figures
+from experiments.lab.command import main
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.profiles import test_images
+from experiments.lab.statistics import difference, mean_interval, verdict
 from vit_jax.analysis.attention import uniform_attention_distance
 from vit_jax.data.files import Files, find_images
 from vit_jax.evaluation.predictions import prepared

@@ -10,16 +10,16 @@ figure on JFT-300M.
 
 from typing import Any
 
-from experiments import full, paper, paper_figures
-from experiments.command import main
-from experiments.contrasts import contrast
-from experiments.figures import scatter
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.models import model_of
-from experiments.paper_figures import family_of
-from experiments.statistics import Interval, all_of, mean_std, verdict
-from experiments.tables import mean_cell
-from experiments.throughput import Forward
+from experiments.lab import full, paper, paper_figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.figures import scatter
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.models import model_of
+from experiments.lab.paper_figures import family_of
+from experiments.lab.statistics import Interval, all_of, mean_std, verdict
+from experiments.lab.tables import mean_cell
+from experiments.lab.throughput import Forward
 from vit_jax.planning.flops import training_flops
 
 LARGE, SMALL = "large patches", "small patches"

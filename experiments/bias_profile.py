@@ -13,14 +13,15 @@ All models are moved by 16 pixels, the stride of the coarsest.
 
 from typing import Literal
 
-from experiments import data_size, figures
-from experiments.command import main
-from experiments.contrasts import contrast
+from experiments import data_size
 from experiments.data_size import HYBRID, RESNET, SHARES, VIT, figure_family, label
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.profiles import Profile, initial_profile, trained_profile
-from experiments.statistics import mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.profiles import Profile, initial_profile, trained_profile
+from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
 MOVE = 16

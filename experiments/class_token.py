@@ -9,13 +9,13 @@ mini: CIFAR-10, ViT of 4 layers and 8x8-pixel patches, both poolings at three ra
 
 from typing import Any
 
-from experiments import full, paper_figures
-from experiments.command import main
-from experiments.contrasts import contrast
-from experiments.figures import lines
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.statistics import mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import full, paper_figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.figures import lines
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.tables import mean_cell
 
 POOLINGS = {"CLS": "token", "GAP": "gap"}
 # The lowest, one between, the highest; the laboratory's is 2e-3.

@@ -17,15 +17,16 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy import stats
 
-from experiments import data_size, figures, full, paper, paper_figures
-from experiments.command import main
-from experiments.contrasts import contrast
+from experiments import data_size
 from experiments.data_size import ALL, FEWSHOT, HYBRID, OWN, RESNET, VIT, label
-from experiments.fits import equal_performance_ratio, fit_power
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.models import macs_of
-from experiments.statistics import Interval, mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import figures, full, paper, paper_figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.fits import equal_performance_ratio, fit_power
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.models import macs_of
+from experiments.lab.statistics import Interval, mean_std, verdict
+from experiments.lab.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
 from vit_jax.figures.style import Family, Series
 from vit_jax.planning.flops import training_flops

@@ -15,13 +15,13 @@ pre-training is used by `transfer`, `compute` and `bias_profile`.
 import math
 from typing import Any
 
-from experiments import figures, full, paper_figures
-from experiments.command import main
-from experiments.contrasts import contrast
-from experiments.fits import Crossing, crossing
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.statistics import Verdict, mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import figures, full, paper_figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.fits import Crossing, crossing
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.statistics import Verdict, mean_std, verdict
+from experiments.lab.tables import mean_cell
 from vit_jax.data.pipeline import Data
 from vit_jax.figures.style import Family, Series
 

@@ -9,15 +9,16 @@ mini: 3 models, 2 seeds at 25 seconds, 2 minutes of two CPU cores, and 4 of meas
 
 import numpy as np
 
-from experiments import data_size, figures
+from experiments import data_size
 from experiments.bias_profile import MOVE, models
-from experiments.command import main
-from experiments.contrasts import contrast
 from experiments.data_size import figure_family
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.profiles import Profile, initial_profile, trained_profile
-from experiments.statistics import mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.profiles import Profile, initial_profile, trained_profile
+from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.tables import mean_cell
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.figures.style import Series
 

@@ -12,13 +12,13 @@ scratch and supervised as in Table 5.
 """
 
 from configs import lab
-from experiments import full, paper
-from experiments.command import main
-from experiments.contrasts import contrast
-from experiments.figures import bars
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.statistics import Interval, mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import full, paper
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.figures import bars
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.statistics import Interval, mean_std, verdict
+from experiments.lab.tables import mean_cell
 
 MASKED = {
     "mean colour": {},

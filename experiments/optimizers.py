@@ -12,14 +12,15 @@ epochs with the settings of BiT, fine-tuned to five data sets.
 
 from typing import Any
 
-from experiments import data_size, full, paper
-from experiments.command import main
-from experiments.contrasts import contrast
+from experiments import data_size
 from experiments.data_size import RESNET, label
-from experiments.figures import bars
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.statistics import all_of, mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import full, paper
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.figures import bars
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.statistics import all_of, mean_std, verdict
+from experiments.lab.tables import mean_cell
 from experiments.transfer import HELD_OUT, TESTS, finetuning, finetuning_384
 
 SMALLER = "ResNet, smaller"

@@ -12,12 +12,12 @@ Fig. 10, ViT-L/16 on JFT-300M.
 
 from typing import Any
 
-from experiments import full, paper
-from experiments.command import main
-from experiments.contrasts import contrast, mean_against
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.statistics import all_of, mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import full, paper
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast, mean_against
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.statistics import all_of, mean_std, verdict
+from experiments.lab.tables import mean_cell
 from vit_jax.analysis.features import position_tables
 from vit_jax.analysis.positions import (
     chance_neighbour_share,

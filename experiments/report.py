@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from experiments import report_html, report_markdown
-from experiments.frame import EXPERIMENTS, load_experiment
-from experiments.items import ITEMS, item_names
-from experiments.statistics import Verdict
-from experiments.tables import written
+from experiments.lab import report_html, report_markdown
+from experiments.lab.frame import EXPERIMENTS, load_experiment
+from experiments.lab.items import ITEMS, item_names
+from experiments.lab.statistics import Verdict
+from experiments.lab.tables import written
 from vit_jax.cli import run_command
 from vit_jax.storage.paths import write_atomically
 

@@ -12,14 +12,14 @@ have their compute.
 
 from typing import Any
 
-from experiments import full, paper, paper_figures
-from experiments.command import main
-from experiments.contrasts import Rays
-from experiments.figures import lines
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.models import macs_of
-from experiments.statistics import Interval, all_of, verdict
-from experiments.tables import mean_cell
+from experiments.lab import full, paper, paper_figures
+from experiments.lab.command import main
+from experiments.lab.contrasts import Rays
+from experiments.lab.figures import lines
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.models import macs_of
+from experiments.lab.statistics import Interval, all_of, verdict
+from experiments.lab.tables import mean_cell
 
 BASE = "base"
 AXES = tuple(paper.FIGURE_8)  # All, Depth, Patch size, Width MLP, Width

@@ -11,9 +11,9 @@ The same at every scale: a minute of one CPU core.
 import functools
 from typing import Any
 
-from experiments import paper
-from experiments.command import main
-from experiments.frame import Conclusion, Experiment, Results
+from experiments.lab import paper
+from experiments.lab.command import main
+from experiments.lab.frame import Conclusion, Experiment, Results
 from vit_jax.cli import read_config
 from vit_jax.models import create_model
 from vit_jax.models.variants import SIZES

@@ -13,13 +13,13 @@ the paper's models and sizes, for a GPU or TPU.
 import math
 from typing import Any
 
-from experiments import paper_figures
-from experiments.command import main
-from experiments.figures import lines
-from experiments.frame import Conclusion, Experiment, Results
-from experiments.paper_figures import family_of
-from experiments.statistics import Interval, verdict
-from experiments.throughput import (
+from experiments.lab import paper_figures
+from experiments.lab.command import main
+from experiments.lab.figures import lines
+from experiments.lab.frame import Conclusion, Experiment, Results
+from experiments.lab.paper_figures import family_of
+from experiments.lab.statistics import Interval, verdict
+from experiments.lab.throughput import (
     Forward,
     device_memory,
     image_bytes,

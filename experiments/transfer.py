@@ -14,14 +14,15 @@ prepared it. full: Table 5, five ViTs and three data sets, fine-tuned to five.
 from typing import Any
 
 from configs import lab
-from experiments import data_size, figures, paper, paper_figures
-from experiments.check import data_is_here
-from experiments.command import main
-from experiments.contrasts import contrast
+from experiments import data_size
 from experiments.data_size import ALL, HYBRID, LITTLE, RESNET, VIT, figure_family, label
-from experiments.frame import Arm, Conclusion, Experiment, Results
-from experiments.statistics import mean_std, verdict
-from experiments.tables import mean_cell
+from experiments.lab import figures, paper, paper_figures
+from experiments.lab.check import data_is_here
+from experiments.lab.command import main
+from experiments.lab.contrasts import contrast
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
 HELD_OUT, DIGITS, FASHION = "held-out classes", "digits", "fashion_mnist"

@@ -14,13 +14,14 @@ from typing import Any
 
 from configs import lab
 from configs.vtab import GROUPS, PAPER_MODELS, TASKS
-from experiments import data_size, paper_figures
-from experiments.check import data_is_here
-from experiments.command import main
-from experiments.figures import bars
-from experiments.frame import Arm, Conclusion, Experiment, Results, resolve
-from experiments.statistics import difference, mean_std, verdict
-from experiments.tables import mean_cell
+from experiments import data_size
+from experiments.lab import paper_figures
+from experiments.lab.check import data_is_here
+from experiments.lab.command import main
+from experiments.lab.figures import bars
+from experiments.lab.frame import Arm, Conclusion, Experiment, Results, resolve
+from experiments.lab.statistics import difference, mean_std, verdict
+from experiments.lab.tables import mean_cell
 
 PUBLIC = {"small": "ViT-B/16", "full": "ViT-L/16"}
 SHORT = {

@@ -238,7 +238,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again():
 
 
 def test_the_command_that_measures_it():
-    command = [sys.executable, "-m", "experiments.host_overhead"]
+    command = [sys.executable, "-m", "benchmarks.host_overhead"]
     command += ["--batch", "8", "--size", "16", "--steps", "4", "--pause", "0"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

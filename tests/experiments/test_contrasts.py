@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.contrasts import Rays, contrast, mean_against
+from experiments.lab.contrasts import Rays, contrast, mean_against
 
 
 def test_contrast_of_two_arms_is_students_test_with_pooled_variance():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.check import needs
-from experiments.command import add_arguments, run_experiment
-from experiments.frame import EXPERIMENTS, SCALES, load_experiment, resolve
-from experiments.grid import plan_runs
+from experiments.lab.check import needs
+from experiments.lab.command import add_arguments, run_experiment
+from experiments.lab.frame import EXPERIMENTS, SCALES, load_experiment, resolve
+from experiments.lab.grid import plan_runs
 from vit_jax.config import check_config, resolve_lengths
 from vit_jax.training.setup import SECTIONS
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments import grid
-from experiments.frame import Arm, Conclusion, Experiment
-from experiments.grid import RECORD, claimed, collect, plan_runs, run_grid
+from experiments.lab import grid
+from experiments.lab.frame import Arm, Conclusion, Experiment
+from experiments.lab.grid import RECORD, claimed, collect, plan_runs, run_grid
 from vit_jax.training.loop import Interrupted
 
 LAB = "configs/lab.py:family=vit,scale=smoke"

@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import (
-    figures,
-    paper,
-    paper_figures,
-    report,
-    report_text,
-    tables,
-)
-from experiments.items import ITEMS, item_names
+from experiments import report
+from experiments.lab import figures, paper, paper_figures, report_text, tables
+from experiments.lab.items import ITEMS, item_names
 from vit_jax.figures import heads, style, tiles
 
 TABLE = {

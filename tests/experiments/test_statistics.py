@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments import fits, paper
-from experiments.statistics import (
+from experiments.lab import fits, paper
+from experiments.lab.statistics import (
     Interval,
     all_of,
     bootstrap,

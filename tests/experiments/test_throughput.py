@@ -5,8 +5,8 @@ import json
 import jax
 import pytest
 
-from experiments import throughput
-from experiments.throughput import Forward, fastest, image_bytes, largest_batch
+from experiments.lab import throughput
+from experiments.lab.throughput import Forward, fastest, image_bytes, largest_batch
 from vit_jax.models import create_model
 
 ROW = {"bytes": [(8, 999), (16, 500 + 16 * 25), (32, 500 + 32 * 25)]}

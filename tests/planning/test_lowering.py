@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import families
-from experiments.accelerator_cases import (
+from benchmarks.accelerator_cases import (
     CASES,
     absent_program,
     config_of,
     evaluation_batch,
     label,
 )
+from configs import families
 from vit_jax.analysis import heads, profile, shuffle, translation
 from vit_jax.analysis.features import total_stride
 from vit_jax.checkpoints.fingerprint import examine_arrays
@@ -55,7 +55,7 @@ def check(lowered, kind):
 
 
 def test_every_config_is_lowered():
-    """A new file in `configs/` belongs into `experiments/accelerator_cases.py` too."""
+    """A new file in `configs/` belongs into `benchmarks/accelerator_cases.py` too."""
     files = {path.name for path in Path("configs").glob("*.py")}
     lowered = {case.config.partition(":")[0] for case in CASES if not case.slow}
     assert lowered | {"__init__.py", "base.py"} == files

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import vit_jax
-from experiments import exact_resume
+from benchmarks import exact_resume
 from vit_jax import cli
 from vit_jax.config import ConfigError
 from vit_jax.data.mix import make_mix
@@ -266,7 +266,7 @@ def test_another_config_is_refused_with_the_difference(finished):
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
-    """SIGKILL for real, with worker processes; see experiments/exact_resume.py."""
+    """SIGKILL for real, with worker processes; see benchmarks/exact_resume.py."""
     for name in ("reference", "killed"):
         (tmp_path / name).mkdir()
     assert exact_resume.run(tmp_path / "reference") == 0

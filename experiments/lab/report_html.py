@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report_text import (
+from experiments.lab.report_text import (
     INTRODUCTION,
     RULE,
     SYMBOLS,
@@ -17,7 +17,7 @@ from experiments.report_text import (
     interleaved,
     scale_line,
 )
-from experiments.tables import html_table
+from experiments.lab.tables import html_table
 
 if TYPE_CHECKING:
     from experiments.report import Found, ItemStatus, Report

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.statistics import Interval, finite, t_interval
+from experiments.lab.statistics import Interval, finite, t_interval
 
 
 def contrast(

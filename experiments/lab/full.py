@@ -6,7 +6,7 @@ Only `--check` has ever seen them: JFT-300M is not public.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.frame import Arm
+from experiments.lab.frame import Arm
 
 # Section 4.1: five examples a class of ImageNet, linear in closed form. The pool of
 # 65,000 training images and the crop are those of big_vision's `common_fewshot.py`.

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments.command import hardware
+from experiments.lab.command import hardware
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import CHIPS
 from vit_jax.planning.flops import model_macs

@@ -1,7 +1,7 @@
 """Images/s of one training step: ours, timm, and a plain flax.linen ViT.
 
-    python -m experiments.speed_vs_peers --torch-python torch-env/bin/python
-    python -m experiments.speed_vs_peers --torch-python torch-env/bin/python \\
+    python -m benchmarks.speed_vs_peers --torch-python torch-env/bin/python
+    python -m benchmarks.speed_vs_peers --torch-python torch-env/bin/python \\
         --device gpu --dtype bfloat16 --models ViT-B/16,ViT-L/16 --batch 128 --steps 20
 
 One step is forward, backward and AdamW update at 224 px with 1000 classes. Each peer
@@ -29,7 +29,7 @@ PEERS = ("ours", "timm", "linen")
 # its turns.
 QUIET = 0.1
 ROOT = Path(__file__).parent.parent
-TIMM_WORKER = str(ROOT / "experiments/peers_timm_worker.py")
+TIMM_WORKER = str(ROOT / "benchmarks/peers_timm_worker.py")
 
 
 def machine_ticks() -> tuple[int, int]:
@@ -146,7 +146,7 @@ def compare(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "image_size": 224,
         "clip_norm": 0.0,
     }
-    jax_command = [sys.executable, "-m", "experiments.peers_jax_worker"]
+    jax_command = [sys.executable, "-m", "benchmarks.peers_jax_worker"]
     commands = dict.fromkeys(PEERS, jax_command)
     commands["timm"] = [arguments.torch_python, TIMM_WORKER]
     workers: list[Worker] = []

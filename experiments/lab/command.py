@@ -26,9 +26,9 @@ from typing import Any
 
 import jax
 
-from experiments.check import needs, needs_table
-from experiments.frame import SCALES, Conclusion, Experiment, resolve
-from experiments.grid import (
+from experiments.lab.check import needs, needs_table
+from experiments.lab.frame import SCALES, Conclusion, Experiment, resolve
+from experiments.lab.grid import (
     GridRun,
     collect,
     plan_runs,
@@ -36,7 +36,7 @@ from experiments.grid import (
     seconds,
     unfinished,
 )
-from experiments.tables import markdown_table
+from experiments.lab.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
 from vit_jax.data.cpus import usable_cpus

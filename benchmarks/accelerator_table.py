@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from experiments.tables import markdown_table
+from experiments.lab.tables import markdown_table
 from vit_jax.planning.estimate import in_gib
 
 Row = dict[str, Any]

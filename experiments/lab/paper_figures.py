@@ -7,7 +7,7 @@ are not drawn: what they show is told in words.
 from pathlib import Path
 from typing import cast
 
-from experiments import figures, paper
+from experiments.lab import figures, paper
 from vit_jax.figures.style import Family, Series
 
 

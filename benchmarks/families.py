@@ -1,6 +1,6 @@
 """From training to other people's programs: one chain of the public commands.
 
-    python -m experiments.families --workdir runs/families --cifar10 FOLDER
+    python -m benchmarks.families --workdir runs/families --cifar10 FOLDER
 
 1. The same command trains a ViT, a hybrid and a BiT on CIFAR-10 and on Fashion-MNIST.
 2. The ViT is fine-tuned at twice the resolution from its checkpoint.

@@ -1,7 +1,7 @@
 """What configs need on an H100 and on a TPU v5e, compiled for them without either.
 
     make accelerators
-    python -m experiments.accelerators --device H100 --only ViT-B/16
+    python -m benchmarks.accelerators --device H100 --only ViT-B/16
 
 Lowers the training step of each run of `accelerator_cases.py` for both, compiles those
 that have a name in full, each in a process of its own, and writes
@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from experiments.accelerator_cases import (
+from benchmarks.accelerator_cases import (
     CASES,
     Case,
     absent_program,
@@ -34,8 +34,8 @@ from experiments.accelerator_cases import (
     label,
     target_of,
 )
-from experiments.accelerator_table import report
-from experiments.command import hardware
+from benchmarks.accelerator_table import report
+from experiments.lab.command import hardware
 from vit_jax.cli import run_command
 from vit_jax.planning.deviceless import ABSENT, lower
 from vit_jax.planning.largest_batch import batch_unit, largest_batch
@@ -73,7 +73,7 @@ def lowered_row(case: Case, kind: str) -> Row:
 
 def compiled_row(row: Row) -> Row:
     """The row with its plan, or why there is none, from a process of its own."""
-    command = [sys.executable, "-m", "experiments.accelerators"]
+    command = [sys.executable, "-m", "benchmarks.accelerators"]
     command += ["--compile", row["name"], "--target", row["target"]]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -187,7 +187,7 @@ def write(rows: dict[tuple[str, str], Row]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.accelerators",
+        prog="python -m benchmarks.accelerators",
         description="Compile the runs of configs/ for an H100 and a TPU v5e.",
     )
     parser.add_argument("--only", action="append", help="name of a compiled run")

@@ -19,7 +19,7 @@ import jax
 import ml_collections
 
 from configs.base import get_config
-from experiments.frame import Arm, Experiment, Results, resolve
+from experiments.lab.frame import Arm, Experiment, Results, resolve
 from vit_jax.config import difference
 from vit_jax.fleet.training import fleet_key, train_fleet, why_not
 from vit_jax.storage.paths import write_atomically

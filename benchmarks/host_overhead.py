@@ -1,6 +1,6 @@
 """What the thread that trains has to do for a step besides dispatching it.
 
-    python -m experiments.host_overhead --batch 1024 --size 224
+    python -m benchmarks.host_overhead --batch 1024 --size 224
 
 Between two steps the thread sleeps as a busy device would let it, so that loading is
 ahead; what is left is the thread's own work. A host that is to feed 20,000 images a
@@ -133,7 +133,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.host_overhead", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.host_overhead", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--size", type=int, default=224, help="side in pixels")

@@ -1,6 +1,6 @@
 """What a fleet gains over the same runs one after the other with the trainer.
 
-    python -m experiments.fleet_speed --data cifar10 --size tiny --runs 8
+    python -m benchmarks.fleet_speed --data cifar10 --size tiny --runs 8
 
 Not a figure of the paper: it says whether a device is full although each model is tiny.
 Runs differ in seed and learning rate. Two numbers: images per second once all is
@@ -130,7 +130,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.fleet_speed",
+        prog="python -m benchmarks.fleet_speed",
         description="Throughput of a fleet over one run at a time.",
     )
     parser.add_argument("--data", default="digits", help="name or folder")

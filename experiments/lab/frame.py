@@ -175,7 +175,7 @@ class Experiment(NamedTuple):
 
 
 def load_experiment(name: str) -> Experiment:
-    """The `EXPERIMENT` of a module of this folder."""
+    """The `EXPERIMENT` of a module of `experiments/`."""
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
 
 

@@ -1,6 +1,6 @@
 """Does a killed run end as if it had never been killed?  Bit for bit?
 
-    python -m experiments.exact_resume --kills 20
+    python -m benchmarks.exact_resume --kills 20
 
 One run is left alone. Others, each in its own folder, are killed with SIGKILL at a
 random moment between their start and their end, whatever they are doing then (import,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report_text import (
+from experiments.lab.report_text import (
     INTRODUCTION,
     RULE,
     SYMBOLS,
@@ -14,7 +14,7 @@ from experiments.report_text import (
     interleaved,
     scale_line,
 )
-from experiments.tables import markdown_table
+from experiments.lab.tables import markdown_table
 
 if TYPE_CHECKING:
     from experiments.report import Found, ItemStatus, Report

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.frame import Arm
-from experiments.grid import GridRun
+from experiments.lab.frame import Arm
+from experiments.lab.grid import GridRun
 from vit_jax.config import check_config, resolve_lengths
 from vit_jax.data.pipeline import Data
 from vit_jax.planning.estimate import core_days

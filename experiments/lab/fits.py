@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import optimize
 
-from experiments.statistics import RESAMPLES, Interval, finite, t_interval
+from experiments.lab.statistics import RESAMPLES, Interval, finite, t_interval
 
 
 class Line(NamedTuple):

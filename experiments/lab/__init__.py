@@ -1,0 +1,1 @@
+"""What the experiments are made of: runs, statistics, tables, figures, the report."""

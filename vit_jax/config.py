@@ -10,7 +10,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,11 @@ def keywords(consumer: Callable[..., Any], provided: tuple[str, ...] = ()) -> Ke
         for name, parameter in inspect.signature(consumer).parameters.items()
         if name not in provided and parameter.kind is not parameter.VAR_KEYWORD
     }
+
+
+def chosen(section: Mapping[str, Any], consumer: Callable[..., Any]) -> dict[str, Any]:
+    """The part of a section that a consumer takes, where several share it."""
+    return {key: section[key] for key in keywords(consumer) if key in section}
 
 
 def check_config(config: ml_collections.ConfigDict, sections: dict[str, Keys]) -> None:

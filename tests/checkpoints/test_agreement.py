@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-from vit_jax.storage.agreement import blind_processes, from_primary, gather_texts
-from vit_jax.checkpoint import CheckpointError, Checkpoints
+from vit_jax.checkpoints.agreement import blind_processes, from_primary, gather_texts
+from vit_jax.checkpoints.store import CheckpointError, Checkpoints
 
 assert gather_texts(["", "a longer täxt"][me]) == ["", "a longer täxt"]
 assert from_primary(lambda: f"of {me}") == "of 0"

@@ -187,7 +187,7 @@ def rates(config, examples, steps):
         learning_rate=config.optim.learning_rate,
         schedule=config.optim.schedule,
         total_steps=lengths.total,
-        warmup_steps=lengths.warmup,
+        warmup=lengths.warmup,
         milestones=config.optim.milestones,
     )
     return [float(schedule(int(step))) for step in steps]

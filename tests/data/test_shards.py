@@ -481,7 +481,7 @@ def test_processes_of_a_host_share_one_copy(bucket, tmp_path):
     _write_shards(tmp_path / "made", shards=6)
     _upload(bucket, tmp_path / "made", "shared")
     code = (
-        "import sys; from vit_jax.data.sources import make_source;"
+        "import sys; from vit_jax.data.sources import (make_source);"
         "print(len(make_source('gs://data/shared', 'train', stage=sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "stage")]

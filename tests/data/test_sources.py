@@ -10,7 +10,8 @@ from PIL import Image
 from vit_jax.data import prepare, sources, subsets
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
-from vit_jax.data.sources import ArraySource, CachedSource, make_source
+from vit_jax.data.source_types import CachedSource
+from vit_jax.data.sources import ArraySource, make_source
 
 
 def _write(path, value: int = 0) -> None:

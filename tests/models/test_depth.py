@@ -201,13 +201,18 @@ def test_layer_decay_of_stacked_blocks():
     assert plain["embedding/kernel"] == stacked["embedding/kernel"] == 0.0625
 
     def updates(params):
-        optimizer, _ = make_optimizer(
+        optimizer = make_optimizer(
             params,
-            10,
-            **{"name": "sgd", "learning_rate": 1.0, "schedule": "constant"},
-            **{"warmup": 0, "cooldown": 0, "end_learning_rate": 0.0, "b2": 0.9},
-            **{"weight_decay": 0.0, "clip_norm": 0.0, "momentum": 0.0, "epsilon": 0.0},
-            **{"momentum_dtype": "float32", "layer_decay": 0.5, "freeze": ()},
+            lambda _: 1.0,
+            name="sgd",
+            weight_decay=0.0,
+            clip_norm=0.0,
+            momentum=0.0,
+            b2=0.9,
+            epsilon=0.0,
+            momentum_dtype="float32",
+            layer_decay=0.5,
+            freeze=(),
         )
         return optimizer.update(params, optimizer.init(params), params)[0]
 

@@ -139,14 +139,14 @@ def test_accumulation_is_the_mean_gradient(step_parts):
 def test_dropout_differs_by_step_and_not_by_call(step_parts):
     model, keys, batch = step_parts
     optimizer = optax.sgd(0.0)
-    step = make_step(model, optimizer, mixup_alpha=0.8)
+    train_step = make_step(model, optimizer, mixup_alpha=0.8)
     state = new_state(model, keys, optimizer)
     kernel = jax.random.normal(jax.random.key(1), (32, 10))
     state.params["head"]["kernel"] = kernel
-    after, first = step(state, batch, keys)
-    assert step(state, batch, keys)[1]["loss"] == first["loss"]
-    assert step(after, batch, keys)[1]["loss"] != first["loss"]  # same parameters
-    assert step(state, batch, step.named_keys(1))[1]["loss"] != first["loss"]
+    after, first = train_step(state, batch, keys)
+    assert train_step(state, batch, keys)[1]["loss"] == first["loss"]
+    assert train_step(after, batch, keys)[1]["loss"] != first["loss"]  # same parameters
+    assert train_step(state, batch, step.named_keys(1))[1]["loss"] != first["loss"]
 
 
 def test_moving_average(step_parts):

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax.training.optim import layer_factors, make_optimizer, make_schedule
+from vit_jax.training.optim import layer_factors, make_schedule
+from vit_jax.training.setup import build_optimizer
 
 OPTIONS = dict(
     name="adamw",
@@ -38,7 +39,7 @@ def params(value=1.0):
 
 def update(grads, *, steps=1, **options):
     """Parameters after some steps with the same gradient, from all ones."""
-    tx, _ = make_optimizer(params(), 10, **OPTIONS | options)
+    tx, _ = build_optimizer(OPTIONS | options, params(), 10)
     current, state = params(), tx.init(params())
     for _ in range(steps):
         updates, state = tx.update(grads, state, current)
@@ -51,8 +52,8 @@ def values(schedule, warmup=4, cooldown=0, end=0.0, total=12):
         learning_rate=1.0,
         schedule=schedule,
         total_steps=total,
-        warmup_steps=warmup,
-        cooldown_steps=cooldown,
+        warmup=warmup,
+        cooldown=cooldown,
         end_learning_rate=end,
     )
     return np.array([float(rate(step)) for step in range(total + 1)])
@@ -182,7 +183,7 @@ def test_momentum_can_be_stored_in_half_precision():
 )
 def test_optimizer_errors(options, message):
     with pytest.raises(ValueError, match=message):
-        make_optimizer(params(), 10, **OPTIONS | options)
+        build_optimizer(OPTIONS | options, params(), 10)
 
 
 def test_staircase_falls_to_a_tenth_at_shares_of_the_run():
@@ -190,7 +191,7 @@ def test_staircase_falls_to_a_tenth_at_shares_of_the_run():
         learning_rate=1.0,
         schedule="staircase",
         total_steps=100,
-        warmup_steps=10,
+        warmup=10,
         milestones=("0.3", "0.6", "0.9"),  # as text, from the command line
     )
     steps = [0, 9, 10, 29, 30, 59, 60, 89, 90, 99]
@@ -203,7 +204,7 @@ def test_staircase_falls_to_a_tenth_at_shares_of_the_run():
     [("staircase", ()), ("cosine", (0.5,)), ("staircase", (0.6, 0.3))],
 )
 def test_milestones_are_checked(schedule, milestones):
-    options = dict(learning_rate=1.0, total_steps=10, warmup_steps=0)
+    options = dict(learning_rate=1.0, total_steps=10, warmup=0)
     with pytest.raises(ValueError, match="needs shares of the run such as"):
         make_schedule(schedule=schedule, milestones=milestones, **options)
 
@@ -217,7 +218,7 @@ def test_lamb_scales_kernels_to_their_own_norm():
     tree = {"a": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}}
     tree["zero"] = {"kernel": jnp.zeros((2, 2))}
     grads = jax.tree.map(jnp.ones_like, tree)
-    tx, _ = make_optimizer(tree, 10, **OPTIONS | dict(name="lamb", weight_decay=0.5))
+    tx, _ = build_optimizer(OPTIONS | dict(name="lamb", weight_decay=0.5), tree, 10)
     updates, _ = tx.update(grads, tx.init(tree), tree)
     # (1 + 0.5 * 3) in each of 4 elements, scaled to the norm 6 of the kernel.
     np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * 3, rtol=1e-5)
@@ -230,7 +231,7 @@ def test_lamb_equals_optax_on_kernels():
     keys = jax.random.split(jax.random.key(0), 2)
     tree = {"head": {"kernel": jax.random.normal(keys[0], (3, 4))}}
     grads = {"head": {"kernel": jax.random.normal(keys[1], (3, 4))}}
-    ours, _ = make_optimizer(tree, 10, **OPTIONS | dict(name="lamb", weight_decay=0.1))
+    ours, _ = build_optimizer(OPTIONS | dict(name="lamb", weight_decay=0.1), tree, 10)
     theirs = optax.lamb(0.1, eps=1e-8, weight_decay=0.1)
     states = [tx.init(tree) for tx in (ours, theirs)]
     for _ in range(3):
@@ -252,7 +253,7 @@ def test_lamb_scales_stacked_blocks_one_by_one():
     options = OPTIONS | dict(name="lamb", weight_decay=0.1)
 
     def step(parameters, gradients):
-        tx, _ = make_optimizer(parameters, 10, **options)
+        tx, _ = build_optimizer(options, parameters, 10)
         return tx.update(gradients, tx.init(parameters), parameters)[0]
 
     def tree(stack):

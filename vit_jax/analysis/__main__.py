@@ -20,7 +20,7 @@ import numpy as np
 from vit_jax.analysis.profile import bias_profile
 from vit_jax.cli import run_command
 from vit_jax.data.files import Files, find_images
-from vit_jax.data.sources import Source
+from vit_jax.data.source_types import Source
 from vit_jax.evaluation.predictions import prepared, spread
 from vit_jax.figures.model import Trained, draw_model
 from vit_jax.interop.trained import CHECKPOINT_HELP, Run, load_run

@@ -28,8 +28,7 @@ from vit_jax.cli import add_config_arguments, read_config, run_command
 from vit_jax.config import check_config
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
-from vit_jax.data.sources import CachedSource, Source
-from vit_jax.data.subsets import read_many
+from vit_jax.data.source_types import CachedSource, Source, read_many
 from vit_jax.evaluation.features import own_data
 from vit_jax.figures.tiles import image_tiles
 from vit_jax.training.setup import FROZEN, SECTIONS

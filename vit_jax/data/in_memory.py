@@ -13,8 +13,8 @@ import numpy as np
 from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.pipeline import Data
+from vit_jax.data.source_types import read_many
 from vit_jax.data.stream import epoch_order
-from vit_jax.data.subsets import read_many
 
 # Of one split. Half of it is the smallest GPU that one would use.
 MAX_BYTES = 8 << 30

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import functools
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -14,38 +11,21 @@ from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.decode import ImageError
 from vit_jax.data.folder import stable_hash
 from vit_jax.data.openers import opener, refuse_label
-from vit_jax.data.subsets import PartSource, read_many, with_classes
+from vit_jax.data.source_types import (
+    CACHE_CHOICES,
+    CachedSource,
+    PartSource,
+    Source,
+    read_many,
+)
+from vit_jax.data.subsets import with_classes
 from vit_jax.data.tfds_source import TfdsSource
 
-CACHE_CHOICES = ("auto", "always", "never")
 _AUTO_CACHE_BYTES = 1 << 30
-_CHUNK = 256
 # Below this, threads that decode wait for each other: 50,000 images of 32x32 take
 # 1.6 s with one thread and 7 s with two.
 _SMALL_IMAGE_BYTES = 128 * 128 * 3
 _SPLIT = re.compile(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
-
-
-class Source(Protocol):
-    """What the pipeline needs of a data set."""
-
-    label_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Number of records."""
-        ...
-
-    def __getitem__(self, index: int) -> dict:
-        """{"image": uint8 (h, w, 3), "label": int}; ImageError for a bad record."""
-        ...
-
-    def record_name(self, index: int) -> str:
-        """A name under which a person finds the record: path, or set and number."""
-        ...
-
-    def labels(self) -> np.ndarray:
-        """Labels of all records, without decoding an image: integers (n,)."""
-        ...
 
 
 class ArraySource:
@@ -107,50 +87,6 @@ class ArraySource:
     def record_name(self, index: int) -> str:
         """The given name and the number of the record."""
         return f"{self._name} record {index}"
-
-
-class CachedSource:
-    """Another source, decoded once and kept in memory; a `Source`.
-
-    Bad records are kept as such: asking for one raises the same ImageError as the
-    original source.
-    """
-
-    def __init__(self, source: Source, *, threads: int = 1):
-        """Reads and decodes everything, with so many threads."""
-        self._source = source
-        self.label_names: tuple[str, ...] = source.label_names
-        # In chunks: a task an image would cost more than a small decode.
-        chunks = [
-            range(start, min(start + _CHUNK, len(source)))
-            for start in range(0, len(source), _CHUNK)
-        ]
-        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            read = pool.map(functools.partial(read_many, source), chunks)
-            self._records = [record for chunk in read for record in chunk]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> dict:
-        record = self._records[index]
-        if isinstance(record, ImageError):
-            # A new one: raising a stored exception would pile up tracebacks on it.
-            raise ImageError(str(record))
-        return record
-
-    def labels(self) -> np.ndarray:
-        """Labels of all records, bad ones included: integers (n,)."""
-        return self._source.labels()
-
-    def record_name(self, index: int) -> str:
-        """Name of the record in the original source."""
-        return self._source.record_name(index)
-
-    def first_error(self) -> str:
-        """The message of the first bad record, or ""."""
-        bad = (record for record in self._records if isinstance(record, ImageError))
-        return str(next(bad, ""))
 
 
 def make_source(

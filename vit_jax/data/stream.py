@@ -23,7 +23,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from vit_jax.data.decode import ImageError
-from vit_jax.data.sources import Source
+from vit_jax.data.source_types import Source
 
 # Images in a block: enough to hide Grain's cost, few enough to spread over threads.
 _BLOCK = 64

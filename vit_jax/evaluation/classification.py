@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from vit_jax.data.labels import label_order
 from vit_jax.data.pipeline import Data, prefetch_to_device
-from vit_jax.data.sources import Source, make_source
+from vit_jax.data.source_types import Source
+from vit_jax.data.sources import make_source
 from vit_jax.evaluation.means import run_step
 from vit_jax.evaluation.outcomes import (
     Outcomes,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from vit_jax.analysis.features import output_rollout
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files
-from vit_jax.data.sources import Source
+from vit_jax.data.source_types import Source
 from vit_jax.evaluation.classification import open_source
 from vit_jax.evaluation.outcomes import named, probabilities
 from vit_jax.figures.pictures import Prediction

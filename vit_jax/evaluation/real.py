@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vit_jax.data.labels import is_imagenet
-from vit_jax.data.sources import Source
+from vit_jax.data.source_types import Source
 from vit_jax.data.tfds_source import TfdsSource
 
 IMAGES = 50_000

@@ -17,7 +17,6 @@ from vit_jax.config import (
     Lengths,
     check_config,
     difference,
-    keywords,
     lists_to_tuples,
     load_config,
     resolve_lengths,
@@ -155,13 +154,9 @@ class Member:
         batch = self.config.data.batch_size
         self._faults = Faults(Guard(**self.config.guard), start, start * batch, batch)
         self.images: Images = training_images(self.data)
-        optim = self.config.optim
-        schedule = make_schedule(
-            total_steps=self.lengths.total,
-            warmup_steps=self.lengths.warmup,
-            cooldown_steps=self.lengths.cooldown,
-            **{key: optim[key] for key in keywords(make_schedule) if key in optim},
-        )
+        options = chosen(self.config.optim, make_schedule)
+        options |= {"warmup": self.lengths.warmup, "cooldown": self.lengths.cooldown}
+        schedule = make_schedule(total_steps=self.lengths.total, **options)
         steps = np.arange(self.lengths.total)
         rates = np.asarray(jax.vmap(schedule)(steps), np.float32)
         self._rates = np.broadcast_to(rates, steps.shape)

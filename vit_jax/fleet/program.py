@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
-from vit_jax.config import lists_to_tuples
+from vit_jax.config import chosen, keywords, lists_to_tuples
 from vit_jax.data.device_augment import make_augment
 from vit_jax.data.pipeline import Data
 from vit_jax.models import AnyModel, init_params
 from vit_jax.parallel import sharding
 from vit_jax.parallel.determinism import compiler_options
-from vit_jax.training.optim import make_optimizer
+from vit_jax.training.optim import make_optimizer, make_schedule
 from vit_jax.training.setup import build_model, build_step
 from vit_jax.training.step import (
     Batch,
@@ -35,19 +36,8 @@ from vit_jax.training.step import (
 # Keys that do not enter the compiled programs, except for `data.*`.
 FREE_SECTIONS = ("seed", "init", "eval", "sweep", "checkpoint", "log", "mesh")
 FREE_KEYS = {
-    "optim": (
-        *("learning_rate", "schedule", "warmup", "cooldown", "end_learning_rate"),
-        *("milestones", "weight_decay"),
-    ),
+    "optim": (*keywords(make_schedule), "weight_decay"),
     "train": ("duration", "step_timeout"),
-}
-# The schedule of a fleet's optimizer: it is told the rate of each step.
-TOLD = {
-    "schedule": "constant",
-    "warmup": 0,
-    "cooldown": 0,
-    "end_learning_rate": 0.0,
-    "milestones": (),
 }
 
 
@@ -125,18 +115,19 @@ def make_program(
     model, objective, eval_step = build_model(config, num_classes, device.platform)
     augment = make_augment(Data(name="", **config.data))
 
-    def optimizer_of(params: Params, rate: Any, decay: Any) -> tuple[Any, Any]:
-        told = TOLD | {"learning_rate": rate, "weight_decay": decay}
-        return make_optimizer(params, 1, **(dict(config.optim) | told))
+    def optimizer_of(params: Params, rate: optax.Schedule, decay: jax.Array) -> Any:
+        options = chosen(config.optim, make_optimizer) | {"weight_decay": decay}
+        return make_optimizer(params, rate, **options)
 
     def step(state, batch, keys, rate, decay):
         image = augment(jax.random.fold_in(keys.augment, state.step), batch["image"])
-        optimizer, schedule = optimizer_of(state.params, rate, decay)
+        schedule = optax.constant_schedule(rate)
+        optimizer = optimizer_of(state.params, schedule, decay)
         train_step = build_step(config, objective, optimizer, schedule)
         return train_step(state, batch | {"image": image}, keys.step)
 
     def start(params: Params) -> TrainState:
-        optimizer, _ = optimizer_of(params, 0.0, 0.0)
+        optimizer = optimizer_of(params, optax.constant_schedule(0.0), jnp.zeros(()))
         return initial_state(params, optimizer, average=config.train.ema_decay > 0)
 
     def make_keys(seed: jax.Array) -> FleetKeys:

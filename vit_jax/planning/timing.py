@@ -23,7 +23,7 @@ from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place
 from vit_jax.training.guard import Guard
 from vit_jax.training.metrics import Meter
-from vit_jax.training.optim import make_optimizer
+from vit_jax.training.optim import make_optimizer, make_schedule
 from vit_jax.training.setup import Experiment, build
 from vit_jax.training.step import (
     classification,
@@ -76,15 +76,13 @@ def synthetic_program(
     everywhere = sharding.replicated(mesh)
     keys = jax.jit(lambda: named_keys(0), out_shardings=everywhere)()
     abstract = jax.eval_shape(lambda key: init_params(model, key), keys.params)
-    optimizer, schedule = make_optimizer(
+    schedule = make_schedule(
+        learning_rate=1e-3, schedule="cosine", total_steps=10_000, warmup=1000
+    )
+    optimizer = make_optimizer(
         abstract,
-        total_steps=10_000,
+        schedule,
         name="adamw",
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup=1000,
-        cooldown=0,
-        end_learning_rate=0.0,
         weight_decay=0.1,
         clip_norm=0.0,
         momentum=0.9,

@@ -18,8 +18,8 @@ def make_schedule(
     learning_rate: float,
     schedule: str,
     total_steps: int,
-    warmup_steps: int,
-    cooldown_steps: int = 0,
+    warmup: int,
+    cooldown: int = 0,
     end_learning_rate: float = 0.0,
     milestones: tuple[float, ...] = (),
 ) -> optax.Schedule:
@@ -33,31 +33,31 @@ def make_schedule(
         schedule: `cosine` or `linear` to `end_learning_rate`, `rsqrt` (reciprocal
             square root, the warm-up as time scale, arXiv 2106.04560), `constant`, or
             `staircase` (a tenth at each of `milestones`, arXiv 1912.11370).
-        total_steps, warmup_steps, cooldown_steps: the lengths, in steps.
+        total_steps, warmup, cooldown: the lengths, in steps.
         milestones: of `staircase`: shares of `total_steps`, rising, in (0, 1).
 
     Raises:
         ValueError: unknown schedule, parts longer than the whole, or milestones that
             are missing, not rising, or for another schedule.
     """
-    if warmup_steps + cooldown_steps > total_steps:
+    if warmup + cooldown > total_steps:
         raise ValueError(
-            f"optim.warmup ({warmup_steps} steps) and optim.cooldown ({cooldown_steps} "
+            f"optim.warmup ({warmup} steps) and optim.cooldown ({cooldown} "
             f"steps) do not fit into train.duration ({total_steps} steps)"
         )
     # Numbers given on the command line are text.
     milestones = tuple(map(float, milestones))
     check_milestones(schedule, milestones)
-    decay_steps = max(1, total_steps - warmup_steps)
+    decay_steps = max(1, total_steps - warmup)
 
     def rsqrt(step: jax.Array) -> jax.Array:
-        timescale = max(1, warmup_steps)
+        timescale = max(1, warmup)
         return learning_rate * jnp.sqrt(timescale / (timescale + step))
 
     def staircase(step: jax.Array) -> jax.Array:
         # The milestones count from the start of the run, `step` from the warm-up's end.
         stairs = jnp.array([share * total_steps for share in milestones])
-        return learning_rate * 0.1 ** (step + warmup_steps >= stairs).sum()
+        return learning_rate * 0.1 ** (step + warmup >= stairs).sum()
 
     decays = {
         # Without an end value the rate may be traced, as that of a fleet is.
@@ -83,11 +83,11 @@ def make_schedule(
 
     def value(step: jax.Array) -> jax.Array:
         # Warm-up starts above 0: the first step would be wasted otherwise.
-        warm = learning_rate * (step + 1) / max(1, warmup_steps)
-        rate = decays[schedule](jnp.maximum(0, step - warmup_steps))
-        rate = jnp.where(step < warmup_steps, warm, rate)
-        if cooldown_steps:
-            rate = rate * jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
+        warm = learning_rate * (step + 1) / max(1, warmup)
+        rate = decays[schedule](jnp.maximum(0, step - warmup))
+        rate = jnp.where(step < warmup, warm, rate)
+        if cooldown:
+            rate = rate * jnp.clip((total_steps - step) / cooldown, 0.0, 1.0)
         return rate
 
     return value
@@ -107,14 +107,9 @@ def check_milestones(schedule: str, milestones: tuple[float, ...]) -> None:
 
 def make_optimizer(
     params: Params,
-    total_steps: int,
+    rate: optax.Schedule,
     *,
     name: str,
-    learning_rate: float,
-    schedule: str,
-    warmup: int,
-    cooldown: int,
-    end_learning_rate: float,
     weight_decay: float,
     clip_norm: float,
     momentum: float,
@@ -123,19 +118,16 @@ def make_optimizer(
     momentum_dtype: str,
     layer_decay: float,
     freeze: tuple[str, ...],
-    milestones: tuple[float, ...] = (),
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Builds the optimizer and its schedule, which is returned to be logged.
+) -> optax.GradientTransformation:
+    """Builds the optimizer.
 
     Args:
         params: the parameter tree, or its shapes; only its paths are used.
-        total_steps: length of the schedule; warmup and cooldown are in steps too.
+        rate: the learning rate of each step.
         name: `adamw` (decoupled weight decay, multiplied by the learning rate: the
             paper's convention), `lamb` (the same, with each decayed parameter's update
             scaled to its own norm, arXiv 1904.00962) or `sgd` (momentum; the decay is
             added to the gradient, as in BiT).
-        learning_rate, schedule, warmup, cooldown, end_learning_rate, milestones: as of
-            `make_schedule`.
         weight_decay: on kernels only: no biases, norms, tokens or positions.
         clip_norm: largest global norm of the gradients, 0 for no clipping.
         momentum: beta_1 of Adam and LAMB, or the momentum of SGD.
@@ -147,18 +139,8 @@ def make_optimizer(
             they are, and hold no optimizer state.
 
     Raises:
-        ValueError: unknown name or schedule, durations that do not fit, or a pattern
-            that matches no parameter.
+        ValueError: unknown name, or a pattern that matches no parameter.
     """
-    rate = make_schedule(
-        learning_rate=learning_rate,
-        schedule=schedule,
-        total_steps=total_steps,
-        warmup_steps=warmup,
-        cooldown_steps=cooldown,
-        end_learning_rate=end_learning_rate,
-        milestones=milestones,
-    )
     kernels = tree_map_with_path(
         lambda path, _: path_name(path).endswith("/kernel"), params
     )
@@ -183,7 +165,7 @@ def make_optimizer(
             {"trained": optimizer, "frozen": optax.set_to_zero()},
             frozen_labels(params, freeze),
         )
-    return optimizer, rate
+    return optimizer
 
 
 def path_name(path: tuple[Any, ...]) -> str:

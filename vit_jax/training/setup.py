@@ -1,7 +1,7 @@
 """From a config to all that the training loop needs."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ from vit_jax.parallel.determinism import compiler_options
 from vit_jax.training.guard import Guard
 from vit_jax.training.metrics import Writer
 from vit_jax.training.objectives import make_objective
-from vit_jax.training.optim import make_optimizer
+from vit_jax.training.optim import make_optimizer, make_schedule
 from vit_jax.training.step import (
     Batch,
     Metrics,
@@ -135,7 +135,7 @@ def build_program(
     keys = jax.eval_shape(make_keys)
     params = jax.eval_shape(draw, keys.params)
     optim = {**config.optim, "warmup": lengths.warmup, "cooldown": lengths.cooldown}
-    optimizer, schedule = make_optimizer(params, lengths.total, **optim)
+    optimizer, schedule = build_optimizer(optim, params, lengths.total)
     train_step = build_step(config, objective, optimizer, schedule)
 
     start = functools.partial(
@@ -196,6 +196,19 @@ def build_model(
     image_size = tuple(config.data.image_size)
     model = create_model(**options, num_classes=num_classes, image_size=image_size)
     return make_objective(model, config.loss, config.mix, **config.objective)
+
+
+def build_optimizer(
+    optim: Mapping[str, Any], params: Params, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer of the section `optim`, and its schedule, which is logged.
+
+    Args:
+        optim: as in the config, but `warmup` and `cooldown` in steps.
+        params: the parameter tree, or its shapes.
+    """
+    rate = make_schedule(total_steps=total_steps, **chosen(optim, make_schedule))
+    return make_optimizer(params, rate, **chosen(optim, make_optimizer)), rate
 
 
 def build_step(

@@ -1,0 +1,145 @@
+"""What the pipeline needs of a data set, and what stands in front of one.
+
+The sources themselves, by format, are imported where one is opened: `sources.py`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vit_jax.data.decode import ImageError
+
+CACHE_CHOICES = ("auto", "always", "never")
+_CHUNK = 256
+
+
+class Source(Protocol):
+    """What the pipeline needs of a data set."""
+
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> dict:
+        """{"image": uint8 (h, w, 3), "label": int}; ImageError for a bad record."""
+        ...
+
+    def record_name(self, index: int) -> str:
+        """A name under which a person finds the record: path, or set and number."""
+        ...
+
+    def labels(self) -> np.ndarray:
+        """Labels of all records, without decoding an image: integers (n,)."""
+        ...
+
+
+class CachedSource:
+    """Another source, decoded once and kept in memory; a `Source`.
+
+    Bad records are kept as such: asking for one raises the same ImageError as the
+    original source.
+    """
+
+    def __init__(self, source: Source, *, threads: int = 1):
+        """Reads and decodes everything, with so many threads."""
+        self._source = source
+        self.label_names: tuple[str, ...] = source.label_names
+        # In chunks: a task an image would cost more than a small decode.
+        chunks = [
+            range(start, min(start + _CHUNK, len(source)))
+            for start in range(0, len(source), _CHUNK)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            read = pool.map(functools.partial(read_many, source), chunks)
+            self._records = [record for chunk in read for record in chunk]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._records[index]
+        if isinstance(record, ImageError):
+            # A new one: raising a stored exception would pile up tracebacks on it.
+            raise ImageError(str(record))
+        return record
+
+    def labels(self) -> np.ndarray:
+        """Labels of all records, bad ones included: integers (n,)."""
+        return self._source.labels()
+
+    def record_name(self, index: int) -> str:
+        """Name of the record in the original source."""
+        return self._source.record_name(index)
+
+    def first_error(self) -> str:
+        """The message of the first bad record, or ""."""
+        bad = (record for record in self._records if isinstance(record, ImageError))
+        return str(next(bad, ""))
+
+
+class PartSource:
+    """Some records of another source, in the given order; a `Source`."""
+
+    def __init__(
+        self,
+        source: Source,
+        indices: Sequence[int] | np.ndarray,
+        label_names: tuple[str, ...],
+        new_labels: dict[int, int] | None = None,
+    ):
+        """Keeps what it is given.
+
+        Args:
+            indices: numbers of the records in `source`.
+            label_names: of the classes that are left.
+            new_labels: from old labels to new ones; None leaves them as they are.
+        """
+        self._source, self._indices, self._new = source, indices, new_labels
+        self.label_names = label_names
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._relabelled(self._source[int(self._indices[index])])
+
+    def labels(self) -> np.ndarray:
+        """Labels of all records, without decoding: integers (n,)."""
+        labels = self._source.labels()[np.asarray(self._indices)]
+        return labels if self._new is None else np.array([self._new[x] for x in labels])
+
+    def record_name(self, index: int) -> str:
+        """Name of the record in the source that this is a part of."""
+        return self._source.record_name(int(self._indices[index]))
+
+    def read_many(self, indices: Sequence[int]) -> list[dict | ImageError]:
+        """As `read_many` of the whole source."""
+        records = read_many(self._source, [int(self._indices[i]) for i in indices])
+        return [
+            r if isinstance(r, ImageError) else self._relabelled(r) for r in records
+        ]
+
+    def _relabelled(self, record: dict) -> dict:
+        if self._new is None:
+            return record
+        return {**record, "label": self._new[record["label"]]}
+
+
+def read_many(source: Source, indices: Sequence[int]) -> list[dict | ImageError]:
+    """Reads records, together where that is faster; a bad one as its error."""
+    if hasattr(source, "read_many"):
+        return source.read_many(indices)
+    records = []
+    for index in indices:
+        try:
+            records.append(source[index])
+        except ImageError as error:
+            records.append(error)
+    return records

@@ -15,7 +15,8 @@ from vit_jax.data.pipeline import Data
 from vit_jax.planning.estimate import core_days
 from vit_jax.planning.flops import model_macs, training_flops
 from vit_jax.planning.run_plan import data_facts
-from vit_jax.training.setup import SECTIONS, build_program
+from vit_jax.training.sections import config_sections
+from vit_jax.training.setup import build_program
 
 
 class Needs(NamedTuple):
@@ -41,7 +42,7 @@ def needs(run: GridRun, arm: Arm) -> Needs:
         ValueError: the config cannot be used, or its data is neither known nor there.
     """
     config = run.config
-    check_config(config, SECTIONS)
+    check_config(config, config_sections())
     examples, classes = data_facts(config, arm.examples or None, arm.classes or None)
     lengths = resolve_lengths(config, examples)
     program = build_program(

@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax.cli import read_config
 from vit_jax.config import ConfigError
 from vit_jax.storage.jsonl import read_metrics
-from vit_jax.training.setup import SECTIONS
+from vit_jax.training.sections import config_sections
 
 SCALES = ("smoke", "mini", "small", "full")
 # In the order of the report; those that use others' runs come after them.
@@ -189,7 +189,7 @@ def resolve(arm: Arm) -> ml_collections.ConfigDict:
     for key, value in arm.changes.items():
         section, _, name = key.rpartition(".")
         place = config[section] if section in config else config
-        known = name in place or name in SECTIONS.get(section, ())
+        known = name in place or name in config_sections().get(section, ())
         if not known or (section and section not in config):
             raise ConfigError(f"{arm.config} has no key {key!r} that could be changed")
         with place.ignore_type():

@@ -11,7 +11,7 @@ from vit_jax.config import (
     load_config,
     parse_duration,
 )
-from vit_jax.training.setup import SECTIONS
+from vit_jax.training.sections import config_sections
 
 
 @pytest.fixture
@@ -71,13 +71,13 @@ def test_config_file_errors(tmp_path):
 def test_a_key_that_nobody_reads_is_found(config):
     config.optim.lr = 0.1
     with pytest.raises(ConfigError, match=r"unknown config key 'optim\.lr'"):
-        check_config(config, SECTIONS)
+        check_config(config, config_sections())
 
 
 def test_a_missing_key_is_found(config):
     del config.optim["name"]
     with pytest.raises(ConfigError, match=r"lacks optim\.name"):
-        check_config(config, SECTIONS)
+        check_config(config, config_sections())
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_load_config_errors(tmp_path):
 
 def test_base_config_is_a_plain_config_dict(config):
     assert isinstance(config, ml_collections.ConfigDict)
-    check_config(config, SECTIONS)
+    check_config(config, config_sections())

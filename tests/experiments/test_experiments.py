@@ -12,7 +12,7 @@ from experiments.lab.command import add_arguments, run_experiment
 from experiments.lab.frame import EXPERIMENTS, SCALES, load_experiment, resolve
 from experiments.lab.grid import plan_runs
 from vit_jax.config import check_config, resolve_lengths
-from vit_jax.training.setup import SECTIONS
+from vit_jax.training.sections import config_sections
 
 NAMES = [name for name in EXPERIMENTS if Path(f"experiments/{name}.py").exists()]
 
@@ -53,7 +53,7 @@ def test_arms_resolve(name, scale, root):
     experiment = load_experiment(name)
     for run in plan_runs(experiment, scale, root, {}):
         config = run.config
-        check_config(config, SECTIONS)
+        check_config(config, config_sections())
         assert resolve_lengths(config, 10_000).total > 0
 
 

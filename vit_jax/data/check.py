@@ -25,13 +25,13 @@ import ml_collections
 import numpy as np
 
 from vit_jax.cli import add_config_arguments, read_config, run_command
-from vit_jax.config import check_config
+from vit_jax.config import EVALUATORS, check_config
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import CachedSource, Source, read_many
 from vit_jax.evaluation.features import own_data
 from vit_jax.figures.tiles import image_tiles
-from vit_jax.training.setup import FROZEN, SECTIONS
+from vit_jax.training.sections import config_sections
 
 SHOWN = 5  # classes, broken records
 TILES = 32
@@ -49,7 +49,7 @@ def splits_of(
     for key in ("train_split", "dev_split"):
         if config.sweep[key]:
             yield "sweep", data, config.sweep[key]
-    for name in FROZEN:
+    for name in EVALUATORS:
         if config[name].every:
             keys = ("name", "classes", "data_dir", "crop")
             options = {key: config[name][key] for key in keys}
@@ -214,7 +214,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.seconds <= 0 or arguments.sample < 1:
         raise ValueError("--seconds and --sample must be more than 0")
     config = read_config(arguments.config, arguments.overrides)
-    check_config(config, SECTIONS)
+    check_config(config, config_sections())
     data = Data(**config.data)
     wrong = []
     for title, own, split in splits_of(config, data):

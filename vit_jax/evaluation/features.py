@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,14 +26,6 @@ Params = Any
 
 
 FeatureFn = Callable[[Params, UInt8[Array, "b h w 3"]], Float[Array, "b d"]]
-
-
-class Evaluator(Protocol):
-    """Measures parameters; built once, called at intervals of the training."""
-
-    def __call__(self, params: Params) -> dict[str, float]:
-        """Metrics by name. In several processes, all of them must call it."""
-        ...
 
 
 class Features(NamedTuple):

@@ -1,7 +1,7 @@
 """Metrics of a split as sums and means: every example exactly once."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,14 @@ from vit_jax.models.pixels import normalize
 
 # `(parameters, batch) -> arrays`, of which each batch gives its own.
 Step = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+class Evaluator(Protocol):
+    """Measures parameters; built once, called at intervals of the training."""
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Metrics by name. In several processes, all of them must call it."""
+        ...
 
 
 def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:

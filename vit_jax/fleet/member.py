@@ -16,6 +16,7 @@ from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import (
     Lengths,
     check_config,
+    chosen,
     difference,
     lists_to_tuples,
     load_config,
@@ -25,22 +26,22 @@ from vit_jax.config import (
 )
 from vit_jax.data.in_memory import Images, examples, shared, training_images
 from vit_jax.data.pipeline import Data
-from vit_jax.evaluation.features import Evaluator
+from vit_jax.evaluation.means import Evaluator
 from vit_jax.fleet.program import FleetProgram
 from vit_jax.models import AnyModel
 from vit_jax.parallel import sharding
 from vit_jax.storage.jsonl import read_metrics
 from vit_jax.storage.paths import absolute, medium, write_atomically
 from vit_jax.training.guard import Faults, FaultyStep, Guard
+from vit_jax.training.loop import Results
 from vit_jax.training.metrics import Writer
 from vit_jax.training.optim import make_schedule
-from vit_jax.training.run_folder import FREE_KEYS, GROWING, begin_folder, versions
-from vit_jax.training.setup import FROZEN, SECTIONS
+from vit_jax.training.run_folder import CHANGEABLE_KEYS, GROWING, begin_folder, versions
+from vit_jax.training.sections import config_sections, evaluator_class
 
 FAILURE = "failure.txt"
 # Options of reading that do not matter where all is read once, into arrays.
 IN_MEMORY = {"cache": "never", "workers": 0, "num_threads": 0}
-Results = dict[str, dict[str, float]]
 
 
 # For all runs of a grid: it holds its images.
@@ -49,7 +50,9 @@ def make_evaluator(
     name: str, model: AnyModel, data: Data, mesh: jax.sharding.Mesh, options: str
 ) -> Evaluator:
     """That of a config section, whose keys but `every` are given as JSON."""
-    return FROZEN[name](model, data, mesh, **lists_to_tuples(json.loads(options)))
+    return evaluator_class(name)(
+        model, data, mesh, **lists_to_tuples(json.loads(options))
+    )
 
 
 class Member:
@@ -68,7 +71,7 @@ class Member:
         Raises:
             ValueError: the config cannot be used.
         """
-        check_config(config, SECTIONS)
+        check_config(config, config_sections())
         self.config, self.workdir = config, workdir
         self.data = shared(Data(**{**config.data, **IN_MEMORY}))
         self.label_names = self.data.label_names()
@@ -84,7 +87,7 @@ class Member:
             return ""
         # Another learning rate, say, is another try.
         changed = difference(load_config(begun), self.config)
-        same = all(key.startswith(FREE_KEYS) for key in changed)
+        same = all(key.startswith(CHANGEABLE_KEYS) for key in changed)
         return medium(failure).read_text(failure).strip() if same else ""
 
     @property

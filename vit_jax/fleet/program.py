@@ -34,8 +34,8 @@ from vit_jax.training.step import (
 )
 
 # Keys that do not enter the compiled programs, except for `data.*`.
-FREE_SECTIONS = ("seed", "init", "eval", "sweep", "checkpoint", "log", "mesh")
-FREE_KEYS = {
+MEMBER_SECTIONS = ("seed", "init", "eval", "sweep", "checkpoint", "log", "mesh")
+MEMBER_KEYS = {
     "optim": (*keywords(make_schedule), "weight_decay"),
     "train": ("duration", "step_timeout"),
 }
@@ -86,9 +86,9 @@ class FleetProgram(NamedTuple):
 def program_key(config: ml_collections.ConfigDict) -> str:
     """The part of a config that the compiled programs depend on, as JSON."""
     values = json.loads(config.to_json())
-    for section in FREE_SECTIONS:
+    for section in MEMBER_SECTIONS:
         values.pop(section, None)
-    for section, keys in FREE_KEYS.items():
+    for section, keys in MEMBER_KEYS.items():
         for key in keys:
             values[section].pop(key, None)
     data = Data(**config.data)

@@ -31,7 +31,8 @@ from vit_jax.planning.flops import model_macs, training_flops
 from vit_jax.planning.program import analyze
 from vit_jax.planning.target import Target
 from vit_jax.training.run_folder import versions
-from vit_jax.training.setup import SECTIONS, Program, build_program
+from vit_jax.training.sections import config_sections
+from vit_jax.training.setup import Program, build_program
 
 
 def data_facts(
@@ -82,7 +83,7 @@ def plan_run(
     Raises:
         ValueError: the config cannot be used.
     """
-    check_config(config, SECTIONS)
+    check_config(config, config_sections())
     lengths = resolve_lengths(config, examples)
     with cudnn_for(target.devices):
         program = build_program(

@@ -24,7 +24,7 @@ from vit_jax.parallel.placement import place
 from vit_jax.training.guard import Guard
 from vit_jax.training.metrics import Meter
 from vit_jax.training.optim import make_optimizer, make_schedule
-from vit_jax.training.setup import Experiment, build
+from vit_jax.training.setup import Setup, build
 from vit_jax.training.step import (
     classification,
     initial_state,
@@ -204,10 +204,10 @@ def measure_with_input(
     Raises:
         ValueError: the config cannot be used.
     """
-    experiment = build(config)
-    program = experiment.program
+    setup = build(config)
+    program = setup.program
     keys = program.make_keys()
-    with open_input(experiment, config.seed) as batches:
+    with open_input(setup, config.seed) as batches:
         resident = next(batches)
     compiled, state = compile_program(
         Program(program.train_step, program.init_state, keys, resident)
@@ -218,12 +218,12 @@ def measure_with_input(
         repeated = itertools.repeat(resident)
         state, seconds = run_steps(step, state, keys, repeated, count)
         times["step"].append(seconds)
-        with open_input(experiment, config.seed + turn) as batches:
+        with open_input(setup, config.seed + turn) as batches:
             start = time.perf_counter()
             for batch in itertools.islice(batches, count):
                 jax.block_until_ready(batch)
             times["input"].append((time.perf_counter() - start) / count)
-        with open_input(experiment, config.seed + turn) as batches:
+        with open_input(setup, config.seed + turn) as batches:
             state, _ = run_steps(step, state, keys, batches, BUFFERED)
             state, seconds = run_steps(step, state, keys, batches, count)
             times["both"].append(seconds)
@@ -236,14 +236,14 @@ def measure_with_input(
 
 
 @contextlib.contextmanager
-def open_input(experiment: Experiment, seed: int) -> Iterator[DevicePrefetch]:
+def open_input(setup: Setup, seed: int) -> Iterator[DevicePrefetch]:
     """The training batches of a config, on the device.
 
     Those that waited in buffers while the threads had the machine to themselves are
     used up before.
     """
-    batches = experiment.data.train_batches(seed=seed)
-    placement = sharding.batch_sharding(experiment.program.mesh)
+    batches = setup.data.train_batches(seed=seed)
+    placement = sharding.batch_sharding(setup.program.mesh)
     with prefetch_to_device(batches, placement) as batches:
         for _ in range(BUFFERED):
             jax.block_until_ready(next(batches))

@@ -19,16 +19,14 @@ from typing import Any
 
 import fsspec
 
+from vit_jax.storage.paths import StoreError
+
 MEDIUM = "bucket"
 MANIFEST, COMMITTED = "manifest.json", "commit_success.txt"
 UPLOAD_EVERY = 30  # seconds, of files that grow
 # In a folder of checkpoints: which process last opened it for a training.
 OPENED = "opened_by"
 logger = logging.getLogger(__name__)
-
-
-class StoreError(OSError):
-    """The object store did not answer, or refused: which says nothing about data."""
 
 
 @contextlib.contextmanager

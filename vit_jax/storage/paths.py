@@ -13,10 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vit_jax.storage import bucket, disk
+from vit_jax.storage import disk
 
 # The scheme of a path; one slash is what pathlib leaves of two.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)
+
+
+class StoreError(OSError):
+    """The object store did not answer, or refused: which says nothing about data."""
 
 
 def as_path(text: str | Path) -> Path:
@@ -72,7 +76,12 @@ def in_bucket(path: str | Path) -> bool:
 
 def medium(path: Path) -> ModuleType:
     """How to read and write there: the module `disk` or `bucket`."""
-    return bucket if in_bucket(path) else disk
+    if not in_bucket(path):
+        return disk
+    # Imported where one is met: it needs a client that most machines do not have.
+    from vit_jax.storage import bucket
+
+    return bucket
 
 
 def absolute(path: Path) -> Path:

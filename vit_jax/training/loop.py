@@ -22,13 +22,12 @@ from vit_jax.evaluation.means import evaluate
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.parallel import determinism, distributed, sharding
 from vit_jax.parallel.placement import stack_layers, unstack_layers
-from vit_jax.storage.bucket import StoreError
-from vit_jax.storage.paths import absolute, as_path, medium
+from vit_jax.storage.paths import StoreError, absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.initial_weights import complete_model, warm_start
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
 from vit_jax.training.run_folder import GROWING, begin_folder, versions
-from vit_jax.training.setup import Experiment, build, build_program, lower_evaluation
+from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
 from vit_jax.training.step import TrainState
 from vit_jax.training.watchdog import Watchdog
 from vit_jax.training.writer_thread import WriterThread
@@ -41,14 +40,14 @@ class Interrupted(Exception):
 
 
 def start_state(
-    config: ml_collections.ConfigDict, experiment: Experiment, checkpoints: Checkpoints
+    config: ml_collections.ConfigDict, setup: Setup, checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
     """The newest saved state and its position in the data, or a new one.
 
     Mesh, processes and `model.scan` may be others than those that saved it. A run that
     goes on does not need `init` any more.
     """
-    program = experiment.program
+    program = setup.program
     scan = config.model.scan
 
     def saved_state(metadata: dict[str, Any]) -> TrainState:
@@ -56,7 +55,7 @@ def start_state(
             return program.state
         other = config.copy_and_resolve_references()
         other.model.scan = not scan
-        classes, lengths = len(experiment.label_names), experiment.lengths
+        classes, lengths = len(setup.label_names), setup.lengths
         return build_program(other, num_classes=classes, lengths=lengths).state
 
     restored = checkpoints.restore(saved_state)
@@ -74,42 +73,38 @@ def start_state(
             program.model,
             program.state.params,
             config.init,
-            experiment.label_names,
+            setup.label_names,
             seed=config.seed,
         )
     return program.init_state(params), 0
 
 
 def evaluate_splits(
-    experiment: Experiment,
+    setup: Setup,
     settings: ml_collections.ConfigDict,
     state: TrainState,
     writer: WriterThread,
 ) -> Results:
     """Metrics of each split, and of `<split>_ema` where parameters are averaged."""
     results = {}
-    placement = sharding.batch_sharding(experiment.program.mesh)
+    placement = sharding.batch_sharding(setup.program.mesh)
     rows = local_rows(placement, settings.batch_size)
     for split in settings.splits:
         for name, params in ((split, state.params), (f"{split}_ema", state.ema)):
             if params is None:
                 continue
-            batches = experiment.data.eval_batches(
-                split, settings.batch_size, rows=rows
-            )
+            batches = setup.data.eval_batches(split, settings.batch_size, rows=rows)
             with contextlib.closing(prefetch_to_device(batches, placement)) as batches:
-                step = experiment.program.eval_step
+                step = setup.program.eval_step
                 results[name] = evaluate(step, params, batches)
                 writer.skipped(batches.skipped)
     return results
 
 
-def evaluate_frozen(
-    experiment: Experiment, names: Iterable[str], state: TrainState
-) -> Results:
+def evaluate_frozen(setup: Setup, names: Iterable[str], state: TrainState) -> Results:
     """Metrics of the evaluators of frozen features, averages as `<name>_ema`."""
     return {
-        f"{name}{suffix}": experiment.evaluators[name](params)
+        f"{name}{suffix}": setup.evaluators[name](params)
         for name in names
         for suffix, params in (("", state.params), ("_ema", state.ema))
         if params is not None
@@ -148,12 +143,12 @@ def train(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
         config = complete_model(config, workdir)
-        experiment = build(config)
+        setup = build(config)
         begin_folder(workdir, config, allow_change=allow_config_change)
-        platform = experiment.program.mesh.devices.flat[0].platform
+        platform = setup.program.mesh.devices.flat[0].platform
         if words := determinism.in_words(platform, config.train.deterministic):
             distributed.say(words)
-        keep_every = experiment.lengths.keep_every
+        keep_every = setup.lengths.keep_every
         keep = without_every(config.checkpoint) | {"keep_every": keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
@@ -162,7 +157,7 @@ def train(
         while True:
             try:
                 return run_steps(
-                    config, experiment, workdir, checkpoints, signals, next_index
+                    config, setup, workdir, checkpoints, signals, next_index
                 )
             except FaultyStep as fault:
                 rollbacks += 1
@@ -177,7 +172,7 @@ def train(
 
 def run_steps(
     config: ml_collections.ConfigDict,
-    experiment: Experiment,
+    setup: Setup,
     workdir: Path,
     checkpoints: Checkpoints,
     signals: distributed.StopSignals,
@@ -188,8 +183,8 @@ def run_steps(
     Raises:
         FaultyStep: with the place in the data that follows the step's batch.
     """
-    lengths, program = experiment.lengths, experiment.program
-    state, saved_index = start_state(config, experiment, checkpoints)
+    lengths, program = setup.lengths, setup.program
+    state, saved_index = start_state(config, setup, checkpoints)
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
     keys = program.make_keys()
@@ -206,7 +201,7 @@ def run_steps(
         writer = make_writer(workdir, files.folder, config, lengths.total, start)
         stack.callback(writer.close)
         placement = sharding.batch_sharding(program.mesh)
-        batches = experiment.data.train_batches(
+        batches = setup.data.train_batches(
             seed=config.seed,
             start_index=first_index,
             rows=local_rows(placement, batch_size),
@@ -234,12 +229,12 @@ def run_steps(
                 writer.train(step, means)
             if due(lengths.eval_every):
                 watchdog.pause()
-                results = evaluate_splits(experiment, config.eval, state, writer)
+                results = evaluate_splits(setup, config.eval, state, writer)
                 writer.evaluation(step, results)
                 meter.pause()
             if frozen := [name for name, n in lengths.evaluators.items() if due(n)]:
                 watchdog.pause()
-                measured = evaluate_frozen(experiment, frozen, state)
+                measured = evaluate_frozen(setup, frozen, state)
                 writer.evaluation(step, measured)
                 results |= measured
                 meter.pause()
@@ -250,7 +245,7 @@ def run_steps(
                 best = results[config.eval.splits[0]] if evaluated else None
                 facts = {
                     "next_index": batches.next_index,
-                    "label_names": experiment.label_names,
+                    "label_names": setup.label_names,
                     "versions": versions(),
                     "config": to_dict(config),
                 }
@@ -264,8 +259,8 @@ def run_steps(
                 raise Interrupted(f"{stop.name} at step {step} of {lengths.total}")
         checkpoints.wait()
         if not results:
-            results = evaluate_splits(experiment, config.eval, state, writer)
-            results |= evaluate_frozen(experiment, lengths.evaluators, state)
+            results = evaluate_splits(setup, config.eval, state, writer)
+            results |= evaluate_frozen(setup, lengths.evaluators, state)
         return results
 
 

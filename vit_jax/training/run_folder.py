@@ -27,7 +27,7 @@ GROWING = ("metrics.jsonl", "skipped.txt")
 
 
 # Keys that do not change a single number of the run.
-FREE_KEYS = (
+CHANGEABLE_KEYS = (
     "log.",
     "checkpoint.",
     "mesh.",
@@ -65,7 +65,7 @@ def begin_folder(
         changes = [
             f"  {key}: {old!r} there, {new!r} now"
             for key, (old, new) in difference(load_config(path), config).items()
-            if not key.startswith(FREE_KEYS)
+            if not key.startswith(CHANGEABLE_KEYS)
         ]
         if changes:
             raise ConfigError(

@@ -9,28 +9,22 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import (
     Lengths,
     check_config,
-    keywords,
+    chosen,
     resolve_lengths,
     without_every,
 )
-from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
-from vit_jax.evaluation.features import Evaluator
-from vit_jax.evaluation.fewshot import FewShot
-from vit_jax.evaluation.knn import Knn
-from vit_jax.evaluation.means import Step
-from vit_jax.losses import make_loss
-from vit_jax.models import FAMILIES, AnyModel, create_model, init_params
+from vit_jax.evaluation.means import Evaluator, Step
+from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.parallel import placement, sharding
 from vit_jax.parallel.determinism import compiler_options
 from vit_jax.training.guard import Guard
-from vit_jax.training.metrics import Writer
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
+from vit_jax.training.sections import config_sections, evaluator_class
 from vit_jax.training.step import (
     Batch,
     Metrics,
@@ -43,45 +37,6 @@ from vit_jax.training.step import (
     make_train_step,
     named_keys,
 )
-
-# Arguments that come from the run itself, not from a config.
-PROVIDED = (
-    *("num_classes", "image_size", "patch_size", "parent", "params", "total_steps"),
-    *("patch_outputs", "model", "loss", "mix"),
-    *("workdir", "config", "start_step", "directory", "read_only", "devices", "show"),
-)
-FROZEN = {"fewshot": FewShot, "knn": Knn}
-# The keys of a config: each section is splatted into the one that reads it.
-SECTIONS = {
-    "seed": {},
-    "init": {},
-    "model": {
-        key: False for family in FAMILIES.values() for key in keywords(family, PROVIDED)
-    }
-    | keywords(create_model, PROVIDED),
-    "data": keywords(Data),
-    "objective": keywords(make_objective, PROVIDED),
-    "mix": keywords(make_mix),
-    "loss": keywords(make_loss),
-    "optim": keywords(make_optimizer, PROVIDED),
-    "train": dict.fromkeys(
-        (
-            *("duration", "accumulate_steps", "ema_decay", "gradient_dtype"),
-            *("sam_rho", "step_timeout", "deterministic"),
-        ),
-        True,
-    ),
-    "guard": keywords(Guard),
-    "sweep": {"learning_rates": True, "train_split": True, "dev_split": True},
-    "eval": {"every": True, "splits": True, "batch_size": True},
-    **{
-        name: {"every": True} | keywords(evaluator, ("model", "data", "mesh"))
-        for name, evaluator in FROZEN.items()
-    },
-    "checkpoint": {"every": True} | keywords(Checkpoints, PROVIDED),
-    "log": {"every": True} | keywords(Writer, PROVIDED),
-    "mesh": keywords(sharding.make_mesh),
-}
 
 
 class Program(NamedTuple):
@@ -218,16 +173,12 @@ def build_step(
     schedule: optax.Schedule,
 ) -> TrainStep:
     """The pure step of training that a config describes."""
-    train = config.train
     return make_train_step(
         objective,
         optimizer,
         schedule,
         Guard(**config.guard),
-        accumulate_steps=train.accumulate_steps,
-        ema_decay=train.ema_decay,
-        gradient_dtype=train.gradient_dtype,
-        sam_rho=train.sam_rho,
+        **chosen(config.train, make_train_step),
     )
 
 
@@ -257,7 +208,7 @@ def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
     return program.eval_step.lower(program.state.params, batch)
 
 
-class Experiment(NamedTuple):
+class Setup(NamedTuple):
     """What a config describes, built: all that the loop needs.
 
     `label_names` has one for each output of the model: none if it has no head.
@@ -270,13 +221,13 @@ class Experiment(NamedTuple):
     evaluators: dict[str, Evaluator]
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(config: ml_collections.ConfigDict) -> Setup:
     """Builds data, model, optimizer and the compiled steps from a config.
 
     Raises:
         ValueError: the config cannot be used; one sentence says why.
     """
-    check_config(config, SECTIONS)
+    check_config(config, config_sections())
     data = Data(**config.data)
     label_names = data.label_names()
     data.check_splits(config.eval.splits)
@@ -285,9 +236,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     if not program.model.num_classes:
         label_names = ()
     evaluators = {
-        name: FROZEN[name](
+        name: evaluator_class(name)(
             program.model, data, program.mesh, **without_every(config[name])
         )
         for name in lengths.evaluators
     }
-    return Experiment(data, label_names, lengths, program, evaluators)
+    return Setup(data, label_names, lengths, program, evaluators)

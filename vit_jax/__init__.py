@@ -41,11 +41,11 @@ def load(
     `vit_jax.parallel.sharding.make_mesh(data=1, fsdp=-1, tensor=1)`, each device holds
     its part of the parameters, and never more.
     """
-    from vit_jax.interop.trained import load_run
+    from vit_jax.interop.trained import load_trained
     from vit_jax.models.depth import scanned
     from vit_jax.parallel.placement import stack_layers
 
-    run = load_run(
+    run = load_trained(
         path,
         ema=ema,
         num_classes=num_classes,

@@ -13,7 +13,7 @@ import pytest
 from vit_jax import convert as convert_command
 from vit_jax import interop
 from vit_jax.interop import conversion, load_checkpoint
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 
 TINY = dict(depth=2, width=24, mlp_dim=48, num_heads=3, patch=4, classes=5)
 
@@ -55,7 +55,7 @@ def test_a_run_with_its_labels_and_preprocessing(tmp_path, digits_run, capsys):
     convert_command.main(argparse.Namespace(**arguments, **changes, **options))
     out, err = capsys.readouterr()
     assert out.startswith(f"step 4 of {digits_run}: ViT-") and "warning" not in err
-    found, run = load_checkpoint(destination), load_run(digits_run, ema=True)
+    found, run = load_checkpoint(destination), load_trained(digits_run, ema=True)
     equal(found.params, run.params)
     assert found.facts == conversion.facts_of(run)
     config = json.loads((destination / "config.json").read_text())

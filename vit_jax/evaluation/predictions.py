@@ -18,19 +18,22 @@ from vit_jax.data.sources import Source
 from vit_jax.evaluation.classification import open_source
 from vit_jax.evaluation.outcomes import named, probabilities
 from vit_jax.figures.pictures import Prediction
-from vit_jax.interop.trained import Run
+from vit_jax.interop.trained import TrainedModel
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
 
 
 def predict_images(
-    run: Run, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, batch_size: int = 64
+    run: TrainedModel,
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    *,
+    batch_size: int = 64,
 ) -> Float[np.ndarray, "n classes"]:
     """Class probabilities of images of any sizes, prepared as in evaluation.
 
     Args:
-        run: of `vit_jax.interop.trained.load_run`; its `label_names` name the columns.
+        run: of `load_trained`; its `label_names` name the columns.
         images: uint8 RGB arrays (height, width, 3), one an image.
         batch_size: images on the device at a time.
 
@@ -44,7 +47,7 @@ def predict_images(
     return np.concatenate(chunks)
 
 
-def prepared(run: Run, image: UInt8[np.ndarray, "_ _ 3"]) -> np.ndarray:
+def prepared(run: TrainedModel, image: UInt8[np.ndarray, "_ _ 3"]) -> np.ndarray:
     """The image as the model gets it, uint8 (height, width, 3) of the model's size.
 
     Raises:
@@ -60,7 +63,7 @@ def prepared(run: Run, image: UInt8[np.ndarray, "_ _ 3"]) -> np.ndarray:
 
 
 def forward(
-    run: Run, images: Sequence[np.ndarray], batch_size: int, *, attention: bool
+    run: TrainedModel, images: Sequence[np.ndarray], batch_size: int, *, attention: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities (n, classes) and rollout maps (n, h, w) of prepared images.
 
@@ -102,7 +105,7 @@ def forward_step(
 
 
 def predictions(
-    run: Run,
+    run: TrainedModel,
     source: Source | Files,
     indices: Sequence[int],
     *,
@@ -143,7 +146,7 @@ def predictions(
                 yield Prediction(source.record_name(index), image, best, heat, label)
 
 
-def spread(run: Run, split: str, count: int) -> tuple[Source, list[int]]:
+def spread(run: TrainedModel, split: str, count: int) -> tuple[Source, list[int]]:
     """A split of the run's own data and the numbers of evenly spaced records in it."""
     source = open_source(dataclasses.replace(run.data, split=split))
     places = np.linspace(0, len(source) - 1, min(count, len(source)))

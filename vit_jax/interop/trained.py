@@ -35,7 +35,7 @@ CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights
 FSDP_HELP = "devices over which the parameters are divided; -1 for all (default: 1)"
 
 
-class Run(NamedTuple):
+class TrainedModel(NamedTuple):
     """A trained model and what is needed to use it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Run(NamedTuple):
     config: ml_collections.ConfigDict | None
 
 
-def load_run(
+def load_trained(
     path: str | Path,
     *,
     ema: bool = False,
@@ -70,7 +70,7 @@ def load_run(
     dtype: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
-) -> Run:
+) -> TrainedModel:
     """Loads a run folder or a checkpoint of others, perhaps for another task.
 
     Args:
@@ -117,7 +117,7 @@ def load_run(
             **options,
         )
         print(f"{path}: {loaded.description}", file=sys.stderr)
-        return foreign_run(*loaded)
+        return from_checkpoint(*loaded)
     if dtype != "auto":
         options["dtype"] = dtype
     run = load_folder(path, ema, step, options, mesh)
@@ -143,10 +143,10 @@ def is_run_folder(path: Path) -> bool:
 
 
 def load_model(path: str | Path) -> AnyModel:
-    """The model of what `load_run` takes; its parameters are put on no device.
+    """The model of what `load_trained` takes; its parameters are put on no device.
 
     Raises:
-        ConfigError, CheckpointError, ValueError, OSError: as `load_run`.
+        ConfigError, CheckpointError, ValueError, OSError: as `load_trained`.
     """
     path = resolve(path)
     if not is_run_folder(path):
@@ -179,7 +179,7 @@ def load_folder(
     step: int | None,
     options: dict[str, Any],
     mesh: jax.sharding.Mesh,
-) -> Run:
+) -> TrainedModel:
     """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
     config = folder_config(folder)
     if ema and not config.train.ema_decay:
@@ -203,7 +203,7 @@ def load_folder(
     finally:
         checkpoints.close()
     (params,) = restored.state.values()
-    return Run(
+    return TrainedModel(
         model,
         unstack_blocks(params, unstack_layers),
         tuple(label_names),
@@ -215,9 +215,9 @@ def load_folder(
     )
 
 
-def foreign_run(
+def from_checkpoint(
     model: AnyModel, params: dict[str, Any], facts: Facts, description: str
-) -> Run:
+) -> TrainedModel:
     """What a checkpoint of others tells, and the field's habits where it does not."""
     names = facts.label_names
     if len(names) != model.num_classes:
@@ -237,7 +237,7 @@ def foreign_run(
     )
     sigmoid = model.num_classes == SIGMOID_CLASSES
     loss = {"name": "sigmoid" if sigmoid else "softmax", "label_smoothing": 0.0}
-    return Run(model, params, names, data, loss, 0, description, None)
+    return TrainedModel(model, params, names, data, loss, 0, description, None)
 
 
 def fitted(data: Data, image_size: tuple[int, int]) -> Data:

@@ -40,6 +40,8 @@ def run_command(
     if surplus:
         parser.error(f"unknown arguments: {' '.join(surplus)}")
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    # What was found in a checkpoint, and what is changed of it.
+    logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns at every restore of a tree without shardings; ours always has them.
     warnings.filterwarnings("ignore", module="orbax|etils|google")
     cache_compilation()

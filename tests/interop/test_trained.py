@@ -95,7 +95,8 @@ def evaluate_arguments(checkpoint, **changes):
 # --- What a checkpoint tells -------------------------------------------------------
 
 
-def test_a_folder_that_tells_everything(animals, capsys):
+def test_a_folder_that_tells_everything(animals, caplog):
+    caplog.set_level("INFO", "vit_jax")
     run = load_trained(animals)
     assert run.label_names == NAMES and run.model.norm_epsilon == 1e-12
     assert run.loss == {"name": "softmax", "label_smoothing": 0.0}
@@ -106,7 +107,7 @@ def test_a_folder_that_tells_everything(animals, capsys):
         "bicubic",
     )
     assert data.image_size == (32, 32) and data.name == ""
-    assert f"{animals}: huggingface layout" in capsys.readouterr().err
+    assert f"{animals}: huggingface layout" in caplog.text
     assert load_trained(animals, image_size=64).data.eval_resize == 80
 
 
@@ -195,7 +196,8 @@ def test_label_names_go_with_a_folder(tmp_path):
         vit_jax.save(tmp_path / "y.safetensors", model, params)
 
 
-def test_a_run_for_another_task(digits_run, capsys):
+def test_a_run_for_another_task(digits_run, caplog):
+    caplog.set_level("INFO", "vit_jax")
     before = load_trained(digits_run)
     after = load_trained(digits_run, num_classes=7, image_size=(24, 32), patch_size=8)
     assert after.model.num_classes == 7 and after.model.image_size == (24, 32)
@@ -203,9 +205,8 @@ def test_a_run_for_another_task(digits_run, capsys):
     assert after.label_names == tuple(f"class {number}" for number in range(7))
     assert after.data.image_size == (24, 32) and after.step == before.step
     assert not np.any(after.params["head"]["kernel"])
-    said = capsys.readouterr()
     for words in ("a zero head of 7 classes", "patches resized from 4", "positions re"):
-        assert words in said.out + said.err
+        assert words in caplog.text
     assert apply(after, np.zeros((1, 24, 32, 3), np.uint8)).shape == (1, 7)
     model, params = vit_jax.load(digits_run, dropout_rate=0.5, dtype="bfloat16")
     assert model.dropout_rate == 0.5 and model.dtype == jnp.bfloat16
@@ -226,12 +227,13 @@ def test_prediction_prepares_images_as_the_checkpoint_says(animals, photos):
     np.testing.assert_allclose(found, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
 
 
-def test_the_command_with_a_file_and_names(imagenet, photos, tmp_path, capsys):
+def test_the_command_with_a_file_and_names(imagenet, photos, tmp_path, capsys, caplog):
     path, output = tmp_path / "photo.png", tmp_path / "out.json"
     Image.fromarray(photos[0]).save(path)
+    caplog.set_level("INFO", "vit_jax")
     predict_command.main(predict_arguments(imagenet, str(path), json=str(output)))
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 1 and "google layout" in said.err
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 1 and "google layout" in caplog.text
     (row,) = json.loads(output.read_text())
     best = np.argsort(-predict_images(load_trained(imagenet), photos[:1])[0])[:5]
     names = [choice["label"] for choice in row["predictions"]]

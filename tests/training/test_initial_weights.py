@@ -68,10 +68,11 @@ def test_the_model_is_that_of_the_checkpoint(origin, tmp_path, capsys):
     assert "replaced" not in capsys.readouterr().out
 
 
-def test_twice_the_resolution(origin, tmp_path, capsys):
+def test_twice_the_resolution(origin, tmp_path, caplog):
+    caplog.set_level("INFO", "vit_jax")
     config = tiny(origin, data__image_size=(32, 24))
     loop.train(config, tmp_path)
-    assert "positions resampled from 8x8 to 16x12" in capsys.readouterr().err
+    assert "positions resampled from 8x8 to 16x12" in caplog.text
     run = load_trained(tmp_path)
     assert run.params["positions"]["embedding"].shape == (1, 193, 32)
 

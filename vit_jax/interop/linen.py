@@ -4,8 +4,8 @@ Their tensors have our shapes, so that rules only rename. The layouts `google` a
 `big_vision` differ in numbering, in positions, and in the ResNets' names.
 """
 
+import logging
 import re
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from vit_jax.interop.layout import (
 )
 from vit_jax.models import AnyModel, Mixer, VisionTransformer
 from vit_jax.models.variants import MIXERS, MixerSize, Size
+
+logger = logging.getLogger(__name__)
 
 Arguments = dict[str, Any]
 
@@ -66,9 +68,8 @@ def weights(tensors: Tensors) -> Tensors:
 def report_dropped(before: Tensors, after: Tensors) -> None:
     dropped = len(before) - len(after)
     if dropped:
-        print(
-            f"{dropped} tensors beside the parameters (optimizer state) are ignored",
-            file=sys.stderr,
+        logger.info(
+            f"{dropped} tensors beside the parameters (optimizer state) are ignored"
         )
 
 

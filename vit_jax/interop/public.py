@@ -10,9 +10,9 @@ import difflib
 import functools
 import importlib.util
 import json
+import logging
 import os
 import re
-import sys
 import urllib.parse
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from vit_jax.interop.download import DownloadError, NotThere, download
 from vit_jax.storage.paths import SCHEME, as_path
+
+logger = logging.getLogger(__name__)
 
 WEB = ("https://", "http://")
 
@@ -189,8 +191,8 @@ def web_file(address: str, digest: str) -> Path:
 
 
 def announce(url: str, target: Path) -> None:
-    """Tells what is about to be downloaded, on stderr."""
-    print(f"downloading {url} to {target}", file=sys.stderr)
+    """Logs what is about to be downloaded."""
+    logger.info(f"downloading {url} to {target}")
 
 
 def hugging_face(model_id: str) -> Path:

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+from jax.typing import DTypeLike
 
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
 from vit_jax.config import load_config
@@ -23,6 +24,8 @@ from vit_jax.models.depth import unstack_blocks
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place_params, unstack_layers
 from vit_jax.storage.paths import in_bucket, medium
+
+logger = logging.getLogger(__name__)
 
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
@@ -67,7 +70,7 @@ def load_trained(
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     resample: str = "bilinear",
-    dtype: str = "auto",
+    dtype: DTypeLike = "auto",
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> TrainedModel:
@@ -75,7 +78,7 @@ def load_trained(
 
     Args:
         path: the folder of a run, whose newest whole checkpoint is taken; or what
-            `interop.hub.resolve` takes: a file, a folder, a public name, an address.
+            `interop.public.resolve` takes: a file, a folder, a public name, an address.
         ema: of a run, take the moving average of the parameters.
         step: of a run, take this checkpoint and not the newest.
         num_classes: another number gives a new zero head, 0 none.
@@ -116,9 +119,9 @@ def load_trained(
             **sizes,
             **options,
         )
-        print(f"{path}: {loaded.description}", file=sys.stderr)
+        logger.info(f"{path}: {loaded.description}")
         return from_checkpoint(*loaded)
-    if dtype != "auto":
+    if not (isinstance(dtype, str) and dtype == "auto"):
         options["dtype"] = dtype
     run = load_folder(path, ema, step, options, mesh)
     model, params, names = run.model, run.params, run.label_names

@@ -136,7 +136,7 @@ class Mixer(nn.Module):
         self,
         images: Array,
         *,
-        train: bool,
+        train: bool = False,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:

@@ -157,7 +157,7 @@ class ResNet(nn.Module):
         self,
         images: Array,
         *,
-        train: bool,
+        train: bool = False,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:

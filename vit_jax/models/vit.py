@@ -78,11 +78,11 @@ class EncoderBlock(nn.Module):
         y = self.norm("attention_norm")(x)
         y, weights = MultiHeadAttention(
             self.num_heads,
-            self.attention_dropout_rate,
-            self.attention_implementation,
-            self.relative,
-            self.grid,
-            self.dtype,
+            dropout_rate=self.attention_dropout_rate,
+            implementation=self.attention_implementation,
+            relative=self.relative,
+            grid=self.grid,
+            dtype=self.dtype,
             name="attention",
         )(y, train=train, return_weights=return_attention, grid=grid)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
@@ -285,7 +285,7 @@ class VisionTransformer(nn.Module):
         self,
         images: Array,
         *,
-        train: bool,
+        train: bool = False,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
         patch_sources: Int[Array, "b hw"] | None = None,
@@ -347,12 +347,12 @@ class VisionTransformer(nn.Module):
         encoder = Encoder(
             self.depth,
             self.block(positions),
-            self.attention == "axial",
-            self.stochastic_depth_rate,
-            not self.norm_after_pooling,
-            self.scan,
-            self.remat,
-            self.stochastic_depth_uniform,
+            axial=self.attention == "axial",
+            stochastic_depth_rate=self.stochastic_depth_rate,
+            final_norm=not self.norm_after_pooling,
+            scan=self.scan,
+            remat=self.remat,
+            stochastic_depth_uniform=self.stochastic_depth_uniform,
             name="encoder",
         )
         x, out["encoder"] = encoder(

@@ -94,7 +94,7 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
         raise ConfigError(f"--config={path}: there is no such file")
     # A config imports its siblings as `configs.base`, from wherever it is run.
     sys.path.append(str(Path(path).absolute().parent.parent))
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module_spec: Any = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     config = call_get_config(module.get_config, text, spec)

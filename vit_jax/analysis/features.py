@@ -114,7 +114,7 @@ def position_tables(model: AnyModel, params: Any) -> dict[str, Float[Array, "n d
     """
     number = model.grid[0] * model.grid[1] if hasattr(model, "grid") else 0
     return {
-        (path[1] if len(path) > 1 else path[0]): table[0, -number:]
+        path[1 if len(path) > 1 else 0]: table[0, -number:]
         for path, table in position_embeddings(model, params).items()
     }
 
@@ -133,4 +133,5 @@ def apply(
     params = {"params": unstack_blocks(params)}
     # The kernel of GPUs has no derivative of forward mode.
     model = with_plain_attention(unrolled(model))
-    return model.apply(params, images, train=False, **options)
+    applied: Any = model.apply(params, images, train=False, **options)
+    return applied

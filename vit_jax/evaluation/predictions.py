@@ -100,7 +100,7 @@ def forward_step(
     logits, out = model.apply(
         {"params": params}, normalize(images), train=False, return_attention=attention
     )
-    heat = output_rollout(model, out) if attention else None
+    heat = output_rollout(model, out) if attention else None  # pyright: ignore[reportArgumentType]
     return probabilities(logits, loss_name), heat
 
 
@@ -125,7 +125,8 @@ def predictions(
             record = source[index]
         except ImageError as error:
             return error
-        label = source.label_names[record["label"]] if "label" in record else None
+        names: Any = getattr(source, "label_names", ())  # not of `Files`
+        label = names[record["label"]] if "label" in record else None
         return prepared(run, record["image"]), label
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -134,7 +135,9 @@ def predictions(
             records = list(pool.map(read, chunk))
             images = [record[0] for record in records if isinstance(record, tuple)]
             shares, heats = forward(run, images, batch_size, attention=attention)
-            results = zip(shares, heats if attention else repeat(None), strict=False)
+            results = zip(
+                shares, repeat(None) if heats is None else heats, strict=False
+            )
             for index, record in zip(chunk, records, strict=True):
                 if isinstance(record, ImageError):
                     yield record

@@ -3,7 +3,6 @@
 import logging
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,13 @@ from vit_jax.interop import (
     timm,
     torchvision,
 )
-from vit_jax.interop.layout import Facts, parameter_shapes, read_params, write_tensors
+from vit_jax.interop.layout import (
+    Facts,
+    Layout,
+    parameter_shapes,
+    read_params,
+    write_tensors,
+)
 from vit_jax.models import AnyModel, create_model, model_options
 from vit_jax.models.depth import unrolled, unstack_blocks
 from vit_jax.parallel import sharding
@@ -30,7 +35,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 
 # In the order of trial; at most one may recognise a file.
-LAYOUTS = (google, big_vision, timm, huggingface, torchvision)
+LAYOUTS: tuple[Layout, ...] = (google, big_vision, timm, huggingface, torchvision)
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
 NAMED = 5
 NO_FACTS = Facts()
@@ -130,7 +135,7 @@ def load_checkpoint(
 
 def find_layout(
     tensors: dict[str, np.ndarray], config: dict[str, Any], layout: str, path: Any
-) -> ModuleType:
+) -> Layout:
     """The layout of that name, or for "auto" the one that recognises the tensors.
 
     Raises:
@@ -154,7 +159,7 @@ def find_layout(
     )
 
 
-def named_layout(name: str) -> ModuleType:
+def named_layout(name: str) -> Layout:
     modules = {module.NAME: module for module in LAYOUTS}
     if name not in modules:
         raise ValueError(f"unknown layout {name!r}: wanted one of {', '.join(modules)}")
@@ -199,7 +204,7 @@ def save_checkpoint(
     return untold(module, model, tensors, config)
 
 
-def check_path(layout: str, path: Path) -> ModuleType:
+def check_path(layout: str, path: Path) -> Layout:
     """The layout of a name, if its files are called so.
 
     Raises:
@@ -218,13 +223,15 @@ def check_path(layout: str, path: Path) -> ModuleType:
 
 
 def untold(
-    module: ModuleType, model: AnyModel, tensors: dict[str, Any], config: dict[str, Any]
+    module: Layout, model: AnyModel, tensors: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
     """What of a model gets lost in a layout: attributes that its readers take from
     their own code. Logs them."""
     read = module.describe(tensors, config)
-    image_size = read["image_size"] or model.image_size
-    reader = create_model(dtype="float32", **(read | {"image_size": image_size}))
+    options: dict[str, Any] = read | {
+        "image_size": read["image_size"] or model.image_size
+    }
+    reader = create_model(dtype="float32", **options)
     ours, theirs = adapt.attributes(model), adapt.attributes(reader)
     theirs["image_size"] = read["image_size"]
     lost = {

@@ -77,7 +77,7 @@ def resize(
             f"patch_size={patch_size} is for models with patches, and a "
             f"{type(model).__name__} has none"
         )
-    sizes = {"image_size": tuple(image_size or model.image_size)}
+    sizes: dict[str, Any] = {"image_size": tuple(image_size or model.image_size)}
     if patch_size is not None:
         sizes["patch_size"] = patch_size
     new = model.clone(**sizes)
@@ -93,9 +93,9 @@ def resize(
             f"{tuple(side * new.patch_size for side in model.grid)}, not "
             f"{new.image_size}"
         )
-    before = traverse_util.flatten_dict(params, sep="/")
+    before: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     params = resample_params(params, model, new, method)
-    after = traverse_util.flatten_dict(params, sep="/")
+    after: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     changed = {name for name in after if after[name].shape != before[name].shape}
     if isinstance(before["embedding/kernel"], np.ndarray):
         params = jax.tree.map(np.asarray, params)

@@ -110,5 +110,6 @@ def outputs(
     model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
 ) -> tuple[Float[Array, "b n"], Float[Array, "b d"]]:
     """Logits and representation; the head alone may be all zeros."""
-    logits, out = model.apply({"params": params}, images, train=False)
+    applied: Any = model.apply({"params": params}, images, train=False)
+    logits, out = applied
     return logits, out["pre_logits"]

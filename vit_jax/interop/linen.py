@@ -281,7 +281,8 @@ def bit_arguments(blocks: tuple[int, ...], width: int, version: str) -> Argument
 
 def usual_image(side: int) -> tuple[int, int]:
     """The image size where no tensor tells it: 224 pixels, or what patches fit into."""
-    return (max(224 // side, 1) * side,) * 2
+    size = max(224 // side, 1) * side
+    return size, size
 
 
 def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001

@@ -204,7 +204,7 @@ def hugging_face(model_id: str) -> Path:
     revision = revision or "main"
     folder = cache_folder() / "huggingface.co" / model_id
     for found in (folder, library_cache(name, revision)):
-        if is_complete(found):
+        if found is not None and is_complete(found):
             return found
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     base = f"{endpoint.rstrip('/')}/{name}/resolve/{revision}/"
@@ -263,9 +263,9 @@ def shards(folder: Path) -> list[str]:
     return names
 
 
-def is_complete(folder: Path | None) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether a folder holds weights, all of them."""
-    if folder is None or not any((folder / name).exists() for name in WEIGHTS):
+    if not any((folder / name).exists() for name in WEIGHTS):
         return False
     return all((folder / name).exists() for name in shards(folder))
 

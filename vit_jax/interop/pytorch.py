@@ -60,7 +60,8 @@ def grid_image(
 
 def usual_image(side: int) -> tuple[int, int]:
     """The image size where nothing tells it: 224 pixels, or what tokens fit into."""
-    return (max(224 // side, 1) * side,) * 2
+    size = max(224 // side, 1) * side
+    return size, size
 
 
 def with_biases(tensors: Tensors, weights: str) -> dict[str, np.ndarray]:

@@ -103,7 +103,6 @@ def load_trained(
     sharding.check_axes(mesh)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
-    sizes = {"image_size": image_size, "patch_size": patch_size}
     if not is_run_folder(path):
         if ema or step is not None:
             raise CheckpointError(
@@ -116,7 +115,8 @@ def load_trained(
             resample=resample,
             dtype=dtype,
             mesh=mesh,
-            **sizes,
+            image_size=image_size,
+            patch_size=patch_size,
             **options,
         )
         logger.info(f"{path}: {loaded.description}")
@@ -129,7 +129,7 @@ def load_trained(
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
         names = labels.label_names(num_classes)
-    model, params = adapt.resize(model, params, *sizes.values(), resample)
+    model, params = adapt.resize(model, params, image_size, patch_size, resample)
     params = place_params(params, mesh)
     data = fitted(run.data, model.image_size)
     return run._replace(model=model, params=params, label_names=names, data=data)

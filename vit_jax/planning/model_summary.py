@@ -47,8 +47,7 @@ def summarize_command(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--depth is {depth}: wanted at least 1")
     size = parse_size(arguments.image_size)
     if arguments.checkpoint:
-        options = {"image_size": size} if size else {}
-        model = load_trained(arguments.checkpoint, **options).model
+        model = load_trained(arguments.checkpoint, image_size=size).model
     else:
         model = create_model(
             arguments.model,

@@ -154,7 +154,8 @@ def train(
         if words := determinism.in_words(platform, config.train.deterministic):
             distributed.say(words)
         keep_every = experiment.lengths.keep_every
-        keep = without_every(config.checkpoint) | {"keep_every": keep_every}
+        keep: dict[str, Any] = without_every(config.checkpoint)
+        keep |= {"keep_every": keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
         stack.enter_context(explained(checkpoints))

@@ -8,7 +8,7 @@ PARITY ?= .venv-parity
 ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo test faults parity accelerators gpu lint clean
+.PHONY: demo test faults parity accelerators gpu lint typecheck clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -63,6 +63,10 @@ gpu:
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory typecheck
+
+typecheck: $(VENV)/.test
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(ACCELERATORS) $(ACCELERATORS) .jax_cache .pytest_cache .ruff_cache

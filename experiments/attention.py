@@ -24,7 +24,7 @@ from vit_jax.data.files import Files, find_images
 from vit_jax.evaluation.predictions import prepared
 from vit_jax.figures import model as drawing
 from vit_jax.figures.model import Trained
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import init_params
 
 IMAGES = 128
@@ -76,7 +76,7 @@ def conclude(results: Results) -> Conclusion:
 
 def trained_models(results: Results, arm: str) -> list[Trained]:
     """The trained models of an arm, one a seed."""
-    runs = [load_run(folder) for folder in results.runs[arm]]
+    runs = [load_trained(folder) for folder in results.runs[arm]]
     return [Trained(run.model, run.params) for run in runs]
 
 
@@ -89,7 +89,7 @@ def figure(caption: str, ours: str, paper: str = "") -> dict[str, str]:
 
 def pretrained_figures(results: Results) -> list[dict[str, str]]:
     """All figures of a real pre-trained ViT, on photographs."""
-    run = load_run(results.data["vit_s14"], image_size=224)
+    run = load_trained(results.data["vit_s14"], image_size=224)
     files = Files(find_images([results.data["photos"]])[:REAL_IMAGES])
     images = np.stack([prepared(run, files[i]["image"]) for i in range(len(files))])
     trained, folder = Trained(run.model, run.params), results.folder

@@ -26,7 +26,7 @@ from vit_jax.analysis.positions import (
     true_neighbour_share,
 )
 from vit_jax.figures.tiles import similarity_tiles
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 
 KINDS = {"none": "none", "1-D": "learned", "2-D": "learned2d", "relative": "relative"}
 PLACES = dict(zip(paper.TABLE_8_WHERE, ("stem", "every_layer", "shared"), strict=True))
@@ -94,7 +94,7 @@ def structure(results: Results, label: str) -> dict[str, list[Any]]:
     """Of the embeddings of each seed: similarities, and what they say of the plane."""
     found = {"similarity": [], "rank": [], "neighbours": [], "chance": []}
     for folder in results.runs[label]:
-        run = load_run(folder)
+        run = load_trained(folder)
         grid = run.model.grid
         table = position_tables(run.model, run.params)["positions"]
         similarity = position_similarity(table)

@@ -40,6 +40,8 @@ def run_command(
     if surplus:
         parser.error(f"unknown arguments: {' '.join(surplus)}")
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    # What was found in a checkpoint, and what is changed of it.
+    logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns at every restore of a tree without shardings; ours always has them.
     warnings.filterwarnings("ignore", module="orbax|etils|google")
     cache_compilation()
@@ -92,7 +94,7 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
         raise ConfigError(f"--config={path}: there is no such file")
     # A config imports its siblings as `configs.base`, from wherever it is run.
     sys.path.append(str(Path(path).absolute().parent.parent))
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module_spec: Any = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     config = call_get_config(module.get_config, text, spec)

@@ -19,7 +19,12 @@ from vit_jax.evaluation.outcomes import (
     write_outcomes,
 )
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
-from vit_jax.interop.trained import CHECKPOINT_HELP, FSDP_HELP, Run, load_run
+from vit_jax.interop.trained import (
+    CHECKPOINT_HELP,
+    FSDP_HELP,
+    TrainedModel,
+    load_trained,
+)
 from vit_jax.parallel import distributed, sharding
 from vit_jax.storage.paths import as_path, medium
 
@@ -32,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
     if distributed.wanted(arguments):
         distributed.start(arguments)
     mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
-    run = load_run(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
+    run = load_trained(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
     data = protocols.data_of(protocol, run, arguments.dataset, arguments.split)
     if not data.name:
         raise ValueError(
@@ -72,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def classify(
-    run: Run,
+    run: TrainedModel,
     data: Data,
     folder: Path,
     facts: dict[str, Any],

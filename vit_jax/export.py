@@ -21,14 +21,14 @@ import argparse
 
 from vit_jax.cli import run_command
 from vit_jax.interop.program_export import PLATFORMS, export
-from vit_jax.interop.trained import CHECKPOINT_HELP, load_run
+from vit_jax.interop.trained import CHECKPOINT_HELP, load_trained
 from vit_jax.models import DTYPES
 from vit_jax.storage.paths import on_disk
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: writes the program and says what it is."""
-    run = load_run(arguments.checkpoint, ema=arguments.ema, dtype=arguments.dtype)
+    run = load_trained(arguments.checkpoint, ema=arguments.ema, dtype=arguments.dtype)
     path = on_disk(arguments.output)
     difference = export(
         run,

@@ -23,7 +23,12 @@ from vit_jax.evaluation.outcomes import as_json
 from vit_jax.evaluation.predictions import predictions, spread
 from vit_jax.figures import pictures
 from vit_jax.figures.pictures import Prediction, shorten
-from vit_jax.interop.trained import CHECKPOINT_HELP, FSDP_HELP, Run, load_run
+from vit_jax.interop.trained import (
+    CHECKPOINT_HELP,
+    FSDP_HELP,
+    TrainedModel,
+    load_trained,
+)
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.parallel import sharding
 from vit_jax.storage.paths import as_path, medium, on_disk, write_atomically
@@ -61,7 +66,7 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{option} is {value}: wanted at least 1")
 
 
-def check_run(run: Run, arguments: argparse.Namespace) -> None:
+def check_run(run: TrainedModel, arguments: argparse.Namespace) -> None:
     """Raises ValueError for what a checkpoint has not got."""
     name = arguments.checkpoint
     if not run.model.num_classes:
@@ -94,7 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
     indices = list(range(len(source)))
     devices = jax.devices()[: None if arguments.fsdp < 0 else arguments.fsdp]
     mesh = sharding.make_mesh(data=1, fsdp=arguments.fsdp, tensor=1, devices=devices)
-    run = load_run(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
+    run = load_trained(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
     check_run(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)

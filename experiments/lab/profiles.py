@@ -13,7 +13,7 @@ import numpy as np
 from vit_jax.analysis.profile import bias_profile
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
-from vit_jax.interop.trained import Run, load_run
+from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
@@ -35,7 +35,7 @@ def trained_profile(
     name = f"bias_{'end' if step is None else step}_{move}_{count}.json"
 
     def measure() -> Profile:
-        run = load_run(folder, step=step)
+        run = load_trained(folder, step=step)
         return profile_of(run.model, run.params, run.config, move, count)
 
     return kept(folder / name, measure)
@@ -45,7 +45,7 @@ def initial_profile(folder: Path, move: int, *, count: int = IMAGES) -> Profile:
     """The profile of a run's model before its first step."""
 
     def measure() -> Profile:
-        run: Run = load_run(folder)
+        run: TrainedModel = load_trained(folder)
         params = init_params(run.model, named_keys(run.config.seed).params)
         return profile_of(run.model, params, run.config, move, count)
 

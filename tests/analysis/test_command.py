@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax.analysis.__main__ import main
 from vit_jax.checkpoints.store import CheckpointError
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 
 
 def arguments(run, output, **changes) -> argparse.Namespace:
@@ -47,6 +47,6 @@ def test_images_or_a_split(digits_run, tmp_path, changes):
 
 
 def test_a_step_of_a_run(digits_run):
-    assert load_run(digits_run, step=4).step == 4
+    assert load_trained(digits_run, step=4).step == 4
     with pytest.raises(CheckpointError, match="no step 3; it has .*4"):
-        load_run(digits_run, step=3)
+        load_trained(digits_run, step=3)

@@ -322,7 +322,7 @@ def run_command(module, *arguments):
 
 def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capfd):
     """Also for the commands that read it, and for a run that starts from it."""
-    from vit_jax.interop.trained import load_run
+    from vit_jax.interop.trained import load_trained
     from vit_jax.training.loop import train
 
     config = digits.get_config()
@@ -353,4 +353,4 @@ def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capfd):
     config.init = str(workdir)
     config.train.duration = "1steps"
     train(config, f"{workdir}_tuned")
-    assert load_run(f"{workdir}_tuned").step == 1
+    assert load_trained(f"{workdir}_tuned").step == 1

@@ -27,7 +27,7 @@ from vit_jax.evaluation.outcomes import (
     summary,
 )
 from vit_jax.figures import pictures
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.losses import make_loss
 from vit_jax.models.pixels import normalize
 
@@ -37,7 +37,7 @@ RAGGED = 100  # does not divide them
 
 @pytest.fixture(scope="module")
 def run(digits_run):
-    return load_run(digits_run)
+    return load_trained(digits_run)
 
 
 @pytest.fixture(scope="module")

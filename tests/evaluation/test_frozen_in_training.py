@@ -19,7 +19,7 @@ from vit_jax.evaluation.features import Extractor, make_feature_fn
 from vit_jax.evaluation.fewshot import FewShot, choose_shots, fewshot_accuracy
 from vit_jax.evaluation.knn import Knn, knn_accuracy
 from vit_jax.interop import Facts, save_checkpoint
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel.sharding import make_mesh
 from vit_jax.storage.jsonl import read_metrics
@@ -48,7 +48,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def run(digits_run):
-    return load_run(digits_run)
+    return load_trained(digits_run)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from vit_jax.evaluation.objectnet import (
     read_mappings,
 )
 from vit_jax.interop import Facts, save_checkpoint
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.parallel.sharding import make_mesh
 
@@ -183,7 +183,7 @@ def test_objectnet_scores_the_overlapping_classes(checkpoint, objectnet):
     mapping = read_mappings(objectnet / "mappings")
     assert mapping == {"bicycle": (444, 671), "alarm_clock": (409, 530)}
     mesh = make_mesh(data=-1, fsdp=1, tensor=1)
-    run = load_run(checkpoint)
+    run = load_trained(checkpoint)
     metrics = evaluate_objectnet(run, objectnet, mesh, batch_size=3)
     # All six images are read, the two sofa beds left out; 671 is the best of the four
     # classes that count, and a bicycle. Of all 1000, class 7 comes first.
@@ -214,9 +214,9 @@ def test_the_red_frame_is_cut_off():
 def test_mistakes_with_objectnet(checkpoint, objectnet, digits_run, tmp_path):
     mesh = make_mesh(data=-1, fsdp=1, tensor=1)
     with pytest.raises(ValueError, match="the 1000 classes of ImageNet, but the model"):
-        evaluate_objectnet(load_run(digits_run), objectnet, mesh, batch_size=4)
+        evaluate_objectnet(load_trained(digits_run), objectnet, mesh, batch_size=4)
     with pytest.raises(FileNotFoundError, match="as it is distributed, with images/"):
-        evaluate_objectnet(load_run(checkpoint), tmp_path, mesh, batch_size=4)
+        evaluate_objectnet(load_trained(checkpoint), tmp_path, mesh, batch_size=4)
     file = objectnet / "mappings" / "pytorch_to_imagenet_2012_id.json"
     good = json.loads(file.read_text())
     file.write_text(json.dumps({k: (v + 1) % 1000 for k, v in good.items()}))

@@ -19,14 +19,14 @@ from vit_jax.data.files import find_images
 from vit_jax.data.sources import make_source
 from vit_jax.evaluation.predictions import forward_step, predict_images
 from vit_jax.figures import pictures
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
 
 
 @pytest.fixture(scope="module")
 def run(digits_run):
-    return load_run(digits_run)
+    return load_trained(digits_run)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_pictures_show_the_image_and_where_the_model_looks(digits_run, tmp_path)
         # Each of the 256 pixels of the input is drawn as some 400 of the same grey;
         # the edges of letters have few of each.
         grey = picture[(picture == picture[..., :1]).all(-1)][:, 0]
-        image = load_run(digits_run).data.eval_transform(source[index]["image"])
+        image = load_trained(digits_run).data.eval_transform(source[index]["image"])
         drawn = np.bincount(grey, minlength=256)
         assert (drawn[np.unique(image)] > 200).all()
     # The heat is in colour, and is not the same for two images.

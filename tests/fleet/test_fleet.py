@@ -18,7 +18,7 @@ from vit_jax.fleet import __main__ as fleet_command
 from vit_jax.fleet import loop, training
 from vit_jax.fleet.member import FAILURE, Member
 from vit_jax.fleet.program import Inputs, make_program, program_key
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.storage.jsonl import read_metrics
 from vit_jax.training.loop import Interrupted, exit_on_interrupt, train
 
@@ -60,7 +60,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def params(folder: Path):
-    return jax.tree.map(np.asarray, load_run(folder).params)
+    return jax.tree.map(np.asarray, load_trained(folder).params)
 
 
 def rows(folder: Path) -> list[dict]:

@@ -13,7 +13,7 @@ import pytest
 from vit_jax import convert as convert_command
 from vit_jax import interop
 from vit_jax.interop import conversion, load_checkpoint
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 
 TINY = dict(depth=2, width=24, mlp_dim=48, num_heads=3, patch=4, classes=5)
 
@@ -47,15 +47,15 @@ def test_around_all_layouts_and_back(tmp_path, google_file, capsys):
             np.testing.assert_array_equal(archive[name], tensor, err_msg=name)
 
 
-def test_a_run_with_its_labels_and_preprocessing(tmp_path, digits_run, capsys):
+def test_a_run_with_its_labels_and_preprocessing(tmp_path, digits_run, capsys, caplog):
     destination = tmp_path / "hf"
     arguments = dict(source=digits_run, destination=destination, layout="huggingface")
     changes = dict(num_classes=None, image_size=None, patch_size=None)
     options = dict(resample="bilinear", ema=True)
     convert_command.main(argparse.Namespace(**arguments, **changes, **options))
-    out, err = capsys.readouterr()
-    assert out.startswith(f"step 4 of {digits_run}: ViT-") and "warning" not in err
-    found, run = load_checkpoint(destination), load_run(digits_run, ema=True)
+    out = capsys.readouterr().out
+    assert out.startswith(f"step 4 of {digits_run}: ViT-") and not caplog.text
+    found, run = load_checkpoint(destination), load_trained(digits_run, ema=True)
     equal(found.params, run.params)
     assert found.facts == conversion.facts_of(run)
     config = json.loads((destination / "config.json").read_text())
@@ -72,12 +72,11 @@ def test_for_another_task_on_the_way(tmp_path, google_file):
     equal(found.params, wanted.params)
 
 
-def test_numerics_that_get_lost_are_measured(tmp_path, google_file, capsys):
+def test_numerics_that_get_lost_are_measured(tmp_path, google_file, capsys, caplog):
     path, _ = google_file
     conversion.convert(path, tmp_path / "x.npz", "google", activation="gelu")
-    out, err = capsys.readouterr()
-    assert "warning: the google layout cannot tell activation='gelu'" in err
-    *_, back, other = out.splitlines()
+    assert "the google layout cannot tell activation='gelu'" in caplog.text
+    *_, back, other = capsys.readouterr().out.splitlines()
     assert back == "read back: outputs differ by at most 0.0e+00"
     assert other.startswith("with the google code's own numerics they differ by ")
     assert 1e-5 < float(other.split()[-1]) < 1e-2

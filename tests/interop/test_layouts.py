@@ -26,6 +26,11 @@ def path(tmp_path, tensors):
     return tmp_path / "vit.npz"
 
 
+@pytest.fixture(autouse=True)
+def log_all(caplog):
+    caplog.set_level("INFO", "vit_jax")
+
+
 def equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
@@ -34,10 +39,10 @@ def without(params, *names):
     return {name: tree for name, tree in params.items() if name not in names}
 
 
-def test_nothing_is_said_or_changed_unless_asked_for(path, capsys):
+def test_nothing_is_said_or_changed_unless_asked_for(path, capsys, caplog):
     plain = load_checkpoint(path)
     same = load_checkpoint(path, num_classes=5, image_size=12, patch_size=4)
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "") and not caplog.messages
     assert same.model == plain.model
     equal(same.params, plain.params)
     # On the host, unless devices are named.
@@ -53,12 +58,12 @@ def test_nothing_is_said_or_changed_unless_asked_for(path, capsys):
     )
 
 
-def test_a_new_head_is_zero_and_the_tanh_layer_goes(path, capsys):
+def test_a_new_head_is_zero_and_the_tanh_layer_goes(path, caplog):
     plain, new = load_checkpoint(path), load_checkpoint(path, num_classes=3)
-    assert capsys.readouterr().err == (
+    assert caplog.messages == [
         "the head of 5 classes and the tanh layer before it replaced by a zero head of "
-        "3 classes\n"
-    )
+        "3 classes"
+    ]
     assert (new.model.num_classes, new.model.pre_logits) == (3, False)
     equal(new.params["head"], {"kernel": np.zeros((24, 3)), "bias": np.zeros(3)})
     kept = without(new.params, "head")
@@ -68,24 +73,23 @@ def test_a_new_head_is_zero_and_the_tanh_layer_goes(path, capsys):
     equal(biased.params["pre_logits"], plain.params["pre_logits"])
 
 
-def test_no_head_gives_the_representation(path, tmp_path, tensors, capsys):
+def test_no_head_gives_the_representation(path, tmp_path, tensors, caplog):
     headless = load_checkpoint(path, num_classes=0)
-    assert capsys.readouterr().err == "the head of 5 classes is left out\n"
+    assert caplog.messages == ["the head of 5 classes is left out"]
     assert headless.model.pre_logits and "head" not in headless.params
     np.savez(tmp_path / "none.npz", **without(tensors, "head/kernel", "head/bias"))
     found = load_checkpoint(tmp_path / "none.npz")
     assert found.model == headless.model and "no head" in found.description
     equal(found.params, headless.params)
     load_checkpoint(tmp_path / "none.npz", num_classes=2, pre_logits=True)
-    assert capsys.readouterr().err == "a zero head of 2 classes is put on\n"
+    assert caplog.messages[1:] == ["a zero head of 2 classes is put on"]
 
 
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
-def test_another_image_size_resamples_positions_alone(path, capsys, method):
+def test_another_image_size_resamples_positions_alone(path, caplog, method):
     plain = load_checkpoint(path)
     wide = load_checkpoint(path, image_size=(16, 24), resample=method)
-    message = f"positions resampled from 3x3 to 4x6 ({method})\n"
-    assert capsys.readouterr().err == message
+    assert caplog.messages == [f"positions resampled from 3x3 to 4x6 ({method})"]
     assert wide.model == plain.model.clone(image_size=(16, 24))
     table = plain.params["positions"]["embedding"]
     grid = resample.resample_grid(table[0, 1:].reshape(3, 3, 24), (4, 6), method)
@@ -97,15 +101,15 @@ def test_another_image_size_resamples_positions_alone(path, capsys, method):
     assert wide.description == plain.description
 
 
-def test_another_patch_size_resizes_patches_alone(path, capsys):
+def test_another_patch_size_resizes_patches_alone(path, caplog):
     plain = load_checkpoint(path)
     large = load_checkpoint(path, image_size=24, patch_size=8)
-    assert capsys.readouterr().err == "patches resized from 4 to 8 pixels\n"
+    assert caplog.messages == ["patches resized from 4 to 8 pixels"]
     kernel = resample.resample_patches(plain.params["embedding"]["kernel"], (8, 8))
     equal(large.params["embedding"]["kernel"], kernel)
     equal(without(large.params, "embedding"), without(plain.params, "embedding"))
     load_checkpoint(path, patch_size=6)
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages[1:] == [
         "patches resized from 4 to 6 pixels",
         "positions resampled from 3x3 to 2x2 (bilinear)",
     ]
@@ -204,16 +208,17 @@ def tiny_model(**options):
     return model, init_params(model, jax.random.key(0))
 
 
-def test_numerics_that_a_layout_cannot_tell(tmp_path, capsys):
+def test_numerics_that_a_layout_cannot_tell(tmp_path, caplog):
     """They are named, and the file with them is the model."""
     numerics = dict(activation="gelu", norm_epsilon=1e-12, pixel_mean=(0.4, 0.5, 0.6))
     model, params = tiny_model(**numerics, dropout_rate=0.1)
     lost = save_checkpoint(tmp_path / "x.npz", model, params, layout="google")
     assert lost == numerics
-    assert capsys.readouterr().err == (
-        "warning: the google layout cannot tell norm_epsilon=1e-12 (its code has "
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING" and warning.getMessage() == (
+        "the google layout cannot tell norm_epsilon=1e-12 (its code has "
         "1e-06), activation='gelu' (its code has 'gelu_tanh'), pixel_mean=(0.4, 0.5, "
-        "0.6) (its code has (0.5, 0.5, 0.5)); give it when loading\n"
+        "0.6) (its code has (0.5, 0.5, 0.5)); give it when loading"
     )
     again = load_checkpoint(tmp_path / "x.npz", **lost)
     assert again.model == model.clone(dropout_rate=0.0)
@@ -221,7 +226,7 @@ def test_numerics_that_a_layout_cannot_tell(tmp_path, capsys):
     assert load_checkpoint(tmp_path / "x.npz").model != again.model
 
 
-def test_a_config_tells_what_tensors_do_not(tmp_path, capsys):
+def test_a_config_tells_what_tensors_do_not(tmp_path, caplog):
     """A single .safetensors file has it in its metadata, with the label names."""
     model, params = tiny_model(activation="quick_gelu", pixel_mean=(0.4, 0.5, 0.6))
     facts = Facts(("a", "b", "c", "d", "e"), "resize_small_center_crop", 0.9, "bicubic")
@@ -232,7 +237,7 @@ def test_a_config_tells_what_tensors_do_not(tmp_path, capsys):
         assert (again.model, again.facts) == (model, facts)
         equal(again.params, params)
     assert load_checkpoint(path, num_classes=2).facts.label_names == ()
-    assert "warning" not in capsys.readouterr().err
+    assert "WARNING" not in {record.levelname for record in caplog.records}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vit_jax.data.sources import make_source
 from vit_jax.evaluation.predictions import predict_images, prepared
 from vit_jax.interop import program_export as exporting
 from vit_jax.interop.program_export import ExportError, export
-from vit_jax.interop.trained import Run, load_run
+from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
 
@@ -44,7 +44,7 @@ def tiny(name, classes=3, **options):
     data = Data(name="", batch_size=1, image_size=model.image_size)
     loss = {"name": "softmax", "label_smoothing": 0.0}
     names = tuple(f"class {number}" for number in range(classes))
-    return Run(model, params, names, data, loss, 0, name, None)
+    return TrainedModel(model, params, names, data, loss, 0, name, None)
 
 
 def loaded(path):
@@ -63,7 +63,7 @@ def test_from_the_command_to_a_bare_jax(digits_run, tmp_path, capsys):
     )
     export_command.main(arguments)
     assert "takes uint8 images (batch, 16, 16, 3)" in capsys.readouterr().out
-    run, source = load_run(digits_run), make_source("digits", "test")
+    run, source = load_trained(digits_run), make_source("digits", "test")
     images = [source[index]["image"] for index in range(7)]
     np.save(tmp_path / "images.npy", np.stack([prepared(run, x) for x in images]))
     names = {"path": path, "images": tmp_path / "images.npy", "output": tmp_path / "y"}

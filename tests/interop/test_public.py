@@ -289,14 +289,15 @@ def test_existing_paths_are_returned_as_they_are(tmp_path):
         ("gs://big_vision/x/y.npz", "big_vision/x/y.npz"),
     ],
 )
-def test_google(google, tmp_path, name, path, capsys):
+def test_google(google, tmp_path, name, path, caplog):
     google.files[f"/{path.replace('+', '%2B')}"] = CONTENT
+    caplog.set_level("INFO", "vit_jax")
     found = public.resolve(name)
     assert found == tmp_path / "cache" / path and found.read_bytes() == CONTENT
-    message = capsys.readouterr().err
+    (message,) = caplog.messages
     assert message.startswith(f"downloading {google.url}/") and str(found) in message
     assert public.resolve(name) == found and len(google.requests) == 1
-    assert capsys.readouterr().err == ""
+    assert len(caplog.messages) == 1
 
 
 def test_part_of_a_file(google, tmp_path):

@@ -18,7 +18,7 @@ from vit_jax.data.labels import label_names, synsets
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.predictions import predict_images
 from vit_jax.interop import Facts, save_checkpoint
-from vit_jax.interop.trained import fitted, foreign_run, load_run
+from vit_jax.interop.trained import fitted, from_checkpoint, load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
 
@@ -95,8 +95,9 @@ def evaluate_arguments(checkpoint, **changes):
 # --- What a checkpoint tells -------------------------------------------------------
 
 
-def test_a_folder_that_tells_everything(animals, capsys):
-    run = load_run(animals)
+def test_a_folder_that_tells_everything(animals, caplog):
+    caplog.set_level("INFO", "vit_jax")
+    run = load_trained(animals)
     assert run.label_names == NAMES and run.model.norm_epsilon == 1e-12
     assert run.loss == {"name": "softmax", "label_smoothing": 0.0}
     assert run.config is None and run.step == 0 and "3 classes" in run.source
@@ -106,16 +107,16 @@ def test_a_folder_that_tells_everything(animals, capsys):
         "bicubic",
     )
     assert data.image_size == (32, 32) and data.name == ""
-    assert f"{animals}: huggingface layout" in capsys.readouterr().err
-    assert load_run(animals, image_size=64).data.eval_resize == 80
+    assert f"{animals}: huggingface layout" in caplog.text
+    assert load_trained(animals, image_size=64).data.eval_resize == 80
 
 
 def test_heads_of_imagenet_have_names(imagenet, tmp_path):
-    run = load_run(imagenet)
+    run = load_trained(imagenet)
     assert run.label_names == label_names(1000) and run.loss["name"] == "softmax"
-    large = load_run(saved(tmp_path / "21k.npz", "google", classes=21843))
+    large = load_trained(saved(tmp_path / "21k.npz", "google", classes=21843))
     assert large.label_names == label_names(21843) and large.loss["name"] == "sigmoid"
-    other = load_run(imagenet, num_classes=4)
+    other = load_trained(imagenet, num_classes=4)
     assert other.label_names == tuple(f"class {number}" for number in range(4))
 
 
@@ -128,7 +129,7 @@ def test_heads_of_imagenet_have_names(imagenet, tmp_path):
     ],
 )
 def test_preprocessing(facts, expected):
-    data = foreign_run(*tiny(), facts, "").data
+    data = from_checkpoint(*tiny(), facts, "").data
     assert (data.eval_crop, data.eval_resize, data.eval_interpolation) == expected
     assert data.image_size == (32, 32)
 
@@ -156,12 +157,12 @@ def test_a_public_name_that_has_been_downloaded(tmp_path, monkeypatch):
 
 def test_a_folder_with_nothing_in_it(tmp_path):
     with pytest.raises(ValueError, match="wanted the folder of a training run"):
-        load_run(tmp_path)
+        load_trained(tmp_path)
 
 
 def test_averages_are_for_runs(imagenet):
     with pytest.raises(CheckpointError, match="no averaged parameters"):
-        load_run(imagenet, ema=True)
+        load_trained(imagenet, ema=True)
 
 
 def test_a_mesh_of_other_axes_is_refused(imagenet, digits_run):
@@ -188,24 +189,24 @@ def test_what_is_saved_is_loaded(tmp_path, name):
 def test_label_names_go_with_a_folder(tmp_path):
     model, params = tiny(activation="gelu")
     vit_jax.save(tmp_path / "x", model, params, label_names=NAMES)
-    assert load_run(tmp_path / "x").label_names == NAMES
+    assert load_trained(tmp_path / "x").label_names == NAMES
     with pytest.raises(ValueError, match="label_names has 2 names, and the model 3"):
         vit_jax.save(tmp_path / "y", model, params, label_names=NAMES[:2])
     with pytest.raises(ValueError, match="can be of several layouts: name one"):
         vit_jax.save(tmp_path / "y.safetensors", model, params)
 
 
-def test_a_run_for_another_task(digits_run, capsys):
-    before = load_run(digits_run)
-    after = load_run(digits_run, num_classes=7, image_size=(24, 32), patch_size=8)
+def test_a_run_for_another_task(digits_run, caplog):
+    caplog.set_level("INFO", "vit_jax")
+    before = load_trained(digits_run)
+    after = load_trained(digits_run, num_classes=7, image_size=(24, 32), patch_size=8)
     assert after.model.num_classes == 7 and after.model.image_size == (24, 32)
     assert before.model.patch_size == 4 and after.model.patch_size == 8
     assert after.label_names == tuple(f"class {number}" for number in range(7))
     assert after.data.image_size == (24, 32) and after.step == before.step
     assert not np.any(after.params["head"]["kernel"])
-    said = capsys.readouterr()
     for words in ("a zero head of 7 classes", "patches resized from 4", "positions re"):
-        assert words in said.out + said.err
+        assert words in caplog.text
     assert apply(after, np.zeros((1, 24, 32, 3), np.uint8)).shape == (1, 7)
     model, params = vit_jax.load(digits_run, dropout_rate=0.5, dtype="bfloat16")
     assert model.dropout_rate == 0.5 and model.dtype == jnp.bfloat16
@@ -216,7 +217,7 @@ def test_a_run_for_another_task(digits_run, capsys):
 
 
 def test_prediction_prepares_images_as_the_checkpoint_says(animals, photos):
-    run = load_run(animals)
+    run = load_trained(animals)
     crops = []
     for photo in photos[:3]:
         small = Image.fromarray(photo).resize((75, 40), Image.Resampling.BICUBIC)
@@ -226,14 +227,15 @@ def test_prediction_prepares_images_as_the_checkpoint_says(animals, photos):
     np.testing.assert_allclose(found, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
 
 
-def test_the_command_with_a_file_and_names(imagenet, photos, tmp_path, capsys):
+def test_the_command_with_a_file_and_names(imagenet, photos, tmp_path, capsys, caplog):
     path, output = tmp_path / "photo.png", tmp_path / "out.json"
     Image.fromarray(photos[0]).save(path)
+    caplog.set_level("INFO", "vit_jax")
     predict_command.main(predict_arguments(imagenet, str(path), json=str(output)))
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 1 and "google layout" in said.err
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 1 and "google layout" in caplog.text
     (row,) = json.loads(output.read_text())
-    best = np.argsort(-predict_images(load_run(imagenet), photos[:1])[0])[:5]
+    best = np.argsort(-predict_images(load_trained(imagenet), photos[:1])[0])[:5]
     names = [choice["label"] for choice in row["predictions"]]
     assert names == [label_names(1000)[number] for number in best]
 
@@ -276,7 +278,7 @@ def test_a_data_set_is_matched_by_name(animals, photos, tmp_path, monkeypatch, c
     assert "set test, huggingface layout" in capsys.readouterr().out
     (folder,) = (tmp_path / "evaluation").glob("*animals")
     metrics = json.loads((folder / "set-test" / "metrics.json").read_text())
-    shares = predict_images(load_run(animals), photos)
+    shares = predict_images(load_trained(animals), photos)
     labels = np.tile([2, 0, 1], 4)
     assert metrics["count"] == 12 and metrics["step"] == 0
     assert metrics["accuracy"] == pytest.approx((shares.argmax(-1) == labels).mean())
@@ -297,7 +299,7 @@ def test_folders_of_imagenet_by_their_ids(imagenet, photos, tmp_path):
         number = int(line["record"][-6:-4])
         assert line["label"] == label_names(1000)[chosen[number % 3]]
     metrics = json.loads((output / "metrics.json").read_text())
-    shares = predict_images(load_run(imagenet), photos)
+    shares = predict_images(load_trained(imagenet), photos)
     picked = shares[np.arange(12), np.tile(chosen, 4)]
     assert metrics["loss"] == pytest.approx(-np.log(picked).mean(), rel=1e-4)
 
@@ -327,7 +329,7 @@ def test_a_head_of_very_many_classes(photos, tmp_path):
     assert 2 < len(rows) <= 15
     counts = [int(x) for row in rows[1:] for x in row.split(",")[-len(rows) + 1 :]]
     assert sum(counts) == 12
-    run = load_run(path)
+    run = load_trained(path)
     best = predict_images(run, photos).argmax(-1)
     predicted = {run.label_names[number] for number in best}
     shown = {row.split(",")[0].strip('"') for row in rows[1:]}

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import vit_jax
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.depth import scanned, stack_blocks, unrolled, unstack_blocks
 from vit_jax.parallel.sharding import abstract, make_mesh, state_shardings
@@ -239,12 +239,12 @@ def test_a_scanned_run_is_the_same_run(tiny_run_config, tmp_path):
             shapes = jax.eval_shape(partial(init_params, target), jax.random.key(5))
             mesh = make_mesh(data=1, fsdp=1, tensor=1)
             shapes = abstract(shapes, state_shardings(shapes, shapes, mesh))
-            names = load_run(mixed).label_names
+            names = load_trained(mixed).label_names
             started = warm_start(target, shapes, str(mixed), names, seed=0)
             assert_close(unstack_blocks(started), params, rtol=0)
     # Adam amplifies rounding where gradients are near zero.
-    assert_close(load_run(mixed).params, load_run(whole).params, rtol=1e-4)
-    averages = (load_run(folder, ema=True).params for folder in (mixed, whole))
+    assert_close(load_trained(mixed).params, load_trained(whole).params, rtol=1e-4)
+    averages = (load_trained(folder, ema=True).params for folder in (mixed, whole))
     assert_close(*averages, rtol=1e-4)
     rows = read_metrics(mixed / "metrics.jsonl")
     assert [row["step"] for row in rows if row["split"] == "train"][-1] == 6

@@ -2,7 +2,9 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vit_jax.models import FAMILIES, create_model, model_options
@@ -249,3 +251,104 @@ def test_the_table_has_one_row_a_size():
     assert len(set(SIZES)) == len(SIZES)
     # Only the paper's b has the sizes of another row.
     assert len(set(SIZES.values())) == len(SIZES) - 1
+
+
+# --- Arguments as other libraries have them ----------------------------------------
+
+
+def test_every_timm_name_of_the_public_table_is_the_model_there():
+    from vit_jax.interop.public import public
+
+    rows = [row for row in public().values() if row.name.startswith("timm/")]
+    assert len(rows) > 90
+    for row in rows:
+        model = create_model(row.name.removeprefix("timm/"))
+        assert model.image_size == (int(row.image_size),) * 2, row.name
+        plain = create_model(row.model, image_size=int(row.image_size))
+        for option in ("depth", "width", "blocks", "resnet_stem", "patch_size"):
+            wanted = getattr(plain, option, None)
+            assert getattr(model, option, None) == wanted, (row.name, option)
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "options"),
+    [
+        ("vit_base_patch16_384", "ViT-B/16", {"image_size": 384}),
+        ("deit_tiny_patch16_224", "ViT-Ti/16", {}),
+        ("vit_giant_patch14_224", "ViT-g/14", {}),
+        (
+            "deit3_small_patch16_224.fb_in1k",
+            "ViT-S/16",
+            {"layer_scale_init": 1e-6, "class_token_position": False},
+        ),
+        (
+            "vit_small_patch14_reg4_dinov2.lvd142m",
+            "ViT-S/14",
+            dict(
+                image_size=518,
+                layer_scale_init=1e-5,
+                num_registers=4,
+                class_token_position=False,
+            ),
+        ),
+        ("mixer_b16_224", "Mixer-B/16", {}),
+    ],
+)
+def test_timm_names_are_aliases_with_its_numerics(name, same, options):
+    assert create_model(name) == create_model(same, activation="gelu", **options)
+    assert create_model(name, image_size=112).image_size == (112, 112)
+    assert create_model(name, depth=1).depth == 1
+
+
+def test_the_epsilons_of_timm():
+    bit, hybrid = (
+        create_model("resnetv2_50x1_bit"),
+        create_model("vit_tiny_r_s16_p8_224"),
+    )
+    assert (bit.std_epsilon, bit.variance_epsilon) == (0.0, 1e-8)
+    assert (hybrid.stem_norm_epsilon, hybrid.stem_variance_epsilon) == (1e-5, 1e-8)
+    # A config that was made for no family does not undo what the name says.
+    assert (
+        create_model("vit_tiny_patch16_224", activation="gelu_tanh").activation
+        == "gelu"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_giant_patch14_dinov2", "vit_vast_patch16_224", "resnet50.a1_in1k"]
+)
+def test_models_of_timm_that_are_not_here(name):
+    with pytest.raises(ValueError, match=f"unknown model '{name}'"):
+        create_model(name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")])
+def test_dtypes_by_name_and_as_jax_and_numpy_have_them(dtype):
+    assert create_model("ViT-mu/16", dtype=dtype) == create_model(
+        "ViT-mu/16", dtype="bfloat16"
+    )
+    assert create_model("ViT-mu/16", dtype=np.float32).dtype == jnp.float32
+    with pytest.raises(ValueError, match="unknown dtype .*float64.*: wanted auto, fl"):
+        create_model("ViT-mu/16", dtype=np.float64)
+
+
+def test_misspelt_options_give_the_nearest():
+    with pytest.raises(TypeError, match="'droput_rate': did you mean 'dropout_rate'"):
+        create_model("ViT-B/16", droput_rate=0.1)
+    with pytest.raises(TypeError, match="'num_clases': did you mean 'num_classes'"):
+        create_model("BiT-R50x1", num_clases=10)
+    with pytest.raises(TypeError, match="unknown option 'zzz': wanted depth, width"):
+        create_model("Mixer-B/16", zzz=1)
+
+
+@pytest.mark.parametrize("name", ["ViT-mu/16", "BiT-R26x1", "Mixer-S/16"])
+def test_a_model_is_called_as_in_evaluation_unless_told(name):
+    sizes = {"BiT-R26x1": {"blocks": (1,), "width": 32}}.get(name, {"depth": 1})
+    model = create_model(name, image_size=32, **sizes)
+    assert model.num_classes == 1000
+    images = jnp.zeros((1, 32, 32, 3))
+    logits, variables = jax.eval_shape(
+        lambda key: model.init_with_output(key, images), jax.random.key(0)
+    )
+    assert logits[0].shape == (1, 1000)
+    assert jax.eval_shape(model.apply, variables, images)[0].shape == (1, 1000)

@@ -23,7 +23,7 @@ from vit_jax import evaluate as evaluate_command
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import to_dict
 from vit_jax.interop import save_checkpoint
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models.depth import unstack_blocks
 from vit_jax.parallel import sharding
 from vit_jax.training import loop
@@ -136,7 +136,7 @@ def main(folder):
     plain, scanned = folder / "plain", folder / "scanned"
     save_start(plain, config_of())
     save_start(scanned, config_of("model.scan=true"))
-    run = load_run(plain)
+    run = load_trained(plain)
     save_checkpoint(folder / "x.npz", run.model, run.params, layout="google")
     save_checkpoint(folder / "x.safetensors", run.model, run.params, layout="timm")
     params = share(build(config_of()).program.state.params)

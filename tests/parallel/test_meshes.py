@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import init_params
 from vit_jax.storage.jsonl import read_metrics
 from vit_jax.training.step import named_keys
@@ -123,7 +123,9 @@ def assert_same_run(
     for step, loss in found.items():
         assert abs(loss - wanted[step]) < 1e-5
     for ema in (False, True):
-        ours, theirs = (load_run(path, ema=ema).params for path in (workdir, reference))
+        ours, theirs = (
+            load_trained(path, ema=ema).params for path in (workdir, reference)
+        )
         for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
             np.testing.assert_allclose(a, b, atol=TOLERANCE[optimizer], rtol=0)
     results, expected = (facts(path)["results"] for path in (workdir, reference))
@@ -139,9 +141,9 @@ def references(tmp_path_factory) -> Path:
     """The runs on one device."""
     folder = tmp_path_factory.mktemp("one_device")
     launch(folder, [job(folder / name, name) for name in OPTIMIZERS], devices=1)
-    start = init_params(load_run(folder / "sgd").model, named_keys(0).params)
+    start = init_params(load_trained(folder / "sgd").model, named_keys(0).params)
     for name in OPTIMIZERS:
-        end = load_run(folder / name).params
+        end = load_trained(folder / name).params
         moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start, end)
         assert moved["encoder"]["block_00"]["mlp"]["hidden"]["kernel"] > 1e-3
     return folder

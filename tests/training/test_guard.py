@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax import cli
 from vit_jax.checkpoints.store import Checkpoints
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.storage.jsonl import read_metrics
 from vit_jax.training import loop
 from vit_jax.training.guard import Faults, FaultyStep, Guard
@@ -137,7 +137,7 @@ def test_rollback_goes_back_and_leaves_the_batch_out(tmp_path, monkeypatch, caps
     # 8 good batches and the bad one.
     assert checkpoints.newest_metadata()["next_index"] == 9 * 32
     assert 9 <= len(seen) <= 11
-    params = load_run(tmp_path).params
+    params = load_trained(tmp_path).params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 

@@ -11,7 +11,7 @@ from configs import digits
 from vit_jax import sweep
 from vit_jax.config import load_config
 from vit_jax.data.pipeline import Data
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.parallel import sharding
 from vit_jax.training import loop
@@ -55,7 +55,7 @@ def origin(tmp_path_factory):
 def test_the_model_is_that_of_the_checkpoint(origin, tmp_path, capsys):
     config = tiny(origin, model__dropout_rate=0.3, optim__learning_rate=0.0)
     loop.train(config, tmp_path / "run")
-    here, there = load_run(tmp_path / "run"), load_run(origin)
+    here, there = load_trained(tmp_path / "run"), load_trained(origin)
     assert here.model == there.model.clone(dropout_rate=0.3)
     np.testing.assert_array_equal(
         here.params["head"]["kernel"], there.params["head"]["kernel"]
@@ -68,11 +68,12 @@ def test_the_model_is_that_of_the_checkpoint(origin, tmp_path, capsys):
     assert "replaced" not in capsys.readouterr().out
 
 
-def test_twice_the_resolution(origin, tmp_path, capsys):
+def test_twice_the_resolution(origin, tmp_path, caplog):
+    caplog.set_level("INFO", "vit_jax")
     config = tiny(origin, data__image_size=(32, 24))
     loop.train(config, tmp_path)
-    assert "positions resampled from 8x8 to 16x12" in capsys.readouterr().err
-    run = load_run(tmp_path)
+    assert "positions resampled from 8x8 to 16x12" in caplog.text
+    run = load_trained(tmp_path)
     assert run.params["positions"]["embedding"].shape == (1, 193, 32)
 
 
@@ -83,14 +84,14 @@ def test_other_classes_of_the_same_number_get_a_new_head(
     monkeypatch.setattr(Data, "label_names", lambda _: tuple(names))
     loop.train(tiny(origin, optim__learning_rate=0.0), tmp_path)
     assert "replaced by new head" in capsys.readouterr().out
-    assert not load_run(tmp_path).params["head"]["kernel"].any()
+    assert not load_trained(tmp_path).params["head"]["kernel"].any()
 
 
 def test_a_tanh_layer_goes_with_the_head(tmp_path, capsys):
     loop.train(tiny(model__pre_logits=True), tmp_path / "pre")
     loop.train(tiny(tmp_path / "pre"), tmp_path / "run")
     assert "head and pre_logits" in capsys.readouterr().out
-    assert "pre_logits" not in load_run(tmp_path / "run").params
+    assert "pre_logits" not in load_trained(tmp_path / "run").params
 
 
 def test_what_is_new_is_drawn_as_in_any_run():
@@ -126,7 +127,7 @@ def test_neither_model_nor_checkpoint(tmp_path):
 
 def test_a_linear_probe_leaves_the_backbone(origin, tmp_path):
     loop.train(tiny(origin, optim__freeze=("(?!head/)",)), tmp_path)
-    here, there = load_run(tmp_path).params, load_run(origin).params
+    here, there = load_trained(tmp_path).params, load_trained(origin).params
     np.testing.assert_array_equal(
         here["encoder"]["block_00"]["mlp"]["hidden"]["kernel"],
         there["encoder"]["block_00"]["mlp"]["hidden"]["kernel"],
@@ -145,7 +146,7 @@ def test_the_sweep_takes_the_best_and_trains_on_all(tmp_path, monkeypatch):
     assert best == 3e-3 == max(accuracies, key=accuracies.get)
     assert set(results) == {"test"}
     trial, final = (
-        load_run(tmp_path / name).config for name in ("rate_0.003", "final")
+        load_trained(tmp_path / name).config for name in ("rate_0.003", "final")
     )
     assert trial.data.split == "train[:90%]" and trial.eval.splits == ("train[90%:]",)
     assert final.data.split == "train" and final.optim.learning_rate == 3e-3

@@ -22,7 +22,7 @@ from vit_jax import cli
 from vit_jax.config import ConfigError
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.losses import make_loss
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
@@ -49,7 +49,7 @@ def tiny_config(*overrides: str):
 
 
 def final_params(workdir):
-    return jax.tree.map(np.asarray, load_run(workdir).params)
+    return jax.tree.map(np.asarray, load_trained(workdir).params)
 
 
 def assert_same_bits(first, second):
@@ -305,7 +305,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     text = (tmp_path / "log").read_text()
     assert "Stopped by SIGTERM" in text
     assert "To go on: python -m vit_jax.train --config configs/digits.py" in text
-    assert load_run(tmp_path).step >= 1000
+    assert load_trained(tmp_path).step >= 1000
 
 
 def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
@@ -328,7 +328,7 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
     with pytest.raises(FaultyStep, match=r"at step 3; .*step 2 in") as error:
         loop.train(tiny_config(), tmp_path)
     assert "Try a lower optim.learning_rate" in str(error.value)
-    run = load_run(tmp_path)
+    run = load_trained(tmp_path)
     assert run.step == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
 
@@ -350,7 +350,7 @@ def test_a_run_goes_on_without_what_it_started_from(finished, tmp_path, monkeypa
     monkeypatch.undo()
     shutil.rmtree(origin)
     loop.train(config, tmp_path / "run")
-    assert load_run(tmp_path / "run").step == 6
+    assert load_trained(tmp_path / "run").step == 6
 
 
 def test_broken_images_are_listed_in_the_run_folder(tmp_path):
@@ -381,7 +381,7 @@ def test_by_default_there_is_a_step_to_fall_back_to(tmp_path, caplog):
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    assert load_run(tmp_path).step == 4
+    assert load_trained(tmp_path).step == 4
     assert "CHECKPOINT DAMAGED" in caplog.text
 
 

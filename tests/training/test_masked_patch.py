@@ -10,7 +10,7 @@ import pytest
 
 import vit_jax
 from configs import digits
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.training import loop
 from vit_jax.training.guard import Guard
@@ -249,7 +249,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(run, tmp_path):
     shutil.copytree(folder / "checkpoints" / "20", tmp_path / "checkpoints" / "20")
     loop.train(config(), tmp_path)
     assert (tmp_path / "checkpoints" / "30").exists()
-    runs = [load_run(path).params for path in (folder, tmp_path)]
+    runs = [load_trained(path).params for path in (folder, tmp_path)]
     jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
@@ -266,7 +266,7 @@ def test_fine_tuning_keeps_the_encoder_and_gets_a_zero_head(run, tmp_path):
     fine.init = str(run[0])
     fine.optim.learning_rate = 0.0
     loop.train(fine, tmp_path)
-    here, there = load_run(tmp_path).params, load_run(run[0]).params
+    here, there = load_trained(tmp_path).params, load_trained(run[0]).params
     assert not here.pop("head")["kernel"].any()
     jax.tree.map(np.testing.assert_array_equal, here, there)
 

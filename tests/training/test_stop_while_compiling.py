@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 
 # Compiled for many seconds: unrolled blocks.
 SLOW = (
@@ -68,7 +68,7 @@ def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
     for workdir in ended:
         cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
         assert start(workdir, cache, log).wait(timeout=500) == 0, log.read_text()
-    first, second = (load_run(workdir) for workdir in ended)
+    first, second = (load_trained(workdir) for workdir in ended)
     assert first.step == second.step == 2
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
 

@@ -23,14 +23,14 @@ from vit_jax.data.files import Files, find_images
 from vit_jax.data.source_types import Source
 from vit_jax.evaluation.predictions import prepared, spread
 from vit_jax.figures.model import Trained, draw_model
-from vit_jax.interop.trained import CHECKPOINT_HELP, Run, load_run
+from vit_jax.interop.trained import CHECKPOINT_HELP, TrainedModel, load_trained
 from vit_jax.models import init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import on_disk, write_atomically
 
 
 def read_images(
-    arguments: argparse.Namespace, run: Run
+    arguments: argparse.Namespace, run: TrainedModel
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Images of the model's size, and their labels if the model's own data has them.
 
@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: draws, measures, prints a table and writes `profile.json`."""
     if arguments.count < 1:
         raise ValueError(f"--count is {arguments.count}: wanted at least 1")
-    run = load_run(arguments.checkpoint, image_size=arguments.image_size)
+    run = load_trained(arguments.checkpoint, image_size=arguments.image_size)
     images, labels = read_images(arguments, run)
     folder = on_disk(arguments.output)
     states = {"checkpoint": run.params}

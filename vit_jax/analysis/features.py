@@ -7,14 +7,13 @@ Everything here can be called within `jax.jit` and, since models are called with
 from collections import OrderedDict
 from typing import Any
 
-import einops
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.analysis.rollout import rollout_map
 from vit_jax.models import AnyModel, ResNet, VisionTransformer
 from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.depth import unrolled, unstack_blocks
+from vit_jax.models.features import all_layers, blocks
 from vit_jax.models.positions import ADDED, PositionEmbedding
 from vit_jax.models.resnet import ResNetTrunk
 
@@ -26,14 +25,8 @@ def layer_features(
 ) -> OrderedDict[str, Float[Array, "b _ _ _"]]:
     """The features of each layer as a grid (b h w d), from the first to the last.
 
-    Tokens in front of the patches are left out. A place stands for height / h pixels.
-
-    Returns:
-        float32 features by name, in the order of the layers. Of a ResNet, and of the
-        stem of a hybrid: `root`, `stage_1/unit_01`, ... Of ViT, hybrid and Mixer:
-        `stem` (the patch embeddings), `embedded` (with positions; not of Mixer),
-        `block_00`, ... or `block_00/row`, `block_00/column`, ... (axial). Of all:
-        `encoded`, what is pooled.
+    Tokens in front of the patches are left out. Names and order are those of
+    `vit_jax.models.features.features`.
     """
     return features_of(model, apply(model, params, images)[1])
 
@@ -42,22 +35,8 @@ def features_of(
     model: AnyModel, out: dict[str, Any]
 ) -> OrderedDict[str, Float[Array, "b _ _ _"]]:
     """`layer_features` from the activations that a model returned."""
-    features = OrderedDict()
-    for name, value in out.get("resnet", {}).items():
-        units = value if isinstance(value, dict) else {}
-        features |= {f"{name}/{unit}": x for unit, x in units.items()}
-        if not units:
-            features[name] = value
-    if "stem" in out:
-        features["stem"] = out["stem"]
-        if "embedded" in out:
-            features["embedded"] = out["embedded"]
-        for name, block in blocks(out).items():
-            features[name] = block["output"]
-    features["encoded"] = out["encoded"]
-    return OrderedDict(
-        (name, as_grid(model, x).astype(jnp.float32)) for name, x in features.items()
-    )
+    layers = all_layers(model, out)
+    return OrderedDict((name, layer.patches) for name, layer in layers.items())
 
 
 def attention_weights(
@@ -96,11 +75,6 @@ def output_rollout(
     )
 
 
-def representation(model: AnyModel, params: Any, images: Images) -> Float[Array, "b d"]:
-    """The pre-logits: one vector an image, that the head classifies."""
-    return apply(model, params, images)[1]["pre_logits"]
-
-
 def position_embeddings(
     model: AnyModel, params: Any
 ) -> dict[tuple[str, ...], Float[Array, "1 l d"]]:
@@ -115,7 +89,7 @@ def position_embeddings(
         model.positions,
         model.grid,
         model.width,
-        model.has_class_token and model.class_token_position,
+        class_token=model.has_class_token and model.class_token_position,
     )
     paths = [("positions",)]
     if model.positions_at == "every_layer":
@@ -140,7 +114,7 @@ def position_tables(model: AnyModel, params: Any) -> dict[str, Float[Array, "n d
     """
     number = model.grid[0] * model.grid[1] if hasattr(model, "grid") else 0
     return {
-        (path[1] if len(path) > 1 else path[0]): table[0, -number:]
+        path[1 if len(path) > 1 else 0]: table[0, -number:]
         for path, table in position_embeddings(model, params).items()
     }
 
@@ -159,25 +133,5 @@ def apply(
     params = {"params": unstack_blocks(params)}
     # The kernel of GPUs has no derivative of forward mode.
     model = with_plain_attention(unrolled(model))
-    return model.apply(params, images, train=False, **options)
-
-
-def blocks(out: dict[str, Any]) -> OrderedDict[str, dict[str, Array]]:
-    """The activations of each layer of an encoder; an axial block is two layers."""
-    layers = OrderedDict()
-    for name, block in out["encoder"].items():
-        if "output" in block:
-            layers[name] = block
-        else:
-            layers |= {f"{name}/{line}": block[line] for line in ("row", "column")}
-    return layers
-
-
-def as_grid(model: AnyModel, x: Array) -> Float[Array, "b h w d"]:
-    """Tokens without those in front of the patches, in rows and columns."""
-    if x.ndim == 4:
-        return x
-    rows, columns = model.grid
-    return einops.rearrange(
-        x[:, x.shape[1] - rows * columns :], "b (h w) d -> b h w d", h=rows
-    )
+    applied: Any = model.apply(params, images, train=False, **options)
+    return applied

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vit_jax.analysis.attention import (
@@ -30,16 +29,16 @@ class AttentionMeasures(NamedTuple):
         mass_within_1: share in the 3 x 3 patches around the query.
     """
 
-    distance: Float[ArrayLike, " k"]
-    ratio: Float[ArrayLike, " k"]
-    entropy: Float[ArrayLike, " k"]
-    mass_within_1: Float[ArrayLike, " k"]
+    distance: Float[Array | np.ndarray, " k"]
+    ratio: Float[Array | np.ndarray, " k"]
+    entropy: Float[Array | np.ndarray, " k"]
+    mass_within_1: Float[Array | np.ndarray, " k"]
 
 
 def attention_measures(
     model: AnyModel,
     params: Any,
-    images: Float[ArrayLike, "b height width 3"],
+    images: Float[Array | np.ndarray, "b height width 3"],
     *,
     batch_size: int = 64,
 ) -> OrderedDict[str, AttentionMeasures]:
@@ -51,13 +50,13 @@ def attention_measures(
     Returns:
         As `attention_weights`: empty for a model without attention over patches.
     """
-    sums, number = None, len(images)
+    sums, number = OrderedDict(), len(images)
     for start in range(0, number, batch_size):
         batch = jnp.asarray(images[start : start + batch_size])
         means = measure_attention(model, params, batch)
         share = len(batch) / number
         part = jax.tree.map(lambda x, share=share: np.asarray(x) * share, means)
-        sums = part if sums is None else jax.tree.map(np.add, sums, part)
+        sums = jax.tree.map(np.add, sums, part) if sums else part
     return sums
 
 

@@ -29,15 +29,15 @@ def position_similarity(table: Float[ArrayLike, "n d"]) -> Float[np.ndarray, "n 
     Raises:
         ValueError: a vector is zero and has no direction.
     """
-    table = np.asarray(table, np.float64)
-    lengths = np.linalg.norm(table, axis=1, keepdims=True)
+    vectors = np.asarray(table, np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not lengths.all():
         raise ValueError(
             "a position embedding of zeros has no direction: there is no cosine "
-            f"similarity for {np.sum(lengths == 0)} of the {len(table)} patches"
+            f"similarity for {np.sum(lengths == 0)} of the {len(vectors)} patches"
         )
-    table = table / lengths
-    return table @ table.T
+    vectors = vectors / lengths
+    return vectors @ vectors.T
 
 
 def rank_correlation_with_distance(

@@ -46,7 +46,7 @@ def bias_profile(
     model: AnyModel,
     params: Any,
     images: Float[ArrayLike, "b height width 3"],
-    labels: Integer[ArrayLike, " b"] | None = None,
+    labels: Integer[Array | np.ndarray, " b"] | None = None,
     *,
     key: Key[Array, ""],
     step: int | None = None,
@@ -237,7 +237,7 @@ def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str,
 
 
 def accuracy_profile(
-    model: AnyModel, params: Any, images: Array, labels: ArrayLike, key: Array
+    model: AnyModel, params: Any, images: Array, labels: Array | np.ndarray, key: Array
 ) -> dict[str, float]:
     """The accuracy, and the share of it that is kept under changes."""
     predict = partial(logits_of, model, params)

@@ -27,8 +27,6 @@ def attention_rollout(
     Raises:
         ValueError: there is no layer.
     """
-    if not len(weights):
-        raise ValueError("attention rollout needs the weights of at least one layer")
     rollout = None
     for layer in weights:
         attention = layer.mean(axis=1)
@@ -41,6 +39,8 @@ def attention_rollout(
             rollout = jnp.einsum(
                 "bij,bjl->bil", attention, rollout, precision="highest"
             )
+    if rollout is None:
+        raise ValueError("attention rollout needs the weights of at least one layer")
     return rollout
 
 

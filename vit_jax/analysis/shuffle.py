@@ -109,7 +109,7 @@ def remove_positions(
 
     tables = position_embeddings(model, params)
     model, params = unrolled(model), unstack_blocks(params)
-    flat = traverse_util.flatten_dict(params)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(params)
     for path in flat:
         if "relative_positions" in path:
             flat[path] = alike(flat[path], 0)

@@ -28,7 +28,7 @@ def shift(
     images: Float[Array, "b h w c"], dy: int | Array, dx: int | Array
 ) -> Float[Array, "b h w c"]:
     """Moves images down by dy and right by dx pixels, in a circle."""
-    return jnp.roll(images, (dy, dx), (1, 2))
+    return jnp.roll(images, (dy, dx), (1, 2))  # pyright: ignore[reportArgumentType]
 
 
 def on_grey(
@@ -244,7 +244,8 @@ def local_equivariance_error(
     _, right = derivative(2)
 
     def error(x: Array, *derivatives: Array) -> Float[Array, ""]:
-        size = sum(jnp.square(one).mean() for one in derivatives) / len(derivatives)
+        squares: Any = sum(jnp.square(one).mean() for one in derivatives)
+        size = squares / len(derivatives)
         return size / variance(x) if relative else size
 
     return jax.tree.map(error, still, down, right)

@@ -42,7 +42,9 @@ class Save(threading.Thread):
         context.async_options.create_directories_asynchronously = False
         with context:
             self._response = ocp.save_checkpointables_async(
-                folder, {"state": state}, custom_metadata=metadata
+                folder,  # pyright: ignore[reportArgumentType]
+                {"state": state},
+                custom_metadata=metadata,
             )
         self.start()
 
@@ -70,8 +72,8 @@ def explain(error: BaseException) -> str:
 
     Orbax wraps what users need to know, such as shapes that differ, in other errors.
     """
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while below := error.__cause__ or error.__context__:
+        error = below
     text = str(error).strip() or "no message"
     if code := re.search(r"os_error_code='(\d+)'", text):  # of TensorStore
         error = OSError(int(code[1]), os.strerror(int(code[1])))

@@ -220,7 +220,10 @@ class Checkpoints:
             if callable(abstract_state):
                 abstract_state = abstract_state(metadata)
             with context:
-                loaded = ocp.load_checkpointables(folder, {"state": abstract_state})
+                loaded = ocp.load_checkpointables(
+                    folder,  # pyright: ignore[reportArgumentType]
+                    {"state": abstract_state},
+                )
         except Exception as error:
             raise CheckpointError(
                 f"the checkpoint {folder} is whole but does not fit this run's model "

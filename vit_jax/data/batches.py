@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import weakref
+from typing import Any
 
 import cv2
 import grain
@@ -49,7 +50,8 @@ class Batches:
             num_threads=0 if workers else num_threads,
             prefetch_buffer_size=0 if workers else ahead,
         )
-        dataset = grain.MapDataset.source(blocks).to_iter_dataset(reading)
+        source: Any = blocks  # Grain asks for more than it uses
+        dataset = grain.MapDataset.source(source).to_iter_dataset(reading)
         if workers:
             if not flags.FLAGS.is_parsed():
                 # Grain reads absl flags when it starts a worker, and fails where
@@ -138,7 +140,7 @@ class EvalBatches(Batches):
     """
 
     def __len__(self) -> int:
-        return self._blocks.num_batches
+        return self._blocks.num_batches  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _close_all(iterators: list[grain.DatasetIterator]) -> None:

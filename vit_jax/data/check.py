@@ -167,7 +167,8 @@ def measure(data: Data, seed: int, seconds: float) -> Speed:
         images = count * size
         rate = images / (time.perf_counter() - start)
         per_cpu = images / (time.process_time() - cpu)
-        return Speed(rate, per_cpu, [mebibytes(x.pid) for x in active_children()])
+        workers = [mebibytes(x.pid) for x in active_children() if x.pid]
+        return Speed(rate, per_cpu, workers)
 
 
 def mebibytes(process: int | str = "self") -> float:

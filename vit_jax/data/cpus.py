@@ -33,7 +33,7 @@ def usable_cpus(
 
 def _affinity() -> int:
     if hasattr(os, "process_cpu_count"):  # Python 3.13; heeds PYTHON_CPU_COUNT too
-        return os.process_cpu_count() or 1
+        return os.process_cpu_count() or 1  # pyright: ignore[reportAttributeAccessIssue]
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

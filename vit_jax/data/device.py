@@ -61,7 +61,7 @@ class DevicePrefetch:
           that wait on the device do not count. None for evaluation batches.
     """
 
-    def __init__(self, batches: Iterator[Batch], sharding: Any, size: int):
+    def __init__(self, batches: Any, sharding: Any, size: int):
         if size < 1:
             raise ValueError(f"the prefetch needs room for 1 batch, got size={size}")
         self._batches = batches
@@ -159,7 +159,7 @@ def _place(
             first, last = index[0].start or 0, index[0].stop or shape[0]
             return local[np.searchsorted(rows, first) : np.searchsorted(rows, last)]
 
-        return jax.make_array_from_callback(shape, sharding, piece)
+        return jax.make_array_from_callback(shape, sharding, piece)  # pyright: ignore[reportArgumentType]
 
     return {key: global_array(value) for key, value in batch.items()}
 

@@ -26,7 +26,8 @@ def make_augment(data: Data) -> Augment:
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
-        count, shape = images.shape[0], images.shape[1:3]
+        count, height, width, _ = images.shape
+        shape = height, width
         if data.crop == "inception":
             keys = jax.random.split(crop_key, count)
             boxes = jax.vmap(lambda key: sample_box(key, shape, area))(keys)
@@ -55,13 +56,12 @@ def sample_box(
         area: range of the box's share of the image, drawn uniformly.
     """
     area_key, aspect_key, place_key = jax.random.split(key, 3)
-    areas = jax.random.uniform(area_key, CROP_TRIES, minval=area[0], maxval=area[1]) * (
+    tries = (CROP_TRIES,)
+    areas = jax.random.uniform(area_key, tries, minval=area[0], maxval=area[1]) * (
         shape[0] * shape[1]
     )
     low, high = map(math.log, ASPECT)
-    ratios = jnp.exp(
-        jax.random.uniform(aspect_key, CROP_TRIES, minval=low, maxval=high)
-    )
+    ratios = jnp.exp(jax.random.uniform(aspect_key, tries, minval=low, maxval=high))
     widths = jnp.maximum(1, jnp.round(jnp.sqrt(areas * ratios))).astype(jnp.int32)
     heights = jnp.maximum(1, jnp.round(jnp.sqrt(areas / ratios))).astype(jnp.int32)
     fits = (widths <= shape[1]) & (heights <= shape[0])

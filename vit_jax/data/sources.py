@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -191,7 +192,7 @@ def _digits(split: str) -> ArraySource:
 
     if split not in ("train", "test"):
         raise ValueError(f"digits has no split {split!r}; its splits are train, test")
-    digits = load_digits()
+    digits: Any = load_digits()
     order = sorted(range(len(digits.target)), key=lambda i: stable_hash(f"digit {i}"))
     chosen = []
     for label in range(10):

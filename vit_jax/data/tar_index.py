@@ -183,7 +183,7 @@ def _images(
         for key, group in groupby(members, lambda member: _parts(member.name)[0]):
             found = {_parts(member.name)[1]: member for member in group}
             # The library keeps all that it has seen.
-            tar.members = []
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
             images = [found[x] for x in found if f".{x}" in EXTENSIONS]
             if len(images) > 1:
                 raise tarfile.ReadError(f"{key} has {len(images)} images")
@@ -214,7 +214,7 @@ def _label_of(
         value = tar.extractfile(found["cls"]).read().decode(errors="replace").strip()
     elif "json" in found:
         try:
-            value = json.load(tar.extractfile(found["json"]))[field]
+            value = json.loads(tar.extractfile(found["json"]).read())[field]
         except (ValueError, KeyError, TypeError):
             return NO_LABEL
     else:

@@ -21,13 +21,13 @@ from vit_jax.evaluation.outcomes import (
     summary,
 )
 from vit_jax.figures.pictures import shorten
-from vit_jax.interop.trained import Run
+from vit_jax.interop.trained import TrainedModel
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place, place_params
 
 
 def evaluate_run(
-    run: Run,
+    run: TrainedModel,
     data: Data,
     *,
     batch_size: int,
@@ -41,7 +41,7 @@ def evaluate_run(
             of them, in any order.
         batch_size: rounded up to a multiple of the devices.
         labels_by_index: go by the numbers of the classes, whatever their names.
-        mesh: as of `load_run`, without `tensor`; None has all parameters on each
+        mesh: as of `load_trained`, without `tensor`; None has all parameters on each
             device.
 
     Returns:

@@ -51,8 +51,8 @@ def make_feature_fn(model: AnyModel) -> FeatureFn:
     """
 
     def feature_fn(params: Params, images: Array) -> Array:
-        _, out = model.apply({"params": params}, normalize(images), train=False)
-        return out["pre_logits"]
+        applied: Any = model.apply({"params": params}, normalize(images), train=False)
+        return applied[1]["pre_logits"]
 
     return feature_fn
 

@@ -167,7 +167,7 @@ def fit(
         updates, state = optimizer.update(
             gradient, state, weights, value=value, grad=gradient, value_fn=loss
         )
-        weights = optax.apply_updates(weights, updates)
+        weights: Any = optax.apply_updates(weights, updates)
         return weights, state, optax.tree.norm(optax.tree.get(state, "grad"))
 
     def goes_on(carry: tuple[Weights, Any, Any]) -> jax.Array:

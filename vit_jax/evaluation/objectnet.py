@@ -24,7 +24,7 @@ from vit_jax.data import labels
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.features import split_outputs
 from vit_jax.evaluation.means import Step, label_rank
-from vit_jax.interop.trained import Run
+from vit_jax.interop.trained import TrainedModel
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
@@ -46,7 +46,7 @@ class ObjectNetData(Data):
 
 
 def evaluate_objectnet(
-    run: Run, folder: str | Path, mesh: jax.sharding.Mesh, *, batch_size: int
+    run: TrainedModel, folder: str | Path, mesh: jax.sharding.Mesh, *, batch_size: int
 ) -> dict[str, float]:
     """Accuracies of a model with ImageNet's 1000 classes.
 

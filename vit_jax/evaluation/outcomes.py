@@ -159,7 +159,7 @@ def write_outcomes(
     ]
     write_csv(folder / "per_class.csv", ("label", "count", "correct", "accuracy"), rows)
     classes = shown_classes(outcomes, len(label_names))
-    names = [label_names[number] for number in classes]
+    names = [label_names[int(number)] for number in classes]
     matrix = confusion(outcomes, classes)
     rows = [(name, *row) for name, row in zip(names, matrix, strict=True)]
     write_csv(folder / "confusion.csv", ("label \\ predicted", *names), rows)
@@ -206,7 +206,7 @@ def named(
 ) -> list[tuple[str, float]]:
     """The names of classes with their probabilities, to six digits."""
     return [
-        (label_names[label], float(f"{share:.6g}"))
+        (label_names[int(label)], float(f"{share:.6g}"))
         for label, share in zip(top, probability, strict=True)
     ]
 

@@ -18,19 +18,22 @@ from vit_jax.data.source_types import Source
 from vit_jax.evaluation.classification import open_source
 from vit_jax.evaluation.outcomes import named, probabilities
 from vit_jax.figures.pictures import Prediction
-from vit_jax.interop.trained import Run
+from vit_jax.interop.trained import TrainedModel
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
 
 
 def predict_images(
-    run: Run, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, batch_size: int = 64
+    run: TrainedModel,
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    *,
+    batch_size: int = 64,
 ) -> Float[np.ndarray, "n classes"]:
     """Class probabilities of images of any sizes, prepared as in evaluation.
 
     Args:
-        run: of `vit_jax.interop.trained.load_run`; its `label_names` name the columns.
+        run: of `load_trained`; its `label_names` name the columns.
         images: uint8 RGB arrays (height, width, 3), one an image.
         batch_size: images on the device at a time.
 
@@ -44,7 +47,7 @@ def predict_images(
     return np.concatenate(chunks)
 
 
-def prepared(run: Run, image: UInt8[np.ndarray, "_ _ 3"]) -> np.ndarray:
+def prepared(run: TrainedModel, image: UInt8[np.ndarray, "_ _ 3"]) -> np.ndarray:
     """The image as the model gets it, uint8 (height, width, 3) of the model's size.
 
     Raises:
@@ -60,7 +63,7 @@ def prepared(run: Run, image: UInt8[np.ndarray, "_ _ 3"]) -> np.ndarray:
 
 
 def forward(
-    run: Run, images: Sequence[np.ndarray], batch_size: int, *, attention: bool
+    run: TrainedModel, images: Sequence[np.ndarray], batch_size: int, *, attention: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities (n, classes) and rollout maps (n, h, w) of prepared images.
 
@@ -97,12 +100,12 @@ def forward_step(
     logits, out = model.apply(
         {"params": params}, normalize(images), train=False, return_attention=attention
     )
-    heat = output_rollout(model, out) if attention else None
+    heat = output_rollout(model, out) if attention else None  # pyright: ignore[reportArgumentType]
     return probabilities(logits, loss_name), heat
 
 
 def predictions(
-    run: Run,
+    run: TrainedModel,
     source: Source | Files,
     indices: Sequence[int],
     *,
@@ -122,7 +125,8 @@ def predictions(
             record = source[index]
         except ImageError as error:
             return error
-        label = source.label_names[record["label"]] if "label" in record else None
+        names: Any = getattr(source, "label_names", ())  # not of `Files`
+        label = names[record["label"]] if "label" in record else None
         return prepared(run, record["image"]), label
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -131,7 +135,9 @@ def predictions(
             records = list(pool.map(read, chunk))
             images = [record[0] for record in records if isinstance(record, tuple)]
             shares, heats = forward(run, images, batch_size, attention=attention)
-            results = zip(shares, heats if attention else repeat(None), strict=False)
+            results = zip(
+                shares, repeat(None) if heats is None else heats, strict=False
+            )
             for index, record in zip(chunk, records, strict=True):
                 if isinstance(record, ImageError):
                     yield record
@@ -143,7 +149,7 @@ def predictions(
                 yield Prediction(source.record_name(index), image, best, heat, label)
 
 
-def spread(run: Run, split: str, count: int) -> tuple[Source, list[int]]:
+def spread(run: TrainedModel, split: str, count: int) -> tuple[Source, list[int]]:
     """A split of the run's own data and the numbers of evenly spaced records in it."""
     source = open_source(dataclasses.replace(run.data, split=split))
     places = np.linspace(0, len(source) - 1, min(count, len(source)))

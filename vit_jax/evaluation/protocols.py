@@ -13,7 +13,7 @@ from vit_jax.evaluation.fewshot import FewShot
 from vit_jax.evaluation.knn import Knn
 from vit_jax.evaluation.linear_probe import LinearProbe
 from vit_jax.evaluation.objectnet import evaluate_objectnet
-from vit_jax.interop.trained import Run
+from vit_jax.interop.trained import TrainedModel
 from vit_jax.storage.paths import write_atomically
 
 # Those on frozen features: they need no head, and take data sets of any classes.
@@ -103,7 +103,9 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return own | given
 
 
-def data_of(protocol: str, run: Run, dataset: str | None, split: str | None) -> Data:
+def data_of(
+    protocol: str, run: TrainedModel, dataset: str | None, split: str | None
+) -> Data:
     """What to evaluate on; its `name` is "" if nothing tells.
 
     Args:
@@ -120,7 +122,7 @@ def data_of(protocol: str, run: Run, dataset: str | None, split: str | None) -> 
 
 def measure(
     protocol: str,
-    run: Run,
+    run: TrainedModel,
     data: Data,
     options: dict[str, Any],
     *,
@@ -130,7 +132,7 @@ def measure(
     """The metrics of a protocol of `MEASURED` for a run, on all devices.
 
     Args:
-        run: as `load_run` gives it for this mesh.
+        run: as `load_trained` gives it for this mesh.
         data: the set to evaluate on, its `split` the test split.
         options: as of `options_of`.
 

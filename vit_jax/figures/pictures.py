@@ -121,7 +121,8 @@ def prediction(item: Prediction, path: Path) -> Path:
     """Draws an image, the attention over it and the top classes; returns the path."""
     figure = _figure(9.6, 3.2)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.18, 0.9))
-    figure.get_layout_engine().set(wspace=0.06)
+    layout: Any = figure.get_layout_engine()
+    layout.set(wspace=0.06)
     title = shorten(item.name, 70, keep_end=True)
     figure.suptitle(title, fontsize=10)
     left.imshow(item.image, interpolation="nearest")

@@ -49,7 +49,8 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08, h_pad=0.08)
     return figure
 
 
@@ -65,7 +66,7 @@ def save(figure: "Figure", path: Path, rows: Sequence[Sequence[Any]]) -> Path:
         raise ValueError(f"a figure's path ends in .png: got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Letters as outlines: the figure looks the same where its font is not installed.
-    settings = {"svg.fonttype": "path", "svg.hashsalt": path.stem}
+    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": path.stem}
     with matplotlib.rc_context(settings):
         figure.savefig(path)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
@@ -200,7 +201,7 @@ def name_points(axis: "Axes", series: Sequence[Series]) -> None:
         boxes.append(box)
         axis.annotate(
             label,
-            axis.transData.inverted().transform(place),
+            tuple(axis.transData.inverted().transform(place)),
             shift / pixels,
             textcoords="offset points",
             ha="center",

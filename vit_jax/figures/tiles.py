@@ -25,7 +25,7 @@ def similarity_tiles(panels: Mapping[str, np.ndarray], path: Path) -> Path:
     for axis, (title, similarity) in zip(axes, panels.items(), strict=True):
         rows, columns = similarity.shape[:2]
         gap = max(1, round(0.12 * columns))
-        picture = axis.imshow(
+        axis.imshow(
             _mosaic(similarity.reshape(-1, rows, columns), columns, gap),
             cmap="viridis",
             vmin=-1,
@@ -38,7 +38,9 @@ def similarity_tiles(panels: Mapping[str, np.ndarray], path: Path) -> Path:
             values = np.round(similarity[row, column].ravel(), 4)
             lines.append([title, row, column, *values.tolist()])
     axes[0].set_ylabel("row of the patch", fontsize=9.5)
-    bar = figure.colorbar(picture, ax=list(axes), shrink=0.85, ticks=(-1, 0, 1))
+    bar = figure.colorbar(
+        axes[0].images[0], ax=list(axes), shrink=0.85, ticks=(-1, 0, 1)
+    )
     bar.set_label("cosine similarity", fontsize=9.5)
     bar.outline.set_visible(False)
     return save(figure, path, lines)

@@ -116,7 +116,8 @@ def make_program(
     augment = make_augment(Data(name="", **config.data))
 
     def optimizer_of(params: Params, rate: optax.Schedule, decay: jax.Array) -> Any:
-        options = chosen(config.optim, make_optimizer) | {"weight_decay": decay}
+        options = chosen(config.optim, make_optimizer)
+        options["weight_decay"] = decay
         return make_optimizer(params, rate, **options)
 
     def step(state, batch, keys, rate, decay):

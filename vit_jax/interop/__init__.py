@@ -1,13 +1,13 @@
 """Checkpoints of other projects, in and out: `load_checkpoint`, `save_checkpoint`."""
 
+import logging
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from vit_jax.interop import (
     adapt,
@@ -18,16 +18,24 @@ from vit_jax.interop import (
     timm,
     torchvision,
 )
-from vit_jax.interop.layout import Facts, parameter_shapes, read_params, write_tensors
+from vit_jax.interop.layout import (
+    Facts,
+    Layout,
+    parameter_shapes,
+    read_params,
+    write_tensors,
+)
 from vit_jax.models import AnyModel, create_model, model_options
 from vit_jax.models.depth import unrolled, unstack_blocks
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place_params
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 
 # In the order of trial; at most one may recognise a file.
-LAYOUTS = (google, big_vision, timm, huggingface, torchvision)
+LAYOUTS: tuple[Layout, ...] = (google, big_vision, timm, huggingface, torchvision)
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
 NAMED = 5
 NO_FACTS = Facts()
@@ -56,7 +64,7 @@ def load_checkpoint(
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     resample: str = "bilinear",
-    dtype: str = "auto",
+    dtype: DTypeLike = "auto",
     layout: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
@@ -66,11 +74,11 @@ def load_checkpoint(
     Args:
         path: .npz (with a subtree, `file.npz:img`), .safetensors, .pth, or a folder.
         num_classes: another number gives a new zero head, 0 none; None keeps the
-            file's. A head that is lost is said in a printed line.
+            file's. A head that is lost is logged.
         image_size: (height, width) in pixels, or the side of a square; positions are
-            resampled, which is printed. Needed for a file whose positions are not
+            resampled, which is logged. Needed for a file whose positions are not
             those of a square, and that does not tell.
-        patch_size: in pixels; patches are resized (FlexiViT), which is printed.
+        patch_size: in pixels; patches are resized (FlexiViT), which is logged.
         resample: of positions: "bilinear" as in the paper's code, or "bicubic".
         dtype: of the computation, as in `create_model`.
         layout: the name of a layout; "auto" finds it.
@@ -127,7 +135,7 @@ def load_checkpoint(
 
 def find_layout(
     tensors: dict[str, np.ndarray], config: dict[str, Any], layout: str, path: Any
-) -> ModuleType:
+) -> Layout:
     """The layout of that name, or for "auto" the one that recognises the tensors.
 
     Raises:
@@ -151,7 +159,7 @@ def find_layout(
     )
 
 
-def named_layout(name: str) -> ModuleType:
+def named_layout(name: str) -> Layout:
     modules = {module.NAME: module for module in LAYOUTS}
     if name not in modules:
         raise ValueError(f"unknown layout {name!r}: wanted one of {', '.join(modules)}")
@@ -176,7 +184,7 @@ def save_checkpoint(
 
     Returns:
         Attributes of the model that a reader of the file cannot know, with their
-        values; a printed line names them.
+        values; a warning names them.
 
     Raises:
         ValueError: the layout cannot hold the model, or the path is of another kind.
@@ -196,7 +204,7 @@ def save_checkpoint(
     return untold(module, model, tensors, config)
 
 
-def check_path(layout: str, path: Path) -> ModuleType:
+def check_path(layout: str, path: Path) -> Layout:
     """The layout of a name, if its files are called so.
 
     Raises:
@@ -215,13 +223,15 @@ def check_path(layout: str, path: Path) -> ModuleType:
 
 
 def untold(
-    module: ModuleType, model: AnyModel, tensors: dict[str, Any], config: dict[str, Any]
+    module: Layout, model: AnyModel, tensors: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
     """What of a model gets lost in a layout: attributes that its readers take from
-    their own code. Prints them."""
+    their own code. Logs them."""
     read = module.describe(tensors, config)
-    image_size = read["image_size"] or model.image_size
-    reader = create_model(dtype="float32", **(read | {"image_size": image_size}))
+    options: dict[str, Any] = read | {
+        "image_size": read["image_size"] or model.image_size
+    }
+    reader = create_model(dtype="float32", **options)
     ours, theirs = adapt.attributes(model), adapt.attributes(reader)
     theirs["image_size"] = read["image_size"]
     lost = {
@@ -230,14 +240,13 @@ def untold(
         if name in theirs and theirs[name] != value
     }
     if lost:
-        print(
-            f"warning: the {module.NAME} layout cannot tell "
+        logger.warning(
+            f"the {module.NAME} layout cannot tell "
             + ", ".join(
                 f"{name}={value!r} (its code has {theirs[name]!r})"
                 for name, value in lost.items()
             )
-            + "; give it when loading",
-            file=sys.stderr,
+            + "; give it when loading"
         )
     return lost
 

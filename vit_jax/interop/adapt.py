@@ -1,7 +1,7 @@
 """A loaded model for another task: its head, its image size, its patch size."""
 
 import dataclasses
-import sys
+import logging
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from flax import traverse_util
 from vit_jax.interop.layout import parameter_shapes
 from vit_jax.models import AnyModel, Mixer, VisionTransformer
 from vit_jax.models.resample import resample_params
+
+logger = logging.getLogger(__name__)
 
 Params = dict[str, Any]
 # Attributes that change training alone, or how the same numbers are computed.
@@ -24,7 +26,7 @@ FREE = (
 def replace_head(
     model: AnyModel, params: Params, num_classes: int, *, keep_pre_logits: bool = False
 ) -> tuple[AnyModel, Params]:
-    """Another number of classes: a zero head, or none for 0; prints what is lost.
+    """Another number of classes: a zero head, or none for 0; logs what is lost.
 
     A tanh layer before the head goes with it, as in the paper's fine-tuning (appendix
     D.3), unless it is kept or the representation itself is wanted (0 classes).
@@ -39,7 +41,7 @@ def replace_head(
     lost = f"the head of {model.num_classes} classes" if model.num_classes else ""
     params = {name: tree for name, tree in params.items() if name != "head"}
     if num_classes == 0:
-        say(f"{lost} is left out")
+        logger.info(f"{lost} is left out")
         return model.clone(num_classes=0), params
     new = model.clone(num_classes=num_classes)
     if getattr(model, "pre_logits", False) and not keep_pre_logits:
@@ -52,7 +54,7 @@ def replace_head(
         "bias": np.full(shape[1:], new.head_bias_init, np.float32),
     }
     head = f"a zero head of {num_classes} classes"
-    say(f"{lost} replaced by {head}" if lost else f"{head} is put on")
+    logger.info(f"{lost} replaced by {head}" if lost else f"{head} is put on")
     return new, params
 
 
@@ -63,7 +65,7 @@ def resize(
     patch_size: int | None,
     method: str,
 ) -> tuple[AnyModel, Params]:
-    """Another image or patch size; prints what is resampled.
+    """Another image or patch size; logs what is resampled.
 
     Of parameters on the host, so are the results; else they are on the same devices.
 
@@ -75,7 +77,7 @@ def resize(
             f"patch_size={patch_size} is for models with patches, and a "
             f"{type(model).__name__} has none"
         )
-    sizes = {"image_size": tuple(image_size or model.image_size)}
+    sizes: dict[str, Any] = {"image_size": tuple(image_size or model.image_size)}
     if patch_size is not None:
         sizes["patch_size"] = patch_size
     new = model.clone(**sizes)
@@ -91,23 +93,20 @@ def resize(
             f"{tuple(side * new.patch_size for side in model.grid)}, not "
             f"{new.image_size}"
         )
-    before = traverse_util.flatten_dict(params, sep="/")
+    before: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     params = resample_params(params, model, new, method)
-    after = traverse_util.flatten_dict(params, sep="/")
+    after: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     changed = {name for name in after if after[name].shape != before[name].shape}
     if isinstance(before["embedding/kernel"], np.ndarray):
         params = jax.tree.map(np.asarray, params)
     if "embedding/kernel" in changed:
-        say(f"patches resized from {model.patch_size} to {new.patch_size} pixels")
+        logger.info(
+            f"patches resized from {model.patch_size} to {new.patch_size} pixels"
+        )
     if changed - {"embedding/kernel"}:
         old, grid = ("x".join(map(str, m.grid)) for m in (model, new))
-        say(f"positions resampled from {old} to {grid} ({method})")
+        logger.info(f"positions resampled from {old} to {grid} ({method})")
     return new, params
-
-
-def say(line: str) -> None:
-    """Prints beside the output of a command, which may go on to a pipe."""
-    print(line, file=sys.stderr)
 
 
 def attributes(model: AnyModel) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from vit_jax import interop
 from vit_jax.interop.layout import Facts
-from vit_jax.interop.trained import Run, load_run
+from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel
 from vit_jax.storage.paths import on_disk
 
@@ -28,10 +28,10 @@ def convert(
     """Writes a checkpoint in another layout; prints what was found and what written.
 
     Args:
-        source: what `run.load_run` takes.
+        source: what `load_trained` takes.
         destination: .npz for google and big_vision; .safetensors or a folder for the
             others. What is there already is replaced.
-        **changes: arguments of `run.load_run`: num_classes, image_size, patch_size,
+        **changes: arguments of `load_trained`: num_classes, image_size, patch_size,
             resample, ema, options of the model.
 
     Raises:
@@ -40,8 +40,8 @@ def convert(
     """
     destination = on_disk(destination)
     interop.check_path(layout, destination)
-    run = load_run(source, dtype="float32", **changes)
-    if run.config is not None:  # of other files `load_run` says what was found
+    run = load_trained(source, dtype="float32", **changes)
+    if run.config is not None:  # of other files `load_trained` says what was found
         print(f"{run.source}: {interop.describe(run.model)}")
     untold = interop.save_checkpoint(
         destination, run.model, run.params, layout=layout, facts=facts_of(run)
@@ -53,7 +53,7 @@ def convert(
     verify(run, destination, layout, untold)
 
 
-def facts_of(run: Run) -> Facts:
+def facts_of(run: TrainedModel) -> Facts:
     """What a layout's config is to tell of a run: labels and preprocessing."""
     longer = max(run.model.image_size)
     crops = run.data.eval_crop == "resize_small_center_crop"
@@ -67,7 +67,7 @@ def facts_of(run: Run) -> Facts:
     )
 
 
-def verify(run: Run, path: Path, layout: str, untold: dict[str, Any]) -> None:
+def verify(run: TrainedModel, path: Path, layout: str, untold: dict[str, Any]) -> None:
     """Reads a checkpoint back and compares outputs for random images; prints how far.
 
     Args:
@@ -93,7 +93,7 @@ def verify(run: Run, path: Path, layout: str, untold: dict[str, Any]) -> None:
         print(f"with the {layout} code's own numerics they differ by {difference:.1e}")
 
 
-def largest_difference(run: Run, loaded: interop.Loaded) -> float:
+def largest_difference(run: TrainedModel, loaded: interop.Loaded) -> float:
     """Between logits, and between representations, of two random images."""
     images = jax.random.uniform(
         jax.random.key(0), (2, *run.model.image_size, 3), minval=-1, maxval=1
@@ -110,5 +110,6 @@ def outputs(
     model: AnyModel, params: Any, images: Float[Array, "b height width 3"]
 ) -> tuple[Float[Array, "b n"], Float[Array, "b d"]]:
     """Logits and representation; the head alone may be all zeros."""
-    logits, out = model.apply({"params": params}, images, train=False)
+    applied: Any = model.apply({"params": params}, images, train=False)
+    logits, out = applied
     return logits, out["pre_logits"]

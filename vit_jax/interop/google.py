@@ -66,7 +66,10 @@ def rules(model: AnyModel) -> list[Rule]:
         return bit_rules(model)
     if isinstance(model, Mixer):
         return linen.mixer_rules(model)
-    allowed = {"pooling": ("token", "gap"), "positions": ("learned", "none")}
+    allowed: dict[str, tuple[Any, ...]] = {
+        "pooling": ("token", "gap"),
+        "positions": ("learned", "none"),
+    }
     if model.has_class_token and model.positions == "learned":
         allowed["class_token_position"] = (True,)
     linen.check_vit(model, NAME, allowed)

@@ -91,7 +91,7 @@ def facts(tensors: Tensors, config: Config) -> Facts:
     return Facts(names)
 
 
-def config_for(model: VisionTransformer, facts: Facts) -> Config:
+def config_for(model: Any, facts: Facts) -> Config:
     dinov2 = bool(model.layer_scale_init)
     activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if model.activation not in activations:

@@ -62,10 +62,12 @@ class Layout(Protocol):
         NAME: as it is called on the command line.
     """
 
-    NAME: str
+    @property
+    def NAME(self) -> str: ...
 
     def recognises(self, tensors: Tensors, config: dict[str, Any]) -> bool:
         """Whether a file is of this layout, by its names and shapes alone."""
+        ...
 
     def canonical(self, tensors: Tensors, config: dict[str, Any]) -> Tensors:
         """The tensors under the names and shapes of `rules`.
@@ -74,6 +76,7 @@ class Layout(Protocol):
         as optimizer state) dropped with a printed line. `unchanged` where there is
         nothing to do. Only `recognises` is given the tensors of the file itself.
         """
+        ...
 
     def describe(self, tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `create_model`, from names and shapes and the config.
@@ -82,9 +85,11 @@ class Layout(Protocol):
         and every option that differs from the default, numerics of the original code
         included: reading what was written must give an equal model.
         """
+        ...
 
     def facts(self, tensors: Tensors, config: dict[str, Any]) -> Facts:
         """What else the config tells."""
+        ...
 
     def rules(self, model: AnyModel) -> list[Rule]:
         """One rule a tensor, for that model.
@@ -92,6 +97,7 @@ class Layout(Protocol):
         Raises:
             ValueError: the layout cannot hold the model; says what of it.
         """
+        ...
 
     def config_for(self, model: AnyModel, facts: Facts) -> dict[str, Any]:
         """The config to go with a model, {} if the layout has none.
@@ -99,6 +105,7 @@ class Layout(Protocol):
         Written to config.json in a folder, to the metadata in a file alone. The content
         of its key `preprocessor_config` goes to a file of that name.
         """
+        ...
 
 
 def unchanged(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
@@ -179,7 +186,8 @@ def named(
 def square_image(num_patches: int, patch_size: int) -> tuple[int, int] | None:
     """(height, width) of a square image with that many patches, None if none has."""
     side = math.isqrt(num_patches)
-    return (side * patch_size,) * 2 if side * side == num_patches else None
+    size = side * patch_size
+    return (size, size) if side * side == num_patches else None
 
 
 def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, Any]:
@@ -238,7 +246,7 @@ def write_tensors(
 def parameter_shapes(model: AnyModel) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters by path; computes and allocates nothing."""
     tree = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
-    flat = traverse_util.flatten_dict(tree, sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
 
 

@@ -4,8 +4,8 @@ Their tensors have our shapes, so that rules only rename. The layouts `google` a
 `big_vision` differ in numbering, in positions, and in the ResNets' names.
 """
 
+import logging
 import re
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from vit_jax.interop.layout import (
 )
 from vit_jax.models import AnyModel, Mixer, VisionTransformer
 from vit_jax.models.variants import MIXERS, MixerSize, Size
+
+logger = logging.getLogger(__name__)
 
 Arguments = dict[str, Any]
 
@@ -66,9 +68,8 @@ def weights(tensors: Tensors) -> Tensors:
 def report_dropped(before: Tensors, after: Tensors) -> None:
     dropped = len(before) - len(after)
     if dropped:
-        print(
-            f"{dropped} tensors beside the parameters (optimizer state) are ignored",
-            file=sys.stderr,
+        logger.info(
+            f"{dropped} tensors beside the parameters (optimizer state) are ignored"
         )
 
 
@@ -280,7 +281,8 @@ def bit_arguments(blocks: tuple[int, ...], width: int, version: str) -> Argument
 
 def usual_image(side: int) -> tuple[int, int]:
     """The image size where no tensor tells it: 224 pixels, or what patches fit into."""
-    return (max(224 // side, 1) * side,) * 2
+    size = max(224 // side, 1) * side
+    return size, size
 
 
 def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vit_jax.data import augment
 from vit_jax.evaluation.outcomes import probabilities
-from vit_jax.interop.trained import Run
+from vit_jax.interop.trained import TrainedModel
 from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
@@ -42,7 +42,7 @@ class ExportError(RuntimeError):
 
 
 def export(
-    run: Run,
+    run: TrainedModel,
     path: Path,
     *,
     logits: bool = False,
@@ -51,7 +51,7 @@ def export(
     """Writes a program from uint8 images to probabilities, and `<path>.json`.
 
     Args:
-        run: of `load_run`; the program computes in its model's dtype.
+        run: of `load_trained`; the program computes in its model's dtype.
         path: ending in .onnx for ONNX; anything else is a StableHLO program.
         logits: float32 logits instead, which a model without a head always gives.
         platforms: of the StableHLO program: cpu, cuda, rocm, tpu.
@@ -89,7 +89,7 @@ def export(
     return difference
 
 
-def make_program(run: Run, *, logits: bool) -> Program:
+def make_program(run: TrainedModel, *, logits: bool) -> Program:
     """The function to be exported: uint8 images of the model's size to outputs."""
     # What the program's machine has is not known yet.
     model, params = with_plain_attention(run.model), run.params
@@ -156,7 +156,7 @@ def onnx_caller(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def compare(call: Callable[..., Any], compute: Program, run: Run) -> float:
+def compare(call: Callable[..., Any], compute: Program, run: TrainedModel) -> float:
     """The largest difference of a program's outputs and the model's.
 
     Raises:
@@ -184,7 +184,7 @@ def compare(call: Callable[..., Any], compute: Program, run: Run) -> float:
     return largest
 
 
-def usage(run: Run, output: str) -> dict[str, Any]:
+def usage(run: TrainedModel, output: str) -> dict[str, Any]:
     """How to prepare images, and what the outputs mean."""
     size, data = run.model.image_size, run.data
     crops = data.eval_crop != "resize"

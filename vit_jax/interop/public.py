@@ -10,9 +10,9 @@ import difflib
 import functools
 import importlib.util
 import json
+import logging
 import os
 import re
-import sys
 import urllib.parse
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from vit_jax.interop.download import DownloadError, NotThere, download
 from vit_jax.storage.paths import SCHEME, as_path
+
+logger = logging.getLogger(__name__)
 
 WEB = ("https://", "http://")
 
@@ -189,8 +191,8 @@ def web_file(address: str, digest: str) -> Path:
 
 
 def announce(url: str, target: Path) -> None:
-    """Tells what is about to be downloaded, on stderr."""
-    print(f"downloading {url} to {target}", file=sys.stderr)
+    """Logs what is about to be downloaded."""
+    logger.info(f"downloading {url} to {target}")
 
 
 def hugging_face(model_id: str) -> Path:
@@ -202,7 +204,7 @@ def hugging_face(model_id: str) -> Path:
     revision = revision or "main"
     folder = cache_folder() / "huggingface.co" / model_id
     for found in (folder, library_cache(name, revision)):
-        if is_complete(found):
+        if found is not None and is_complete(found):
             return found
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     base = f"{endpoint.rstrip('/')}/{name}/resolve/{revision}/"
@@ -261,9 +263,9 @@ def shards(folder: Path) -> list[str]:
     return names
 
 
-def is_complete(folder: Path | None) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether a folder holds weights, all of them."""
-    if folder is None or not any((folder / name).exists() for name in WEIGHTS):
+    if not any((folder / name).exists() for name in WEIGHTS):
         return False
     return all((folder / name).exists() for name in shards(folder))
 

@@ -1,8 +1,8 @@
 """What the layouts of PyTorch projects have in common: `timm`, `huggingface`,
 `torchvision`."""
 
+import logging
 import re
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
 from vit_jax.models import VisionTransformer
 from vit_jax.models.variants import SIZES
+
+logger = logging.getLogger(__name__)
 
 Arguments = dict[str, Any]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -58,7 +60,8 @@ def grid_image(
 
 def usual_image(side: int) -> tuple[int, int]:
     """The image size where nothing tells it: 224 pixels, or what tokens fit into."""
-    return (max(224 // side, 1) * side,) * 2
+    size = max(224 // side, 1) * side
+    return size, size
 
 
 def with_biases(tensors: Tensors, weights: str) -> dict[str, np.ndarray]:
@@ -103,14 +106,13 @@ def check_kind(model: Any, layout: str, *kinds: type) -> None:
 
 def report_dropped(names: list[str]) -> None:
     if names:
-        unused = f"{', '.join(names)}: left out, the logits do not depend on it"
-        print(unused, file=sys.stderr)
+        left_out = ", ".join(names)
+        logger.info(f"{left_out}: left out, the logits do not depend on it")
 
 
 def report_no_config(layout: str) -> None:
-    print(
-        f"no config.json: numerics and number of heads are the usual ones of {layout}",
-        file=sys.stderr,
+    logger.warning(
+        f"no config.json: numerics and number of heads are the usual ones of {layout}"
     )
 
 

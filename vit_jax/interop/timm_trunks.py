@@ -18,14 +18,13 @@ from vit_jax.interop.layout import (
 )
 from vit_jax.interop.timm_config import NAME, numerics, stored_image_size
 from vit_jax.models import Mixer, ResNet
+from vit_jax.models.timm_names import EPSILONS, STEM_EPSILONS
 from vit_jax.models.variants import MIXERS, MixerSize
 
 MIXER = "stem.proj.weight"
 TOKEN_MLP = "blocks.0.mlp_tokens.fc1.weight"
 ROOT = "stem.conv.weight"
 BACKBONE = "patch_embed.backbone."
-# GroupNorm's, and of the weight standardisation, in ours; timm has no others.
-EPSILONS = {"norm_epsilon": 1e-5, "std_epsilon": 0.0, "variance_epsilon": 1e-8}
 
 
 def recognises(names: Iterable[str]) -> bool:
@@ -161,4 +160,5 @@ def stem_options(tensors: Tensors) -> dict[str, Any]:
     return {
         "resnet_stem": blocks,
         "stem_width": len(tensors[f"{BACKBONE}{root}.weight"]),
-    } | {f"stem_{name}": value for name, value in EPSILONS.items()}
+        **STEM_EPSILONS,
+    }

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+from jax.typing import DTypeLike
 
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
 from vit_jax.config import load_config
@@ -24,6 +25,8 @@ from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place_params, unstack_layers
 from vit_jax.storage.paths import in_bucket, medium
 
+logger = logging.getLogger(__name__)
+
 # What an image shows has several names in ImageNet-21k, so its heads are trained with
 # the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
 SIGMOID_CLASSES = 21843
@@ -35,7 +38,7 @@ CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights
 FSDP_HELP = "devices over which the parameters are divided; -1 for all (default: 1)"
 
 
-class Run(NamedTuple):
+class TrainedModel(NamedTuple):
     """A trained model and what is needed to use it.
 
     Attributes:
@@ -58,7 +61,7 @@ class Run(NamedTuple):
     config: ml_collections.ConfigDict | None
 
 
-def load_run(
+def load_trained(
     path: str | Path,
     *,
     ema: bool = False,
@@ -67,15 +70,15 @@ def load_run(
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     resample: str = "bilinear",
-    dtype: str = "auto",
+    dtype: DTypeLike = "auto",
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
-) -> Run:
+) -> TrainedModel:
     """Loads a run folder or a checkpoint of others, perhaps for another task.
 
     Args:
         path: the folder of a run, whose newest whole checkpoint is taken; or what
-            `interop.hub.resolve` takes: a file, a folder, a public name, an address.
+            `interop.public.resolve` takes: a file, a folder, a public name, an address.
         ema: of a run, take the moving average of the parameters.
         step: of a run, take this checkpoint and not the newest.
         num_classes: another number gives a new zero head, 0 none.
@@ -100,7 +103,6 @@ def load_run(
     sharding.check_axes(mesh)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
-    sizes = {"image_size": image_size, "patch_size": patch_size}
     if not is_run_folder(path):
         if ema or step is not None:
             raise CheckpointError(
@@ -113,12 +115,13 @@ def load_run(
             resample=resample,
             dtype=dtype,
             mesh=mesh,
-            **sizes,
+            image_size=image_size,
+            patch_size=patch_size,
             **options,
         )
-        print(f"{path}: {loaded.description}", file=sys.stderr)
-        return foreign_run(*loaded)
-    if dtype != "auto":
+        logger.info(f"{path}: {loaded.description}")
+        return from_checkpoint(*loaded)
+    if not (isinstance(dtype, str) and dtype == "auto"):
         options["dtype"] = dtype
     run = load_folder(path, ema, step, options, mesh)
     model, params, names = run.model, run.params, run.label_names
@@ -126,7 +129,7 @@ def load_run(
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
         names = labels.label_names(num_classes)
-    model, params = adapt.resize(model, params, *sizes.values(), resample)
+    model, params = adapt.resize(model, params, image_size, patch_size, resample)
     params = place_params(params, mesh)
     data = fitted(run.data, model.image_size)
     return run._replace(model=model, params=params, label_names=names, data=data)
@@ -143,10 +146,10 @@ def is_run_folder(path: Path) -> bool:
 
 
 def load_model(path: str | Path) -> AnyModel:
-    """The model of what `load_run` takes; its parameters are put on no device.
+    """The model of what `load_trained` takes; its parameters are put on no device.
 
     Raises:
-        ConfigError, CheckpointError, ValueError, OSError: as `load_run`.
+        ConfigError, CheckpointError, ValueError, OSError: as `load_trained`.
     """
     path = resolve(path)
     if not is_run_folder(path):
@@ -179,7 +182,7 @@ def load_folder(
     step: int | None,
     options: dict[str, Any],
     mesh: jax.sharding.Mesh,
-) -> Run:
+) -> TrainedModel:
     """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
     config = folder_config(folder)
     if ema and not config.train.ema_decay:
@@ -203,7 +206,7 @@ def load_folder(
     finally:
         checkpoints.close()
     (params,) = restored.state.values()
-    return Run(
+    return TrainedModel(
         model,
         unstack_blocks(params, unstack_layers),
         tuple(label_names),
@@ -215,9 +218,9 @@ def load_folder(
     )
 
 
-def foreign_run(
+def from_checkpoint(
     model: AnyModel, params: dict[str, Any], facts: Facts, description: str
-) -> Run:
+) -> TrainedModel:
     """What a checkpoint of others tells, and the field's habits where it does not."""
     names = facts.label_names
     if len(names) != model.num_classes:
@@ -237,7 +240,7 @@ def foreign_run(
     )
     sigmoid = model.num_classes == SIGMOID_CLASSES
     loss = {"name": "sigmoid" if sigmoid else "softmax", "label_smoothing": 0.0}
-    return Run(model, params, names, data, loss, 0, description, None)
+    return TrainedModel(model, params, names, data, loss, 0, description, None)
 
 
 def fitted(data: Data, image_size: tuple[int, int]) -> Data:

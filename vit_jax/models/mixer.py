@@ -8,7 +8,7 @@ products and the residual stream are in `dtype`; LayerNorm statistics and the lo
 float32.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import einops
 import flax.linen as nn
@@ -125,6 +125,10 @@ class Mixer(nn.Module):
     pixel_std: tuple[float, float, float] = HALF
     dtype: Any = jnp.float32
 
+    if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
+
+        def __hash__(self) -> int: ...
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -136,7 +140,7 @@ class Mixer(nn.Module):
         self,
         images: Array,
         *,
-        train: bool,
+        train: bool = False,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:
@@ -155,7 +159,8 @@ class Mixer(nn.Module):
             ValueError: images of another shape, size or dtype than the model's.
         """
         del return_attention
-        self.check(tuple(image_size or self.image_size))
+        height, width = image_size or self.image_size
+        self.check((height, width))
         images = prepare(images, self.image_size, self.pixel_mean, self.pixel_std)
         out = {}
         patch_size = (self.patch_size, self.patch_size)

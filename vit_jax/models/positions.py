@@ -72,15 +72,13 @@ class PositionEmbedding(nn.Module):
         if self.kind == "learned":
             length = self.class_token + rows * columns
             table = self.learned("embedding", (1, length, self.width))
-            return resample_table(table, self.grid, grid, int(self.class_token))
-        if self.kind == "sincos2d":
-            table = sincos2d(*grid, self.width)
-            first = jnp.zeros((1, self.width))
-        else:
-            table = self.learned2d(grid)
+            prefix = int(self.class_token)
+            return jnp.asarray(resample_table(table, self.grid, grid, prefix))
+        fixed = self.kind == "sincos2d"
+        table = sincos2d(*grid, self.width) if fixed else self.learned2d(grid)
         if self.class_token:
-            if self.kind == "learned2d":
-                first = self.learned("class_token", (1, self.width))
+            shape = (1, self.width)
+            first = jnp.zeros(shape) if fixed else self.learned("class_token", shape)
             table = jnp.concatenate([first, table])
         return table[None]
 
@@ -134,11 +132,13 @@ class RelativePositions(nn.Module):
         rows, columns = self.grid
         if self.kind == "relative":
             table = self.learned("embedding", rows * columns, query)
-            table = resample_raster_offsets(table, self.grid, grid)
+            table = jnp.asarray(resample_raster_offsets(table, self.grid, grid))
             logits = offset_logits(query, table, np.arange(len(x)))
         else:
-            row = resample_offsets(self.learned("row", rows, query), grid[0])
-            column = resample_offsets(self.learned("column", columns, query), grid[1])
+            row = self.learned("row", rows, query)
+            column = self.learned("column", columns, query)
+            row = jnp.asarray(resample_offsets(row, grid[0]))
+            column = jnp.asarray(resample_offsets(column, grid[1]))
             logits = offset_logits(query, row, y) + offset_logits(query, column, x)
         return jnp.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
 

@@ -4,7 +4,7 @@ The forms v1 and v2 are described in `models/bottleneck.py`; the released code o
 also has epsilons of its own, see `EPSILONS`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -152,12 +152,16 @@ class ResNet(nn.Module):
     pixel_std: tuple[float, float, float] = HALF
     dtype: Any = jnp.float32
 
+    if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
+
+        def __hash__(self) -> int: ...
+
     @nn.compact
     def __call__(
         self,
         images: Array,
         *,
-        train: bool,
+        train: bool = False,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b n"], dict[str, Any]]:
@@ -177,7 +181,8 @@ class ResNet(nn.Module):
                 unknown version or impossible width.
         """
         del train, return_attention  # every model is called with them
-        image_size = tuple(image_size or self.image_size)
+        height, width = image_size or self.image_size
+        image_size = height, width
         if self.axial_heads and image_size != self.image_size:
             raise ValueError(
                 "an axial ResNet has learned offsets for the rows and columns of "

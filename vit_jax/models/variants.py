@@ -8,6 +8,7 @@
     Mixer-<size>/<patch>     Mixer-B/16       any patch size in pixels
 
 Sizes of ViTs are in `SIZES`, of Mixers in `MIXERS`, depths of ResNets in `BLOCKS`.
+timm's names of the same models are in `models/timm_names.py`.
 """
 
 import difflib

@@ -9,7 +9,7 @@ LayerNorm statistics, softmax and the logits are float32.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import einops
 import flax.linen as nn
@@ -78,11 +78,11 @@ class EncoderBlock(nn.Module):
         y = self.norm("attention_norm")(x)
         y, weights = MultiHeadAttention(
             self.num_heads,
-            self.attention_dropout_rate,
-            self.attention_implementation,
-            self.relative,
-            self.grid,
-            self.dtype,
+            dropout_rate=self.attention_dropout_rate,
+            implementation=self.attention_implementation,
+            relative=self.relative,
+            grid=self.grid,
+            dtype=self.dtype,
             name="attention",
         )(y, train=train, return_weights=return_attention, grid=grid)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
@@ -265,6 +265,10 @@ class VisionTransformer(nn.Module):
     patch_outputs: int = 0
     dtype: Any = jnp.float32
 
+    if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
+
+        def __hash__(self) -> int: ...
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -285,7 +289,7 @@ class VisionTransformer(nn.Module):
         self,
         images: Array,
         *,
-        train: bool,
+        train: bool = False,
         return_attention: bool = False,
         image_size: tuple[int, int] | None = None,
         patch_sources: Int[Array, "b hw"] | None = None,
@@ -311,12 +315,14 @@ class VisionTransformer(nn.Module):
             ValueError: images of another shape, size or dtype than the model's, or
                 options that do not go together.
         """
-        image_size = tuple(image_size or self.image_size)
+        height, width = image_size or self.image_size
+        image_size = height, width
         self.check(image_size)
         images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
         x, out = self.embed(images)
         out["stem"] = x
-        grid = x.shape[1:3]
+        _, rows, columns, _ = x.shape
+        grid = rows, columns
         x = einops.rearrange(x, "b h w d -> b (h w) d")
         if self.patch_outputs:
             x = self.corrupt(x, patch_sources)
@@ -332,11 +338,13 @@ class VisionTransformer(nn.Module):
             "width": self.width,
             "class_token": self.has_class_token and self.class_token_position,
         }
-        table = None
+        shared_table = None
         if added and self.positions_at in ("stem", "shared"):
             table = PositionEmbedding(**positions, name="positions")(grid)
-        if added and self.positions_at == "stem":
-            x, table = add_positions(x, table), None
+            if self.positions_at == "stem":
+                x = add_positions(x, table)
+            else:
+                shared_table = table
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.num_registers:
             # In front of the class token, so that the patches stay contiguous.
@@ -347,16 +355,16 @@ class VisionTransformer(nn.Module):
         encoder = Encoder(
             self.depth,
             self.block(positions),
-            self.attention == "axial",
-            self.stochastic_depth_rate,
-            not self.norm_after_pooling,
-            self.scan,
-            self.remat,
-            self.stochastic_depth_uniform,
+            axial=self.attention == "axial",
+            stochastic_depth_rate=self.stochastic_depth_rate,
+            final_norm=not self.norm_after_pooling,
+            scan=self.scan,
+            remat=self.remat,
+            stochastic_depth_uniform=self.stochastic_depth_uniform,
             name="encoder",
         )
         x, out["encoder"] = encoder(
-            x, table, grid=grid, train=train, return_attention=return_attention
+            x, shared_table, grid=grid, train=train, return_attention=return_attention
         )
         out["encoded"] = x
         if self.patch_outputs:
@@ -380,7 +388,7 @@ class VisionTransformer(nn.Module):
         """Patches of the image, or of a ResNet's features of it; and those features."""
         x, side, out = images, self.patch_size, {}
         if self.resnet_stem is not None:
-            trunk = self.trunk()
+            trunk = self.trunk(self.resnet_stem)
             x, out["resnet"] = trunk.stages(images)
             side //= trunk.stride
         patches = PatchEmbedding((side, side), self.width, self.dtype, name="embedding")
@@ -398,9 +406,9 @@ class VisionTransformer(nn.Module):
         choices = jnp.concatenate([x, token], axis=1)
         return jnp.take_along_axis(choices, sources[..., None], axis=1)
 
-    def trunk(self) -> ResNetTrunk:
+    def trunk(self, blocks: tuple[int, ...]) -> ResNetTrunk:
         return ResNetTrunk(
-            self.resnet_stem,
+            blocks,
             self.stem_width,
             "v1",
             norm_epsilon=self.stem_norm_epsilon,

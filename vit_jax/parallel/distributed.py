@@ -57,7 +57,7 @@ def start(arguments: argparse.Namespace) -> None:
     """
     # Also for the abort by which JAX's runtime ends a process whose peers are gone.
     # A notebook's sys.stderr has no file to write to in an abort.
-    faulthandler.enable(sys.__stderr__)
+    faulthandler.enable(sys.__stderr__)  # pyright: ignore[reportArgumentType]
     if not wanted(arguments):
         return
     try:

@@ -1,7 +1,7 @@
 """Parameters to their devices, of which none ever holds more than its share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -47,18 +47,19 @@ def stack_layers(leaves: Sequence[jax.Array]) -> jax.Array:
     By way of the host, so that no device ever holds an array twice.
     """
     first = leaves[0]
+    divided = cast(NamedSharding, first.sharding)
     parts = [part_of(leaf) for leaf in leaves]
     return jax.make_array_from_callback(
         (len(leaves), *first.shape),
-        NamedSharding(first.sharding.mesh, PartitionSpec(None, *first.sharding.spec)),
+        NamedSharding(divided.mesh, PartitionSpec(None, *divided.spec)),
         lambda index: np.stack([part(index[1:]) for part in parts]),
     )
 
 
 def unstack_layers(leaf: jax.Array) -> list[jax.Array]:
     """Undoes `stack_layers`: deletes the array, whose first axis is not divided."""
-    part, spec = part_of(leaf), tuple(leaf.sharding.spec)[1:]
-    placement = NamedSharding(leaf.sharding.mesh, PartitionSpec(*spec))
+    part, divided = part_of(leaf), cast(NamedSharding, leaf.sharding)
+    placement = NamedSharding(divided.mesh, PartitionSpec(*tuple(divided.spec)[1:]))
 
     def layer(number: int) -> jax.Array:
         return jax.make_array_from_callback(

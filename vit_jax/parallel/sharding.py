@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ STACKED = "encoder/blocks/"
 
 def make_mesh(
     *, data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None
-) -> Mesh | AbstractMesh:
+) -> Mesh:
     """Arranges the devices as a mesh of axes `data`, `fsdp`, `tensor`.
 
     Devices of several slices, which is what XLA calls TPU slices and GPU nodes, are
@@ -77,9 +77,10 @@ def make_mesh(
     # operation.
     types = (AxisType.Auto,) * len(AXES)
     if isinstance(devices[0], AbstractDevice):
-        return AbstractMesh(
+        abstract = AbstractMesh(
             tuple(sizes), AXES, axis_types=types, abstract_device=devices[0]
         )
+        return cast(Mesh, abstract)  # for all that lowers a program it is one
     # CPUs of one process have no slice.
     slices = Counter(getattr(device, "slice_index", 0) for device in devices)
     if len(slices) == 1:

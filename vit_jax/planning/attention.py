@@ -52,10 +52,10 @@ def library(implementation: str, hidden: int = 0, padding: int = 1) -> Callable:
         inputs = [jnp.pad(x, more) for x in (query, key, value)]
         lengths = jnp.full(len(query), number - hidden, jnp.int32)
         masked = hidden or number % padding
-        lengths = {"key_value_seq_lengths": lengths} if masked else {}
-        x = jax.nn.dot_product_attention(
-            *inputs, **lengths, implementation=implementation
-        )
+        options: dict[str, Any] = {"implementation": implementation}
+        if masked:
+            options["key_value_seq_lengths"] = lengths
+        x = jax.nn.dot_product_attention(*inputs, **options)
         return x[:, :number]
 
     return attend
@@ -78,7 +78,7 @@ def autodiff(query: Array, key: Array, value: Array) -> Array:
 def pallas(query: Array, key: Array, value: Array) -> Array:
     from jax.experimental.pallas.ops.gpu import attention_mgpu as mosaic
 
-    blocks = {"block_q_dkv": 64, "block_kv_dkv": 64, "block_q_dq": 64}
+    blocks: dict[str, Any] = {"block_q_dkv": 64, "block_kv_dkv": 64, "block_q_dq": 64}
     config = mosaic.TuningConfig(64, 64, 2, block_kv_dq=64, **blocks)
     # It has no scale of its own.
     return mosaic.attention(query * query.shape[-1] ** -0.5, key, value, config)

@@ -48,7 +48,7 @@ def row_of(
 ) -> dict[str, Any]:
     """One of the rows of `memory_beside`."""
     start = time.perf_counter()
-    row = {"program": name}
+    row: dict[str, Any] = {"program": name}
     with cudnn_for(target.devices):
         lowered = lower()
     try:

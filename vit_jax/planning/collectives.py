@@ -78,8 +78,9 @@ def collectives(module: Module, mesh: Any) -> list[Collective]:
             sent[key] += step.times * size * share_sent(kind, members)
             network[key] += step.times * size * share_between(kind, islands[groups])
     rows = [
-        Collective(*key, counts[key], sizes[key], sent[key], network[key])
-        for key in counts
+        Collective(kind, names, dtype, count, sizes[key], sent[key], network[key])
+        for key, count in counts.items()
+        for kind, names, dtype in (key,)
     ]
     return sorted(rows, key=lambda row: -row.sent)
 

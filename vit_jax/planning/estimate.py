@@ -59,7 +59,7 @@ class Memory(NamedTuple):
         return None if self.available is None else self.peak <= self.available
 
 
-def memory_in_error(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
+def memory_in_error(error: RuntimeError) -> tuple[int, int]:
     """What the compiler asked for and what there was, in bytes.
 
     Raises:
@@ -107,10 +107,14 @@ def memory_of(
         temporaries: those that the program needs beside the arguments.
         peak: of the program; 0 if the compiler does not tell.
     """
-    parts = [state.params, state.opt_state, state.ema, batch]
-    sizes = [device_bytes(part) for part in parts]
-    total = sum(sizes) + temporaries
-    return Memory(*sizes, temporaries, total, peak or total, available)
+    params, opt_state, ema = map(
+        device_bytes, (state.params, state.opt_state, state.ema)
+    )
+    inputs = device_bytes(batch)
+    total = params + opt_state + ema + inputs + temporaries
+    return Memory(
+        params, opt_state, ema, inputs, temporaries, total, peak or total, available
+    )
 
 
 def device_bytes(tree: Any) -> int:
@@ -136,12 +140,12 @@ def roofline(
     """
     peak = chip.float32 if dtype == "float32" else chip.bfloat16
     network = sum(row.network for row in collectives)
-    unknown = network and not chip.network
+    crossing = network / chip.network if network and chip.network else None
     return Roofline(
         flops / peak,
         hbm_bytes / chip.bandwidth,
         (sum(row.sent for row in collectives) - network) / chip.links,
-        None if unknown else network and network / chip.network,
+        crossing if network else network,
     )
 
 

@@ -173,7 +173,7 @@ def pretraining_exaflops(
         num_classes: outputs of the head.
         image_size: pixels a side.
     """
-    options = {"pre_logits": True} if "ViT" in model_name else {}
+    options: dict[str, Any] = {"pre_logits": True} if "ViT" in model_name else {}
     model = create_model(
         model_name, num_classes=num_classes, image_size=image_size, **options
     )

@@ -51,6 +51,7 @@ def largest_batch(
     needed: dict[int, int] = {}
     best: dict[str, Any] = {}
     units: int | None = FIRST
+    available = 0
     while units:
         plan = plan_of(units * unit)
         memory = plan["memory"]

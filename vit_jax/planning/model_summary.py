@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from vit_jax.interop.trained import load_run
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, model_options
 from vit_jax.planning.flops import Layer, layers, training_flops
 from vit_jax.storage.paths import as_path, write_atomically
@@ -47,8 +47,7 @@ def summarize_command(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--depth is {depth}: wanted at least 1")
     size = parse_size(arguments.image_size)
     if arguments.checkpoint:
-        options = {"image_size": size} if size else {}
-        model = load_run(arguments.checkpoint, **options).model
+        model = load_trained(arguments.checkpoint, image_size=size).model
     else:
         model = create_model(
             arguments.model,

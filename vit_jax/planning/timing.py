@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.data.mix import make_mix
 from vit_jax.losses import make_loss
-from vit_jax.models import VisionTransformer, init_params
+from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place
@@ -58,7 +58,7 @@ class Compiled(NamedTuple):
 
 
 def synthetic_program(
-    model: VisionTransformer, batch_size: int, *, mode: str, accumulate_steps: int
+    model: AnyModel, batch_size: int, *, mode: str, accumulate_steps: int
 ) -> Program:
     """The training step with AdamW, or the forward pass, on one fixed random batch.
 

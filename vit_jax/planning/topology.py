@@ -50,7 +50,7 @@ def pod(name: str) -> list[Any]:
     if not match:
         raise ValueError(f"--topology={name}: wanted generation:chips, as {EXAMPLES}")
     os.environ.update(_ENVIRONMENT)
-    options = {"num_slices": int(match[1])} if match[1] else {}
+    options: dict[str, Any] = {"num_slices": int(match[1])} if match[1] else {}
     # The two cores of a v4 chip are one device, as they are on the machine itself.
     if match[2].startswith("v4"):
         options["chip_config_name"] = "megacore"

@@ -146,7 +146,7 @@ class Held:
         """Whether the folder of this name is still the same one."""
         try:
             there = os.stat(self.directory)
-            return os.path.samestat(there, os.fstat(self._folder))
+            return os.path.samestat(there, os.fstat(self._folder))  # pyright: ignore[reportArgumentType]
         except OSError:
             return False
 

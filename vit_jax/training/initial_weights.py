@@ -9,7 +9,7 @@ import ml_collections
 from vit_jax.config import ConfigError, load_config
 from vit_jax.data.labels import label_order
 from vit_jax.interop.adapt import FREE, attributes
-from vit_jax.interop.trained import load_model, load_run
+from vit_jax.interop.trained import load_model, load_trained
 from vit_jax.models import (
     AnyModel,
     VisionTransformer,
@@ -78,7 +78,7 @@ def warm_start(
     Args:
         wanted: the parameters of the model that is to be trained, as shapes with
             shardings.
-        init: what `load_run` takes.
+        init: what `load_trained` takes.
         label_names: of the classes that are to be trained.
         seed: what is new is drawn as a run with this seed would.
 
@@ -87,7 +87,7 @@ def warm_start(
         OSError: the checkpoint is not there.
     """
     shardings = jax.tree.map(lambda x: x.sharding, wanted)
-    run = load_run(
+    run = load_trained(
         init,
         image_size=model.image_size,
         patch_size=getattr(model, "patch_size", None),

@@ -148,8 +148,8 @@ def train(
         platform = setup.program.mesh.devices.flat[0].platform
         if words := determinism.in_words(platform, config.train.deterministic):
             distributed.say(words)
-        keep_every = setup.lengths.keep_every
-        keep = without_every(config.checkpoint) | {"keep_every": keep_every}
+        keep: dict[str, Any] = without_every(config.checkpoint)
+        keep |= {"keep_every": setup.lengths.keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
         stack.enter_context(explained(checkpoints))

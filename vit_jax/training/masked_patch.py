@@ -6,7 +6,7 @@ those patches the model is to tell what their pixels were, in one of three ways
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import einops
 import jax
@@ -125,7 +125,7 @@ class MaskedPatch:
         """Of the model for each patch."""
         side = self.model.patch_size
         sizes = (COLOURS, CELLS**2 * COLOURS, 3 * side**2)
-        return dict(zip(TARGETS, sizes, strict=True))[self.target]
+        return sizes[TARGETS.index(self.target)]
 
     def answers(self, images: UInt8[Array, "b height width 3"]) -> Array:
         """What is to be predicted: classes (b l k), or pixels in [-1, 1] (b l k)."""
@@ -187,14 +187,14 @@ class MaskedPatch:
             params: Params, images: Array, targets: Any, dropout_key: jax.Array
         ) -> tuple[Array, Array]:
             answers, sources, corrupted = targets
-            _, out = self.model.apply(
+            applied: Any = self.model.apply(
                 {"params": params},
                 images,
                 train=True,
                 patch_sources=sources,
                 rngs={"dropout": dropout_key},
             )
-            loss, accuracy = self.scores(out["patches"], answers, corrupted)
+            loss, accuracy = self.scores(applied[1]["patches"], answers, corrupted)
             return loss.mean(), accuracy.mean()
 
         return Objective(prepare, loss)
@@ -211,14 +211,14 @@ class MaskedPatch:
                 batch["index"].astype(jnp.uint32)
             )
             sources, corrupted = self.draw(keys)
-            _, out = self.model.apply(
+            applied: Any = self.model.apply(
                 {"params": params},
                 normalize(batch["image"]),
                 train=False,
                 patch_sources=sources,
             )
             answers = self.answers(batch["image"])
-            loss, accuracy = self.scores(out["patches"], answers, corrupted)
+            loss, accuracy = self.scores(applied[1]["patches"], answers, corrupted)
             mask = batch["mask"]
             return {
                 "count": mask.sum(),
@@ -237,7 +237,8 @@ def masked_patch(
     Raises:
         ValueError: a model or options that do not go together.
     """
-    outputs = MaskedPatch(model, target, corrupt_rate).outputs
-    model = model.clone(num_classes=0, patch_outputs=outputs)
-    task = MaskedPatch(model, target, corrupt_rate)
-    return model, task.objective(), task.eval_step()
+    vit = cast(VisionTransformer, model)  # `MaskedPatch` refuses the others
+    outputs = MaskedPatch(vit, target, corrupt_rate).outputs
+    vit = vit.clone(num_classes=0, patch_outputs=outputs)
+    task = MaskedPatch(vit, target, corrupt_rate)
+    return vit, task.objective(), task.eval_step()

@@ -81,7 +81,7 @@ def make_schedule(
             f"{schedule!r} has no end value; use optim.cooldown to go to 0"
         )
 
-    def value(step: jax.Array) -> jax.Array:
+    def value(step: Any) -> jax.Array:
         # Warm-up starts above 0: the first step would be wasted otherwise.
         warm = learning_rate * (step + 1) / max(1, warmup)
         rate = decays[schedule](jnp.maximum(0, step - warmup))

@@ -1,6 +1,7 @@
 """Which keys a config may have: those of the constructors that read its sections."""
 
 import functools
+from collections.abc import Callable
 
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import EVALUATORS, Keys, keywords
@@ -62,7 +63,7 @@ def config_sections() -> dict[str, Keys]:
     }
 
 
-def evaluator_class(name: str) -> type[Evaluator]:
+def evaluator_class(name: str) -> Callable[..., Evaluator]:
     """The evaluator of frozen features of a section such as `fewshot`."""
     # Imported here: the training step and its loop are to be read without them.
     from vit_jax.evaluation.fewshot import FewShot

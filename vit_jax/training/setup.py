@@ -184,7 +184,7 @@ def build_step(
 
 def abstract_batch(
     batch_size: int, image_size: tuple[int, int], mesh: jax.sharding.Mesh
-) -> Batch:
+) -> dict[str, Any]:
     """A training batch as shapes with shardings."""
     divided = sharding.batch_sharding(mesh)
     arrays = {

@@ -6,7 +6,7 @@ With `models/vit.py` this is all there is to understand.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,7 +65,7 @@ class Objective(NamedTuple):
 TrainStep = Callable[[TrainState, Batch, RandomKeys], tuple[TrainState, Metrics]]
 
 
-def named_keys(seed: int) -> RandomKeys:
+def named_keys(seed: int | jax.Array) -> RandomKeys:
     """Splits the seed once; every random draw of a run comes from these keys."""
     return RandomKeys(*jax.random.split(jax.random.key(seed), 4))
 
@@ -224,5 +224,5 @@ def update_ema(
     """
     if ema is None:
         return None
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return optax.incremental_update(params, ema, 1 - decay)
+    rate = jnp.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(params, ema, 1 - rate)

@@ -39,7 +39,8 @@ def synsets(num_classes: int) -> tuple[str, ...]:
 def read(num_classes: int) -> tuple[tuple[str, str], ...]:
     """(WordNet id, name) of each class."""
     text = resources.files(__name__).joinpath(FILES[num_classes]).read_text("utf-8")
-    return tuple(tuple(line.split("\t")) for line in text.splitlines())
+    rows = (line.split("\t") for line in text.splitlines())
+    return tuple((synset, name) for synset, name in rows)
 
 
 def is_imagenet(names: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ import traceback
 from experiments import report
 from experiments.lab.command import add_arguments, check, run_experiment, working
 from experiments.lab.frame import EXPERIMENTS, load_experiment
-from vit_jax.cli import run_command
+from vit_jax.cli import command_parser, run_command
 from vit_jax.training.loop import Interrupted
 
 
@@ -50,9 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.all", description=__doc__
-    )
+    parser = command_parser("experiments.all", __doc__)
     add_arguments(parser)
     parser.add_argument("--only", default="", help="some of them: axial,speed")
     run_command(parser, main)

@@ -16,7 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.cli import read_config, run_command
+from vit_jax.cli import (
+    CONFIG_HELP,
+    command_parser,
+    image_size,
+    read_config,
+    run_command,
+)
 from vit_jax.models import AnyModel, create_model
 from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops
@@ -175,15 +181,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.benchmark",
-        description="Measure the speed of the training step.",
-    )
+    parser = command_parser("vit_jax.benchmark", __doc__)
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--model", help="such as ViT-B/16, on one synthetic batch")
-    subject.add_argument("--config", help="file.py or file.py:arguments, on its data")
+    subject.add_argument("--config", help=f"{CONFIG_HELP}; on its data")
     parser.add_argument("--batch", help="batch sizes over all devices, such as 8,16")
-    parser.add_argument("--image-size", type=int, help="side in pixels (224)")
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="HxW", help="or a side (224)"
+    )
     parser.add_argument("--mode", choices=("train", "forward"))
     parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--accumulate-steps", type=int, help="pieces of the batch")

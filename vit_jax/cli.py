@@ -1,12 +1,14 @@
-"""What the commands share: configs from files, errors as one sentence."""
+"""What the commands share: flags, configs from files, errors as one sentence."""
 
 import argparse
 import ast
+import difflib
 import importlib.util
 import inspect
 import logging
 import os
 import platform
+import re
 import sys
 import traceback
 import warnings
@@ -20,6 +22,28 @@ import ml_collections
 from vit_jax.config import ConfigError, unknown_key
 from vit_jax.parallel import distributed
 
+LIBRARY = Path(__file__).parent
+# The configs that come with the library: beside it in a clone, inside it if installed.
+CONFIGS = next(
+    folder
+    for folder in (LIBRARY / "configs", LIBRARY.parent / "configs")
+    if (folder / "base.py").is_file()
+)
+CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
+CONFIG_HELP = (
+    "name or file, as digits or mine.py, and arguments, as finetune:dataset=pets; "
+    "--config.section.key=value changes any value of it"
+)
+
+
+def command_parser(module: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m module`, whose docstring its `--help` shows."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
 
 def run_command(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]
@@ -32,13 +56,7 @@ def run_command(
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
-    arguments, rest = parser.parse_known_intermixed_args()
-    arguments.overrides = [text for text in rest if text.startswith("--config.")]
-    surplus = [text for text in rest if text not in arguments.overrides]
-    if getattr(arguments, "init", None):
-        arguments.overrides.append(f"--config.init={arguments.init}")
-    if surplus:
-        parser.error(f"unknown arguments: {' '.join(surplus)}")
+    arguments = parse(parser, sys.argv[1:])
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # What was found in a checkpoint, and what is changed of it.
     logging.getLogger("vit_jax").setLevel(logging.INFO)
@@ -60,10 +78,109 @@ def run_command(
     sys.exit(0)
 
 
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """The arguments; exits with the nearest flag if one is misspelt."""
+    words = [checked_flag(parser, word) for word in words]
+    arguments, rest = parser.parse_known_intermixed_args(words)
+    arguments.overrides = [text for text in rest if text.startswith("--config.")]
+    surplus = [text for text in rest if text not in arguments.overrides]
+    if getattr(arguments, "init", None):
+        arguments.overrides.append(f"--config.init={arguments.init}")
+    if "words" in arguments:
+        surplus += take_words(parser, arguments)
+    if surplus:
+        parser.error(f"unknown arguments: {' '.join(surplus)}")
+    return arguments
+
+
+def checked_flag(parser: argparse.ArgumentParser, word: str) -> str:
+    """The word itself, or its flag as it is spelt now; exits if there is none such."""
+    known = list(parser._option_string_actions)
+    flag, equals, value = word.partition("=")
+    takes_config = "--config" in known
+    if not flag.startswith("--") or any(name.startswith(flag) for name in known):
+        return word
+    if flag.startswith("--config.") and takes_config:
+        return word
+    dashed = flag.replace("_", "-")
+    if dashed in known:
+        print(f"{parser.prog}: use {dashed}", file=sys.stderr)
+        return dashed + equals + value
+    if "." in flag and takes_config:
+        hint = f"did you mean --config.{word.removeprefix('--')}?"
+    elif nearest := difflib.get_close_matches(dashed, known, n=1):
+        hint = f"did you mean {nearest[0]}?"
+    else:
+        hint = "--help lists those that there are"
+    parser.error(f"unknown argument {flag}: {hint}")
+
+
+def add_checkpoint_argument(
+    parser: argparse.ArgumentParser,
+    *,
+    words: str = "",
+    most: int = 0,
+    help: str = argparse.SUPPRESS,
+    group: Any = None,
+) -> None:
+    """`--checkpoint`; the first word without a flag is taken for it, too.
+
+    Args:
+        words: name of the argument that takes the words behind it.
+        most: how many these may be; the argument is a list if more than one.
+        group: the flags of which one is needed, where `--checkpoint` is not alone.
+    """
+    (group or parser).add_argument("--checkpoint", help=CHECKPOINT_HELP)
+    parser.add_argument("words", nargs="*", metavar=words.upper() or None, help=help)
+    parser.set_defaults(named=words, most=most, needed=group is None)
+    parser.set_defaults(**({words: None} if words else {}))
+
+
+def take_words(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> list[str]:
+    """Gives the words of `add_checkpoint_argument` their names; returns the surplus."""
+    words = vars(arguments).pop("words")
+    named, most, needed = (
+        vars(arguments).pop(name) for name in ("named", "most", "needed")
+    )
+    subjects = (
+        arguments.checkpoint,
+        getattr(arguments, "model", None),
+        getattr(arguments, "config", None),
+    )
+    if words and not any(subjects):
+        arguments.checkpoint = words.pop(0)
+        print(
+            f"{parser.prog}: use --checkpoint {arguments.checkpoint}", file=sys.stderr
+        )
+    elif needed and not arguments.checkpoint:
+        parser.error("the following arguments are required: --checkpoint")
+    if named:
+        setattr(arguments, named, words[:most] if most > 1 else next(iter(words), None))
+    return words[most:]
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Reads `384` or `384x512` (height x width).
+
+    Raises:
+        ArgumentTypeError: the text is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.lower())
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: wanted pixels, as 384 or 384x512 (height x width)"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config`, and `--init` as a short form of `--config.init`."""
-    parser.add_argument("--config", required=True, help="file.py or file.py:arguments")
-    parser.add_argument("--init", help="checkpoint that training starts from")
+    parser.add_argument("--config", required=True, help=CONFIG_HELP)
+    parser.add_argument(
+        "--init", help="checkpoint that training starts from; the same as --config.init"
+    )
 
 
 def cache_compilation() -> None:
@@ -81,7 +198,8 @@ def cache_compilation() -> None:
 def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
     """Reads `path.py`, `path.py:text` or `path.py:name=value,name=value`.
 
-    The file defines `get_config`, which gets the text, or the named values, if any.
+    The file defines `get_config`, which gets the text, or the named values, if any. A
+    config of the library can be given by its name alone, from anywhere.
 
     Args:
         overrides: `--config.section.key=value`, each of a key that the config has.
@@ -89,12 +207,10 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
     Raises:
         ConfigError: no such file, wrong arguments, or an unknown key.
     """
-    path, _, text = spec.partition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"--config={path}: there is no such file")
-    # A config imports its siblings as `configs.base`, from wherever it is run.
-    sys.path.append(str(Path(path).absolute().parent.parent))
-    module_spec: Any = importlib.util.spec_from_file_location(Path(path).stem, path)
+    name, _, text = spec.partition(":")
+    path = find_config(name)
+    make_configs_importable(path.parent)
+    module_spec: Any = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     config = call_get_config(module.get_config, text, spec)
@@ -104,6 +220,43 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
             raise ConfigError(f"{override}: wanted --config.{key}=value")
         set_value(config, key, value)
     return config
+
+
+def find_config(name: str) -> Path:
+    """The file of a config: `digits`, `digits.py` and `configs/digits.py` are one.
+
+    Raises:
+        ConfigError: there is no such file, here or in the library.
+    """
+    path = Path(name)
+    path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
+    if path.is_file():
+        return path.absolute()
+    if len(path.parts) == 1 or path.parent.name == "configs":
+        if (CONFIGS / path.name).is_file():
+            return CONFIGS / path.name
+    names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
+    nearest = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"wanted {', '.join(names)}"
+    raise ConfigError(
+        f"--config={name}: there is no such file, nor a config of that name; {hint}"
+    )
+
+
+def make_configs_importable(folder: Path) -> None:
+    """Lets a config import those of the library and its siblings from `configs`.
+
+    So `from configs import base` works in any file, wherever it is run.
+    """
+    if "configs" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "configs", CONFIGS / "__init__.py", submodule_search_locations=[]
+        )
+        sys.modules["configs"] = importlib.util.module_from_spec(spec)
+    places = sys.modules["configs"].__path__
+    for place in map(str, (folder, CONFIGS)):
+        if place not in places:
+            places.append(place)
 
 
 def call_get_config(
@@ -139,7 +292,7 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     for part in sections:
         section = section[part] if part in section else ml_collections.ConfigDict()
     if name not in section or isinstance(section[name], ml_collections.ConfigDict):
-        raise ConfigError(unknown_key(key, all_keys(config)))
+        raise ConfigError(unknown_key(key, all_keys(config), text))
     old = section[name]
     try:
         section[name] = parse_value(text, old)

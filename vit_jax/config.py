@@ -19,6 +19,47 @@ import ml_collections
 Keys = dict[str, bool]
 # Sections of evaluators that run at intervals of their own; "" is never.
 EVALUATORS = ("fewshot", "knn")
+# What people call a key who know other projects, where no likeness leads to ours.
+OTHER_NAMES = {
+    "accumulation_steps": "train.accumulate_steps",
+    "batch": "data.batch_size",
+    "batch_size": "data.batch_size",
+    "checkpoint": "init",
+    "clip_grad": "optim.clip_norm",
+    "crop_size": "data.image_size",
+    "cutmix": "mix.cutmix_alpha",
+    "dataset": "data.name",
+    "drop_path": "model.stochastic_depth_rate",
+    "drop_path_rate": "model.stochastic_depth_rate",
+    "ema": "train.ema_decay",
+    "grad_clip": "optim.clip_norm",
+    "gradient_accumulation_steps": "train.accumulate_steps",
+    "gradient_clipping": "optim.clip_norm",
+    "img_size": "data.image_size",
+    "input_size": "data.image_size",
+    "lr": "optim.learning_rate",
+    "mixup": "mix.mixup_alpha",
+    "model": "model.name",
+    "num_workers": "data.workers",
+    "opt": "optim.name",
+    "optimizer": "optim.name",
+    "precision": "model.dtype",
+    "pretrained": "init",
+    "resolution": "data.image_size",
+    "smoothing": "loss.label_smoothing",
+    "wd": "optim.weight_decay",
+}
+DURATION_NAMES = {
+    "epochs": ("train.duration", "epochs"),
+    "num_epochs": ("train.duration", "epochs"),
+    "max_epochs": ("train.duration", "epochs"),
+    "steps": ("train.duration", "steps"),
+    "num_steps": ("train.duration", "steps"),
+    "max_steps": ("train.duration", "steps"),
+    "total_steps": ("train.duration", "steps"),
+    "warmup_epochs": ("optim.warmup", "epochs"),
+    "warmup_steps": ("optim.warmup", "steps"),
+}
 
 
 class ConfigError(ValueError):
@@ -71,12 +112,29 @@ def check_config(config: ml_collections.ConfigDict, sections: dict[str, Keys]) -
         raise ConfigError(f"the config lacks {', '.join(missing)}")
 
 
-def unknown_key(key: str, valid: list[str]) -> str:
-    """A sentence that names the valid key nearest to an unknown one."""
-    last = key.split(".")[-1]
-    same_name = [name for name in valid if name.split(".")[-1] == last]
-    nearest = difflib.get_close_matches(key, same_name or valid, n=1, cutoff=0.0)
-    return f"unknown config key {key!r}: did you mean {nearest[0]!r}?"
+def unknown_key(key: str, valid: list[str], value: str = "") -> str:
+    """A sentence that names the valid key nearest to an unknown one.
+
+    Args:
+        value: what it was to be set to, if that is known.
+    """
+    section, _, last = key.rpartition(".")
+    unit = ""
+    if last in DURATION_NAMES:
+        nearest, unit = DURATION_NAMES[last]
+    else:
+        nearest = OTHER_NAMES.get(last, "")
+    beside = f"{section}.{nearest.rpartition('.')[2]}"
+    if nearest and beside in valid:
+        nearest = beside
+    if nearest not in valid:
+        same_name = [name for name in valid if name.split(".")[-1] == last]
+        (nearest,) = difflib.get_close_matches(key, same_name or valid, 1, cutoff=0.0)
+        unit = ""
+    sentence = f"unknown config key {key!r}: did you mean {nearest!r}"
+    if value:
+        sentence += f", as --config.{nearest}={value}{unit}"
+    return sentence + "?"
 
 
 def parse_duration(

@@ -1,45 +1,40 @@
 """Checkpoints between layouts, checked by reading them back.
 
-    python -m vit_jax.convert ViT-B_16.npz vit.safetensors --layout timm
-    python -m vit_jax.convert runs/flowers flowers_hf --layout huggingface
+    python -m vit_jax.convert --checkpoint ViT-B_16.npz vit.safetensors --layout timm
+    python -m vit_jax.convert --checkpoint runs/flowers flowers_hf --layout huggingface
 
-The source is a run folder, a file or folder of any layout that `vit_jax.load` knows, or
-the name of a public checkpoint.
+The checkpoint is a run folder, a file or folder of any layout that `vit_jax.load`
+knows, or the name of a public checkpoint.
 """
 
 import argparse
-import re
 
 from vit_jax import interop
-from vit_jax.cli import run_command
+from vit_jax.cli import (
+    add_checkpoint_argument,
+    command_parser,
+    image_size,
+    run_command,
+)
 from vit_jax.interop.conversion import convert
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Reads `384` or `384x512` (height x width).
-
-    Raises:
-        ArgumentTypeError: the text is neither.
-    """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted HEIGHTxWIDTH, like 384x512")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
+    if not arguments.destination:
+        raise ValueError(
+            "a destination is needed: a file .npz or .safetensors, or a folder"
+        )
     names = ("num_classes", "image_size", "patch_size", "resample", "ema")
     changes = {name: getattr(arguments, name) for name in names}
-    convert(arguments.source, arguments.destination, arguments.layout, **changes)
+    convert(arguments.checkpoint, arguments.destination, arguments.layout, **changes)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.convert", description="Convert a checkpoint."
+    parser = command_parser("vit_jax.convert", __doc__)
+    add_checkpoint_argument(
+        parser, words="destination", most=1, help=".npz or .safetensors, or a folder"
     )
-    parser.add_argument("source", help="run folder, file, folder, or public name")
-    parser.add_argument("destination", help=".npz or .safetensors, or a folder")
     layouts = ", ".join(layout.NAME for layout in interop.LAYOUTS)
     parser.add_argument("--layout", required=True, help=layouts)
     parser.add_argument("--num-classes", type=int, help="a new zero head; 0 for none")

@@ -1,7 +1,13 @@
 """Evaluates a run, or a checkpoint of another project, over a whole split.
 
-python -m vit_jax.evaluate --checkpoint runs/digits --split test
-python -m vit_jax.evaluate --checkpoint ViT-B_16.npz --dataset photos --split val
+    python -m vit_jax.evaluate --checkpoint runs/digits --split test
+    python -m vit_jax.evaluate --checkpoint runs/photos --dataset more_photos
+    python -m vit_jax.evaluate --checkpoint ViT-B_16.npz --dataset imagenet2012 \\
+        --split validation
+
+A data set is the run's own, a name, or a folder of labelled images: a folder a class,
+all of which are evaluated, or train/CLASS, val/CLASS, test/CLASS. Images without labels
+are for `vit_jax.predict`.
 """
 
 import argparse
@@ -11,7 +17,7 @@ from typing import Any
 
 import jax
 
-from vit_jax.cli import run_command
+from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation import protocols
 from vit_jax.evaluation.classification import evaluate_run, open_source, report
@@ -19,12 +25,7 @@ from vit_jax.evaluation.outcomes import (
     write_outcomes,
 )
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
-from vit_jax.interop.trained import (
-    CHECKPOINT_HELP,
-    FSDP_HELP,
-    TrainedModel,
-    load_trained,
-)
+from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.parallel import distributed, sharding
 from vit_jax.storage.paths import as_path, medium
 
@@ -38,7 +39,8 @@ def main(arguments: argparse.Namespace) -> None:
         distributed.start(arguments)
     mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
     run = load_trained(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
-    data = protocols.data_of(protocol, run, arguments.dataset, arguments.split)
+    dataset = arguments.dataset or arguments.folder
+    data = protocols.data_of(protocol, run, dataset, arguments.split)
     if not data.name:
         raise ValueError(
             f"--dataset is needed: {arguments.checkpoint} does not tell what it was "
@@ -126,15 +128,15 @@ def plain(name: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.evaluate",
-        description="Evaluate a run, or a checkpoint of others: metrics, classes, "
-        "confusions, predictions.",
+    parser = command_parser("vit_jax.evaluate", __doc__)
+    add_checkpoint_argument(
+        parser, words="folder", most=1, help="of labelled images; the same as --dataset"
     )
-    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
     parser.add_argument("--dataset", help="name or folder; default: the run's own")
     parser.add_argument(
-        "--split", help="default: the first of the run's eval.splits, else test"
+        "--split",
+        help="default: the first of the run's eval.splits, else test; all of another "
+        "folder without split folders",
     )
     parser.add_argument(
         "--labels-by-index",

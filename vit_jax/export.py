@@ -19,9 +19,9 @@ is written, and must give what the model gives.
 
 import argparse
 
-from vit_jax.cli import run_command
+from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
 from vit_jax.interop.program_export import PLATFORMS, export
-from vit_jax.interop.trained import CHECKPOINT_HELP, load_trained
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import DTYPES
 from vit_jax.storage.paths import on_disk
 
@@ -46,11 +46,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.export",
-        description="Write a model as a StableHLO or ONNX program.",
-    )
-    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
+    parser = command_parser("vit_jax.export", __doc__)
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "--output", required=True, help="file; ONNX if it ends in .onnx"
     )

@@ -17,7 +17,14 @@ import json
 
 import jax
 
-from vit_jax.cli import read_config, run_command
+from vit_jax.cli import (
+    CONFIG_HELP,
+    add_checkpoint_argument,
+    command_parser,
+    image_size,
+    read_config,
+    run_command,
+)
 from vit_jax.planning.largest_batch import batch_unit, largest_batch
 from vit_jax.planning.model_summary import summarize_command
 from vit_jax.planning.run_plan import data_facts, plan_batch, plan_run
@@ -28,6 +35,8 @@ from vit_jax.storage.paths import as_path, write_atomically
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: prints a plan, or the layers of a model."""
+    if not (arguments.config or arguments.model or arguments.checkpoint):
+        raise ValueError("one of --config, --model and --checkpoint is needed")
     if not arguments.config:
         for name in (
             *("topology", "devices", "num_examples"),
@@ -65,14 +74,11 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.plan",
-        description="What a run needs, or layers and parameters of a model.",
-    )
-    subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--config", help="file.py or file.py:arguments")
+    parser = command_parser("vit_jax.plan", __doc__)
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument("--config", help=CONFIG_HELP)
     subject.add_argument("--model", help="such as ViT-L/16 or R50+ViT-B/16")
-    subject.add_argument("--checkpoint", help="run folder, file or public name")
+    add_checkpoint_argument(parser, group=subject)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--topology", help="TPU slices, such as v5e:16x16, 2*v5e:16x16")
     where.add_argument(
@@ -87,7 +93,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--num-examples", type=int, help="of an epoch")
     parser.add_argument("--num-classes", type=int, help="1000 with --model")
-    parser.add_argument("--image-size", help="384, or 384x512 (height x width)")
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="HxW", help="384, or 384x512"
+    )
     parser.add_argument("--depth", type=int, help="parts of layer names (2)")
     parser.add_argument("--json", help="file for all of it")
     run_command(parser, main)

@@ -16,19 +16,14 @@ from pathlib import Path
 
 import jax
 
-from vit_jax.cli import run_command
+from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files, find_images
 from vit_jax.evaluation.outcomes import as_json
 from vit_jax.evaluation.predictions import predictions, spread
 from vit_jax.figures import pictures
 from vit_jax.figures.pictures import Prediction, shorten
-from vit_jax.interop.trained import (
-    CHECKPOINT_HELP,
-    FSDP_HELP,
-    TrainedModel,
-    load_trained,
-)
+from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.parallel import sharding
 from vit_jax.storage.paths import as_path, medium, on_disk, write_atomically
@@ -149,12 +144,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.predict",
-        description="Classify images with a run, or a checkpoint of others.",
+    parser = command_parser("vit_jax.predict", __doc__)
+    add_checkpoint_argument(
+        parser,
+        words="images",
+        most=sys.maxsize,
+        help="image files, and folders of them",
     )
-    parser.add_argument("images", nargs="*", help="image files, and folders of them")
-    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
     parser.add_argument("--split", help="images of the run's own data set, not files")
     parser.add_argument("--count", type=int, help="with --split, evenly spaced (8)")
     parser.add_argument("--top", type=int, default=5, help="classes shown (5)")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ml_collections
 
-from vit_jax.cli import add_config_arguments, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
 from vit_jax.config import ConfigError
 from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.training.loop import Results, exit_on_interrupt, train
@@ -78,10 +78,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.sweep",
-        description="Choose the learning rate on held-out data, then train on all.",
-    )
+    parser = command_parser("vit_jax.sweep", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--workdir", required=True, help="of the runs; or gs://")
     run_command(parser, main)

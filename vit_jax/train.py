@@ -1,11 +1,16 @@
 """Trains a model from a config, or goes on with a run.
 
-python -m vit_jax.train --config configs/digits.py --workdir runs/digits
+    python -m vit_jax.train --config configs/digits.py --workdir runs/digits
+    python -m vit_jax.train --config configs/folder.py:data=photos,size=224 \\
+        --workdir runs/mine --init augreg/Ti_16 --config.train.duration=20epochs
+
+Any value of a config (configs/base.py lists them) is changed by
+`--config.section.key=value`. The same command goes on where an interrupted run stopped.
 """
 
 import argparse
 
-from vit_jax.cli import add_config_arguments, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
 from vit_jax.figures import pictures
 from vit_jax.parallel import distributed
 from vit_jax.storage.paths import as_path
@@ -33,15 +38,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.train", description="Train, or go on with a run."
-    )
+    parser = command_parser("vit_jax.train", __doc__)
     add_config_arguments(parser)
     parser.add_argument(
         "--workdir", required=True, help="folder of the run, or gs://bucket/folder"
     )
     parser.add_argument(
-        "--allow_config_change",
+        "--allow-config-change",
         action="store_true",
         help="go on in a run folder that was begun with another config",
     )

@@ -49,9 +49,11 @@ def test_around_all_layouts_and_back(tmp_path, google_file, capsys):
 
 def test_a_run_with_its_labels_and_preprocessing(tmp_path, digits_run, capsys, caplog):
     destination = tmp_path / "hf"
-    arguments = dict(source=digits_run, destination=destination, layout="huggingface")
+    arguments = dict(
+        checkpoint=digits_run, destination=destination, layout="huggingface"
+    )
     changes = dict(num_classes=None, image_size=None, patch_size=None)
-    options = dict(resample="bilinear", ema=True)
+    options = dict(layout="huggingface", resample="bilinear", ema=True)
     convert_command.main(argparse.Namespace(**arguments, **changes, **options))
     out = capsys.readouterr().out
     assert out.startswith(f"step 4 of {digits_run}: ViT-") and not caplog.text
@@ -100,15 +102,9 @@ def test_the_destination_is_looked_at_before_anything_is_read(tmp_path):
         conversion.convert(tmp_path / "absent", tmp_path / "x.safetensors", "google")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("384", (384, 384)), ("384x512", (384, 512))]
-)
-def test_image_sizes_are_read(text, size):
-    assert convert_command.image_size(text) == size
-
-
 def test_the_command(tmp_path, google_file):
-    command = [sys.executable, "-m", "vit_jax.convert", str(google_file[0])]
+    command = [sys.executable, "-m", "vit_jax.convert", "--checkpoint"]
+    command.append(str(google_file[0]))
     arguments = [str(tmp_path / "new/x.safetensors"), "--layout", "timm"]
     done = subprocess.run(
         [*command, *arguments, "--image-size", "16x8"], capture_output=True, text=True

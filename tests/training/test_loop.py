@@ -262,7 +262,7 @@ def test_another_config_is_refused_with_the_difference(finished):
         loop.train(changed, workdir)
     assert "loss.name: 'softmax' there, 'sigmoid' now" in str(error.value)
     assert "optim.learning_rate: 0.002 there, 0.5 now" in str(error.value)
-    assert "--allow_config_change" in str(error.value)
+    assert "--allow-config-change" in str(error.value)
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):

@@ -73,7 +73,7 @@ def test_plain_lines_when_not_a_terminal(tmp_path, capsys):
     log.evaluation(4, {"test": {"loss": 0.4, "accuracy": 0.5}})
     log.close()
     assert capsys.readouterr().out.splitlines() == [
-        "step 4/10  loss 0.5000  accuracy 0.2500  80 images/s  ETA 00:03",
+        "step 4/10  loss 0.5000  accuracy 25.00 %  80 images/s  ETA 00:03",
         "step 4/10  test: accuracy 50.00 %  loss 0.4000",
     ]
 

@@ -18,12 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.analysis.profile import bias_profile
-from vit_jax.cli import run_command
+from vit_jax.cli import (
+    add_checkpoint_argument,
+    command_parser,
+    image_size,
+    run_command,
+)
 from vit_jax.data.files import Files, find_images
 from vit_jax.data.source_types import Source
 from vit_jax.evaluation.predictions import prepared, spread
 from vit_jax.figures.model import Trained, draw_model
-from vit_jax.interop.trained import CHECKPOINT_HELP, TrainedModel, load_trained
+from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import on_disk, write_atomically
@@ -93,16 +98,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.analysis",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT_HELP)
+    parser = command_parser("vit_jax.analysis", __doc__)
+    add_checkpoint_argument(parser)
     parser.add_argument("--images", nargs="+", help="files and folders")
     parser.add_argument("--split", help="of the run's own data, such as test")
     parser.add_argument("--count", type=int, default=128, help="images, evenly spread")
-    parser.add_argument("--image-size", type=int, help="default: the checkpoint's")
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="HxW", help="or a side (checkpoint's)"
+    )
     parser.add_argument("--initial", action="store_true", help="also before training")
     parser.add_argument("--layers", action="store_true", help="print every layer")
     parser.add_argument("--output", default="analysis", help="folder of the figures")

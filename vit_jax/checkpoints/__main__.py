@@ -3,7 +3,8 @@
     python -m vit_jax.checkpoints runs/digits --verify
     python -m vit_jax.checkpoints runs/digits --prune --keep-last 1 --keep-best 1
 
-Nothing is changed without `--prune`; a training may be writing to the folder.
+Nothing is changed without `--prune`; a training may be writing to the folder. The exit
+code is 1 if one is damaged.
 """
 
 import argparse
@@ -19,13 +20,16 @@ from vit_jax.checkpoints.listing import (
     to_prune,
 )
 from vit_jax.checkpoints.retention import remove
-from vit_jax.cli import run_command
+from vit_jax.cli import command_parser, run_command
 from vit_jax.storage.paths import as_path
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command; RuntimeError if a step is damaged."""
-    directory = find_directory(as_path(arguments.directory))
+    folder = arguments.directory or arguments.checkpoint
+    if not folder:
+        raise ValueError("give the folder of a run, or of its checkpoints")
+    directory = find_directory(as_path(folder))
     retention = find_retention(directory, arguments)
     found = look_at_all(directory, retention, checksums=arguments.verify)
     removed = to_prune(found) if arguments.prune else []
@@ -62,12 +66,10 @@ def positive(text: str) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.checkpoints",
-        description="List, verify and prune the checkpoints of a run. Exit code 1 if "
-        "one is damaged.",
-    )
-    parser.add_argument("directory", help="of a run, or of its checkpoints")
+    parser = command_parser("vit_jax.checkpoints", __doc__)
+    parser.add_argument("directory", nargs="?", help="of a run, or of its checkpoints")
+    # What other commands call it.
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     parser.add_argument(
         "--verify",
         action="store_true",

@@ -24,7 +24,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vit_jax.cli import add_config_arguments, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
 from vit_jax.config import EVALUATORS, check_config
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
@@ -242,11 +242,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.data.check",
-        description="Look at the data of a config: splits, classes, broken records, "
-        "speed of the input.",
-    )
+    parser = command_parser("vit_jax.data.check", __doc__)
     add_config_arguments(parser)
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="for each measured rate (5)"

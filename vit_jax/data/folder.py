@@ -117,6 +117,13 @@ def split_folders(root: str) -> list[str]:
     return [name for name in present if _folders(os.path.join(root, name))]
 
 
+def has_no_splits(root: str) -> bool:
+    """Whether a folder of images has folders of classes, and none of splits."""
+    if not os.path.isdir(root) or split_folders(root):
+        return False
+    return any(any(_images(os.path.join(root, name), "")) for name in _folders(root))
+
+
 def _class_folders(folder: str) -> list[str]:
     names = _folders(folder)
     if not names:

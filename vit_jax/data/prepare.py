@@ -1,11 +1,16 @@
 """Prepares a data set for training.
 
-    python -m vit_jax.data.prepare NAME [--data-dir D] [--manual-dir M]
-    python -m vit_jax.data.prepare FOLDER --output SHARDS
+    python -m vit_jax.data.prepare cifar10
+    python -m vit_jax.data.prepare imagenet2012 --manual-dir TARS --data-dir DISK/tfds
+    python -m vit_jax.data.prepare photos --output photos_shards
+    python -m vit_jax.data.prepare cifar10-images.zip --output cifar10_shards
 
-The first downloads a data set of tensorflow-datasets with the official builder and
-writes ArrayRecord files, which the training reads without TensorFlow; it is the only
-step that needs it. The second packs a folder of images into tar shards.
+A name downloads a data set of tensorflow-datasets with the official builder and writes
+ArrayRecord files, which the training reads without TensorFlow; it is the only step that
+needs it. A folder of images, train/CLASS/*.jpg and test/CLASS/*.jpg or CLASS/*.jpg, is
+data as it is: `--config.data.name=FOLDER`, or `--data cifar10=FOLDER` for the
+experiments. With `--output` it, or a .zip of it, is packed into tar shards, which take
+its place everywhere and are faster to copy and to list.
 
 fashion_mnist needs no network where Debian's package `dataset-fashion-mnist` is
 installed, or `--manual-dir` holds its four .gz files.
@@ -14,13 +19,18 @@ installed, or `--manual-dir` holds its four .gz files.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import shutil
 import struct
+import sys
 import tempfile
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vit_jax.cli import command_parser, parse
 from vit_jax.data.pack import pack
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
@@ -37,15 +47,11 @@ _GZIP_FLAG_NAME = 0x08
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with code 1 and one sentence if it cannot be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.data.prepare",
-        description="Prepare a tensorflow-datasets data set as ArrayRecord, or pack "
-        "a folder of images into tar shards.",
-    )
+    parser = command_parser("vit_jax.data.prepare", __doc__)
     parser.add_argument(
         "name",
         help="such as cifar10, imagenet2012, fashion_mnist; with --output the folder "
-        "of images, one sub-folder a class",
+        "of images, one sub-folder a class, or a .zip of it",
     )
     parser.add_argument("--output", help="folder of the tar shards")
     parser.add_argument(
@@ -53,21 +59,54 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data-dir", help="where to write; default: that of tfds")
     parser.add_argument("--manual-dir", help="files that you downloaded by hand")
-    args = parser.parse_args(argv)
+    args = parse(parser, list(sys.argv[1:] if argv is None else argv))
     if args.output:
         if args.data_dir or args.manual_dir:
             parser.error("--data-dir and --manual-dir do not go with --output")
         try:
-            print(_packed(pack(args.name, args.output, args.per_shard), args))
-        except (ValueError, OSError) as error:
+            with images_of(args.name, args.output) as folder:
+                counts = pack(folder, args.output, args.per_shard)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise SystemExit(f"error: {error}") from error
+        print(_packed(counts, args))
         return
+    if os.path.exists(args.name):
+        raise SystemExit(
+            f"error: {args.name} is no name of a data set. A folder of images needs no "
+            "preparation: train with --config.data.name=FOLDER. To pack it, or a .zip "
+            "of it, into tar shards, give --output SHARDS"
+        )
     if importlib.util.find_spec("tensorflow") is None:
         raise SystemExit(
             "preparing a data set needs TensorFlow, which is not installed; run "
-            '`pip install "vit_jax[prepare]"` (training does not need it)'
+            '`pip install "vit_jax[prepare]"` (training does not need it). Or give its '
+            "images as a folder train/CLASS/*.jpg, test/CLASS/*.jpg, which needs no "
+            "preparation: --config.data.name=FOLDER"
         )
     print(_summary(prepare(args.name, args.data_dir, args.manual_dir), args))
+
+
+@contextlib.contextmanager
+def images_of(name: str, output: str) -> Iterator[str]:
+    """The folder of images that a name stands for; a .zip is unpacked meanwhile.
+
+    It is unpacked beside `output`, at the same place each time, since the shards go on
+    only with images of the same paths.
+
+    Raises:
+        BadZipFile: not a .zip.
+        OSError: no such file, or no room.
+    """
+    if not name.lower().endswith(".zip"):
+        yield name
+        return
+    unpacked = f"{output.rstrip('/')}.unpacked"
+    with zipfile.ZipFile(name) as archive:
+        archive.extractall(unpacked)
+    inside = os.listdir(unpacked)
+    # Many archives hold one folder, with all else in it.
+    yield os.path.join(unpacked, inside[0]) if len(inside) == 1 else unpacked
+    shutil.rmtree(unpacked)
 
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> Any:

@@ -134,8 +134,9 @@ class PartSource:
 
 def read_many(source: Source, indices: Sequence[int]) -> list[dict | ImageError]:
     """Reads records, together where that is faster; a bad one as its error."""
-    if hasattr(source, "read_many"):
-        return source.read_many(indices)
+    together = getattr(source, "read_many", None)
+    if together is not None:
+        return together(indices)
     records = []
     for index in indices:
         try:

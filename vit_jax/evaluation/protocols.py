@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from vit_jax.data.folder import has_no_splits
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.fewshot import FewShot
 from vit_jax.evaluation.knn import Knn
@@ -113,6 +114,8 @@ def data_of(
     """
     own = run.config.eval.splits[0] if run.config else "test"
     name, default = DATASETS.get(protocol, (run.data.name, own))
+    if not split and dataset and has_no_splits(dataset):
+        default = "all"
     data = dataclasses.replace(run.data, name=dataset or name, split=split or default)
     if data.name != run.data.name and protocol != "classification":
         # The classes that were trained on, and their field, are not this data set's.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.cli import add_config_arguments, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
 from vit_jax.fleet.member import Results
 from vit_jax.fleet.training import train_fleet
 from vit_jax.storage.paths import as_path
@@ -78,10 +78,7 @@ def numbers(text: str, kind: type) -> list[Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.fleet",
-        description="Train several seeds and learning rates at once, or go on with it.",
-    )
+    parser = command_parser("vit_jax.fleet", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--workdir", required=True, help="folder of the runs")
     parser.add_argument(

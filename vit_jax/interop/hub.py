@@ -18,11 +18,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from vit_jax.cli import run_command
+    from vit_jax.cli import command_parser, run_command
 
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_jax.interop.hub",
-        description="List public checkpoints, or download some.",
-    )
+    parser = command_parser("vit_jax.interop.hub", __doc__)
     parser.add_argument("names", nargs="*", help="what to download; none: the table")
     run_command(parser, main)

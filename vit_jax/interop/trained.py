@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 SIGMOID_CLASSES = 21843
 
 
-CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
-
-
 FSDP_HELP = "devices over which the parameters are divided; -1 for all (default: 1)"
 
 

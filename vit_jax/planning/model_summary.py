@@ -45,7 +45,7 @@ def summarize_command(arguments: argparse.Namespace) -> None:
     depth = 2 if arguments.depth is None else arguments.depth
     if depth < 1:
         raise ValueError(f"--depth is {depth}: wanted at least 1")
-    size = parse_size(arguments.image_size)
+    size = arguments.image_size
     if arguments.checkpoint:
         model = load_trained(arguments.checkpoint, image_size=size).model
     else:
@@ -68,19 +68,3 @@ def summarize_command(arguments: argparse.Namespace) -> None:
     if arguments.json:
         path = as_path(arguments.json)
         write_atomically(path, json.dumps(plan, indent=1, default=str) + "\n")
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """`384` or `384x512` (height x width) as a pair; None stays None.
-
-    Raises:
-        ValueError: something else.
-    """
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise ValueError(
-            f"--image-size {text}: wanted pixels, as 384 or 384x512 (height x width)"
-        )
-    return int(sides[0]), int(sides[-1])

@@ -29,6 +29,7 @@ from vit_jax.training.metrics import Meter, SilentWriter, Writer
 from vit_jax.training.run_folder import GROWING, begin_folder, versions
 from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
 from vit_jax.training.step import TrainState
+from vit_jax.training.summary import announce_compilation, start_block
 from vit_jax.training.watchdog import Watchdog
 from vit_jax.training.writer_thread import WriterThread
 
@@ -145,6 +146,7 @@ def train(
         config = complete_model(config, workdir)
         setup = build(config)
         begin_folder(workdir, config, allow_change=allow_config_change)
+        distributed.say(start_block(config, setup, workdir))
         platform = setup.program.mesh.devices.flat[0].platform
         if words := determinism.in_words(platform, config.train.deterministic):
             distributed.say(words)
@@ -187,6 +189,7 @@ def run_steps(
     state, saved_index = start_state(config, setup, checkpoints)
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
+    compiled = announce_compilation()
     keys = program.make_keys()
     # Not when first needed: a SIGTERM in mid-run would have to wait for the compiler.
     lower_evaluation(program, config.eval.batch_size).compile()
@@ -219,6 +222,8 @@ def run_steps(
         for step, batch in zip(steps, batches, strict=False):
             state, metrics = program.train_step(state, batch, keys)
             meter.add(step, metrics)
+            compiled()
+            writer.progress(step)
             checkpoints.check()
             watchdog.step_begins(step + 1)
             if due(lengths.checkpoint_every):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -132,30 +133,33 @@ class Writer:
             total=total_steps,
             initial=start_step,
             disable=not (show and sys.stderr.isatty()),
-            dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
+            # A terminal that does not tell its width gets a bar for 80 columns.
+            **({"dynamic_ncols": True} if terminal_width() else {"ncols": 80}),
+            bar_format="step {n}/{total} {percentage:3.0f}%|{bar}|{postfix}",
         )
         self._total, self._show = total_steps, show
         self._skipped: set[str] = set()
         self._skipped_path = folder / "skipped.txt"
+
+    def progress(self, step: int) -> None:
+        """Moves the bar of a terminal to a step; waits for nothing."""
+        self._bar.update(step - self._bar.n)
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Records the training metrics of a step and shows them."""
         self._record(step, "train", values)
         if not self._show:
             return
-        shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
-        text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        text = f"loss {values['loss']:.4f}" if "loss" in values else ""
+        if "accuracy" in values:
+            text += f"  accuracy {100 * values['accuracy']:.2f} %"
         if speed := values.get("images/s"):
             seconds = (self._total - step) / values["steps/s"]
             text += f"  {speed:.0f} images/s  ETA {tqdm.format_interval(seconds)}"
-        head = f"step {step}/{self._total}"
         if self._bar.disable:
-            print(f"{head}  {text}", flush=True)
+            print(f"step {step}/{self._total}  {text}", flush=True)
         else:
-            self._bar.set_description_str(head, refresh=False)
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(text)
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Records the metrics of each split and prints a line a split."""
@@ -220,6 +224,9 @@ class SilentWriter(Writer):
         self._skipped: set[str] = set()
         self._skipped_path = folder / f"skipped-{process}.txt"
 
+    def progress(self, step: int) -> None:
+        pass
+
     def train(self, step: int, values: dict[str, float]) -> None:
         pass
 
@@ -254,6 +261,14 @@ def start_wandb(
         config=config.to_dict(),
         resume="allow",
     )
+
+
+def terminal_width() -> int:
+    """Columns of the terminal behind stderr; 0 if it does not tell, or is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # also where stderr is no file, as in a notebook
+        return 0
 
 
 def in_words(values: dict[str, float]) -> str:

@@ -71,7 +71,7 @@ def begin_folder(
             raise ConfigError(
                 f"{folder} was begun with another config:\n"
                 + "\n".join(changes)
-                + "\nTake another --workdir, or --allow_config_change to go on here"
+                + "\nTake another --workdir, or --allow-config-change to go on here"
             )
     if jax.process_index() == 0:
         medium(folder).make_folder(folder)

@@ -1,0 +1,17 @@
+"""`python -m benchmarks`: all benchmarks, with a line each."""
+
+from vit_jax.command_list import start
+
+if __name__ == "__main__":
+    start(
+        "benchmarks",
+        (
+            "speed_vs_peers",
+            "fleet_speed",
+            "host_overhead",
+            "exact_resume",
+            "families",
+            "accelerators",
+            "gpu",
+        ),
+    )

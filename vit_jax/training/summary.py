@@ -1,0 +1,96 @@
+"""What a run prints before its first step: data, model, devices, schedule, folder."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vit_jax.models import AnyModel
+from vit_jax.parallel import distributed
+from vit_jax.training.setup import Setup, Program
+
+SHOWN_CLASSES = 4
+
+
+def start_block(config: ml_collections.ConfigDict, setup: Setup, workdir: Path) -> str:
+    """Six lines that say what is about to be trained, on what, and for how long."""
+    program = setup.program
+    lines = {
+        "data": data_in_words(config, setup),
+        "model": f"{config.model.name}: {model_in_words(program)}",
+        "devices": devices_in_words(program.mesh),
+        "precision": precision_in_words(program.model),
+        "schedule": schedule_in_words(config, setup),
+        "run folder": str(workdir),
+    }
+    return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
+
+
+def data_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
+    """Name, size of each split, and the classes with the first of their names."""
+    data, names = setup.data, setup.data.label_names()
+    splits = dict.fromkeys((data.split, *config.eval.splits))
+    sizes = ", ".join(f"{split} {data.num_examples(split):,}" for split in splits)
+    shown = ", ".join(names[:SHOWN_CLASSES])
+    more = ", ..." if len(names) > SHOWN_CLASSES else ""
+    return f"{data.name}: images {sizes}; {len(names):,} classes: {shown}{more}"
+
+
+def model_in_words(program: Program) -> str:
+    """Parameters, and how an image is cut."""
+    model = program.model
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(program.state.params))
+    height, width = model.image_size
+    text = f"{count:,} parameters, images of {height} x {width} pixels"
+    if patch := getattr(model, "patch_size", None):
+        text += f", patches of {patch} x {patch}"
+    return text
+
+
+def devices_in_words(mesh: jax.sharding.Mesh) -> str:
+    """How many of which kind, and how the mesh divides them."""
+    device = mesh.devices.flat[0]
+    text = f"{mesh.devices.size} x {device.device_kind}"
+    axes = [f"{name}={size}" for name, size in mesh.shape.items() if size > 1]
+    if axes:
+        text += f", mesh {' '.join(axes)}"
+    if jax.process_count() > 1:
+        text += f", {jax.process_count()} processes"
+    return text
+
+
+def precision_in_words(model: AnyModel) -> str:
+    """The types of the computation and of what is stored."""
+    return f"{jnp.dtype(model.dtype).name} computation, float32 parameters"
+
+
+def schedule_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
+    """Steps, batch, epochs, optimizer and learning rate."""
+    total, batch = setup.lengths.total, config.data.batch_size
+    epochs = total * batch / setup.data.num_examples()
+    optim = config.optim
+    return (
+        f"{total:,} steps of {batch:,} images, {epochs:.3g} epochs; {optim.name}, "
+        f"learning rate {optim.learning_rate:g} {optim.schedule}, "
+        f"{setup.lengths.warmup:,} steps of warm-up"
+    )
+
+
+def announce_compilation() -> Callable[[], None]:
+    """Says that compilation begins; what it returns is to be called after each step.
+
+    The first of these calls says how long it took: a step is compiled when it is first
+    called, and that call returns before the step itself is done.
+    """
+    distributed.say("compiling ...")
+    begin = [time.perf_counter()]
+
+    def done() -> None:
+        if begin:
+            distributed.say(f"compiled in {time.perf_counter() - begin.pop():.0f} s")
+
+    return done

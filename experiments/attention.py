@@ -16,9 +16,10 @@ from experiments import data_size
 from experiments.data_size import HYBRID, VIT, label
 from experiments.lab import full, paper_figures
 from experiments.lab.command import main
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.profiles import test_images
-from experiments.lab.statistics import difference, mean_interval, verdict
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.statistics import Direction, Interval, difference, mean_interval
 from vit_jax.analysis.attention import uniform_attention_distance
 from vit_jax.data.files import Files, find_images
 from vit_jax.evaluation.predictions import prepared
@@ -42,7 +43,7 @@ def arms(scale: str) -> dict[str, Arm]:
     return {label(model): pretraining[model] for model in there}
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """The figures of the models here, and of the pre-trained one."""
     folder = results.folder
     trained = {arm: trained_models(results, arm) for arm in results.runs}
@@ -54,11 +55,13 @@ def conclude(results: Results) -> Conclusion:
     drawing.distances(firsts, images, folder / "distances.png")
     paper_figures.figure_11(folder / "fig11_paper.png")
     drawing.rollouts(firsts[vit], images[:32], folder / "rollout.png")
+    # The paper's photographs and weights are not ours to show: only its numbers are
+    # drawn again.
     figures = [
-        figure("Fig. 7, left: filters of the patch embedding", "filters.png"),
-        figure("Fig. 7, centre: similarity of positions", "positions.png"),
-        figure("Figs. 7, right, and 11: distance", "distances.png", "fig11_paper.png"),
-        figure("Fig. 14: attention rollout", "rollout.png"),
+        Figure("Fig. 7, left: filters of the patch embedding", "filters.png"),
+        Figure("Fig. 7, centre: similarity of positions", "positions.png"),
+        Figure("Figs. 7, right, and 11: distance", "distances.png", "fig11_paper.png"),
+        Figure("Fig. 14: attention rollout", "rollout.png"),
     ]
     distances = {
         arm: [drawing.distances_of(one, images) for one in seeds]
@@ -74,20 +77,13 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def trained_models(results: Results, arm: str) -> list[Trained]:
+def trained_models(results: RunResults, arm: str) -> list[Trained]:
     """The trained models of an arm, one a seed."""
     runs = [load_trained(folder) for folder in results.runs[arm]]
     return [Trained(run.model, run.params) for run in runs]
 
 
-def figure(caption: str, ours: str, paper: str = "") -> dict[str, str]:
-    """The paper's photographs and weights are not ours to show: only its numbers are
-    drawn again.
-    """
-    return dict(caption=caption, ours=ours, paper=paper)
-
-
-def pretrained_figures(results: Results) -> list[dict[str, str]]:
+def pretrained_figures(results: RunResults) -> list[Figure]:
     """All figures of a real pre-trained ViT, on photographs."""
     run = load_trained(results.data["vit_s14"], image_size=224)
     files = Files(find_images([results.data["photos"]])[:REAL_IMAGES])
@@ -99,12 +95,12 @@ def pretrained_figures(results: Results) -> list[dict[str, str]]:
     drawing.distances({REAL: trained}, images, folder / "real_distances.png")
     paper_figures.figure_11(folder / "fig11_paper.png")
     return [
-        figure(f"Fig. 6: attention rollout, {REAL}", "real_rollout.png"),
-        figure(f"Fig. 7, left: filters, {REAL}", "real_filters.png"),
-        figure(
+        Figure(f"Fig. 6: attention rollout, {REAL}", "real_rollout.png"),
+        Figure(f"Fig. 7, left: filters, {REAL}", "real_filters.png"),
+        Figure(
             f"Fig. 7, centre: similarity of positions, {REAL}", "real_positions.png"
         ),
-        figure(
+        Figure(
             f"Fig. 7, right: attention distance, {REAL}",
             "real_distances.png",
             "fig11_paper.png",
@@ -112,15 +108,14 @@ def pretrained_figures(results: Results) -> list[dict[str, str]]:
     ]
 
 
-def distance_table(distances: dict[str, list[np.ndarray]], first: Trained) -> dict:
+def distance_table(distances: dict[str, list[np.ndarray]], first: Trained) -> Table:
     """The nearest and the furthest head of each layer, of the first seed."""
     layers = range(len(next(iter(distances.values()))[0]))
     model = first.model
     uniform = uniform_attention_distance(model.grid, model.patch_size)
-    return dict(
+    return Table(
         caption="Attention distance in pixels, nearest to furthest head; uniform "
         f"attention is {uniform:.1f}",
-        side="ours",
         columns=["model", *(f"layer {i}" for i in layers)],
         rows=[
             [arm, *(f"{row.min():.1f} to {row.max():.1f}" for row in seeds[0])]
@@ -133,7 +128,7 @@ def claims(
     distances: dict[str, list[np.ndarray]],
     trained: dict[str, list[Trained]],
     images: np.ndarray,
-) -> list[dict[str, str]]:
+) -> list[Claim]:
     """Section 4.5 and appendix D.7, each with an interval over seeds."""
     vit, *others = distances
     grown = [float(d[-1].mean() - d[0].mean()) for d in distances[vit]]
@@ -141,43 +136,38 @@ def claims(
     initial = init_params(trained[vit][0].model, jax.random.key(0))
     start = drawing.distances_of(Trained(trained[vit][0].model, initial), images)
     local = mean_interval([float(d[0].min() - start[0].min()) for d in distances[vit]])
-    rows = [
-        (
+    found = [
+        in_pixels(
             "Attention distance grows with depth",
             "mean distance of the last layer minus that of the first is above 0",
-            verdict(depth, ">"),
             depth,
         ),
-        (
+        in_pixels(
             "Training makes some heads of the first layer local",
             "its nearest head is nearer than at initialisation",
-            verdict(local, "<"),
             local,
+            "<",
         ),
     ]
     if others:
         least = [
             [float(d[0].min()) for d in distances[arm]] for arm in (vit, others[0])
         ]
-        hybrid = difference(least[1], least[0])
-        rows.append(
-            (
-                "A hybrid's first layer has less local heads than a ViT's",
-                "nearest head of the hybrid's first layer minus the ViT's is above 0",
-                verdict(hybrid, ">"),
-                hybrid,
-            )
+        hybrid = in_pixels(
+            "A hybrid's first layer has less local heads than a ViT's",
+            "nearest head of the hybrid's first layer minus the ViT's is above 0",
+            difference(least[1], least[0]),
         )
-    return [
-        dict(
-            claim=claim,
-            criterion=f"{rule}, with the whole 95 % interval over seeds",
-            verdict=judged,
-            numbers=interval.text("pixels", 1, True),
-            comment="",
-        )
-        for claim, rule, judged, interval in rows
-    ]
+        found.append(hybrid)
+    return found
+
+
+def in_pixels(
+    claim: str, rule: str, interval: Interval, direction: Direction = ">"
+) -> Claim:
+    """A claim about a distance in pixels."""
+    rule = f"{rule}, with the whole 95 % interval over seeds"
+    return judged(claim, rule, interval, direction, unit="pixels", factor=1)
 
 
 NOTES = (
@@ -194,7 +184,6 @@ EXPERIMENT = Experiment(
     question="How far do heads look, and what do filters and positions show?",
     conclude=conclude,
     arms=arms,
-    seeds=data_size.EXPERIMENT.seeds,
 )
 
 if __name__ == "__main__":

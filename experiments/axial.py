@@ -13,13 +13,15 @@ from typing import Any
 from experiments.lab import full, paper, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.figures import scatter
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.figures import over_seeds, scatter
+from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import model_of
 from experiments.lab.paper_figures import family_of
-from experiments.lab.statistics import Interval, all_of, mean_std, verdict
+from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.statistics import Interval, all_of, verdict
 from experiments.lab.tables import mean_cell
 from experiments.lab.throughput import Forward
+from vit_jax.figures.style import Series
 from vit_jax.planning.flops import training_flops
 
 LARGE, SMALL = "large patches", "small patches"
@@ -76,7 +78,7 @@ def arms(scale: str) -> dict[str, Arm]:
     }
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Accuracy beside compute and speed, which is measured here."""
     forward = Forward(results.folder / "measurements.json")
     speed, flops = {}, {}
@@ -100,9 +102,8 @@ def conclude(results: Results) -> Conclusion:
         y_label="test accuracy (%)",
     )
     paper_figures.figure_13(results.folder / "fig13_paper.png")
-    ours = dict(
+    ours = Table(
         caption=f"Fig. 13: forward pass on {forward.hardware}",
-        side="ours",
         columns=["model", "test (%)", f"{shots} (%)", "teraFLOPs", "images/s"],
         rows=[
             [
@@ -114,7 +115,7 @@ def conclude(results: Results) -> Conclusion:
             for label in accuracy
         ],
     )
-    theirs = dict(
+    theirs = Table(
         caption="Fig. 13: JFT-300M, ImageNet 5-shot, forward pass on a TPUv3 core",
         side="paper",
         columns=["model", "5-shot (%)", "exaFLOPs", "images/s"],
@@ -126,8 +127,8 @@ def conclude(results: Results) -> Conclusion:
     return Conclusion(
         tables=[ours, theirs],
         figures=[
-            dict(
-                caption="Fig. 13: axial models by compute and by speed",
+            Figure(
+                "Fig. 13: axial models by compute and by speed",
                 ours="fig13.png",
                 paper="fig13_paper.png",
             )
@@ -142,30 +143,19 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def points(
-    accuracy: dict[str, list[float]], x: dict[str, float]
-) -> list[dict[str, Any]]:
+def points(accuracy: dict[str, list[float]], x: dict[str, float]) -> list[Series]:
     """The points of each family, in percent."""
-    series = []
+    found = []
     for family in ("ViT", "ResNet"):
         labels = [label for label in accuracy if family_of(label) == family]
-        means = [mean_std(accuracy[label]) for label in labels]
-        series.append(
-            {
-                "name": family,
-                "family": family,
-                "labels": labels,
-                "x": [x[label] for label in labels],
-                "y": [100 * mean for mean, *_ in means],
-                "std": [100 * std if n > 1 else None for _, std, n in means],
-            }
-        )
-    return series
+        places, values = [x[n] for n in labels], [accuracy[n] for n in labels]
+        found.append(over_seeds(family, places, values, family=family, labels=labels))
+    return found
 
 
 def claims(
     accuracy: dict[str, list[float]], speed: dict[str, dict[str, Any]]
-) -> list[dict[str, str]]:
+) -> list[Claim]:
     """Axial models are better, at a higher cost; the ResNet's is absurdly slow."""
     axial, resnet = speed["AxialResNet"], speed["ResNet"]
     work = [
@@ -177,7 +167,7 @@ def claims(
     return [
         better("Axial ViTs", vits, accuracy, speed, "+1.8 and +2.3 for 1.9 times"),
         better("AxialResNet", ["AxialResNet"], accuracy, speed, "+5.8 for 1.1 times"),
-        dict(
+        Claim(
             claim="AxialResNet is far slower than its compute says",
             criterion=f"multiply-adds per second, AxialResNet / ResNet: below {FAR} "
             "between the slowest and the fastest of five groups of steps",
@@ -195,7 +185,7 @@ def better(
     accuracy: dict[str, list[float]],
     speed: dict[str, dict[str, Any]],
     theirs: str,
-) -> dict[str, str]:
+) -> Claim:
     """The claim that models are more accurate than those they were made from."""
     gains = {x: contrast(accuracy, {x: 1, PAIRS[x]: -1}) for x in models}
     costs = {x: speed[x]["macs"] / speed[PAIRS[x]]["macs"] for x in models}
@@ -203,13 +193,12 @@ def better(
         f"{x}: {gain.text('points', 100, True)} for {costs[x]:.2f} times the compute"
         for x, gain in gains.items()
     ]
-    return dict(
+    return Claim(
         claim=f"{what}: more accurate than without axial attention",
         criterion="test accuracy, axial minus the other, is above 0 with its whole "
         "95 % interval",
         verdict=all_of([verdict(gain, ">") for gain in gains.values()]),
         numbers=f"{'; '.join(numbers)}; the paper: {theirs}",
-        comment="",
     )
 
 
@@ -219,7 +208,6 @@ EXPERIMENT = Experiment(
     question="What does axial attention give and cost?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from experiments.data_size import HYBRID, RESNET, SHARES, VIT, figure_family, la
 from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.profiles import Profile, initial_profile, trained_profile
-from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
@@ -58,7 +58,7 @@ def arms(scale: str) -> dict[str, Arm]:
     }
 
 
-def profiles(results: Results) -> dict[str, list[Profile]]:
+def profiles(results: RunResults) -> dict[str, list[Profile]]:
     """Of each arm, a profile a seed; and of each model before its training."""
     found = {
         arm: [trained_profile(folder, MOVE) for folder in folders]
@@ -83,7 +83,7 @@ def values_of(found: dict[str, list[Profile]], measure: str) -> Values:
     }
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """The profile against the amount of data."""
     scale, found = results.scale, profiles(results)
     shares = SHARES[scale]
@@ -99,19 +99,13 @@ def conclude(results: Results) -> Conclusion:
             if not any(name in arms_of for name in names):
                 continue
             cells = [arms_of.get(name, []) for name in names]
-            stats = [mean_std(cell) if cell else None for cell in cells]
+            family = figure_family(model)
             panels[title].append(
-                {
-                    "name": model,
-                    "x": places,
-                    "y": [s[0] if s else None for s in stats],
-                    "std": [s[1] if s and s[2] > 1 else None for s in stats],
-                    "family": figure_family(model),
-                }
+                figures.over_seeds(model, places, cells, factor=1, family=family)
             )
             rows.append([model, *(mean_cell(cell) for cell in cells)])
         columns = ["model", "before training", *(f"{s} % of the data" for s in shares)]
-        tables.append(dict(caption=title, side="ours", columns=columns, rows=rows))
+        tables.append(Table(caption=title, columns=columns, rows=rows))
     ticks = {places[0]: "none"} | {share: f"{share} %" for share in shares}
     figures.lines(
         panels,
@@ -125,10 +119,9 @@ def conclude(results: Results) -> Conclusion:
     return Conclusion(
         tables=tables,
         figures=[
-            dict(
-                caption="Bias profile of ViT, hybrid and ResNet by the amount of data",
+            Figure(
+                "Bias profile of ViT, hybrid and ResNet by the amount of data",
                 ours="bias_profile.png",
-                paper="",
             )
         ],
         claims=claims(scale, by_name),
@@ -136,7 +129,7 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def claims(scale: str, values: dict[str, Values]) -> list[dict[str, str]]:
+def claims(scale: str, values: dict[str, Values]) -> list[Claim]:
     """What section 3.1 says, and what follows from it, each as one contrast."""
     vit, *_, resnet = models(scale)
     little = f"{SHARES[scale][0]} %"
@@ -205,12 +198,13 @@ def claims(scale: str, values: dict[str, Values]) -> list[dict[str, str]]:
         interval = contrast(values[measure], weights)
         side = "above" if direction == ">" else "below"
         found.append(
-            dict(
-                claim=text,
-                criterion=f"{rule}: the whole 95 % interval is {side} 0",
-                verdict=verdict(interval, direction),
-                numbers=interval.text("", 1, True),
-                comment="",
+            judged(
+                text,
+                f"{rule}: the whole 95 % interval is {side} 0",
+                interval,
+                direction,
+                unit="",
+                factor=1,
             )
         )
     return found
@@ -238,7 +232,6 @@ EXPERIMENT = Experiment(
     "that change with data?",
     conclude=conclude,
     arms=arms,
-    seeds=data_size.EXPERIMENT.seeds,
 )
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from typing import Any
 from experiments.lab import full, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.figures import lines
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.figures import lines, over_seeds
+from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.statistics import mean_std, verdict
 from experiments.lab.tables import mean_cell
 
@@ -53,7 +54,7 @@ def changes(pooling: str, rate: float) -> dict[str, Any]:
     }
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Curves, and the comparison of the best rates."""
     metric = results.shots(next(iter(results.configs)))
     fewshot = {x: results.fewshot(x) for x in results.configs}
@@ -61,16 +62,10 @@ def conclude(results: Results) -> Conclusion:
     series = []
     for label in results.configs:
         steps, values = results.curve(label, metric, "fewshot")
-        one = {
-            "name": label,
-            "x": (100 * steps / steps[-1]).tolist(),
-            "y": (100 * values.mean(axis=0)).tolist(),
-            # Poolings by colour, rates by shade.
-            "family": "ViT" if label.startswith("CLS") else "ResNet",
-        }
-        if len(values) > 1:
-            one["std"] = (100 * values.std(axis=0, ddof=1)).tolist()
-        series.append(one)
+        # Poolings by colour, rates by shade.
+        family = "ViT" if label.startswith("CLS") else "ResNet"
+        places = (100 * steps / steps[-1]).tolist()
+        series.append(over_seeds(label, places, values.T, family=family))
     lines(
         {"": series},
         results.folder / "fig9.png",
@@ -81,9 +76,8 @@ def conclude(results: Results) -> Conclusion:
     paper_figures.figure_9(results.folder / "fig9_paper.png")
     return Conclusion(
         tables=[
-            dict(
+            Table(
                 caption="Fig. 9: at the end of the training",
-                side="ours",
                 columns=["pooling, rate", f"{metric} (%)", "test (%)"],
                 rows=[
                     [x, *(mean_cell(y[x], 100) for y in (fewshot, accuracy))]
@@ -92,8 +86,8 @@ def conclude(results: Results) -> Conclusion:
             )
         ],
         figures=[
-            dict(
-                caption="Fig. 9: class token and GAP at several learning rates (ours: "
+            Figure(
+                "Fig. 9: class token and GAP at several learning rates (ours: "
                 "class token in blue, GAP in orange)",
                 ours="fig9.png",
                 paper="fig9_paper.png",
@@ -106,7 +100,7 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def claims(scale: str, accuracy: dict[str, list[float]]) -> list[dict[str, str]]:
+def claims(scale: str, accuracy: dict[str, list[float]]) -> list[Claim]:
     """GAP is as good at its own rate, and its own rate is lower."""
     best = {
         pooling: max(
@@ -126,30 +120,27 @@ def claims(scale: str, accuracy: dict[str, list[float]]) -> list[dict[str, str]]
     shift = contrast(accuracy, weights)
     points = ("points", 100, True)
     return [
-        dict(
+        Claim(
             claim="With its own learning rate GAP is as good as the class token",
             criterion=f"test accuracy at the best rate of each: within {MARGIN} points "
             "with the whole 95 % interval",
             verdict=verdict(own, "within", MARGIN / 100),
             numbers=f"{best['GAP']} minus {best['CLS']}: {own.text(*points)}; the "
             "paper: -0.4",
-            comment="",
         ),
-        dict(
-            claim="At the class token's rate GAP is worse",
-            criterion="test accuracy of both at the class token's best rate: GAP minus "
+        judged(
+            "At the class token's rate GAP is worse",
+            "test accuracy of both at the class token's best rate: GAP minus "
             "class token is below 0 with its whole interval",
-            verdict=verdict(same, "<"),
-            numbers=f"{same.text(*points)}; the paper: -5.7",
-            comment="",
+            same,
+            "<",
+            paper="-5.7",
         ),
-        dict(
-            claim="GAP wants a lower rate than the class token",
-            criterion=f"what GAP gains from {low:g} instead of {high:g} is more than "
+        judged(
+            "GAP wants a lower rate than the class token",
+            f"what GAP gains from {low:g} instead of {high:g} is more than "
             "what the class token gains, with the whole interval",
-            verdict=verdict(shift, ">"),
-            numbers=shift.text(*points),
-            comment="",
+            shift,
         ),
     ]
 
@@ -160,7 +151,6 @@ EXPERIMENT = Experiment(
     question="Class token or global average pooling, each at its own learning rate?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from experiments.lab import figures, full, paper, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.fits import equal_performance_ratio, fit_power
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
-from experiments.lab.statistics import Interval, mean_std, verdict
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.statistics import Interval, verdict
 from experiments.lab.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
 from vit_jax.figures.style import Family, Series
@@ -82,7 +83,7 @@ class Point(NamedTuple):
     values: dict[str, list[float]]
 
 
-def point(results: Results, label: str, family: str) -> Point:
+def point(results: RunResults, label: str, family: str) -> Point:
     """What a pre-training cost and gave."""
     config = results.configs[label]
     steps, _ = results.curve(label, "accuracy", config.eval.splits[0])
@@ -103,7 +104,7 @@ def name_of(label: str) -> str:
     return length or ("1 x" if label.endswith("%") else size)
 
 
-def points(results: Results) -> list[Point]:
+def points(results: RunResults) -> list[Point]:
     """All that have run."""
     if results.scale == "full":
         families = {
@@ -115,7 +116,7 @@ def points(results: Results) -> list[Point]:
     return [point(results, arm, family) for arm, family in families.items()]
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Fig. 5 and the factors of compute."""
     found = points(results)
     measures = list(found[0].values)
@@ -125,16 +126,11 @@ def conclude(results: Results) -> Conclusion:
         panels[measure] = []
         for family in families:
             members = [p for p in found if p.family == family]
-            rows = [mean_std(p.values[measure]) for p in members]
+            values = [p.values[measure] for p in members]
+            names = [name_of(p.label) for p in members]
+            flops = [p.teraflops for p in members]
             panels[measure].append(
-                {
-                    "name": family,
-                    "x": [p.teraflops for p in members],
-                    "y": [100 * mean for mean, *_ in rows],
-                    "std": [100 * std if n > 1 else None for _, std, n in rows],
-                    "family": family,
-                    "labels": [name_of(p.label) for p in members],
-                }
+                figures.over_seeds(family, flops, values, family=family, labels=names)
             )
     figures.scatter(
         panels,
@@ -146,9 +142,8 @@ def conclude(results: Results) -> Conclusion:
     columns = "name epochs average_5 imagenet exaflops".split()
     return Conclusion(
         tables=[
-            dict(
+            Table(
                 caption="Accuracy (%) by pre-training compute",
-                side="ours",
                 columns=["run", "teraFLOPs", *measures],
                 rows=[
                     [p.label, float(f"{p.teraflops:.3g}")]
@@ -156,7 +151,7 @@ def conclude(results: Results) -> Conclusion:
                     for p in found
                 ],
             ),
-            dict(
+            Table(
                 caption="Table 6: accuracy (%) by pre-training compute",
                 side="paper",
                 columns=["model", "epochs", "Average-5", "ImageNet", "exaFLOPs"],
@@ -164,8 +159,8 @@ def conclude(results: Results) -> Conclusion:
             ),
         ],
         figures=[
-            dict(
-                caption="Fig. 5: accuracy by pre-training compute",
+            Figure(
+                "Fig. 5: accuracy by pre-training compute",
                 ours="fig5.png",
                 paper="fig5_paper.png",
             )
@@ -175,7 +170,7 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def claims_of(measure: str, found: list[Point]) -> list[dict[str, str]]:
+def claims_of(measure: str, found: list[Point]) -> list[Claim]:
     """Section 4.4: ViTs need less than ResNets; hybrids are ahead at small budgets."""
     published = [
         (row["family"], row["exaflops"], row["average_5"] / 100)
@@ -188,7 +183,7 @@ def claims_of(measure: str, found: list[Point]) -> list[dict[str, str]]:
             continue
         factor = factor_of(ours, first, second)
         claims.append(
-            dict(
+            Claim(
                 claim=f"A {first} needs less compute than a {second} for the same "
                 f"accuracy ({measure})",
                 criterion="parallel lines of log error over log compute: the factor is "
@@ -210,13 +205,11 @@ def claims_of(measure: str, found: list[Point]) -> list[dict[str, str]]:
         ):
             gap = contrast(values, weights)
             claims.append(
-                dict(
-                    claim=f"{claim} ({measure})",
-                    criterion=f"hybrid minus ViT at {criterion} is above 0 with its "
+                judged(
+                    f"{claim} ({measure})",
+                    f"hybrid minus ViT at {criterion} is above 0 with its "
                     "whole 95 % interval",
-                    verdict=verdict(gap, ">"),
-                    numbers=gap.text("points", 100, True),
-                    comment="",
+                    gap,
                 )
             )
     return claims
@@ -271,7 +264,6 @@ EXPERIMENT = Experiment(
     "quality?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from experiments.lab import figures, full, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.fits import Crossing, crossing
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
-from experiments.lab.statistics import Verdict, mean_std, verdict
+from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.statistics import Verdict
 from experiments.lab.tables import mean_cell
 from vit_jax.data.pipeline import Data
 from vit_jax.figures.style import Family, Series
@@ -111,7 +112,7 @@ def part(scale: str, share: int) -> dict[str, Any]:
     return every | {"data.split": f"train[:{share}%]"}
 
 
-def early_stopped(results: Results, arm: str) -> dict[str, list[float]]:
+def early_stopped(results: RunResults, arm: str) -> dict[str, list[float]]:
     """Few-shot accuracy and that on the own classes, where the latter is best.
 
     A value for each seed.
@@ -126,7 +127,7 @@ def early_stopped(results: Results, arm: str) -> dict[str, list[float]]:
     }
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Fig. 4, and where one curve crosses another."""
     scale, shares = results.scale, SHARES[results.scale]
     models = list(model_arms(scale))
@@ -140,15 +141,10 @@ def conclude(results: Results) -> Conclusion:
     for measure in (FEWSHOT, OWN):
         panels[measure] = []
         for model in models:
-            rows = [mean_std(found[label(model, s)][measure]) for s in shares]
+            values = [found[label(model, share)][measure] for share in shares]
+            family = figure_family(model)
             panels[measure].append(
-                {
-                    "name": model,
-                    "x": images,
-                    "y": [100 * mean for mean, *_ in rows],
-                    "std": [100 * std if n > 1 else None for _, std, n in rows],
-                    "family": figure_family(model),
-                }
+                figures.over_seeds(model, images, values, family=family)
             )
     figures.lines(
         panels,
@@ -158,9 +154,8 @@ def conclude(results: Results) -> Conclusion:
     )
     paper_figures.figure_4(results.folder / "fig4_paper.png")
     tables = [
-        dict(
+        Table(
             caption=f"Accuracy (%) by the number of images: {measure}",
-            side="ours",
             columns=["model", *(f"{n:,}" for n in images)],
             rows=[
                 [m, *(mean_cell(found[label(m, s)][measure], 100) for s in shares)]
@@ -179,8 +174,8 @@ def conclude(results: Results) -> Conclusion:
     return Conclusion(
         tables=tables,
         figures=[
-            dict(
-                caption="Fig. 4: accuracy by the amount of pre-training data",
+            Figure(
+                "Fig. 4: accuracy by the amount of pre-training data",
                 ours="fig4.png",
                 paper="fig4_paper.png",
             )
@@ -192,29 +187,27 @@ def conclude(results: Results) -> Conclusion:
 
 def claims_of(
     measure: str, values: dict[str, list[float]], scale: str, images: list[int]
-) -> list[dict[str, str]]:
+) -> list[Claim]:
     """Section 4.3: who is ahead with little data, who overtakes, who gains more."""
     models, shares = model_arms(scale), SHARES[scale]
     vit, resnet = ("ViT-B/32", "BiT-R50x1") if scale == "full" else (VIT, RESNET)
     little = [share for share in shares if share <= LITTLE]
 
-    def ahead(first: str, second: str) -> dict[str, str]:
+    def ahead(first: str, second: str) -> Claim:
         weights = {label(first, s): 1 / len(little) for s in little}
         weights |= {label(second, s): -1 / len(little) for s in little}
         gap = contrast(values, weights)
-        return dict(
-            claim=f"With little data the {first} is ahead of the {second} ({measure})",
-            criterion=f"mean of the differences up to {LITTLE} % of the data is above "
+        return judged(
+            f"With little data the {first} is ahead of the {second} ({measure})",
+            f"mean of the differences up to {LITTLE} % of the data is above "
             "0 with its whole 95 % interval",
-            verdict=verdict(gap, ">"),
-            numbers=gap.text("points", 100, True),
-            comment="",
+            gap,
         )
 
-    def overtakes(other: str) -> dict[str, str]:
+    def overtakes(other: str) -> Claim:
         curves = [[values[label(model, s)] for s in shares] for model in (vit, other)]
         place = crossing(images, *(list(zip(*c, strict=True)) for c in curves))
-        return dict(
+        return Claim(
             claim=f"With more data the {vit} overtakes the {other} ({measure})",
             criterion="the 95 % interval of the crossing of the two curves lies within "
             "the amounts of data measured",
@@ -234,12 +227,11 @@ def claims_of(
         weights |= {label(half, s): -w for s, w in ends}
         gain = contrast(values, weights)
         claims.append(
-            dict(
-                claim=f"The larger ViT gains more from data ({measure})",
-                criterion=f"what {vit} gains from {shares[0]} to {shares[-1]} % of the "
+            judged(
+                f"The larger ViT gains more from data ({measure})",
+                f"what {vit} gains from {shares[0]} to {shares[-1]} % of the "
                 f"data, minus what {half} gains, is above 0 with its whole interval",
-                verdict=verdict(gain, ">"),
-                numbers=gain.text("points", 100, True),
+                gain,
                 comment="The paper: B/32 gains 17 points from 9M to 303M, b/32 5.",
             )
         )
@@ -274,7 +266,6 @@ EXPERIMENT = Experiment(
     question="How much pre-training data does each architecture need?",
     conclude=conclude,
     arms=pretraining,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from experiments.data_size import figure_family
 from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.profiles import Profile, initial_profile, trained_profile
-from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.tables import mean_cell
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.figures.style import Series
@@ -45,7 +45,7 @@ def arms(scale: str) -> dict[str, Arm]:
     }
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Each measure against the step."""
     found = {model: courses(results, model) for model in results.runs}
     steps = next(iter(found.values()))[0]
@@ -57,19 +57,13 @@ def conclude(results: Results) -> Conclusion:
             if not all(measure in profile for row in seeds for profile in row):
                 continue
             cells = [[row[i][measure] for row in seeds] for i in range(len(steps))]
-            stats = [mean_std(cell) for cell in cells]
+            family = figure_family(model)
             panels[title].append(
-                {
-                    "name": model,
-                    "x": steps,
-                    "y": [mean for mean, *_ in stats],
-                    "std": [std if n > 1 else None for _, std, n in stats],
-                    "family": figure_family(model),
-                }
+                figures.over_seeds(model, steps, cells, factor=1, family=family)
             )
             rows.append([model, *map(mean_cell, cells)])
         columns = ["model", *(f"step {step}" for step in steps)]
-        tables.append(dict(caption=title, side="ours", columns=columns, rows=rows))
+        tables.append(Table(caption=title, columns=columns, rows=rows))
     figures.lines(
         panels,
         results.folder / "learned_bias.png",
@@ -80,19 +74,13 @@ def conclude(results: Results) -> Conclusion:
     )
     return Conclusion(
         tables=tables,
-        figures=[
-            dict(
-                caption="Biases along the training",
-                ours="learned_bias.png",
-                paper="",
-            )
-        ],
+        figures=[Figure("Biases along the training", ours="learned_bias.png")],
         claims=claims(found, results.scale),
         notes=NOTES,
     )
 
 
-def courses(results: Results, model: str) -> tuple[list[int], list[list[Profile]]]:
+def courses(results: RunResults, model: str) -> tuple[list[int], list[list[Profile]]]:
     """Steps, from 0, and for each seed the profiles there."""
     folders = results.runs[model]
     checkpoints = Checkpoints(folders[0] / "checkpoints", read_only=True)
@@ -107,7 +95,7 @@ def courses(results: Results, model: str) -> tuple[list[int], list[list[Profile]
 
 def claims(
     found: dict[str, tuple[list[int], list[list[Profile]]]], scale: str
-) -> list[dict[str, str]]:
+) -> list[Claim]:
     """Whether the ViT's biases appear, and in the first half of its training."""
     vit = models(scale)[0]
     steps, seeds = found[vit]
@@ -126,21 +114,21 @@ def claims(
         gain = contrast(values, {last: sign, "0": -sign})
         early = contrast(values, {str(half): 2 * sign, "0": -sign, last: -sign})
         result += [
-            dict(
-                claim=f"{text} ({vit})",
-                criterion="the change from initialisation to the end has this sign "
+            judged(
+                f"{text} ({vit})",
+                "the change from initialisation to the end has this sign "
                 "with its whole 95 % interval",
-                verdict=verdict(gain, ">"),
-                numbers=gain.text("", 1, True),
-                comment="",
+                gain,
+                unit="",
+                factor=1,
             ),
-            dict(
-                claim=f"{text} mostly in the first half of the training ({vit})",
-                criterion="the change in the first half minus that in the second is "
+            judged(
+                f"{text} mostly in the first half of the training ({vit})",
+                "the change in the first half minus that in the second is "
                 "above 0 with its whole 95 % interval",
-                verdict=verdict(early, ">"),
-                numbers=early.text("", 1, True),
-                comment="",
+                early,
+                unit="",
+                factor=1,
             ),
         ]
     return result
@@ -158,7 +146,6 @@ EXPERIMENT = Experiment(
     question="How fast does a ViT learn what a CNN is given?",
     conclude=conclude,
     arms=arms,
-    seeds=data_size.EXPERIMENT.seeds,
 )
 
 if __name__ == "__main__":

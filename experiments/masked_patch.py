@@ -15,9 +15,9 @@ from configs import lab
 from experiments.lab import full, paper
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.figures import bars
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
-from experiments.lab.statistics import Interval, mean_std, verdict
+from experiments.lab.figures import bar, bars
+from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.tables import mean_cell
 
 MASKED = {
@@ -81,7 +81,7 @@ def arms(scale: str) -> dict[str, Arm]:
     }
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Accuracy after fine-tuning, and how it compares."""
     accuracy = {x: results.accuracy(x) for x in STARTS if x in results}
     fewshot = {
@@ -97,14 +97,13 @@ def conclude(results: Results) -> Conclusion:
     ]
     return Conclusion(
         tables=[
-            dict(
+            Table(
                 caption="Section 4.6: accuracy (%) after fine-tuning, and of the "
                 f"pre-trained features without it ({shots} linear)",
-                side="ours",
                 columns=["start", "fine-tuned", shots],
                 rows=rows,
             ),
-            dict(
+            Table(
                 caption="Section 4.6: ViT-B/16, ImageNet accuracy (%)",
                 side="paper",
                 columns=["start", "fine-tuned"],
@@ -112,8 +111,8 @@ def conclude(results: Results) -> Conclusion:
             ),
         ],
         figures=[
-            dict(
-                caption="Section 4.6: accuracy after fine-tuning, by where it started",
+            Figure(
+                "Section 4.6: accuracy after fine-tuning, by where it started",
                 ours="section4_6.png",
                 paper="section4_6_paper.png",
             )
@@ -127,19 +126,15 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def draw(results: Results, accuracy: dict[str, list[float]]) -> None:
+def draw(results: RunResults, accuracy: dict[str, list[float]]) -> None:
     """Bars by what the pre-training knew; ours begin at chance."""
-
-    def bar(label: str) -> tuple[float, float | None]:
-        mean, std, n = mean_std(accuracy[label])
-        return 100 * mean, 100 * std if n > 1 else None
 
     classes = results.configs[DEFAULT].data.classes
     bars(
         {
-            "no pre-training": {SCRATCH: bar(SCRATCH)},
-            "masked patches": {x: bar(x) for x in MASKED if x in accuracy},
-            "with labels": {SUPERVISED: bar(SUPERVISED)},
+            "no pre-training": {SCRATCH: bar(accuracy[SCRATCH])},
+            "masked patches": {x: bar(accuracy[x]) for x in MASKED if x in accuracy},
+            "with labels": {SUPERVISED: bar(accuracy[SUPERVISED])},
         },
         results.folder / "section4_6.png",
         y_label="accuracy (%)",
@@ -153,11 +148,8 @@ def draw(results: Results, accuracy: dict[str, list[float]]) -> None:
     )
 
 
-def claims(accuracy: dict[str, list[float]]) -> list[dict[str, str]]:
+def claims(accuracy: dict[str, list[float]]) -> list[Claim]:
     """Better than scratch, worse than labels; the variants slightly worse."""
-
-    def minus(label: str, other: str) -> Interval:
-        return contrast(accuracy, {label: 1, other: -1})
 
     rows = [
         ("Masked patch prediction helps", DEFAULT, SCRATCH, "+2.0"),
@@ -176,14 +168,12 @@ def claims(accuracy: dict[str, list[float]]) -> list[dict[str, str]]:
         ),
     ]
     return [
-        dict(
-            claim=claim,
-            criterion=f"accuracy after fine-tuning: {better} minus {worse} is above 0 "
-            "with its whole 95 % interval",
-            verdict=verdict(minus(better, worse), ">"),
-            numbers=f"{minus(better, worse).text('points', 100, True)}; the paper: "
-            f"{theirs}",
-            comment="",
+        judged(
+            claim,
+            f"accuracy after fine-tuning: {better} minus {worse} is above 0 with its "
+            "whole 95 % interval",
+            contrast(accuracy, {better: 1, worse: -1}),
+            paper=theirs,
         )
         for claim, better, worse, theirs in rows
         if better in accuracy and worse in accuracy
@@ -196,7 +186,6 @@ EXPERIMENT = Experiment(
     question="What is pre-training without labels worth?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

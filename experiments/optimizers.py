@@ -17,8 +17,9 @@ from experiments.data_size import RESNET, label
 from experiments.lab import full, paper
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.figures import bars
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.figures import bar, bars
+from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Figure, Table
 from experiments.lab.statistics import all_of, mean_std, verdict
 from experiments.lab.tables import mean_cell
 from experiments.transfer import HELD_OUT, TESTS, finetuning, finetuning_384
@@ -90,7 +91,7 @@ def full_arms() -> dict[str, Arm]:
     return found
 
 
-def measured(results: Results, start: str) -> dict[str, list[float]]:
+def measured(results: RunResults, start: str) -> dict[str, list[float]]:
     """Accuracies by measure, of each seed."""
     found = {OWN: results.accuracy(start), FEWSHOT: results.fewshot(start)}
     if results.scale == "full":
@@ -98,7 +99,7 @@ def measured(results: Results, start: str) -> dict[str, list[float]]:
     return found | {TUNED: results.accuracy(f"{start}, {TUNED}")}
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Table 7."""
     scale = results.scale
     names = optimizers(scale)
@@ -114,7 +115,7 @@ def conclude(results: Results) -> Conclusion:
     bars(
         {
             size: {
-                name: told(100 * x for x in row[choice][measures[-1]])
+                name: bar(row[choice][measures[-1]])
                 for name, choice in ((ADAM, ADAM), ("SGD", best[size]))
             }
             for size, row in values.items()
@@ -133,9 +134,8 @@ def conclude(results: Results) -> Conclusion:
     )
     return Conclusion(
         tables=[
-            dict(
+            Table(
                 caption="Table 7: accuracy (%)",
-                side="ours",
                 columns=["model", "optimizer", *measures],
                 rows=[
                     [size, name + (" (the better)" if name == best[size] else "")]
@@ -144,7 +144,7 @@ def conclude(results: Results) -> Conclusion:
                     for name in names
                 ],
             ),
-            dict(
+            Table(
                 caption="Table 7: accuracy (%) after fine-tuning; JFT-300M, 7 epochs",
                 side="paper",
                 columns=["model", "optimizer", *paper.TABLE_7_COLUMNS],
@@ -156,8 +156,8 @@ def conclude(results: Results) -> Conclusion:
             ),
         ],
         figures=[
-            dict(
-                caption="Table 7 as bars: Adam and SGD",
+            Figure(
+                "Table 7 as bars: Adam and SGD",
                 ours="table7.png",
                 paper="table7_paper.png",
             )
@@ -169,17 +169,11 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def told(values: Any) -> tuple[float, float | None]:
-    """Mean, and standard deviation if there are several seeds."""
-    mean, std, n = mean_std(list(values))
-    return mean, std if n > 1 else None
-
-
 def claim_of(
     measure: str,
     values: dict[str, dict[str, dict[str, list[float]]]],
     best: dict[str, str],
-) -> dict[str, str]:
+) -> Claim:
     """Adam is at least as good, whatever the size."""
     grid = {
         pretrained(size, name): x[measure]
@@ -191,7 +185,7 @@ def claim_of(
         for size, name in best.items()
     }
     text = "; ".join(f"{s}: {x.text('points', 100, True)}" for s, x in gaps.items())
-    return dict(
+    return Claim(
         claim=f"ResNets pre-trained by Adam transfer better than by SGD ({measure})",
         criterion="Adam minus the better SGD is above 0 with its whole 95 % interval, "
         "for each size",
@@ -216,7 +210,6 @@ EXPERIMENT = Experiment(
     question="Should ResNets be pre-trained by Adam or by SGD?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

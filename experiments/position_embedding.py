@@ -15,7 +15,8 @@ from typing import Any
 from experiments.lab import full, paper
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast, mean_against
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.statistics import all_of, mean_std, verdict
 from experiments.lab.tables import mean_cell
 from vit_jax.analysis.features import position_tables
@@ -75,7 +76,7 @@ def arms(scale: str) -> dict[str, Arm]:
     }
 
 
-def table_8(values: dict[str, list[float]], caption: str) -> dict[str, Any]:
+def table_8(values: dict[str, list[float]], caption: str) -> Table:
     """In the form of the paper, in percent."""
     rows = [
         [kind]
@@ -87,10 +88,10 @@ def table_8(values: dict[str, list[float]], caption: str) -> dict[str, Any]:
         ]
         for kind in KINDS
     ]
-    return dict(caption=caption, side="ours", columns=["", *PLACES], rows=rows)
+    return Table(caption=caption, columns=["", *PLACES], rows=rows)
 
 
-def structure(results: Results, label: str) -> dict[str, list[Any]]:
+def structure(results: RunResults, label: str) -> dict[str, list[Any]]:
     """Of the embeddings of each seed: similarities, and what they say of the plane."""
     found = {"similarity": [], "rank": [], "neighbours": [], "chance": []}
     for folder in results.runs[label]:
@@ -105,7 +106,7 @@ def structure(results: Results, label: str) -> dict[str, list[Any]]:
     return found
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Table 8 by test accuracy and few-shot, Fig. 10 by what it shows of the plane."""
     shots = results.shots(DEFAULT)
     labels = [label for label in CELLS if label in results]
@@ -129,15 +130,14 @@ def conclude(results: Results) -> Conclusion:
         tables=[
             table_8(accuracy, "Table 8: test accuracy (%)"),
             table_8(fewshot, f"Table 8: {shots} accuracy of held-out classes (%)"),
-            dict(
+            Table(
                 caption="Table 8: ViT-B/16, ImageNet 5-shot accuracy (%)",
                 side="paper",
                 columns=["", *PLACES],
                 rows=published,
             ),
-            dict(
+            Table(
                 caption="Fig. 10: how much of the plane is in the position embeddings",
-                side="ours",
                 columns=[
                     "setting",
                     "rank correlation with nearness",
@@ -148,12 +148,11 @@ def conclude(results: Results) -> Conclusion:
             ),
         ],
         figures=[
-            dict(
-                caption="Fig. 10: cosine similarity of position embeddings, seed 0. "
+            Figure(
+                "Fig. 10: cosine similarity of position embeddings, seed 0. "
                 "The paper's, of ViT-L/16 after 7 or 14 epochs, shows periods that get "
                 "finer with the higher rate and the longer training",
                 ours="fig10.png",
-                paper="",
             )
         ],
         claims=[*claims_of_table_8(accuracy), claim_of_figure_10(ranks)],
@@ -166,7 +165,7 @@ def conclude(results: Results) -> Conclusion:
     )
 
 
-def claims_of_table_8(accuracy: dict[str, list[float]]) -> list[dict[str, str]]:
+def claims_of_table_8(accuracy: dict[str, list[float]]) -> list[Claim]:
     """None is worse; the others are alike."""
     others = [label for label in accuracy if label != NONE]
     gap = mean_against(accuracy, NONE)
@@ -176,38 +175,35 @@ def claims_of_table_8(accuracy: dict[str, list[float]]) -> list[dict[str, str]]:
     most = max(same, key=lambda x: abs(same[x].value))
     points = ("points", 100, True)
     return [
-        dict(
-            claim="Without position embedding accuracy is lower",
-            criterion="the mean of all others minus none, by test accuracy, is above 0 "
+        judged(
+            "Without position embedding accuracy is lower",
+            "the mean of all others minus none, by test accuracy, is above 0 "
             "with its whole 95 % interval",
-            verdict=verdict(gap, ">"),
-            numbers=f"{gap.text(*points)}; the paper: +2.7 points",
-            comment="",
+            gap,
+            paper="+2.7 points",
         ),
-        dict(
+        Claim(
             claim="Without position embedding accuracy is lower than with any",
             criterion="each other one minus none is above 0 with its whole interval",
             verdict=all_of([verdict(x, ">") for x in single.values()]),
             numbers=f"the least is of {least}: {single[least].text(*points)}",
-            comment="",
         ),
-        dict(
+        Claim(
             claim="Kind and place of the embedding make little difference",
             criterion=f"each minus 1-D at the stem is within {MARGIN} points, which is "
             "what leaving positions out costs in the paper, with its whole interval",
             verdict=all_of([verdict(x, "within", MARGIN / 100) for x in same.values()]),
             numbers=f"the furthest is {most}: {same[most].text(*points)}; the paper: "
             "-0.2 points",
-            comment="",
         ),
     ]
 
 
-def claim_of_figure_10(ranks: dict[str, list[float]]) -> dict[str, str]:
+def claim_of_figure_10(ranks: dict[str, list[float]]) -> Claim:
     """Longer training at a higher rate shows in the embeddings."""
     gain = contrast(ranks, {LONG_HIGH: 1, SHORT_LOW: -1})
     means = ", ".join(f"{label} {mean_std(x)[0]:.2f}" for label, x in ranks.items())
-    return dict(
+    return Claim(
         claim="Longer training at a higher rate gives position embeddings with more "
         "of the plane in them",
         criterion="rank correlation of similarity with nearness: long training at the "
@@ -225,7 +221,6 @@ EXPERIMENT = Experiment(
     "plane?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ on JFT-300M; layers and widths of its points are not printed, and are chosen her
 have their compute.
 """
 
-from typing import Any
-
 from experiments.lab import full, paper, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import Rays
-from experiments.lab.figures import lines
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
+from experiments.lab.figures import lines, over_seeds
+from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
+from experiments.lab.records import Claim, Conclusion, Figure, Table
 from experiments.lab.statistics import Interval, all_of, verdict
 from experiments.lab.tables import mean_cell
+from vit_jax.figures.style import Series
 
 BASE = "base"
 AXES = tuple(paper.FIGURE_8)  # All, Depth, Patch size, Width MLP, Width
@@ -100,7 +100,7 @@ def arm_of(scale: str, shape: Shape) -> Arm:
     )
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Curves of accuracy by relative compute, and the slopes of the axes."""
     axes = SHAPES[results.scale][1]
     unit = macs_of(results.configs[BASE])
@@ -144,17 +144,16 @@ def conclude(results: Results) -> Conclusion:
     ]
     return Conclusion(
         tables=[
-            dict(
+            Table(
                 caption="Fig. 8: shapes",
-                side="ours",
                 columns=["shape", "relative compute", "test (%)", f"{shots} (%)"],
                 rows=rows,
             ),
             slopes_table(Rays(points), Rays(theirs)),
         ],
         figures=[
-            dict(
-                caption="Fig. 8: accuracy of shapes scaled from one base",
+            Figure(
+                "Fig. 8: accuracy of shapes scaled from one base",
                 ours="fig8.png",
                 paper="fig8_paper.png",
             )
@@ -174,26 +173,21 @@ def series(
     labels: list[str],
     compute: dict[str, float],
     values: dict[str, list[float]],
-) -> dict[str, Any]:
+) -> Series:
     """The curve of an axis in percent, by increasing compute."""
     labels = sorted(labels, key=lambda label: compute[label])
-    cells = [mean_cell(values[label], 100) for label in labels]
-    return {
-        "name": axis,
-        "x": [compute[label] for label in labels],
-        "y": [cell["mean"] for cell in cells],
-        "std": [cell["std"] for cell in cells],
-    }
+    places = [compute[label] for label in labels]
+    return over_seeds(axis, places, [values[label] for label in labels])
 
 
-def slopes_table(ours: Rays, theirs: Rays) -> dict[str, Any]:
+def slopes_table(ours: Rays, theirs: Rays) -> Table:
     """Points gained by doubling the compute along each axis."""
 
     def told(x: Interval) -> str:
         return f"{x.value:.1f} [{x.low:.1f}, {x.high:.1f}]"
 
     rows = [[axis, told(ours.slopes[axis]), told(theirs.slopes[axis])] for axis in AXES]
-    return dict(
+    return Table(
         caption="Points of accuracy gained by twice the compute, 95 % CI (paper: "
         "ImageNet 5-shot, fitted in the same way to the points of its figure)",
         side="both",
@@ -202,7 +196,7 @@ def slopes_table(ours: Rays, theirs: Rays) -> dict[str, Any]:
     )
 
 
-def claims(ours: Rays, theirs: Rays) -> list[dict[str, str]]:
+def claims(ours: Rays, theirs: Rays) -> list[Claim]:
     """Depth helps most, width least, smaller patches robustly."""
 
     def against(axis: str, sign: float) -> tuple[str, str]:
@@ -223,27 +217,24 @@ def claims(ours: Rays, theirs: Rays) -> list[dict[str, str]]:
     rule = "points of test accuracy per doubling of compute: the slope of {} is {} that"
     rule += " of each other single axis, the whole 95 % interval of the difference"
     return [
-        dict(
+        Claim(
             claim="Depth gains most",
             criterion=rule.format("depth", "above"),
             verdict=most,
             numbers=most_numbers,
-            comment="",
         ),
-        dict(
+        Claim(
             claim="Width gains least",
             criterion=rule.format("width", "below"),
             verdict=least,
             numbers=least_numbers,
-            comment="",
         ),
-        dict(
+        Claim(
             claim="Smaller patches gain without new parameters",
             criterion="the slope of patch size is above 0 with its whole interval",
             verdict=verdict(patch, ">"),
             numbers=f"{patch.text('points', sign=True)}; the paper: "
             f"{theirs.slopes[PATCH].value:+.1f}",
-            comment="",
         ),
     ]
 
@@ -255,7 +246,6 @@ EXPERIMENT = Experiment(
     "together?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ The same at every scale: a minute of one CPU core.
 """
 
 import functools
-from typing import Any
 
 from experiments.lab import paper
 from experiments.lab.command import main
-from experiments.lab.frame import Conclusion, Experiment, Results
+from experiments.lab.frame import Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Table
 from vit_jax.cli import read_config
 from vit_jax.models import create_model
 from vit_jax.models.variants import SIZES
@@ -121,7 +121,7 @@ def exaflops_an_epoch(name: str) -> float:
     return pretraining_exaflops(name, epochs=1)
 
 
-def table_1() -> tuple[dict[str, Any], bool]:
+def table_1() -> tuple[Table, bool]:
     """Shapes and parameters; whether all are as expected."""
     rows, right = [], True
     for model, (*shape, millions) in paper.TABLE_1.items():
@@ -134,7 +134,7 @@ def table_1() -> tuple[dict[str, Any], bool]:
         size = SIZES.get(name.partition("ViT-")[2].partition("/")[0])
         rows.append([name, *map(str, size or [""] * 4), ours, formula, published, ""])
     columns = "model,layers,width,MLP,heads,parameters,by formula,expected"
-    return dict(
+    return Table(
         caption="Table 1: parameters, 224 pixels, 1000 classes, no pre-logits layer",
         side="both",
         columns=[*columns.split(","), "paper"],
@@ -142,7 +142,7 @@ def table_1() -> tuple[dict[str, Any], bool]:
     ), right
 
 
-def table_3() -> tuple[dict[str, Any], bool]:
+def table_3() -> tuple[Table, bool]:
     """What configs/pretrain.py makes of each row."""
     rows, right = [], True
     for models, data, epochs, *expected in TABLE_3:
@@ -166,7 +166,7 @@ def table_3() -> tuple[dict[str, Any], bool]:
                 right &= same
                 told = [f"{x:g}" if isinstance(x, float) else x for x in ours]
                 rows.append([model, data, count, *told, "yes" if same else "NO"])
-    return dict(
+    return Table(
         caption="Table 3: configs/pretrain.py; all: batch 4096, 10,000 steps of "
         "warm-up, Adam 0.9 and 0.999, 224 pixels",
         side="both",
@@ -177,7 +177,7 @@ def table_3() -> tuple[dict[str, Any], bool]:
     ), right
 
 
-def table_4() -> tuple[dict[str, Any], bool]:
+def table_4() -> tuple[Table, bool]:
     """What configs/finetune.py and configs/vtab.py make of each row."""
     rows, right = [], True
     for name, (steps, rates) in TABLE_4.items():
@@ -192,7 +192,7 @@ def table_4() -> tuple[dict[str, Any], bool]:
         right &= same
         duration, told = config.train.duration, ", ".join(f"{x:g}" for x in ours)
         rows.append([name, duration, told, "yes" if same else "NO"])
-    return dict(
+    return Table(
         caption="Table 4: configs/finetune.py and configs/vtab.py; all: SGD, momentum "
         "0.9, cosine, no weight decay, clipped at 1, batch 512, 384 pixels",
         side="both",
@@ -201,7 +201,7 @@ def table_4() -> tuple[dict[str, Any], bool]:
     ), right
 
 
-def table_6() -> tuple[dict[str, Any], dict[str, float]]:
+def table_6() -> tuple[Table, dict[str, float]]:
     """exaFLOPs, and by family the largest deviation in percent."""
     rows, worst = [], {}
     for row in paper.TABLE_6:
@@ -212,7 +212,7 @@ def table_6() -> tuple[dict[str, Any], dict[str, float]]:
         worst[key] = max(worst.get(key, 0.0), abs(off))
         told = [f"{ours:.1f}", f"{row['exaflops']:,}", f"{off:+.2f}"]
         rows.append([row["name"], f"{row['epochs']}", *told])
-    return dict(
+    return Table(
         caption="Table 6: exaFLOPs of pre-training",
         side="both",
         columns=["model", "epochs", "ours", "paper", "difference (%)"],
@@ -220,7 +220,7 @@ def table_6() -> tuple[dict[str, Any], dict[str, float]]:
     ), worst
 
 
-def table_2() -> tuple[dict[str, Any], float]:
+def table_2() -> tuple[Table, float]:
     """TPUv3-core-days; the largest deviation of the ViTs in percent."""
     rows, worst = [], 0.0
     for name, (model, epochs, options) in TABLE_2_RUNS.items():
@@ -233,7 +233,7 @@ def table_2() -> tuple[dict[str, Any], float]:
         worst = max(worst, abs(off) if "ViT" in model else 0.0)
         told = [f"{exaflops:,.0f}", f"{days:,.0f}", f"{printed:,.0f}", f"{off:+.0f}"]
         rows.append([name, f"{epochs}", *told])
-    return dict(
+    return Table(
         caption=f"Table 2: TPUv3-core-days, at {PAPER_UTILISATION:.0%} of the peak",
         side="both",
         columns="model,epochs,exaFLOPs,core-days,paper,difference (%)".split(","),
@@ -241,17 +241,15 @@ def table_2() -> tuple[dict[str, Any], float]:
     ), worst
 
 
-def conclude(_: Results) -> Conclusion:
+def conclude(_: RunResults) -> Conclusion:
     """Five tables and what they must show."""
     (sizes, right_1), (pretraining, right_3) = table_1(), table_3()
     (finetuning, right_4), (flops, off) = table_4(), table_6()
     days, off_days = table_2()
 
-    def claim(text: str, criterion: str, holds: bool, numbers: str) -> dict[str, str]:
+    def claim(text: str, criterion: str, holds: bool, numbers: str) -> Claim:
         result = "supported" if holds else "not supported"
-        return dict(
-            claim=text, criterion=criterion, verdict=result, numbers=numbers, comment=""
-        )
+        return Claim(claim=text, criterion=criterion, verdict=result, numbers=numbers)
 
     return Conclusion(
         tables=[sizes, pretraining, finetuning, flops, days],
@@ -266,7 +264,7 @@ def conclude(_: Results) -> Conclusion:
                 "The recipes are the paper's",
                 "every value of the configs is that of Tables 3 and 4",
                 right_3 and right_4,
-                f"{len(pretraining['rows'])} and {len(finetuning['rows'])} rows",
+                f"{len(pretraining.rows)} and {len(finetuning.rows)} rows",
             ),
             claim(
                 "The compute of ViTs is the paper's",

@@ -16,8 +16,9 @@ from typing import Any
 from experiments.lab import paper_figures
 from experiments.lab.command import main
 from experiments.lab.figures import lines
-from experiments.lab.frame import Conclusion, Experiment, Results
+from experiments.lab.frame import Experiment, RunResults
 from experiments.lab.paper_figures import family_of
+from experiments.lab.records import Claim, Conclusion, Figure, Table
 from experiments.lab.statistics import Interval, verdict
 from experiments.lab.throughput import (
     Forward,
@@ -60,7 +61,7 @@ def own_size(model: str, size: int) -> int:
     return round(size / patch) * patch
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Measures what has not been measured yet."""
     scale, memory = results.scale, device_memory()
     forward = Forward(results.folder / "measurements.json")
@@ -89,9 +90,8 @@ def conclude(results: Results) -> Conclusion:
     paper_figures.figure_12(results.folder / "fig12_paper.png")
     columns = ["model", "GMACs at the largest", *(f"{n} px" for n in SIZES[scale])]
     tables = [
-        dict(
+        Table(
             caption=f"Fig. 12: {caption}",
-            side="ours",
             columns=columns,
             rows=[
                 [
@@ -110,8 +110,8 @@ def conclude(results: Results) -> Conclusion:
     return Conclusion(
         tables=tables,
         figures=[
-            dict(
-                caption="Fig. 12: speed and largest batch of the forward pass",
+            Figure(
+                "Fig. 12: speed and largest batch of the forward pass",
                 ours="fig12.png",
                 paper="fig12_paper.png",
             )
@@ -141,9 +141,7 @@ def series(scale: str, values: dict[tuple[str, int], float]) -> list[dict[str, A
     ]
 
 
-def claims(
-    scale: str, rows: dict[tuple[str, int], dict[str, Any]]
-) -> list[dict[str, str]]:
+def claims(scale: str, rows: dict[tuple[str, int], dict[str, Any]]) -> list[Claim]:
     """Ratios of ViT to ResNet over pairs of equal compute and all image sizes."""
     pairs = [
         (rows[vit, size], rows[resnet, size])
@@ -163,23 +161,21 @@ def claims(
     memory = spread(sizes, min(sizes), max(sizes))
     names = " and ".join(f"{vit} and {resnet}" for vit, resnet in PAIRS[scale])
     return [
-        dict(
+        Claim(
             claim="ViTs are about as fast as ResNets of equal compute",
             criterion=f"multiply-adds per second, {names}: the ratio is between 1/2 "
             "and 2 at all image sizes, for the slowest and fastest groups of steps",
             verdict=verdict(speed, "within", 1.0),
             numbers=f"ViT / ResNet {told(speed)}; the paper at 224 pixels: B/32 and "
             "R50x1 1.4, B/16 and R50x2 1.1",
-            comment="",
         ),
-        dict(
+        Claim(
             claim="ViTs need less memory an image than ResNets of equal compute",
             criterion=f"bytes that an image adds to the forward pass, {names}: the "
             "ratio is below 1 at all image sizes",
             verdict=verdict(memory, "<"),
             numbers=f"ViT / ResNet {told(memory)}; the paper's largest batches at 384 "
             "pixels: B/32 1024 and R50x1 256, B/16 512 and R50x2 128",
-            comment="",
         ),
     ]
 

@@ -11,8 +11,6 @@ steps each at one learning rate: 4 minutes of two CPU cores beside `data_size`. 
 prepared it. full: Table 5, five ViTs and three data sets, fine-tuned to five.
 """
 
-from typing import Any
-
 from configs import lab
 from experiments import data_size
 from experiments.data_size import ALL, HYBRID, LITTLE, RESNET, VIT, figure_family, label
@@ -20,8 +18,8 @@ from experiments.lab import figures, paper, paper_figures
 from experiments.lab.check import data_is_here
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results
-from experiments.lab.statistics import mean_std, verdict
+from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
@@ -120,7 +118,7 @@ def arms(scale: str) -> dict[str, Arm]:
     return found
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Table 5 and Fig. 3."""
     scale = results.scale
     names, sources = models(scale), sets(scale)
@@ -137,16 +135,10 @@ def conclude(results: Results) -> Conclusion:
         panels[test] = []
         for model in names:
             starts = [f"{model}, {source}" for source in sources]
-            rows = [mean_std(found[start]) for start in starts if start in found]
-            panels[test].append(
-                {
-                    "name": model,
-                    "x": range(len(sources) - len(rows), len(sources)),
-                    "y": [100 * mean for mean, *_ in rows],
-                    "std": [100 * std if n > 1 else None for _, std, n in rows],
-                    "family": figure_family(model),
-                }
-            )
+            there = [found[start] for start in starts if start in found]
+            places = range(len(sources) - len(there), len(sources))
+            family = figure_family(model)
+            panels[test].append(figures.over_seeds(model, places, there, family=family))
     figures.lines(
         panels,
         results.folder / "fig3.png",
@@ -167,8 +159,8 @@ def conclude(results: Results) -> Conclusion:
             published_table_5(),
         ],
         figures=[
-            dict(
-                caption="Fig. 3: transfer by the pre-training data",
+            Figure(
+                "Fig. 3: transfer by the pre-training data",
                 ours="fig3.png",
                 paper="fig3_paper.png",
             )
@@ -182,11 +174,10 @@ def table_5(
     values: dict[str, dict[str, list[float]]],
     names: tuple[str, ...],
     sources: tuple[str, ...],
-) -> dict[str, Any]:
+) -> Table:
     """In the form of the paper: a row for each pair of pre-training and test set."""
-    return dict(
+    return Table(
         caption="Accuracy (%) after fine-tuning",
-        side="ours",
         columns=["pre-training", "test", *names],
         rows=[
             [source, test]
@@ -197,9 +188,9 @@ def table_5(
     )
 
 
-def published_table_5() -> dict[str, Any]:
+def published_table_5() -> Table:
     """The paper's."""
-    return dict(
+    return Table(
         caption="Table 5: accuracy (%) after fine-tuning",
         side="paper",
         columns=["pre-training", "test", *paper.TABLE_5_MODELS],
@@ -211,9 +202,7 @@ def published_table_5() -> dict[str, Any]:
     )
 
 
-def claims_of(
-    test: str, values: dict[str, list[float]], scale: str
-) -> list[dict[str, str]]:
+def claims_of(test: str, values: dict[str, list[float]], scale: str) -> list[Claim]:
     """More data is better, and more so for the ViT."""
     least, most = sets(scale)[0], sets(scale)[-1]
     both = [m for m in models(scale) if f"{m}, {least}" in values]
@@ -221,12 +210,11 @@ def claims_of(
     weights |= {f"{m}, {least}": -1 / len(both) for m in both}
     gain = contrast(values, weights)
     claims = [
-        dict(
-            claim=f"Pre-training on more data gives better transfer to {test}",
-            criterion=f"{most} minus {least}, the mean of {', '.join(both)}, is above "
+        judged(
+            f"Pre-training on more data gives better transfer to {test}",
+            f"{most} minus {least}, the mean of {', '.join(both)}, is above "
             "0 with its whole 95 % interval",
-            verdict=verdict(gain, ">"),
-            numbers=gain.text("points", 100, True),
+            gain,
             comment="The paper, ViT-B/16: 77.9 % on ImageNet, 84.0 % from ImageNet-21k "
             "and 84.2 % from JFT-300M.",
         )
@@ -234,12 +222,11 @@ def claims_of(
     if RESNET in both:
         ahead = contrast(values, {f"{RESNET}, {least}": 1, f"{VIT}, {least}": -1})
         claims.append(
-            dict(
-                claim=f"From little data the ResNet transfers better (to {test})",
-                criterion=f"ResNet minus ViT, both from {least} of the data, is above "
+            judged(
+                f"From little data the ResNet transfers better (to {test})",
+                f"ResNet minus ViT, both from {least} of the data, is above "
                 "0 with its whole 95 % interval",
-                verdict=verdict(ahead, ">"),
-                numbers=ahead.text("points", 100, True),
+                ahead,
                 comment="The paper's Fig. 3: from ImageNet R152x4 is 3.4 points ahead "
                 "of ViT-B/16, the best ViT. This claim was written after the first "
                 "runs at mini scale.",
@@ -249,12 +236,11 @@ def claims_of(
         weights |= {f"{RESNET}, {most}": -1.0, f"{RESNET}, {least}": 1.0}
         more = contrast(values, weights)
         claims.append(
-            dict(
-                claim=f"The ViT gains more than the ResNet (transfer to {test})",
-                criterion=f"gain of the ViT from {least} to {most}, minus that of the "
+            judged(
+                f"The ViT gains more than the ResNet (transfer to {test})",
+                f"gain of the ViT from {least} to {most}, minus that of the "
                 "ResNet, is above 0 with its whole 95 % interval",
-                verdict=verdict(more, ">"),
-                numbers=more.text("points", 100, True),
+                more,
                 comment="The paper's Fig. 3: from ImageNet to JFT-300M +10.6 points "
                 "for ViT-L/16, +6.5 for R152x4.",
             )
@@ -262,16 +248,13 @@ def claims_of(
     return claims
 
 
-def claim_of_resolution(
-    values: dict[str, list[float]], larger: list[float]
-) -> dict[str, str]:
+def claim_of_resolution(values: dict[str, list[float]], larger: list[float]) -> Claim:
     """Fine-tuning with more tokens."""
     gain = contrast(values | {LARGER: larger}, {LARGER: 1, label(VIT): -1})
-    return dict(
-        claim="Fine-tuning at a higher resolution than that of the pre-training helps",
-        criterion="ViT at 48 minus at 32 pixels is above 0 with its whole interval",
-        verdict=verdict(gain, ">"),
-        numbers=gain.text("points", 100, True),
+    return judged(
+        "Fine-tuning at a higher resolution than that of the pre-training helps",
+        "ViT at 48 minus at 32 pixels is above 0 with its whole interval",
+        gain,
         comment="Images of 32 pixels have no more to show at 48: what is gained is "
         "from more and smaller patches alone.",
     )
@@ -294,7 +277,6 @@ EXPERIMENT = Experiment(
     "fine-tuning?",
     conclude=conclude,
     arms=arms,
-    seeds={"smoke": 1, "mini": 2, "small": 3, "full": 1},
 )
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from experiments import data_size
 from experiments.lab import paper_figures
 from experiments.lab.check import data_is_here
 from experiments.lab.command import main
-from experiments.lab.figures import bars
-from experiments.lab.frame import Arm, Conclusion, Experiment, Results, resolve
-from experiments.lab.statistics import difference, mean_std, verdict
+from experiments.lab.figures import bar, bars
+from experiments.lab.frame import Arm, Experiment, RunResults, resolve
+from experiments.lab.records import Conclusion, Figure, Table, judged
+from experiments.lab.statistics import difference
 from experiments.lab.tables import mean_cell
 
 PUBLIC = {"small": "ViT-B/16", "full": "ViT-L/16"}
@@ -78,7 +79,7 @@ def task_row(task: str, values: list[float], scale: str) -> list[Any]:
     ]
 
 
-def conclude(results: Results) -> Conclusion:
+def conclude(results: RunResults) -> Conclusion:
     """Table 9 and Fig. 2."""
     values = {task: results.accuracy(task) if task in results else [] for task in TASKS}
     done = [task for task, found in values.items() if found]
@@ -95,11 +96,7 @@ def conclude(results: Results) -> Conclusion:
         name: [sum(TASKS[t].paper[k] for t in tasks) / len(tasks) for k in range(3)]
         for name, tasks in groups.items()
     }
-    drawn = {}
-    for name, found in means.items():
-        if found:
-            mean, std, n = mean_std([100 * x for x in found])
-            drawn[name] = {"ours": (mean, std if n > 1 else None)}
+    drawn = {name: {"ours": bar(found)} for name, found in means.items() if found}
     if drawn:
         bars(drawn, results.folder / "fig2.png", y_label="accuracy (%)")
     paper_figures.figure_2(results.folder / "fig2_paper.png")
@@ -108,23 +105,24 @@ def conclude(results: Results) -> Conclusion:
         printed = paper_means["all"][-1]
         gap = difference([100 * x for x in means["all"]], [printed] * 3)
         claims.append(
-            dict(
-                claim=f"The mean of all tasks is the paper's, {PAPER_MODELS[-1]}",
-                criterion=f"within {MARGIN:g} points with its whole 95 % interval",
-                verdict=verdict(gap, "within", MARGIN),
-                numbers=gap.text("points", sign=True),
-                comment="",
+            judged(
+                f"The mean of all tasks is the paper's, {PAPER_MODELS[-1]}",
+                f"within {MARGIN:g} points with its whole 95 % interval",
+                gap,
+                "within",
+                MARGIN,
+                factor=1,
             )
         )
     return Conclusion(
         tables=[
-            dict(
+            Table(
                 caption="Table 9: accuracy (%) by task, and what is run",
                 side="both",
                 columns=[*columns.split(","), *PAPER_MODELS],
                 rows=[task_row(t, found, results.scale) for t, found in values.items()],
             ),
-            dict(
+            Table(
                 caption="Table 9: means of the groups (%)",
                 side="both",
                 columns=["group", "tasks", "run", "ours", *PAPER_MODELS],
@@ -136,8 +134,8 @@ def conclude(results: Results) -> Conclusion:
             ),
         ],
         figures=[
-            dict(
-                caption="Fig. 2: means of the groups, where all of their tasks ran",
+            Figure(
+                "Fig. 2: means of the groups, where all of their tasks ran",
                 ours="fig2.png" if drawn else "",
                 paper="fig2_paper.png",
             )

@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from experiments.lab.check import needs, needs_table
-from experiments.lab.frame import SCALES, Conclusion, Experiment, resolve
+from experiments.lab.frame import SCALES, Experiment, resolve
 from experiments.lab.grid import (
     GridRun,
     collect,
@@ -36,6 +36,7 @@ from experiments.lab.grid import (
     seconds,
     unfinished,
 )
+from experiments.lab.records import Conclusion
 from experiments.lab.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
@@ -142,7 +143,7 @@ def run_experiment(
         "title": experiment.title,
         "question": experiment.question,
         "scale": scale,
-        **conclusion._asdict(),
+        **conclusion.record(),
         "runs": {
             "count": len({run.folder for run in runs}),
             "seeds": max(Counter(run.label for run in runs).values(), default=0),
@@ -165,9 +166,10 @@ def run_experiment(
 def show(conclusion: Conclusion, folder: Path) -> None:
     """Prints the tables and the claims, and where the figures are."""
     for table in conclusion.tables:
-        print(f"\n{table['caption']} ({table['side']})\n\n{markdown_table(table)}")
+        print(f"\n{table.caption} ({table.side})\n")
+        print(markdown_table(table._asdict()))
     for claim in conclusion.claims:
-        print(f"\n{claim['claim']}\n  {claim['verdict']}: {claim['numbers']}")
+        print(f"\n{claim.claim}\n  {claim.verdict}: {claim.numbers}")
     if conclusion.notes:
         print(f"\n{conclusion.notes}")
     print(f"\nresults and figures: {folder}", flush=True)

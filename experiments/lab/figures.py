@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.lab.statistics import mean_std
 from vit_jax.figures.style import (
     GREY,
     INK,
@@ -29,6 +30,32 @@ from vit_jax.figures.style import (
     styles_of,
     x_axis,
 )
+
+
+def over_seeds(
+    name: str,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    *,
+    factor: float = 100.0,
+    **options: Any,
+) -> Series:
+    """Means over seeds and their standard deviations, as a curve.
+
+    Args:
+        values: those of each seed, for each x; empty where there are none.
+        factor: multiplies the values: shares are shown in percent.
+        options: the rest of a `Series`, such as its family.
+    """
+    bars = [bar(row, factor) if len(row) else (None, None) for row in values]
+    means, stds = [mean for mean, _ in bars], [std for _, std in bars]
+    return {"name": name, "x": x, "y": means, "std": stds, **options}
+
+
+def bar(values: Sequence[float], factor: float = 100.0) -> tuple[float, float | None]:
+    """The mean over seeds, and the standard deviation where there are several."""
+    mean, std, count = mean_std(values)
+    return factor * mean, factor * std if count > 1 else None
 
 
 def lines(

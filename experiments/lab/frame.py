@@ -6,13 +6,14 @@ shows its results.
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
+from experiments.lab.records import Conclusion
 from vit_jax.cli import read_config
 from vit_jax.config import ConfigError
 from vit_jax.storage.jsonl import read_metrics
@@ -60,27 +61,7 @@ class Arm(NamedTuple):
     classes: int = 0
 
 
-class Conclusion(NamedTuple):
-    """What an experiment found, as plain data for `report.py`.
-
-    Attributes:
-        tables: dicts of caption, side ("ours", "paper" or "both"), columns, rows; a
-            cell is text, a number, None, or {"mean", "std", "n"}.
-        figures: dicts of caption, ours, paper: names of PNG files in the experiment's
-            folder, "" for none; SVG and CSV lie beside them.
-        claims: dicts of claim, criterion, verdict, numbers, comment.
-        notes: what did not reproduce and the likely reason; limits of the scale.
-        status: "done", or what keeps it from that.
-    """
-
-    tables: Sequence[dict[str, Any]] = ()
-    figures: Sequence[dict[str, str]] = ()
-    claims: Sequence[dict[str, str]] = ()
-    notes: str = ""
-    status: str = "done"
-
-
-class Results:
+class RunResults:
     """The finished runs of an experiment, by arm.
 
     Attributes:
@@ -169,9 +150,9 @@ class Experiment(NamedTuple):
     item: str
     title: str
     question: str
-    conclude: Callable[[Results], Conclusion]
+    conclude: Callable[[RunResults], Conclusion]
     arms: Callable[[str], dict[str, Arm]] = lambda _: {}
-    seeds: Mapping[str, int] = {"smoke": 1, "mini": 2, "small": 3, "full": 3}
+    seeds: Mapping[str, int] = {"smoke": 1, "mini": 2, "small": 3, "full": 1}
 
 
 def load_experiment(name: str) -> Experiment:

@@ -19,7 +19,7 @@ import jax
 import ml_collections
 
 from configs.base import get_config
-from experiments.lab.frame import Arm, Experiment, Results, resolve
+from experiments.lab.frame import Arm, Experiment, RunResults, resolve
 from vit_jax.config import difference
 from vit_jax.fleet.training import fleet_key, train_fleet, why_not
 from vit_jax.storage.paths import write_atomically
@@ -196,7 +196,7 @@ def fleets(runs: list[GridRun]) -> Iterator[list[GridRun]]:
 
 def collect(
     runs: list[GridRun], scale: str, folder: Path, data: Mapping[str, str]
-) -> Results:
+) -> RunResults:
     """The finished runs by arm; each makes one value of a mean over seeds."""
     finished: dict[str, list[Path]] = {}
     configs: dict[str, ml_collections.ConfigDict] = {}
@@ -204,7 +204,7 @@ def collect(
         configs.setdefault(run.label, run.config)
         if is_finished(run.folder) and not record(run.folder)["failed"]:
             finished.setdefault(run.label, []).append(run.folder)
-    return Results(scale, folder, finished, configs, data)
+    return RunResults(scale, folder, finished, configs, data)
 
 
 def record(folder: Path) -> dict[str, Any]:

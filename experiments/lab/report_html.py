@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.lab.report_text import (
     INTRODUCTION,
@@ -17,10 +17,8 @@ from experiments.lab.report_text import (
     interleaved,
     scale_line,
 )
+from experiments.lab.results import Found, ItemStatus, Report
 from experiments.lab.tables import html_table
-
-if TYPE_CHECKING:
-    from experiments.report import Found, ItemStatus, Report
 
 # A larger SVG, of many pictures, is no sharper than its PNG.
 _MAX_SVG_BYTES = 400_000
@@ -28,7 +26,7 @@ _MAX_SVG_BYTES = 400_000
 _MAX_HALF = 6
 
 
-def page(report: "Report") -> str:
+def page(report: Report) -> str:
     """The whole page."""
     style = Path(__file__).with_name("report.css").read_text()
     parts = [
@@ -47,7 +45,7 @@ def page(report: "Report") -> str:
     )
 
 
-def _head(report: "Report") -> str:
+def _head(report: Report) -> str:
     verdicts = Counter(
         claim["verdict"] for one in report.results for claim in one.record["claims"]
     )
@@ -75,7 +73,7 @@ def _problems(problems: Sequence[str]) -> str:
     )
 
 
-def _summary(results: Sequence["Found"]) -> str:
+def _summary(results: Sequence[Found]) -> str:
     groups = []
     for one in results:
         record = one.record
@@ -113,7 +111,7 @@ def _summary(results: Sequence["Found"]) -> str:
     )
 
 
-def _experiment(one: "Found") -> str:
+def _experiment(one: Found) -> str:
     record = one.record
     scale = escape(f"{record['item']} · {record['scale']}")
     status = "" if record["status"] == "done" else f" · {escape(record['status'])}"
@@ -228,7 +226,7 @@ def _how(record: dict[str, Any]) -> str:
     )
 
 
-def _items(items: Sequence["ItemStatus"]) -> str:
+def _items(items: Sequence[ItemStatus]) -> str:
     rows = []
     for item in items:
         name = escape(item.name)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.lab.report_text import (
     INTRODUCTION,
@@ -14,15 +14,13 @@ from experiments.lab.report_text import (
     interleaved,
     scale_line,
 )
+from experiments.lab.results import Found, ItemStatus, Report
 from experiments.lab.tables import markdown_table
-
-if TYPE_CHECKING:
-    from experiments.report import Found, ItemStatus, Report
 
 _SIDES = {"paper": "The paper", "ours": "Ours", "both": "The paper and ours"}
 
 
-def page(report: "Report", folder: Path) -> str:
+def page(report: Report, folder: Path) -> str:
     """The whole text.
 
     Args:
@@ -41,7 +39,7 @@ def page(report: "Report", folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(results: Sequence["Found"]) -> str:
+def _summary(results: Sequence[Found]) -> str:
     rows = [
         [
             record["item"],
@@ -58,7 +56,7 @@ def _summary(results: Sequence["Found"]) -> str:
     return markdown_table({"columns": columns, "rows": rows})
 
 
-def _experiment(one: "Found", folder: Path) -> list[str]:
+def _experiment(one: Found, folder: Path) -> list[str]:
     record, runs = one.record, one.record["runs"]
     status = "" if record["status"] == "done" else f", {record['status']}"
     parts = [
@@ -92,7 +90,7 @@ def _claim(claim: dict[str, Any]) -> str:
     )
 
 
-def _items(items: Sequence["ItemStatus"]) -> str:
+def _items(items: Sequence[ItemStatus]) -> str:
     columns = ["item", "shows", "here", "command", "the paper's own numbers need"]
     rows = [
         [

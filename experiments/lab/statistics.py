@@ -15,7 +15,7 @@ Every function is pure; random numbers come from a generator with a stated seed.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy import stats
@@ -24,6 +24,7 @@ MIN_BOOTSTRAP_SEEDS = 10
 RESAMPLES = 2000
 
 Verdict = Literal["supported", "not supported", "undecided"]
+Direction = Literal[">", "<", "within"]
 
 
 class Interval(NamedTuple):
@@ -154,9 +155,7 @@ def difference(
     return t_interval(value, error, freedom, level, f"Welch t, {sizes}")
 
 
-def verdict(
-    interval: Interval, direction: Literal[">", "<", "within"], bound: float = 0.0
-) -> Verdict:
+def verdict(interval: Interval, direction: Direction, bound: float = 0.0) -> Verdict:
     """Judges a claim about a quantity by where its whole interval lies.
 
     Args:
@@ -167,7 +166,7 @@ def verdict(
         "supported" if the whole interval lies where the claim says, "not supported" if
         none of it does, else "undecided".
     """
-    if direction not in (">", "<", "within"):
+    if direction not in get_args(Direction):
         raise ValueError(f"direction must be '>', '<' or 'within': got {direction!r}")
     low, high = interval.low, interval.high
     if math.isnan(low) or math.isnan(high):

@@ -3,8 +3,9 @@
 import pytest
 
 from experiments.lab import grid
-from experiments.lab.frame import Arm, Conclusion, Experiment
+from experiments.lab.frame import Arm, Experiment
 from experiments.lab.grid import RECORD, claimed, collect, plan_runs, run_grid
+from experiments.lab.records import Conclusion
 from vit_jax.training.loop import Interrupted
 
 LAB = "configs/lab.py:family=vit,scale=smoke"

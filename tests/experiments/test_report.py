@@ -15,6 +15,7 @@ from PIL import Image
 from experiments import report
 from experiments.lab import figures, paper, paper_figures, report_text, tables
 from experiments.lab.items import ITEMS, item_names
+from experiments.lab.results import read_report
 from vit_jax.figures import heads, style, tiles
 
 TABLE = {
@@ -365,7 +366,7 @@ def test_broken_results_are_named_and_the_others_shown(tmp_path, broken, said):
     leave(tmp_path, record())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "result.json").write_text(broken)
-    found = report.read_report([tmp_path])
+    found = read_report([tmp_path])
     assert [one.record["name"] for one in found.results] == ["shapes"]
     (problem,) = found.problems
     assert "other/result.json" in problem
@@ -377,14 +378,14 @@ def test_broken_results_are_named_and_the_others_shown(tmp_path, broken, said):
 
 def test_a_missing_figure_is_named(tmp_path):
     (leave(tmp_path, record()) / "ours.png").unlink()
-    (problem,) = report.read_report([tmp_path]).problems
+    (problem,) = read_report([tmp_path]).problems
     assert "ours.png is not there" in problem
     assert "ours.png is missing" in report.write(tmp_path).read_text()
 
 
 def test_every_item_has_a_line_run_or_not(tmp_path):
     leave(tmp_path, record(item="Fig. 8, Table 1"))
-    items = {item.name: item for item in report.read_report([tmp_path]).items}
+    items = {item.name: item for item in read_report([tmp_path]).items}
     assert list(items) == [item.name for item in ITEMS]
     assert items["Fig. 8"].status == items["Table 1"].status == "done (mini)"
     assert items["Fig. 8"].anchors == ["shapes-mini"]
@@ -396,7 +397,7 @@ def test_two_scales_make_one_page(tmp_path):
     leave(tmp_path / "mini", record())
     leave(tmp_path / "mini", record("data_size", item="Fig. 4"))
     leave(tmp_path / "small", record(scale="small"))
-    found = report.read_report([tmp_path / "mini", tmp_path / "small"])
+    found = read_report([tmp_path / "mini", tmp_path / "small"])
     assert [one.anchor for one in found.results] == [
         *("data_size-mini", "shapes-mini", "shapes-small")
     ]

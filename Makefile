@@ -64,7 +64,7 @@ gpu:
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@! grep -rnoE '<(script|link|img|iframe)[^>]+(src|href)="?https?:[^ >]+' site --include='*.html'
-	@echo "The documentation is in site/index.html"
+	@echo "The documentation: site/index.html, or, with its search, python -m http.server -d site"
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .

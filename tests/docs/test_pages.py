@@ -1,8 +1,8 @@
 """The pages that say how to add something are followed, in a copy of the tree.
 
-A block with a title is a file that is written, or, of the language diff, an edit of one;
-each line of a bash block is a command. So a page fails as soon as the code it edits or
-calls is another.
+A block with a title is a file that is written, or, in the language diff, an edit of
+one; each line of a bash block is a command. So a page fails as soon as the code that it
+edits or calls is another.
 """
 
 import os
@@ -64,9 +64,7 @@ def test_page(page, tree):
         path = tree / title
         assert path.exists() == (language == "diff"), title
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            edited(path.read_text(), body) if language == "diff" else body
-        )
+        path.write_text(edited(path.read_text(), body) if language == "diff" else body)
     done = subprocess.run(
         [sys.executable, "-c", FOLLOW],
         input=commands,

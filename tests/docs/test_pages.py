@@ -81,3 +81,19 @@ def test_an_edit_of_a_line_that_is_not_there_is_noticed():
     with pytest.raises(AssertionError, match="wanted once, found 0"):
         edited("a\nb\n", " a\n-c\n+d\n")
     assert edited("a\nb\n", " a\n-b\n+d\n") == "a\nd\n"
+
+
+FRONT = ("README.md", "CONTRIBUTING.md", *map(str, Path().glob("*/README.md")))
+
+
+@pytest.mark.parametrize("page", FRONT)
+def test_links_outside_of_the_site_lead_somewhere(page):
+    """`make docs` checks those of its own pages."""
+    links = re.findall(r"\]\((?!http)(.+?)\)", Path(page).read_text())
+    assert links
+    for link in links:
+        assert Path(page).parent.joinpath(link.split("#")[0]).exists(), link
+
+
+def test_readme_is_short():
+    assert len(Path("README.md").read_text().split()) < 900

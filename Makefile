@@ -62,7 +62,7 @@ gpu:
 
 # A folder `site`, complete in itself: no page loads anything from another server.
 docs: $(VENV)/.docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@! grep -rnoE '<(script|link|img|iframe)[^>]+(src|href)="?https?:[^ >]+' site --include='*.html'
 	@echo "The documentation: site/index.html, or, with its search, python -m http.server -d site"
 

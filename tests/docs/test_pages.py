@@ -83,7 +83,7 @@ def test_an_edit_of_a_line_that_is_not_there_is_noticed():
     assert edited("a\nb\n", " a\n-b\n+d\n") == "a\nd\n"
 
 
-FRONT = ("README.md", "CONTRIBUTING.md", *map(str, Path().glob("*/README.md")))
+FRONT = ("README.md", "CONTRIBUTING.md", *map(str, Path().glob("[a-z]*/README.md")))
 
 
 @pytest.mark.parametrize("page", FRONT)

@@ -1,4 +1,4 @@
-# `make demo`, `make test` and `make faults` each set up their own environment in .venv first, and
+# `make demo`, `make test`, `make docs` and `make faults` each set up their own environment in .venv first, and
 # `make parity`, with the code of other projects, in .venv-parity; `make accelerators`, with the
 # compilers for NVIDIA GPUs and TPUs, in .venv-accelerators.
 PYTHON ?= python3
@@ -8,13 +8,13 @@ PARITY ?= .venv-parity
 ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo test faults parity accelerators gpu lint typecheck clean
+.PHONY: demo test docs faults parity accelerators gpu lint typecheck clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing vit_jax into $(VENV) (about a minute) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(if $(filter test,$*),[test])'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(if $(filter core,$*),,[$*])'
 	@touch $@
 
 demo: $(VENV)/.core
@@ -60,6 +60,12 @@ gpu:
 	@$(PYTHON) -m benchmarks.gpu $(if $(DRY),--dry) $(if $(BUDGET),--budget $(BUDGET)) \
 	  $(if $(RESULTS),--results '$(RESULTS)') $(if $(CIFAR),--cifar '$(CIFAR)')
 
+# A folder `site`, complete in itself: no page loads anything from another server.
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@! grep -rnoE '<(script|link|img|iframe)[^>]+(src|href)="?https?:[^ >]+' site --include='*.html'
+	@echo "The documentation: site/index.html, or, with its search, python -m http.server -d site"
+
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -69,4 +75,4 @@ typecheck: $(VENV)/.test
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(ACCELERATORS) $(ACCELERATORS) .jax_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(ACCELERATORS) .jax_cache .pytest_cache .ruff_cache site

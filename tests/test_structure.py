@@ -1,4 +1,4 @@
-"""The shape of the code: which file may import which, and what README says of it."""
+"""The shape of the code: which file may import which."""
 
 import ast
 import re
@@ -50,20 +50,3 @@ def test_no_hidden_knobs(path):
 def test_the_model_does_not_know_how_it_is_trained():
     for path in Path("vit_jax/models").glob("*.py"):
         assert all(n.startswith("vit_jax.models.") for n in our_imports(path))
-
-
-def test_readme_tree_is_true():
-    tree = Path("README.md").read_text().split("## Files")[1]
-    listed = set(
-        re.findall(r"^(\S+\.(?:py|md|toml|txt)|Makefile|\.ci/run)\s", tree, re.M)
-    )
-    roots = ("vit_jax", "configs", "experiments", "benchmarks", "docs")
-    there = {
-        str(path)
-        for root in roots
-        for pattern in ("*.py", "*.md")
-        for path in Path(root).rglob(pattern)
-        if path.name != "__init__.py" or path.stat().st_size > 500
-    }
-    top = {"requirements.txt", "pyproject.toml", "Makefile", ".ci/run"}
-    assert listed == there | top

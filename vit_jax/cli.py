@@ -249,7 +249,7 @@ def make_configs_importable(folder: Path) -> None:
     So `from configs import base` works in any file, wherever it is run.
     """
     if "configs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
+        spec: Any = importlib.util.spec_from_file_location(
             "configs", CONFIGS / "__init__.py", submodule_search_locations=[]
         )
         sys.modules["configs"] = importlib.util.module_from_spec(spec)

@@ -6,6 +6,7 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def start(
@@ -39,7 +40,9 @@ def start(
 def first_line(module: str) -> str:
     """The first line of a module's docstring, without importing it."""
     spec = importlib.util.find_spec(module)
-    if spec.submodule_search_locations:
+    if spec and spec.submodule_search_locations:
         spec = importlib.util.find_spec(f"{module}.__main__")
-    with open(spec.origin) as file:
-        return ast.get_docstring(ast.parse(file.read())).splitlines()[0]
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{module} has no file")
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8")))
+    return (text or "").splitlines()[0]

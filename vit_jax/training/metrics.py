@@ -134,7 +134,8 @@ class Writer:
             initial=start_step,
             disable=not (show and sys.stderr.isatty()),
             # A terminal that does not tell its width gets a bar for 80 columns.
-            **({"dynamic_ncols": True} if terminal_width() else {"ncols": 80}),
+            dynamic_ncols=terminal_width() > 0,
+            ncols=None if terminal_width() else 80,
             bar_format="step {n}/{total} {percentage:3.0f}%|{bar}|{postfix}",
         )
         self._total, self._show = total_steps, show

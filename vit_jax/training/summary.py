@@ -11,7 +11,7 @@ import ml_collections
 
 from vit_jax.models import AnyModel
 from vit_jax.parallel import distributed
-from vit_jax.training.setup import Setup, Program
+from vit_jax.training.setup import Program, Setup
 
 SHOWN_CLASSES = 4
 

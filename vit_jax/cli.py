@@ -39,7 +39,8 @@ def run_command(
         arguments.overrides.append(f"--config.init={arguments.init}")
     if surplus:
         parser.error(f"unknown arguments: {' '.join(surplus)}")
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    # By force, since importing Orbax has given the root logger a handler already.
+    logging.basicConfig(format="%(levelname)s: %(message)s", force=True)
     # What was found in a checkpoint, and what is changed of it.
     logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns at every restore of a tree without shardings; ours always has them.

@@ -57,7 +57,8 @@ def run_command(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     arguments = parse(parser, sys.argv[1:])
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    # By force, since importing Orbax has given the root logger a handler already.
+    logging.basicConfig(format="%(levelname)s: %(message)s", force=True)
     # What was found in a checkpoint, and what is changed of it.
     logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns at every restore of a tree without shardings; ours always has them.

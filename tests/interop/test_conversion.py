@@ -110,5 +110,7 @@ def test_the_command(tmp_path, google_file):
         [*command, *arguments, "--image-size", "16x8"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "positions resampled from 3x3 to 4x2 (bilinear)" in done.stderr
+    changed, found = done.stderr.splitlines()[:2]
+    assert changed == "INFO: positions resampled from 3x3 to 4x2 (bilinear)"
+    assert found.startswith(f"INFO: {google_file[0]}: google layout: ViT-Ti/4 at 12x12")
     assert load_checkpoint(arguments[0]).model.image_size == (16, 8)

@@ -57,3 +57,11 @@ def make_loss(*, name: str, label_smoothing: float) -> LossFn:
         )
 
     return loss
+
+
+def probabilities(logits: Float[Array, "b n"], loss_name: str) -> Float[Array, "b n"]:
+    """The class probabilities under the loss `softmax` or `sigmoid`.
+
+    Those of `sigmoid` are of each class by itself and do not sum to 1.
+    """
+    return {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}[loss_name](logits)

@@ -21,7 +21,8 @@ from vit_jax.checkpoints.integrity import MANIFEST
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
 from vit_jax.figures import pictures
 from vit_jax.storage import bucket, paths
-from vit_jax.storage.bucket import COMMITTED, StoreError
+from vit_jax.storage.bucket import COMMITTED
+from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import as_path, on_disk
 
 pytest.importorskip("gcsfs")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints.fingerprint import host_fingerprint
-from vit_jax.storage.paths import StoreError, medium, write_atomically
+from vit_jax.storage.errors import StoreError
+from vit_jax.storage.paths import medium, write_atomically
 
 MANIFEST = "manifest.json"
 

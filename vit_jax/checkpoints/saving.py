@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from vit_jax.checkpoints.integrity import steps, write_manifest
 from vit_jax.checkpoints.retention import Retention, remove
-from vit_jax.storage.paths import StoreError
+from vit_jax.storage.errors import StoreError
 
 logger = logging.getLogger(__name__)
 

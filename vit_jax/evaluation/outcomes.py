@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from vit_jax.data.mix import one_hot
 from vit_jax.evaluation.means import Step, label_rank
 from vit_jax.figures import pictures
-from vit_jax.losses import make_loss
+from vit_jax.losses import make_loss, probabilities
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
@@ -25,14 +25,6 @@ TOP = 5
 
 # Beyond so many, a confusion matrix is of those that occur: 21,843 squared is 3.8 GB.
 MATRIX_CLASSES = 2000
-
-
-def probabilities(logits: Float[Array, "b n"], loss_name: str) -> Float[Array, "b n"]:
-    """The class probabilities under the loss `softmax` or `sigmoid`.
-
-    Those of `sigmoid` are of each class by itself and do not sum to 1.
-    """
-    return {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}[loss_name](logits)
 
 
 class Outcomes(NamedTuple):

@@ -16,9 +16,10 @@ from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files
 from vit_jax.data.source_types import Source
 from vit_jax.evaluation.classification import open_source
-from vit_jax.evaluation.outcomes import named, probabilities
+from vit_jax.evaluation.outcomes import named
 from vit_jax.figures.pictures import Prediction
 from vit_jax.interop.trained import TrainedModel
+from vit_jax.losses import probabilities
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding

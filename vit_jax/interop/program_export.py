@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vit_jax.data import augment
-from vit_jax.evaluation.outcomes import probabilities
 from vit_jax.interop.trained import TrainedModel
+from vit_jax.losses import probabilities
 from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically

@@ -19,7 +19,7 @@ from typing import Any
 
 import fsspec
 
-from vit_jax.storage.paths import StoreError
+from vit_jax.storage.errors import StoreError
 
 MEDIUM = "bucket"
 MANIFEST, COMMITTED = "manifest.json", "commit_success.txt"

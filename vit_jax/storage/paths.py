@@ -19,10 +19,6 @@ from vit_jax.storage import disk
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)
 
 
-class StoreError(OSError):
-    """The object store did not answer, or refused: which says nothing about data."""
-
-
 def as_path(text: str | Path) -> Path:
     """A path that is told by a user: of a disk, or of a bucket.
 

@@ -22,9 +22,9 @@ from vit_jax.evaluation.means import evaluate
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.parallel import determinism, distributed, sharding
 from vit_jax.parallel.placement import stack_layers, unstack_layers
-from vit_jax.storage.paths import StoreError, absolute, as_path, medium
+from vit_jax.storage.errors import StoreError
+from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
-from vit_jax.training.initial_weights import complete_model, warm_start
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
 from vit_jax.training.run_folder import GROWING, begin_folder, versions
 from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
@@ -70,6 +70,9 @@ def start_state(
         return state, metadata["next_index"]
     params = None
     if config.init:
+        # Imported where a checkpoint is read: it knows everybody's layouts.
+        from vit_jax.training.initial_weights import warm_start
+
         params = warm_start(
             program.model,
             program.state.params,
@@ -143,7 +146,10 @@ def train(
     workdir = as_path(workdir)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
-        config = complete_model(config, workdir)
+        if not config.model.name:
+            from vit_jax.training.initial_weights import complete_model
+
+            config = complete_model(config, workdir)
         setup = build(config)
         begin_folder(workdir, config, allow_change=allow_config_change)
         distributed.say(start_block(config, setup, workdir))

@@ -6,7 +6,6 @@ from vit_jax.data.mix import make_mix
 from vit_jax.evaluation.means import Step, make_eval_step
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
-from vit_jax.training.masked_patch import masked_patch
 from vit_jax.training.step import Objective, classification
 
 
@@ -49,4 +48,7 @@ def make_objective(
                 f"objective.name='masked_patch' has no labels to which {key} could "
                 f"apply, but it is {value!r}: set it to {off!r}"
             )
+    # Imported where it is asked for: most runs have labels.
+    from vit_jax.training.masked_patch import masked_patch
+
     return masked_patch(model, target, corrupt_rate)

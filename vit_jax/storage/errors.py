@@ -1,0 +1,5 @@
+"""What goes wrong with a bucket."""
+
+
+class StoreError(OSError):
+    """The object store did not answer, or refused: which says nothing about data."""

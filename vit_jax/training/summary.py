@@ -78,7 +78,7 @@ def schedule_in_words(config: ml_collections.ConfigDict, experiment: Experiment)
     return (
         f"{total:,} steps of {batch:,} images, {epochs:.3g} epochs; {optim.name}, "
         f"learning rate {optim.learning_rate:g} {optim.schedule}, "
-        f"{experiment.lengths.warmup:,} steps of warm-up"
+        f"warm-up to step {experiment.lengths.warmup:,}"
     )
 
 

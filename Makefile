@@ -24,8 +24,9 @@ demo: $(VENV)/.core
 	@echo
 	@echo "Run folder: $(RUN)   (learning_curve.png, predictions/overview.png, evaluation/)"
 	@echo "Next, in the environment ('source $(BIN)/activate'):"
-	@echo "  python -m vit_jax.train --config configs/folder.py:data=FOLDER_OF_IMAGES --workdir runs/mine"
-	@echo "  python -m vit_jax.predict --checkpoint runs/mine PHOTO.jpg --attention out"
+	@echo "  python -m vit_jax.data.sample_photos photos    # or a folder of your own: a folder a class"
+	@echo "  python -m vit_jax.train --config configs/folder.py:data=photos,size=64 --workdir runs/photos --config.train.duration=20epochs"
+	@echo "  python -m vit_jax.predict --checkpoint runs/photos photos/val --attention runs/photos/predictions"
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest

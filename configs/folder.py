@@ -6,12 +6,18 @@
 train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels),
 `init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless `model` names
 one). Every knob of base.py can be set behind it, such as
-`--config.train.duration=20epochs`.
+`--config.train.duration=20epochs`. A batch is 32 images, or fewer where the folder has
+not so many.
 """
+
+import os
 
 import ml_collections
 
 from configs import base
+from vit_jax.data.folder import FolderSource
+
+BATCH_SIZE = 32
 
 
 def get_config(
@@ -26,13 +32,27 @@ def get_config(
         config.model.stochastic_depth_rate = 0.1
     config.data.update(
         name=data,
-        batch_size=32,
+        batch_size=fitting_batch(data),
         image_size=(pixels, pixels),
         crop_area=(0.2, 1.0),
         randaug_layers=2,
     )
     config.optim.update(learning_rate=3e-4, warmup="5%", weight_decay=0.1)
     config.train.duration = "50epochs"
-    config.eval.update(splits=("val",), batch_size=32)
+    config.eval.update(splits=("val",), batch_size=BATCH_SIZE)
     config.log.every = "10steps"
     return config
+
+
+def fitting_batch(folder: str) -> int:
+    """The largest power of two, up to 32, of which the folder fills a batch."""
+    try:
+        images = len(FolderSource(os.path.expanduser(folder), "train"))
+    except (OSError, ValueError):
+        # Shards, a bucket, or what is wrong with the folder: opening it tells.
+        return BATCH_SIZE
+    if images >= BATCH_SIZE:
+        return BATCH_SIZE
+    batch_size = 2 ** (images.bit_length() - 1) if images else 1
+    print(f"{folder} has {images} images to train on: batches of {batch_size}")
+    return batch_size

@@ -3,8 +3,8 @@
     python -m vit_jax.data.sample_photos photos
 
 Pieces of the two photographs that scikit-learn bundles, a Chinese temple and a dahlia:
-`photos/train/CLASS` from the left two thirds of each, `photos/val/CLASS` from the right
-third, so that no pixel of the one is in the other. It shows that all works; two
+`photos/train/CLASS` from the left half of each, `photos/val/CLASS` from the right half,
+so that no pixel of the one is in the other. It shows that all works; two
 photographs teach no model anything of other ones.
 """
 
@@ -29,8 +29,8 @@ def write_photos(folder: Path) -> int:
     generator = np.random.default_rng(0)
     for name, file in CLASSES.items():
         photo = load_sample_image(file)
-        border = 2 * photo.shape[1] // 3
-        parts = {"train": photo[:, :border], "val": photo[:, border:]}
+        middle = photo.shape[1] // 2
+        parts = {"train": photo[:, :middle], "val": photo[:, middle:]}
         for split, part in parts.items():
             place = folder / split / name
             place.mkdir(parents=True, exist_ok=True)

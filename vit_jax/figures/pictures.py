@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 def learning_curve(workdir: str | Path) -> Path:
-    """Draws loss and accuracy of every split over the steps; returns the PNG's path.
+    """Draws loss and accuracy in percent of every split; returns the PNG's path.
 
     Rows without a metric, or with NaN or Inf for it, are left out of its curve.
     """
@@ -48,6 +48,8 @@ def learning_curve(workdir: str | Path) -> Path:
 
 
 def _curves(workdir: Path, path: Path) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     rows = read_metrics(workdir / "metrics.jsonl")
     figure = _figure(10, 4)
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -60,17 +62,25 @@ def _curves(workdir: Path, path: Path) -> None:
             ]
             if not points:
                 continue
-            steps, column = zip(*points, strict=True)
+            steps, column = map(np.array, zip(*points, strict=True))
+            if name == "accuracy":
+                column = 100 * column
             # A line through one point would not be seen.
             style = "-" if split == "train" and len(points) > 1 else "o-"
             axis.plot(steps, column, style, markersize=3, label=split)
-            values += column
-        axis.set(xlabel="step", ylabel=name)
+            values += column.tolist()
+        axis.set(xlabel="step", ylabel="accuracy (%)" if name == "accuracy" else name)
         axis.grid(alpha=0.3)
         if values:
             axis.legend()
         if name == "loss" and values and min(values) > 0:
             axis.set_yscale("log")
+            # Several ticks, whatever the range, and plain ones: 1.5, not 1.5 x 10^0.
+            wide = max(values) > 10 * min(values)
+            ticks = LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5)
+            axis.yaxis.set_major_locator(ticks)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("")
     _save(figure, path)
 
 
@@ -144,22 +154,29 @@ def overview(items: Sequence[Prediction], path: Path) -> Path:
     items = items[:16]
     columns = min(4, len(items))
     rows = -(-len(items) // columns)
-    figure = _figure(3.5 * columns, 2.0 * rows)
+    figure = _figure(3.5 * columns + 0.6, 2.2 * rows)
     # A narrow column of nothing after each pair.
     ratios = (1, 1, 0.08) * columns
     axes = figure.subplots(rows, 3 * columns, squeeze=False, width_ratios=ratios)
     for axis in axes.flat:
         axis.set_axis_off()
+    top = max(_times_mean(item).max() for item in items)
     for number, item in enumerate(items):
         row, column = divmod(number, columns)
         left, right = axes[row, 3 * column : 3 * column + 2]
         left.imshow(item.image, interpolation="nearest")
-        _overlay(right, item)
+        picture = _overlay(right, item)
+        # One scale for all, so that one colour bar holds for all.
+        picture.set_clim(0, top)
         label, probability = item.best[0]
-        title = f"{shorten(label, 18)}  {100 * probability:.1f} %"
+        title = shorten(item.name, 40, keep_end=True)
+        title += f"\n{shorten(label, 18)}  {100 * probability:.1f} %"
         if item.label not in (None, label):
             title += f"  (true: {shorten(item.label, 14)})"
-        left.set_title(title, loc="left", fontsize=9, color=_colour(item, label))
+        left.set_title(title, loc="left", fontsize=8, color=_colour(item, label))
+    bar = figure.colorbar(picture, ax=axes, fraction=0.02, aspect=30)
+    bar.set_label("attention, times the mean patch", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     return _save(figure, path)
 
 
@@ -175,13 +192,21 @@ def _overlay(axis: "Axes", item: Prediction) -> Any:
     height, width = item.image.shape[:2]
     # Pixel i covers [i - 1/2, i + 1/2] in matplotlib; the heat must cover the same.
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    heat = item.heat / max(item.heat.mean(), np.finfo(np.float32).tiny)
     axis.imshow(
         item.image.mean(axis=-1), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
     )
     return axis.imshow(
-        heat, cmap="inferno", alpha=0.6, extent=extent, interpolation="bicubic"
+        _times_mean(item),
+        cmap="inferno",
+        alpha=0.6,
+        extent=extent,
+        interpolation="bicubic",
     )
+
+
+def _times_mean(item: Prediction) -> np.ndarray:
+    """The attention to each patch in multiples of that to the mean patch."""
+    return item.heat / max(item.heat.mean(), np.finfo(np.float32).tiny)
 
 
 def _bars(axis: "Axes", item: Prediction) -> None:

@@ -76,7 +76,7 @@ def schedule_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
     return (
         f"{total:,} steps of {batch:,} images, {epochs:.3g} epochs; {optim.name}, "
         f"learning rate {optim.learning_rate:g} {optim.schedule}, "
-        f"{setup.lengths.warmup:,} steps of warm-up"
+        f"warm-up to step {setup.lengths.warmup:,}"
     )
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from vit_jax import cli
 from vit_jax.config import (
+    DURATION_NAMES,
+    OTHER_NAMES,
     ConfigError,
     check_config,
     difference,
@@ -27,6 +29,15 @@ def config():
         ("learning_rate=1", "did you mean 'optim.learning_rate'"),
         ("modle.name=x", "did you mean 'model.name'"),
         ("optim=1", "unknown config key 'optim'"),
+        ("train.epochs=3", r"'train.duration', as --config.train.duration=3epochs\?"),
+        ("steps=50", "--config.train.duration=50steps"),
+        ("lr=0.1", r"--config.optim.learning_rate=0\.1"),
+        ("train.batch_size=8", "did you mean 'data.batch_size'"),
+        ("eval.batch=8", "did you mean 'eval.batch_size'"),
+        ("optim.wd=0.1", "did you mean 'optim.weight_decay'"),
+        ("model=ViT-B/16", "did you mean 'model.name'"),
+        ("image_size=64", "did you mean 'data.image_size'"),
+        ("num_workers=4", "did you mean 'data.workers'"),
         ("seed=many", "wanted int, like 0"),
         ("optim.learning_rate=fast", "wanted float"),
         ("log.tensorboard=maybe", "wanted bool"),
@@ -66,6 +77,12 @@ def test_config_file_errors(tmp_path):
         cli.read_config(str(tmp_path / "none.py"), [])
     with pytest.raises(ConfigError, match="it takes no arguments"):
         cli.read_config("configs/digits.py:model=B", [])
+
+
+def test_what_others_call_a_key_leads_to_one_that_there_is():
+    keys = cli.all_keys(cli.read_config("digits", []))
+    nearest = {*OTHER_NAMES.values(), *(key for key, _ in DURATION_NAMES.values())}
+    assert nearest - set(key.removesuffix(".") for key in keys) == set()
 
 
 def test_a_key_that_nobody_reads_is_found(config):

@@ -1,6 +1,12 @@
 """Metrics: what is shown, what is recorded, and that nobody waits for them."""
 
 import builtins
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+import termios
 import time
 
 import jax
@@ -130,3 +136,37 @@ def test_jax_arrays_come_in(tmp_path):
     log.train(1, meter.flush())
     log.close()
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["loss"] == 2
+
+
+def test_compilation_is_in_no_interval():
+    meter = Meter(10, accept_all)
+    time.sleep(0.5)  # the first step compiles when it is called
+    for step in range(4):
+        meter.add(step, {"loss": jnp.float32(1)})
+        time.sleep(0.01)
+    meter.finish()
+    assert meter.flush()["images/s"] > 300
+
+
+@pytest.mark.parametrize("columns", [0, 40, 80, 200])
+def test_the_bar_moves_every_step_at_any_width(columns):
+    """In a terminal of that width; 0 is one that does not tell."""
+    parent, child = os.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    program = (
+        "import pathlib, sys, tempfile, time, ml_collections\n"
+        "from vit_jax.training.metrics import Writer\n"
+        "log = Writer(pathlib.Path(tempfile.mkdtemp()), ml_collections.ConfigDict(),"
+        " 10, 0, tensorboard=False, wandb='')\n"
+        "for step in range(1, 6):\n"
+        "    time.sleep(0.15)\n"
+        "    log.progress(step)\n"
+        "log.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], stderr=child, check=True)
+    os.close(child)
+    shown = os.read(parent, 100_000).decode()
+    os.close(parent)
+    for step in range(6):
+        assert f"step {step}/10 {10 * step:3}%|" in shown
+    assert max(map(len, shown.split("\r"))) <= (columns or 80) + 2

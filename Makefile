@@ -8,7 +8,7 @@ PARITY ?= .venv-parity
 ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo test docs faults parity accelerators gpu lint typecheck clean
+.PHONY: demo quick test test-all docs faults parity accelerators gpu lint typecheck clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -28,8 +28,23 @@ demo: $(VENV)/.core
 	@echo "  python -m vit_jax.train --config configs/folder.py:data=photos,size=64 --workdir runs/photos --config.train.duration=20epochs"
 	@echo "  python -m vit_jax.predict --checkpoint runs/photos photos/val --attention runs/photos/predictions"
 
+# The layers, losses and positions, each config, and a run of six steps: a minute.
+QUICK := test_structure.py configs/test_config.py configs/test_configs.py \
+  models/test_positions.py models/test_resample.py models/test_variants.py \
+  training/test_losses_and_mix.py training/test_optim.py \
+  training/test_loop.py::test_a_run_leaves_what_it_promises \
+  training/test_loop.py::test_the_command_ends_with_one_sentence
+
+quick: $(VENV)/.test
+	@$(BIN)/python -m pytest --durations=0 --durations-min=5 $(addprefix tests/,$(QUICK))
+
+# AREA=positions: only the tests whose folder, file or name says so.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(if $(AREA),-k '$(AREA)')
+
+# With all that `make test` leaves out as too long, and XLA's optimisations.
+test-all: $(VENV)/.test
+	@XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -m 'not slow' $(if $(AREA),-k '$(AREA)')
 
 # Real processes, signals and full disks (as root); some ten minutes.
 faults: $(VENV)/.test

@@ -1,14 +1,23 @@
-"""Shared set-up: strict JAX, one compilation cache, shape checks."""
+"""Shared set-up: strict JAX, cheap compilation, one cache of it, shape checks."""
 
 import gc
 import os
 import pathlib
+from importlib import metadata
 
 # Before JAX is imported; kept between runs of the suite, since compiling is most of it.
 CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# The arrays of the tests are so small that XLA would take longer to optimise a program
+# than the program then runs. `make test-all` sets XLA_FLAGS to nothing, and so compiles
+# what users run.
+CHEAP = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if metadata.version("jaxlib").startswith("0.10."):  # Later ones end at this flag.
+    CHEAP += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", CHEAP)
 
 # The collector would walk all that JAX has traced so far every few hundred objects.
 gc.set_threshold(100_000, 50, 100)

@@ -171,7 +171,8 @@ def test_no_device_ever_holds_more_than_its_share(tmp_path):
     What is replicated is in the share: vectors. Beside it, batches and random keys.
     """
     worker = str(Path(__file__).parent / "memory_worker.py")
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, worker, tmp_path],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()},

@@ -64,8 +64,16 @@ def test_every_config_is_lowered():
         assert config_of(case).model.name, label(case)
 
 
-@pytest.mark.parametrize("kind", ABSENT)
-@pytest.mark.parametrize("case", [c for c in CASES if not c.slow], ids=label)
+def cases_and_kinds():
+    """`make test` lowers every second case for GPUs, and the others for TPUs."""
+    cases = [case for case in CASES if not case.slow]
+    for number, case in enumerate(cases):
+        for place, kind in enumerate(ABSENT):
+            marks = () if number % len(ABSENT) == place else pytest.mark.full
+            yield pytest.param(case, kind, marks=marks, id=f"{label(case)}-{kind}")
+
+
+@pytest.mark.parametrize(("case", "kind"), cases_and_kinds())
 def test_steps(case, kind):
     program = absent_program(case, kind)
     assert program.mesh.abstract_device == ABSENT[kind]

@@ -160,21 +160,21 @@ def overview(items: Sequence[Prediction], path: Path) -> Path:
     axes = figure.subplots(rows, 3 * columns, squeeze=False, width_ratios=ratios)
     for axis in axes.flat:
         axis.set_axis_off()
+    # One scale for all, so that one colour bar holds for all.
     top = max(_times_mean(item).max() for item in items)
+    heats = []
     for number, item in enumerate(items):
         row, column = divmod(number, columns)
         left, right = axes[row, 3 * column : 3 * column + 2]
         left.imshow(item.image, interpolation="nearest")
-        picture = _overlay(right, item)
-        # One scale for all, so that one colour bar holds for all.
-        picture.set_clim(0, top)
+        heats.append(_overlay(right, item, top))
         label, probability = item.best[0]
         title = shorten(item.name, 40, keep_end=True)
         title += f"\n{shorten(label, 18)}  {100 * probability:.1f} %"
         if item.label not in (None, label):
             title += f"  (true: {shorten(item.label, 14)})"
         left.set_title(title, loc="left", fontsize=8, color=_colour(item, label))
-    bar = figure.colorbar(picture, ax=axes, fraction=0.02, aspect=30)
+    bar = figure.colorbar(heats[-1], ax=axes, fraction=0.02, aspect=30)
     bar.set_label("attention, times the mean patch", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return _save(figure, path)
@@ -187,8 +187,11 @@ def shorten(text: str, length: int, *, keep_end: bool = False) -> str:
     return "…" + text[1 - length :] if keep_end else text[: length - 1] + "…"
 
 
-def _overlay(axis: "Axes", item: Prediction) -> Any:
-    """The grey image under the heat, in multiples of the mean patch's share."""
+def _overlay(axis: "Axes", item: Prediction, top: float | None = None) -> Any:
+    """The grey image under the heat, in multiples of the mean patch's share.
+
+    The colours end at `top`, by default at the largest value.
+    """
     height, width = item.image.shape[:2]
     # Pixel i covers [i - 1/2, i + 1/2] in matplotlib; the heat must cover the same.
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
@@ -198,6 +201,8 @@ def _overlay(axis: "Axes", item: Prediction) -> Any:
     return axis.imshow(
         _times_mean(item),
         cmap="inferno",
+        vmin=None if top is None else 0,
+        vmax=top,
         alpha=0.6,
         extent=extent,
         interpolation="bicubic",

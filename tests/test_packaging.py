@@ -1,4 +1,4 @@
-"""What `pip install` of the wheel or of the sdist puts on a machine, and that it works."""
+"""What `pip install` of the wheel or of the sdist installs, and that it works."""
 
 import os
 import shutil

@@ -14,52 +14,37 @@ import jax
 import numpy as np
 
 from benchmarks import plain
-from vit_jax.config import resolve_lengths
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops, model_macs
 from vit_jax.planning.timing import (
-    Program,
+    RepeatedStep,
     compile_program,
+    repeated_forward,
+    repeated_training,
     run_steps,
-    synthetic_program,
 )
-from vit_jax.training.setup import build_program
-
-IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet
 
 
-def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, Program]]:
+def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, RepeatedStep]]:
     """The model, and what is timed: `train` and `forward`, on a random batch.
 
     Args:
         spec: `model`, `batch`, `image_size`, `dtype`.
     """
-    size, batch_size = spec["image_size"], spec["batch"]
-    config = plain.get_config(spec["model"], str(batch_size), str(size))
+    config = plain.get_config(
+        spec["model"], str(spec["batch"]), str(spec["image_size"])
+    )
     config.model.dtype = spec["dtype"]
-    program = build_program(
-        config, num_classes=CLASSES, lengths=resolve_lengths(config, IMAGES)
-    )
-    forward = synthetic_program(
-        program.model, batch_size, mode="forward", accumulate_steps=1
-    )
-    rng = np.random.default_rng(0)
-    shape = program.batch["image"].shape
-    batch = {
-        "image": rng.integers(0, 256, shape, np.uint8),
-        "label": rng.integers(0, CLASSES, batch_size, np.int32),
-    }
-    placed = {k: jax.device_put(v, program.batch[k].sharding) for k, v in batch.items()}
-    keys = program.make_keys()
-    train = Program(program.train_step, program.init_state, keys, placed)
-    return program.model, {"train": train, "forward": forward._replace(batch=placed)}
+    model, train = repeated_training(config, num_classes=1000)
+    forward = repeated_forward(model, spec["batch"])
+    return model, {"train": train, "forward": forward._replace(batch=train.batch)}
 
 
 class Timed:
     """A compiled program with its state, which takes steps when told to."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: RepeatedStep) -> None:
         self.program = program
         self.compiled, self.state = compile_program(program)
 

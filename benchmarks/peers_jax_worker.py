@@ -11,18 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import plain
 from benchmarks.peers_linen import PlainViT, make_linen_step
-from vit_jax.models import create_model
 from vit_jax.models.variants import parse_name
-from vit_jax.planning.timing import synthetic_program
+from vit_jax.planning.timing import repeated_training
 
 
 def ours(spec: dict):
     """A closure that takes one step of vit_jax's training, and the parameters."""
-    model = create_model(
-        spec["model"], num_classes=1000, image_size=224, dtype=spec["dtype"]
-    )
-    program = synthetic_program(model, spec["batch"], mode="train", accumulate_steps=1)
+    config = plain.get_config(spec["model"], str(spec["batch"]))
+    config.model.dtype = spec["dtype"]
+    _, program = repeated_training(config, num_classes=1000)
     state = program.init_state()
 
     def step():

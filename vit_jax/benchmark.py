@@ -28,17 +28,21 @@ from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops
 from vit_jax.planning.timing import (
     GROUPS,
+    RepeatedStep,
     measure,
     measure_with_input,
-    synthetic_program,
+    repeated_forward,
+    repeated_training,
 )
 from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.training.run_folder import versions
 
+CLASSES = 1000
+
 # Of the arguments that go with --model.
 DEFAULTS = {
     "batch": "8",
-    "image_size": 224,
+    "image_size": (224, 224),
     "mode": "train",
     "dtype": "auto",
     "accumulate_steps": 1,
@@ -64,22 +68,10 @@ def rates(
 
 def benchmark_model(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures each batch size, the smallest first, until one does not fit."""
-    model = create_model(
-        arguments.model,
-        num_classes=1000,
-        image_size=arguments.image_size,
-        dtype=arguments.dtype,
-        attention_implementation=arguments.attention,
-    )
     mode, rows = arguments.mode, []
     for batch_size in batch_sizes(arguments.batch):
         try:
-            program = synthetic_program(
-                model,
-                batch_size,
-                mode=mode,
-                accumulate_steps=arguments.accumulate_steps,
-            )
+            model, program = repeated_step(arguments, batch_size)
             times = measure(program, steps=arguments.steps, warmup=arguments.warmup)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -96,6 +88,28 @@ def benchmark_model(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         print(describe_model(row), flush=True)
         rows.append(row)
     return rows
+
+
+def repeated_step(
+    arguments: argparse.Namespace, batch_size: int
+) -> tuple[AnyModel, RepeatedStep]:
+    """The step or the forward pass of `--model`, as `configs/base.py` has it."""
+    model_options = {
+        "name": arguments.model,
+        "dtype": arguments.dtype,
+        "attention_implementation": arguments.attention,
+    }
+    if arguments.mode == "forward":
+        model_options |= {"num_classes": CLASSES, "image_size": arguments.image_size}
+        model = create_model(**model_options)
+        return model, repeated_forward(model, batch_size)
+    config = read_config("base", [])
+    config.model.update(model_options)
+    config.data.update(batch_size=batch_size, image_size=arguments.image_size)
+    config.eval.batch_size = batch_size
+    config.train.accumulate_steps = arguments.accumulate_steps
+    config.train.duration = "100000steps"  # longer than the warm-up
+    return repeated_training(config, CLASSES)
 
 
 def batch_sizes(text: str) -> list[int]:

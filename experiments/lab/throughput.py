@@ -11,7 +11,7 @@ from experiments.lab.command import hardware
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import CHIPS
 from vit_jax.planning.flops import model_macs
-from vit_jax.planning.timing import GROUPS, measure, synthetic_program
+from vit_jax.planning.timing import GROUPS, measure, repeated_forward
 from vit_jax.storage.paths import write_atomically
 
 # Without an accelerator the batches are those that a core of the paper's could hold.
@@ -61,9 +61,7 @@ def fastest(model: AnyModel, batches: Sequence[int]) -> dict[str, Any]:
     rows = []
     for batch in batches:
         try:
-            program = synthetic_program(
-                model, batch, mode="forward", accumulate_steps=1
-            )
+            program = repeated_forward(model, batch)
             # The first step, which is not timed, is enough to warm up.
             rows.append((batch, measure(program, steps=GROUPS, warmup=0)))
         except jax.errors.JaxRuntimeError as error:

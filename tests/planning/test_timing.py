@@ -7,6 +7,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
+from configs import base
 from vit_jax.models import create_model
 from vit_jax.planning import timing
 
@@ -17,8 +18,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_synthetic_step_is_a_training_step():
-    model = create_model("ViT-mu/8", num_classes=10, image_size=16)
-    program = timing.synthetic_program(model, 4, mode="train", accumulate_steps=2)
+    config = base.get_config()
+    config.model.name = "ViT-mu/8"
+    config.data.update(batch_size=4, image_size=(16, 16))
+    config.train.accumulate_steps = 2
+    _, program = timing.repeated_training(config, num_classes=10)
     compiled, state = timing.compile_program(program)
     assert compiled.program_bytes > 0
     batches = iter([program.batch] * 9)
@@ -28,7 +32,7 @@ def test_synthetic_step_is_a_training_step():
 
 def test_forward_leaves_the_parameters():
     model = create_model("ViT-mu/8", num_classes=10, image_size=16)
-    program = timing.synthetic_program(model, 4, mode="forward", accumulate_steps=1)
+    program = timing.repeated_forward(model, 4)
     before = program.init_state()
     kernel = jnp.copy(before["embedding"]["kernel"])
     after, metrics = program.step(before, program.batch, program.keys)

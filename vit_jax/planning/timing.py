@@ -14,37 +14,30 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from vit_jax.config import resolve_lengths
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
-from vit_jax.data.mix import make_mix
-from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place
-from vit_jax.training.guard import Guard
 from vit_jax.training.metrics import Meter
-from vit_jax.training.optim import make_optimizer, make_schedule
-from vit_jax.training.setup import Setup, build
-from vit_jax.training.step import (
-    classification,
-    initial_state,
-    make_train_step,
-    named_keys,
-)
+from vit_jax.training.setup import Setup, abstract_batch, build, build_program
+from vit_jax.training.step import Batch, named_keys
 
 # A figure is the median over so many groups of steps.
 GROUPS = 5
+IMAGENET_EXAMPLES = 1_281_167
 # At most so many batches wait: two decoded, two on the device.
 BUFFERED = 4
 
 
-class Program(NamedTuple):
+class RepeatedStep(NamedTuple):
     """A jitted step `(state, batch, keys) -> (state, metrics)` and what it runs on."""
 
     step: Callable[..., Any]
     init_state: Callable[[], Any]
     keys: Any
-    batch: dict[str, jax.Array]
+    batch: Batch
 
 
 class Compiled(NamedTuple):
@@ -57,79 +50,57 @@ class Compiled(NamedTuple):
     program_bytes: int
 
 
-def synthetic_program(
-    model: AnyModel, batch_size: int, *, mode: str, accumulate_steps: int
-) -> Program:
-    """The training step with AdamW, or the forward pass, on one fixed random batch.
-
-    Args:
-        model: as of `create_model`.
-        batch_size: images, over all devices.
-        mode: `train` or `forward`.
-        accumulate_steps: pieces of the batch in training.
+def repeated_training(
+    config: ml_collections.ConfigDict, num_classes: int
+) -> tuple[AnyModel, RepeatedStep]:
+    """The model of a config, and its training step on one batch of random pixels.
 
     Raises:
-        ValueError: the batch cannot be divided over the devices and pieces.
+        ValueError: the config cannot be used.
+    """
+    lengths = resolve_lengths(config, IMAGENET_EXAMPLES)
+    program = build_program(config, num_classes=num_classes, lengths=lengths)
+    batch = random_batch(program.model, program.batch)
+    step = program.train_step
+    keys = program.make_keys()
+    return program.model, RepeatedStep(step, program.init_state, keys, batch)
+
+
+def repeated_forward(model: AnyModel, batch_size: int) -> RepeatedStep:
+    """The forward pass of a model with a head, on one batch of random pixels.
+
+    Its state is the parameters.
+
+    Raises:
+        ValueError: the batch cannot be divided over the devices.
     """
     mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
-    sharding.check_batch("--batch", batch_size, mesh, accumulate_steps)
+    sharding.check_batch("--batch", batch_size, mesh)
     everywhere = sharding.replicated(mesh)
-    keys = jax.jit(lambda: named_keys(0), out_shardings=everywhere)()
-    abstract = jax.eval_shape(lambda key: init_params(model, key), keys.params)
-    schedule = make_schedule(
-        learning_rate=1e-3, schedule="cosine", total_steps=10_000, warmup=1000
-    )
-    optimizer = make_optimizer(
-        abstract,
-        schedule,
-        name="adamw",
-        weight_decay=0.1,
-        clip_norm=0.0,
-        momentum=0.9,
-        b2=0.999,
-        epsilon=1e-8,
-        momentum_dtype="float32",
-        layer_decay=1.0,
-        freeze=(),
-    )
-    loss_fn = make_loss(name="softmax", label_smoothing=0.0)
-    mix = make_mix(mixup_alpha=0.0, cutmix_alpha=0.0, per_example=False)
-    train_step = make_train_step(
-        classification(model, loss_fn, mix),
-        optimizer,
-        schedule,
-        Guard(policy="stop", spike=0.0, max_faults=0),
-        accumulate_steps=accumulate_steps,
-        ema_decay=0.0,
-        gradient_dtype="float32",
-        sam_rho=0.0,
-    )
 
-    def forward_step(params, batch, _keys):
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+    def step(params, batch, _keys):
         images = normalize(batch["image"])
         logits, _ = model.apply({"params": params}, images, train=False)
         return params, {"logit": logits.mean()}
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def init_state():
-        params = init_params(model, named_keys(0).params)
-        if mode == "train":
-            params = initial_state(params, optimizer, average=False)
-        return params
+        return init_params(model, named_keys(0).params)
 
+    shapes = abstract_batch(batch_size, model.image_size, mesh)
+    return RepeatedStep(step, init_state, (), random_batch(model, shapes))
+
+
+def random_batch(model: AnyModel, shapes: Batch) -> Batch:
+    """Random pixels and labels of the shapes, on their devices."""
     rng = np.random.default_rng(0)
-    shape = (batch_size, *model.image_size, 3)
-    batch = {
-        "image": rng.integers(0, 256, shape, np.uint8),
-        "label": rng.integers(0, model.num_classes, batch_size, np.int32),
-    }
-    step = train_step if mode == "train" else forward_step
-    step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-    placed = place(batch, dict.fromkeys(batch, sharding.batch_sharding(mesh)))
-    return Program(step, init_state, keys, placed)
+    most = {"image": 256, "label": model.num_classes}
+    arrays = {k: rng.integers(0, most[k], x.shape, x.dtype) for k, x in shapes.items()}
+    return place(arrays, {name: x.sharding for name, x in shapes.items()})
 
 
-def compile_program(program: Program) -> tuple[Compiled, Any]:
+def compile_program(program: RepeatedStep) -> tuple[Compiled, Any]:
     """Compiles and takes the first step; returns the state after it too."""
     state = jax.block_until_ready(program.init_state())
     start = time.perf_counter()
@@ -163,7 +134,7 @@ def run_steps(
     return state, (time.perf_counter() - start) / count
 
 
-def measure(program: Program, *, steps: int, warmup: int) -> dict[str, Any]:
+def measure(program: RepeatedStep, *, steps: int, warmup: int) -> dict[str, Any]:
     """Times the step on its resident batch, `steps` of them in `GROUPS` groups.
 
     Returns:
@@ -210,7 +181,7 @@ def measure_with_input(
     with open_input(setup, config.seed) as batches:
         resident = next(batches)
     compiled, state = compile_program(
-        Program(program.train_step, program.init_state, keys, resident)
+        RepeatedStep(program.train_step, program.init_state, keys, resident)
     )
     step, count = compiled.step, steps // GROUPS
     times = {"step": [], "input": [], "both": []}

@@ -73,7 +73,7 @@ def cases_and_kinds():
             yield pytest.param(case, kind, marks=marks, id=f"{label(case)}-{kind}")
 
 
-@pytest.mark.parametrize(("case", "kind"), cases_and_kinds())
+@pytest.mark.parametrize(("case", "kind"), list(cases_and_kinds()))
 def test_steps(case, kind):
     program = absent_program(case, kind)
     assert program.mesh.abstract_device == ABSENT[kind]

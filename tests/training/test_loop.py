@@ -438,6 +438,7 @@ def test_the_command_ends_with_one_sentence(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        "error: unknown config key 'optim.lr': did you mean 'optim.b2'?"
+        "error: unknown config key 'optim.lr': did you mean "
+        "'optim.learning_rate', as --config.optim.learning_rate=1?"
     )
     assert "Traceback" not in result.stderr and not (tmp_path / "x").exists()

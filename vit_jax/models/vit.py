@@ -316,62 +316,33 @@ class VisionTransformer(nn.Module):
                 options that do not go together.
         """
         height, width = image_size or self.image_size
-        image_size = height, width
-        self.check(image_size)
-        images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
+        self.check((height, width))
+        images = prepare(images, (height, width), self.pixel_mean, self.pixel_std)
         x, out = self.embed(images)
         out["stem"] = x
         _, rows, columns, _ = x.shape
         grid = rows, columns
         x = einops.rearrange(x, "b h w d -> b (h w) d")
-        if self.patch_outputs:
-            x = self.corrupt(x, patch_sources)
-        elif patch_sources is not None:
-            raise ValueError("patch_sources needs a model with patch_outputs")
-
+        x = self.corrupt(x, patch_sources)
         if self.has_class_token:
             x = self.prepend(x, "class_token", 1, nn.initializers.zeros)
-        added = self.positions in ADDED
-        positions = {
-            "kind": self.positions,
-            "grid": self.grid,
-            "width": self.width,
-            "class_token": self.has_class_token and self.class_token_position,
-        }
-        shared_table = None
-        if added and self.positions_at in ("stem", "shared"):
-            table = PositionEmbedding(**positions, name="positions")(grid)
-            if self.positions_at == "stem":
-                x = add_positions(x, table)
-            else:
-                shared_table = table
+        table = self.position_table(grid)
+        if table is not None and self.positions_at == "stem":
+            x, table = add_positions(x, table), None
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.num_registers:
             # In front of the class token, so that the patches stay contiguous.
             init = nn.initializers.normal(stddev=0.02)
             x = self.prepend(x, "registers", self.num_registers, init)
         x = out["embedded"] = divide_batch(x)
-
-        encoder = Encoder(
-            self.depth,
-            self.block(positions),
-            axial=self.attention == "axial",
-            stochastic_depth_rate=self.stochastic_depth_rate,
-            final_norm=not self.norm_after_pooling,
-            scan=self.scan,
-            remat=self.remat,
-            stochastic_depth_uniform=self.stochastic_depth_uniform,
-            name="encoder",
-        )
-        x, out["encoder"] = encoder(
-            x, shared_table, grid=grid, train=train, return_attention=return_attention
+        x, out["encoder"] = self.make_encoder()(
+            x, table, grid=grid, train=train, return_attention=return_attention
         )
         out["encoded"] = x
         if self.patch_outputs:
             head = classifier(self.patch_outputs, 0.0, name="patch_head")
             patches = x[:, self.num_prefix_tokens :]
             out["patches"] = head(patches.astype(jnp.float32))
-
         x = self.pool(x, train=train)
         if self.norm_after_pooling:
             x = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="pool_norm")(x)
@@ -398,6 +369,10 @@ class VisionTransformer(nn.Module):
         self, x: Float[Array, "b l d"], sources: Int[Array, "b l"] | None
     ) -> Float[Array, "b l d"]:
         """Patch embeddings, some of which are replaced; see `patch_sources`."""
+        if not self.patch_outputs:
+            if sources is not None:
+                raise ValueError("patch_sources needs a model with patch_outputs")
+            return x
         init = nn.initializers.normal(stddev=0.02)
         token = self.param("mask_token", init, (1, 1, self.width)).astype(x.dtype)
         if sources is None:
@@ -418,10 +393,23 @@ class VisionTransformer(nn.Module):
             name="resnet",
         )
 
-    def block(self, positions: dict[str, Any]) -> dict[str, Any]:
-        """Options of each block, `positions` those of a table, should it have one."""
-        own = self.positions in ADDED and self.positions_at == "every_layer"
+    def position_table(self, grid: tuple[int, int]) -> Float[Array, "1 _ d"] | None:
+        """The positions that are added to the tokens, at the stem or at each layer."""
+        if self.positions not in ADDED or self.positions_at == "every_layer":
+            return None
+        return PositionEmbedding(**self.position_options(), name="positions")(grid)
+
+    def position_options(self) -> dict[str, Any]:
         return {
+            "kind": self.positions,
+            "grid": self.grid,
+            "width": self.width,
+            "class_token": self.has_class_token and self.class_token_position,
+        }
+
+    def make_encoder(self) -> Encoder:
+        own = self.positions in ADDED and self.positions_at == "every_layer"
+        block = {
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
             "grid": self.grid,
@@ -430,11 +418,22 @@ class VisionTransformer(nn.Module):
             "layer_scale_init": self.layer_scale_init,
             "norm_epsilon": self.norm_epsilon,
             "activation": self.activation,
-            "positions": positions if own else None,
+            "positions": self.position_options() if own else None,
             "relative": self.positions if self.positions in RELATIVE else "",
             "attention_implementation": self.attention_implementation,
             "dtype": self.dtype,
         }
+        return Encoder(
+            self.depth,
+            block,
+            axial=self.attention == "axial",
+            stochastic_depth_rate=self.stochastic_depth_rate,
+            final_norm=not self.norm_after_pooling,
+            scan=self.scan,
+            remat=self.remat,
+            stochastic_depth_uniform=self.stochastic_depth_uniform,
+            name="encoder",
+        )
 
     def prepend(self, x: Array, name: str, number: int, init: Any) -> Array:
         tokens = self.param(name, init, (1, number, self.width)).astype(x.dtype)

@@ -17,7 +17,7 @@ import ml_collections
 from vit_jax.checkpoints.fingerprint import compile_examination
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import to_dict, without_every
-from vit_jax.data.pipeline import prefetch_to_device
+from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.evaluation.means import evaluate
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.parallel import determinism, distributed, sharding
@@ -209,13 +209,7 @@ def run_steps(
         stack.callback(files.close)
         writer = make_writer(workdir, files.folder, config, lengths.total, start)
         stack.callback(writer.close)
-        placement = sharding.batch_sharding(program.mesh)
-        batches = setup.data.train_batches(
-            seed=config.seed,
-            start_index=first_index,
-            rows=local_rows(placement, batch_size),
-        )
-        batches = prefetch_to_device(batches, placement)
+        batches = training_batches(config, setup, first_index)
         stack.callback(batches.close)
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
         meter = Meter(batch_size, faults.accept)
@@ -223,6 +217,13 @@ def run_steps(
 
         def due(every: int) -> bool:
             return step == lengths.total or (every > 0 and step % every == 0)
+
+        @contextlib.contextmanager
+        def between_steps() -> Iterator[None]:
+            """What takes time here is no slow step, for the watchdog or the speed."""
+            watchdog.pause()
+            yield
+            meter.pause()
 
         steps = range(start + 1, lengths.total + 1)
         for step, batch in zip(steps, batches, strict=False):
@@ -238,33 +239,25 @@ def run_steps(
             writer.faults(faults.take())
             if due(lengths.log_every) and (means := meter.flush()):
                 writer.train(step, means)
-            if due(lengths.eval_every):
-                watchdog.pause()
-                results = evaluate_splits(setup, config.eval, state, writer)
-                writer.evaluation(step, results)
-                meter.pause()
-            if frozen := [name for name, n in lengths.evaluators.items() if due(n)]:
-                watchdog.pause()
-                measured = evaluate_frozen(setup, frozen, state)
-                writer.evaluation(step, measured)
-                results |= measured
-                meter.pause()
+            if evaluated := due(lengths.eval_every):
+                with between_steps():
+                    results = evaluate_splits(setup, config.eval, state, writer)
+                    writer.evaluation(step, results)
+            if names := [name for name, n in lengths.evaluators.items() if due(n)]:
+                with between_steps():
+                    measured = evaluate_frozen(setup, names, state)
+                    writer.evaluation(step, measured)
+                    results |= measured
             if (stop := signals.stop()) or due(lengths.checkpoint_every):
-                watchdog.pause()
-                meter.finish()
-                evaluated = due(lengths.eval_every)
-                best = results[config.eval.splits[0]] if evaluated else None
-                facts = {
-                    "next_index": batches.next_index,
-                    "label_names": setup.label_names,
-                    "versions": versions(),
-                    "config": to_dict(config),
-                }
-                # Rows of before a committed step are never missing, whenever it ends.
-                writer.flush()
-                files.push()
-                checkpoints.save(step, state, facts, best)
-                meter.pause()
+                with between_steps():
+                    meter.finish()
+                    # Rows of before a committed step are never missing, whenever it
+                    # ends.
+                    writer.flush()
+                    files.push()
+                    best = results[config.eval.splits[0]] if evaluated else None
+                    facts = facts_to_save(config, setup, batches.next_index)
+                    checkpoints.save(step, state, facts, best)
             if stop and step < lengths.total:
                 checkpoints.wait()
                 raise Interrupted(f"{stop.name} at step {step} of {lengths.total}")
@@ -273,6 +266,30 @@ def run_steps(
             results = evaluate_splits(setup, config.eval, state, writer)
             results |= evaluate_frozen(setup, lengths.evaluators, state)
         return results
+
+
+def training_batches(
+    config: ml_collections.ConfigDict, setup: Setup, start_index: int
+) -> DevicePrefetch:
+    """The batches from an example of the endless order on, on the devices."""
+    placement = sharding.batch_sharding(setup.program.mesh)
+    rows = local_rows(placement, config.data.batch_size)
+    batches = setup.data.train_batches(
+        seed=config.seed, start_index=start_index, rows=rows
+    )
+    return prefetch_to_device(batches, placement)
+
+
+def facts_to_save(
+    config: ml_collections.ConfigDict, setup: Setup, next_index: int | None
+) -> dict[str, Any]:
+    """What a checkpoint says besides the arrays."""
+    return {
+        "next_index": next_index,
+        "label_names": setup.label_names,
+        "versions": versions(),
+        "config": to_dict(config),
+    }
 
 
 def local_rows(placement: jax.sharding.NamedSharding, batch_size: int) -> Any:

@@ -15,7 +15,7 @@ from vit_jax.figures import pictures
 from vit_jax.parallel import distributed
 from vit_jax.storage.paths import as_path
 from vit_jax.training.loop import exit_on_interrupt, train
-from vit_jax.training.metrics import in_words
+from vit_jax.training.metrics import main_metrics
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     curve = pictures.learning_curve(as_path(arguments.workdir))
     for split, metrics in results.items():
-        print(f"{split}: {in_words(metrics)}")
+        print(f"{split}: {main_metrics(metrics)}")
     print(f"run folder: {arguments.workdir}   learning curve: {curve}")
 
 

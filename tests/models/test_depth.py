@@ -15,7 +15,7 @@ from vit_jax.models.depth import scanned, stack_blocks, unrolled, unstack_blocks
 from vit_jax.parallel.sharding import abstract, make_mesh, state_shardings
 from vit_jax.storage.jsonl import read_metrics
 from vit_jax.training import loop
-from vit_jax.training.initial_weights import warm_start
+from vit_jax.training.initial_weights import initial_params
 from vit_jax.training.optim import layer_factors, make_optimizer
 
 SIZES = {"num_classes": 5, "image_size": 16, "depth": 3, "width": 32, "num_heads": 2}
@@ -240,7 +240,7 @@ def test_a_scanned_run_is_the_same_run(tiny_run_config, tmp_path):
             mesh = make_mesh(data=1, fsdp=1, tensor=1)
             shapes = abstract(shapes, state_shardings(shapes, shapes, mesh))
             names = load_trained(mixed).label_names
-            started = warm_start(target, shapes, str(mixed), names, seed=0)
+            started = initial_params(target, shapes, str(mixed), names, seed=0)
             assert_close(unstack_blocks(started), params, rtol=0)
     # Adam amplifies rounding where gradients are near zero.
     assert_close(load_trained(mixed).params, load_trained(whole).params, rtol=1e-4)

@@ -18,7 +18,7 @@ UNSAID = {
 }
 
 
-class Step(NamedTuple):
+class SavedStep(NamedTuple):
     """A saved step.
 
     Attributes:
@@ -79,7 +79,7 @@ def find_retention(directory: Path, arguments: argparse.Namespace) -> Retention:
     return Retention(**{name: section[name] for name in UNSAID} | said)
 
 
-def look_at(folder: Path, kept: list[str], *, checksums: bool) -> Step:
+def look_at(folder: Path, kept: list[str], *, checksums: bool) -> SavedStep:
     """Reads what a step tells of itself and checks its files."""
     unverified = not medium(folder).exists(folder / integrity.MANIFEST)
     problem = (integrity.verify if checksums else integrity.verify_sizes)(folder)
@@ -87,7 +87,7 @@ def look_at(folder: Path, kept: list[str], *, checksums: bool) -> Step:
     saved = integrity.read_json(folder / integrity.METADATA)
     seconds = saved.get("commit_timestamp_nsecs", 0) / 1e9
     seconds = seconds or medium(folder).modified(folder)
-    return Step(
+    return SavedStep(
         step=int(folder.name),
         bytes=size(folder),
         date=datetime.fromtimestamp(seconds).isoformat(" ", "minutes"),
@@ -100,7 +100,7 @@ def look_at(folder: Path, kept: list[str], *, checksums: bool) -> Step:
 
 def look_at_all(
     directory: Path, retention: Retention, *, checksums: bool
-) -> list[Step]:
+) -> list[SavedStep]:
     """Every step, oldest first; one that a training removes meanwhile is left out."""
     kept = retention.kept(directory)
     found = []
@@ -120,7 +120,7 @@ def size(folder: Path) -> int:
     return sum(medium(folder).files(folder).values())
 
 
-def to_prune(found: list[Step]) -> list[int]:
+def to_prune(found: list[SavedStep]) -> list[int]:
     """The steps that nothing keeps; the newest whole one always stays.
 
     Raises:
@@ -135,7 +135,7 @@ def to_prune(found: list[Step]) -> list[int]:
     return [row.step for row in found if not row.kept and row.step != whole[-1]]
 
 
-def table(found: list[Step]) -> str:
+def table(found: list[SavedStep]) -> str:
     """The steps as aligned columns."""
     lines = [("step", "size", "saved", "kept as", "state", "metrics")]
     for row in found:

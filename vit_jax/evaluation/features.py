@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
 from vit_jax.data.pipeline import Data, prefetch_to_device
-from vit_jax.evaluation.means import Step, run_step
+from vit_jax.evaluation.means import EvalStep, run_step
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
@@ -58,7 +58,7 @@ def make_feature_fn(model: AnyModel) -> FeatureFn:
 
 
 @functools.cache
-def feature_step(model: AnyModel, mesh: jax.sharding.Mesh) -> Step:
+def feature_step(model: AnyModel, mesh: jax.sharding.Mesh) -> EvalStep:
     """Builds `(params, batch) -> features, label, index, mask`, all rows everywhere.
 
     Kept, so that evaluators of the same model share what is compiled.
@@ -117,7 +117,7 @@ class Extractor:
 
 
 def split_outputs(
-    step: Step,
+    step: EvalStep,
     params: Params,
     data: Data,
     split: str,

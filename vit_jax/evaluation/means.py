@@ -14,7 +14,7 @@ from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 
 # `(parameters, batch) -> arrays`, of which each batch gives its own.
-Step = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
 class Evaluator(Protocol):
@@ -25,7 +25,7 @@ class Evaluator(Protocol):
         ...
 
 
-def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
+def make_eval_step(model: AnyModel, loss_fn: LossFn) -> EvalStep:
     """Builds `(params, batch) -> sums` over the examples whose `mask` is True."""
 
     def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -44,7 +44,7 @@ def make_eval_step(model: AnyModel, loss_fn: LossFn) -> Step:
 
 
 def evaluate(
-    eval_step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
+    eval_step: EvalStep, params: Any, batches: Iterable[dict[str, jax.Array]]
 ) -> dict[str, float]:
     """Means over a split: `loss`, `accuracy`, `top5` in [0, 1], and the `count`.
 
@@ -62,7 +62,7 @@ def evaluate(
 
 
 def run_step(
-    step: Step, params: Any, batches: Iterable[dict[str, jax.Array]]
+    step: EvalStep, params: Any, batches: Iterable[dict[str, jax.Array]]
 ) -> Iterator[dict[str, np.ndarray]]:
     """Runs a step on each batch and yields its results as arrays on the host.
 

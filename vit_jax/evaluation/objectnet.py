@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from vit_jax.data import labels
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.features import split_outputs
-from vit_jax.evaluation.means import Step, label_rank
+from vit_jax.evaluation.means import EvalStep, label_rank
 from vit_jax.interop.trained import TrainedModel
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
@@ -100,7 +100,7 @@ def evaluate_objectnet(
 
 def make_objectnet_step(
     model: AnyModel, members: Bool[np.ndarray, "classes imagenet"]
-) -> Step:
+) -> EvalStep:
     """Builds `(params, batch) -> hits`, bool, a row for each image, and its `mask`.
 
     Args:

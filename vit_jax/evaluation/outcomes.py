@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vit_jax.data.mix import one_hot
-from vit_jax.evaluation.means import Step, label_rank
+from vit_jax.evaluation.means import EvalStep, label_rank
 from vit_jax.figures import pictures
 from vit_jax.losses import make_loss, probabilities
 from vit_jax.models import AnyModel
@@ -44,7 +44,7 @@ def make_outcome_step(
     *,
     name: str,
     label_smoothing: float,
-) -> Step:
+) -> EvalStep:
     """Builds `(params, batch) -> the fields of Outcomes, and mask`, a row an example.
 
     Args:

@@ -17,7 +17,7 @@ from vit_jax.parallel import sharding
 from vit_jax.parallel.distributed import StopSignals
 from vit_jax.training.guard import FaultyStep
 from vit_jax.training.loop import Interrupted
-from vit_jax.training.metrics import in_words
+from vit_jax.training.metrics import main_metrics
 
 
 class Clock:
@@ -178,7 +178,7 @@ class SideBySide:
             if values:
                 member = self.alive[slot]
                 member.evaluated(step, values)
-                text = "  ".join(f"{k}: {in_words(v)}" for k, v in values.items())
+                text = "  ".join(f"{k}: {main_metrics(v)}" for k, v in values.items())
                 head = f"{member.workdir.name} step {step}/{self.lengths.total}"
                 print(f"{head}  {text}", flush=True)
 

@@ -28,7 +28,7 @@ from vit_jax.fleet.member import Member, Results
 from vit_jax.fleet.program import FleetProgram, make_program, program_key
 from vit_jax.parallel.distributed import StopSignals
 from vit_jax.storage.paths import as_path
-from vit_jax.training.initial_weights import complete_model, warm_start
+from vit_jax.training.initial_weights import complete_model, initial_params
 from vit_jax.training.loop import Interrupted
 
 # Sections and keys that the fleet does not do, with the values that turn them off.
@@ -179,5 +179,5 @@ def first_state(program: FleetProgram, member: Member) -> Any:
     if not config.init:
         return program.start(program.draw(config.seed))
     names = member.output_names
-    params = warm_start(program.model, shapes, config.init, names, seed=config.seed)
+    params = initial_params(program.model, shapes, config.init, names, seed=config.seed)
     return program.start(params)

@@ -33,7 +33,7 @@ def complete_model(
 ) -> ml_collections.ConfigDict:
     """The config with its model named: that of `init`, if `model.name` is empty.
 
-    What the config itself says of the model, other than the defaults, stays. A run that
+    Options of the model that the config changes from their defaults stay. A run that
     goes on takes the model from its folder, and does not need `init` any more.
 
     Raises:
@@ -54,17 +54,17 @@ def complete_model(
     else:
         options = model_options(load_model(config.init))
     defaults = defaults_of(VisionTransformer) | {"name": "", "dtype": "auto"}
-    said = {k: v for k, v in config.model.items() if v != defaults.get(k)}
+    overrides = {k: v for k, v in config.model.items() if v != defaults.get(k)}
     options = {k: v for k, v in options.items() if k == "name" or k not in FREE}
     options.pop("pre_logits", None)
     complete = config.copy_and_resolve_references()
-    complete.model.update(options | said)
+    complete.model.update(options | overrides)
     return complete
 
 
-def warm_start(
+def initial_params(
     model: AnyModel,
-    wanted: dict[str, Any],
+    abstract_params: dict[str, Any],
     init: str,
     label_names: tuple[str, ...],
     *,
@@ -76,7 +76,7 @@ def warm_start(
     than its part, of the checkpoint or of what is new.
 
     Args:
-        wanted: the parameters of the model that is to be trained, as shapes with
+        abstract_params: those of the model that is to be trained, as shapes with
             shardings.
         init: what `load_trained` takes.
         label_names: of the classes that are to be trained.
@@ -86,7 +86,7 @@ def warm_start(
         ValueError: another architecture, or other numerics; names what differs.
         OSError: the checkpoint is not there.
     """
-    shardings = jax.tree.map(lambda x: x.sharding, wanted)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_params)
     run = load_trained(
         init,
         image_size=model.image_size,
@@ -94,7 +94,7 @@ def warm_start(
         mesh=jax.tree.leaves(shardings)[0].mesh,
     )
     check_attributes(run.model, model, init)
-    shapes = jax.eval_shape(unstack_blocks, wanted)
+    shapes = jax.eval_shape(unstack_blocks, abstract_params)
     there, here = (
         {n: jax.tree.map(lambda x: x.shape, tree[n]) for n in HEAD if n in tree}
         for tree in (run.params, shapes)
@@ -112,13 +112,13 @@ def warm_start(
 
 
 def draw(model: AnyModel, seed: int, shardings: dict[str, Any]) -> dict[str, Any]:
-    """New parameters of a model, those alone that have shardings here."""
+    """New parameters of a model, only those that have shardings here."""
 
-    def some() -> dict[str, Any]:
+    def chosen_params() -> dict[str, Any]:
         params = init_params(model, named_keys(seed).params)
         return {name: params[name] for name in shardings}
 
-    return jax.jit(some, out_shardings=shardings)()
+    return jax.jit(chosen_params, out_shardings=shardings)()
 
 
 def same_classes(there: tuple[str, ...], here: tuple[str, ...]) -> bool:

@@ -71,9 +71,9 @@ def start_state(
     params = None
     if config.init:
         # Imported where a checkpoint is read: it knows everybody's layouts.
-        from vit_jax.training.initial_weights import warm_start
+        from vit_jax.training.initial_weights import initial_params
 
-        params = warm_start(
+        params = initial_params(
             program.model,
             program.state.params,
             config.init,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from vit_jax.evaluation.means import Step
+from vit_jax.evaluation.means import EvalStep
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.models.pixels import normalize
 from vit_jax.training.step import Batch, Objective, Params, RandomKeys
@@ -122,7 +122,7 @@ class MaskedPatch:
 
     @property
     def outputs(self) -> int:
-        """Of the model for each patch."""
+        """Number of outputs of the model for each patch."""
         side = self.model.patch_size
         sizes = (COLOURS, CELLS**2 * COLOURS, 3 * side**2)
         return sizes[TARGETS.index(self.target)]
@@ -199,7 +199,7 @@ class MaskedPatch:
 
         return Objective(prepare, loss)
 
-    def eval_step(self) -> Step:
+    def eval_step(self) -> EvalStep:
         """Builds `(params, batch) -> sums` over the examples whose `mask` is True.
 
         Each example's corruption depends on its `index` alone.
@@ -231,7 +231,7 @@ class MaskedPatch:
 
 def masked_patch(
     model: AnyModel, target: str, corrupt_rate: float
-) -> tuple[VisionTransformer, Objective, Step]:
+) -> tuple[VisionTransformer, Objective, EvalStep]:
     """The model with a head for patches instead of classes; how to train, to evaluate.
 
     Raises:

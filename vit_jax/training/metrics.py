@@ -169,7 +169,7 @@ class Writer:
             if not self._show:
                 continue
             head = f"step {step}/{self._total}  {split}"
-            self._bar.write(f"{head}: {in_words(values)}", sys.stdout)
+            self._bar.write(f"{head}: {main_metrics(values)}", sys.stdout)
         sys.stdout.flush()
 
     def skipped(self, names: list[str]) -> None:
@@ -218,7 +218,7 @@ class Writer:
 
 
 class SilentWriter(Writer):
-    """Of a process that is not the first: lists the bad records that it met."""
+    """The writer of every process but the first: lists the bad records that it met."""
 
     def __init__(self, folder: Path, process: int) -> None:
         self._bar = tqdm(disable=True)
@@ -272,8 +272,8 @@ def terminal_width() -> int:
         return 0
 
 
-def in_words(values: dict[str, float]) -> str:
-    """The main ones of an evaluation: accuracies, of few shots too, and the loss."""
+def main_metrics(values: dict[str, float]) -> str:
+    """Accuracies of an evaluation, of few shots too, and its loss, as text."""
     words = [
         f"{name} {100 * value:.2f} %"
         for name, value in values.items()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit_jax.data.mix import make_mix
-from vit_jax.evaluation.means import Step, make_eval_step
+from vit_jax.evaluation.means import EvalStep, make_eval_step
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
 from vit_jax.training.step import Objective, classification
@@ -17,7 +17,7 @@ def make_objective(
     name: str,
     target: str,
     corrupt_rate: float,
-) -> tuple[AnyModel, Objective, Step]:
+) -> tuple[AnyModel, Objective, EvalStep]:
     """The model with the heads that it needs, its objective, its step of evaluation.
 
     Args:

@@ -17,7 +17,7 @@ from vit_jax.config import (
     without_every,
 )
 from vit_jax.data.pipeline import Data
-from vit_jax.evaluation.means import Evaluator, Step
+from vit_jax.evaluation.means import EvalStep, Evaluator
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.parallel import placement, sharding
 from vit_jax.parallel.determinism import compiler_options
@@ -136,7 +136,7 @@ def build_program(
 
 def build_model(
     config: ml_collections.ConfigDict, num_classes: int, platform: str
-) -> tuple[AnyModel, Objective, Step]:
+) -> tuple[AnyModel, Objective, EvalStep]:
     """The model, what it learns, and how it is evaluated.
 
     Args:

@@ -177,6 +177,16 @@ class Lengths(NamedTuple):
     log_every: int
     evaluators: dict[str, int]  # those that are on, and how often they run
 
+    def due(self, every: int, step: int) -> bool:
+        """Whether what is done every so many steps, and at the end, follows a step."""
+        return step == self.total or (every > 0 and step % every == 0)
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether an evaluation of any kind follows a step."""
+        return any(
+            self.due(n, step) for n in (self.eval_every, *self.evaluators.values())
+        )
+
 
 def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
     """Turns the durations of a config into steps, for an epoch of so many examples.

@@ -109,7 +109,7 @@ class SideBySide:
             if stop or self.stops_at(step):
                 self.accept()
                 self.evaluate(step)
-                if stop or self.is_due(step, self.lengths.checkpoint_every):
+                if stop or self.lengths.due(self.lengths.checkpoint_every, step):
                     self.save(step)
                 if stop and self.alive:
                     raise Interrupted(f"{stop} at step {step} of {total}")
@@ -119,13 +119,9 @@ class SideBySide:
             if step > start + count:
                 clock.took(time.perf_counter() - begin)
 
-    def is_due(self, step: int, every: int) -> bool:
-        """Whether what happens at multiples of `every` steps, and at the end, is."""
-        return step == self.lengths.total or (every > 0 and step % every == 0)
-
     def stops_at(self, step: int) -> bool:
         """Whether anything but training is due."""
-        return any(self.is_due(step, every) for every in self.stops)
+        return any(self.lengths.due(every, step) for every in self.stops)
 
     def until(self, step: int) -> int:
         """How many steps may follow without anything in between."""
@@ -161,14 +157,14 @@ class SideBySide:
             return
         averages = [("", self.states.params), ("_ema", self.states.ema)]
         averages = [pair for pair in averages if pair[1] is not None]
-        if self.is_due(step, self.lengths.eval_every):
+        if self.lengths.due(self.lengths.eval_every, step):
             for split in self.first.config.eval.splits:
                 for suffix, params in averages:
                     means = self.evaluate_split(split, params)
                     for slot, values in results.items():
                         values[split + suffix] = means[slot]
         for name, every in self.lengths.evaluators.items():
-            if self.is_due(step, every):
+            if self.lengths.due(every, step):
                 evaluator = self.first.evaluator(name, self.program)
                 for suffix, params in averages:
                     for slot, values in results.items():

@@ -115,6 +115,26 @@ def evaluate_frozen(setup: Setup, names: Iterable[str], state: TrainState) -> Re
     }
 
 
+def evaluate_due(
+    setup: Setup,
+    settings: ml_collections.ConfigDict,
+    state: TrainState,
+    writer: WriterThread,
+    step: int,
+) -> Results:
+    """Evaluates, and records, what is due after a step."""
+    lengths, results = setup.lengths, {}
+    if lengths.due(lengths.eval_every, step):
+        results |= evaluate_splits(setup, settings, state, writer)
+        writer.evaluation(step, results)
+    names = [name for name, n in lengths.evaluators.items() if lengths.due(n, step)]
+    if names:
+        frozen = evaluate_frozen(setup, names, state)
+        writer.evaluation(step, frozen)
+        results |= frozen
+    return results
+
+
 def train(
     config: ml_collections.ConfigDict,
     workdir: str | Path,
@@ -213,10 +233,7 @@ def run_steps(
         stack.callback(batches.close)
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
         meter = Meter(batch_size, faults.accept)
-        results = {}
-
-        def due(every: int) -> bool:
-            return step == lengths.total or (every > 0 and step % every == 0)
+        results: Results = {}
 
         @contextlib.contextmanager
         def between_steps() -> Iterator[None]:
@@ -233,28 +250,23 @@ def run_steps(
             writer.progress(step)
             checkpoints.check()
             watchdog.step_begins(step + 1)
-            if due(lengths.checkpoint_every):
+            save = lengths.due(lengths.checkpoint_every, step)
+            if save:
                 meter.finish()  # so that a run that goes on from here logs the same
             writer.skipped(batches.skipped)
             writer.faults(faults.take())
-            if due(lengths.log_every) and (means := meter.flush()):
+            if lengths.due(lengths.log_every, step) and (means := meter.flush()):
                 writer.train(step, means)
-            if evaluated := due(lengths.eval_every):
+            if lengths.evaluation_due(step):
                 with between_steps():
-                    results = evaluate_splits(setup, config.eval, state, writer)
-                    writer.evaluation(step, results)
-            if names := [name for name, n in lengths.evaluators.items() if due(n)]:
-                with between_steps():
-                    measured = evaluate_frozen(setup, names, state)
-                    writer.evaluation(step, measured)
-                    results |= measured
-            if (stop := signals.stop()) or due(lengths.checkpoint_every):
+                    results |= evaluate_due(setup, config.eval, state, writer, step)
+            if (stop := signals.stop()) or save:
                 with between_steps():
                     meter.finish()
-                    # Rows of before a committed step are never missing, whenever it
-                    # ends.
+                    # First the metrics: no committed step is without those before it.
                     writer.flush()
                     files.push()
+                    evaluated = lengths.due(lengths.eval_every, step)
                     best = results[config.eval.splits[0]] if evaluated else None
                     facts = facts_to_save(config, setup, batches.next_index)
                     checkpoints.save(step, state, facts, best)

@@ -1,4 +1,4 @@
-"""Run folders in a bucket: markers, damage, what grows, what a store refuses."""
+"""Run folders in a bucket: markers, damage, growing files, refusals of the store."""
 
 import contextlib
 import json
@@ -272,7 +272,7 @@ def test_a_bucket_that_is_not_there_is_told():
         Checkpoints("gs://another-bucket/run")
 
 
-# --- what grows ---
+# --- growing files ---
 
 
 def test_growing_files_are_fetched_and_pushed(workdir):
@@ -311,9 +311,9 @@ def test_a_push_that_fails_is_an_error_and_nothing_is_lost(
 
 
 def rows(text):
-    """Of a metrics.jsonl, without the speed."""
-    found = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in row.items() if not k.endswith("/s")} for row in found]
+    """The rows of a metrics.jsonl, without the speed."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith("/s")} for row in lines]
 
 
 def run_command(module, *arguments):

@@ -267,7 +267,7 @@ def test_the_last_good_step_is_known_without_the_store(filled, monkeypatch):
         assert checkpoints.last_good() == f"step 4 in {filled}"
 
 
-def test_a_bucket_that_is_not_there_is_told():
+def test_a_missing_bucket_is_an_error():
     with pytest.raises(CheckpointError, match="FileNotFoundError: .*another-bucket"):
         Checkpoints("gs://another-bucket/run")
 
@@ -298,7 +298,7 @@ def test_a_push_that_fails_is_an_error_and_nothing_is_lost(
     monkeypatch.setattr(bucket.client(), "pipe_file", refuse)
     files = bucket.Growing(workdir, ())
     (files.folder / "metrics.jsonl").write_text("1\n")
-    while "it is tried again" not in caplog.text:
+    while "the upload is tried again" not in caplog.text:
         time.sleep(0.01)
     with pytest.raises(StoreError, match=r"metrics.jsonl could not be written: Forb"):
         files.push()

@@ -267,6 +267,7 @@ def test_the_last_good_step_is_known_without_the_store(filled, monkeypatch):
         assert checkpoints.last_good() == f"step 4 in {filled}"
 
 
+@pytest.mark.usefixtures("store")
 def test_a_missing_bucket_is_an_error():
     with pytest.raises(CheckpointError, match="FileNotFoundError: .*another-bucket"):
         Checkpoints("gs://another-bucket/run")

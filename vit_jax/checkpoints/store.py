@@ -76,8 +76,7 @@ class Checkpoints:
         self.read_only = read_only
         self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
         self._save: Save | None = None
-        self._held = None
-        self._newest = "none"
+        self._held, self._newest = None, "none"
         if read_only:
             return
         try:

@@ -101,7 +101,7 @@ def make_source(
     holdout: float = 0.1,
     cache: str = "auto",
 ) -> Source:
-    """Opens one split of a data set.
+    """Opens one split of a data set, which is not empty.
 
     Args:
         name: "digits" (scikit-learn's 1797 images of 8x8 pixels; 80 % train, 20 %
@@ -119,9 +119,6 @@ def make_source(
         holdout: share of each class in "val" of a folder without split folders.
         cache: keep the decoded images in memory: "auto" if they are estimated to take
           at most 1 GiB, "always", or "never".
-
-    Returns:
-        A `Source`; not empty.
 
     Raises:
         ValueError: unknown name, split, class or option, empty split, wrong layout.

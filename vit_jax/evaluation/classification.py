@@ -64,12 +64,12 @@ def evaluate_run(
         sharding.on_mesh(make_outcome_step(run.model, order, **run.loss), mesh),
         out_shardings=sharding.replicated(mesh),
     )
-    batch_size = rounded_up(batch_size, mesh)
+    size = rounded_up(batch_size, mesh)
     blank = {
-        "image": np.zeros((batch_size, *data.image_size, 3), np.uint8),
-        "label": np.zeros(batch_size, np.int32),
-        "mask": np.zeros(batch_size, bool),
-        "index": np.zeros(batch_size, np.int64),
+        "image": np.zeros((size, *data.image_size, 3), np.uint8),
+        "label": np.zeros(size, np.int32),
+        "mask": np.zeros(size, bool),
+        "index": np.zeros(size, np.int64),
     }
     blank = place(blank, dict.fromkeys(blank, sharding.batch_sharding(mesh)))
     # Compiles, which the speed does not include.
@@ -77,13 +77,7 @@ def evaluate_run(
 
     start = time.perf_counter()
     columns, skipped = split_outputs(
-        step,
-        params,
-        data,
-        data.split,
-        batch_size=batch_size,
-        mesh=mesh,
-        title="evaluating",
+        step, params, data, data.split, batch_size=size, mesh=mesh, title="evaluating"
     )
     speed = len(columns["label"]) / (time.perf_counter() - start)
     return Outcomes(**columns), skipped, speed

@@ -99,13 +99,12 @@ def load_checkpoint(
     tensors, config = files.read_tensors(path)
     module = find_layout(tensors, config, layout, path)
     tensors, arguments = read_architecture(module, tensors, config, path)
+    arguments["image_size"] = arguments["image_size"] or image_size
     if arguments["image_size"] is None:
-        if image_size is None:
-            raise ValueError(
-                f"the positions in {path} are not those of a square image: give "
-                "image_size=(height, width)"
-            )
-        arguments["image_size"] = image_size
+        raise ValueError(
+            f"the positions in {path} are not those of a square image: give "
+            "image_size=(height, width)"
+        )
     model = create_model(dtype=dtype, **(arguments | options))
     params = read_params(module, model, tensors)
     facts = module.facts(tensors, config)

@@ -228,8 +228,7 @@ def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, 
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
             f"the tensors are not those of this model in the {layout.NAME} layout: "
-            + "; ".join(problems[:SHOWN])
-            + more
+            f"{'; '.join(problems[:SHOWN])}{more}"
         )
     return traverse_util.unflatten_dict(params, sep="/")
 

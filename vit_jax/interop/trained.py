@@ -84,11 +84,7 @@ def load_trained(
         **options: attributes of the model, such as `dropout_rate`; `layout` of a file.
 
     Raises:
-        ConfigError: a folder that is neither that of a run nor has weights in it.
-        CheckpointError: a run without a checkpoint that can be read, or no average.
-        ValueError: a file that cannot be read as a checkpoint, or a mesh that does not
-            fit the model.
-        OSError: no such file, or it cannot be downloaded.
+        ConfigError, CheckpointError, ValueError, OSError: as `load`.
     """
     path, mesh = resolve(path), mesh or sharding.undivided()
     sharding.check_axes(mesh)

@@ -1,4 +1,4 @@
-"""What position embeddings and filters show, on tables made for the purpose."""
+"""Measures of position embeddings and filters, on tables made for the purpose."""
 
 import numpy as np
 import pytest
@@ -28,8 +28,8 @@ def noise(n: int, rng: np.random.Generator = RNG) -> np.ndarray:
 def test_cosines():
     table = np.array([[1.0, 0.0], [3.0, 3.0], [-2.0, 0.0]], np.float32)
     half = 0.5**0.5
-    wanted = [[1, half, -1], [half, 1, -half], [-1, -half, 1]]
-    np.testing.assert_allclose(position_similarity(table), wanted, atol=1e-12)
+    expected = [[1, half, -1], [half, 1, -half], [-1, -half, 1]]
+    np.testing.assert_allclose(position_similarity(table), expected, atol=1e-12)
 
 
 def test_fixed_positions_know_the_plane():
@@ -60,8 +60,8 @@ def test_rank_correlation_of_what_falls_with_distance():
 def test_rank_correlation_by_hand():
     # A row of three: the ends see one near and one far patch, the middle two as near.
     similarity = np.array([[1, 0.5, 0.1], [0.5, 1, 0.3], [0.1, 0.3, 1]])
-    found = rank_correlation_with_distance(similarity, (1, 3))
-    assert found == pytest.approx((1 + 0 + 1) / 3)
+    actual = rank_correlation_with_distance(similarity, (1, 3))
+    assert actual == pytest.approx((1 + 0 + 1) / 3)
 
 
 def test_diagonal_neighbours():
@@ -77,8 +77,8 @@ def test_neighbours_by_hand():
     similarity = np.zeros((4, 4))
     similarity[0, 3] = similarity[1, [0, 2, 3]] = similarity[2, 1] = 1
     similarity[3, 2] = 1
-    found = true_neighbour_share(similarity, (1, 4))
-    assert found == pytest.approx((0 + 2 / 3 + 1 + 1) / 4)
+    actual = true_neighbour_share(similarity, (1, 4))
+    assert actual == pytest.approx((0 + 2 / 3 + 1 + 1) / 4)
 
 
 def test_neighbours_by_chance():
@@ -106,8 +106,8 @@ def test_rows_and_columns_apart():
 
 def test_rows_and_columns_by_chance():
     rng = np.random.default_rng(2)
-    found = [row_column_r2(noise(12, rng), (3, 4)) for _ in range(300)]
-    assert np.mean(found) == pytest.approx(chance_row_column_r2((3, 4)), abs=0.01)
+    actual = [row_column_r2(noise(12, rng), (3, 4)) for _ in range(300)]
+    assert np.mean(actual) == pytest.approx(chance_row_column_r2((3, 4)), abs=0.01)
 
 
 def test_position_errors():
@@ -130,13 +130,13 @@ def test_principal_filters_are_those_that_the_kernel_was_made_of():
     mean = RNG.normal(size=(48, 1))  # of all filters: no component
     kernel = (basis * sizes @ amounts + mean).reshape(4, 4, 3, 200)
     filters = principal_filters(kernel, 3)
-    found = filters.components.reshape(3, 48)
-    np.testing.assert_allclose(abs(found @ basis), np.eye(3), atol=1e-10)
+    actual = filters.components.reshape(3, 48)
+    np.testing.assert_allclose(abs(actual @ basis), np.eye(3), atol=1e-10)
     np.testing.assert_allclose(filters.explained_variance, sizes**2 / 14)
-    largest = abs(found).max(axis=1)
-    np.testing.assert_allclose(found.max(axis=1), largest)  # the sign is not left open
+    largest = abs(actual).max(axis=1)
+    np.testing.assert_allclose(actual.max(axis=1), largest)  # the sign is not left open
     scaled = 2 * filters.images.reshape(3, 48) - 1
-    np.testing.assert_allclose(scaled * largest[:, None], found)
+    np.testing.assert_allclose(scaled * largest[:, None], actual)
     assert filters.images.min() >= 0 and filters.images.max() == 1
 
 

@@ -1,4 +1,4 @@
-"""Attention distance, entropy and mass against what is known without a model."""
+"""Attention distance, entropy and mass against values known without a model."""
 
 import jax
 import jax.numpy as jnp
@@ -32,51 +32,51 @@ def uniform(tokens: int) -> jax.Array:
 
 
 def attending(targets: list[int]) -> jax.Array:
-    """One image and head, in which token i attends to targets[i] alone."""
+    """One image and head, in which token i attends to targets[i] only."""
     return jax.nn.one_hot(jnp.array(targets), len(targets))[None, None]
 
 
-@pytest.mark.parametrize(("grid", "patch_size", "wanted"), UNIFORM)
-def test_uniform_attention_has_the_distance_of_the_paper(grid, patch_size, wanted):
-    found = uniform_attention_distance(grid, patch_size)
-    assert found == pytest.approx(wanted, abs=0.055)
+@pytest.mark.parametrize(("grid", "patch_size", "expected"), UNIFORM)
+def test_uniform_attention_has_the_distance_of_the_paper(grid, patch_size, expected):
+    actual = uniform_attention_distance(grid, patch_size)
+    assert actual == pytest.approx(expected, abs=0.055)
 
 
 def test_uniform_attention_has_the_uniform_distance():
     # With a class token, which takes its part of the attention.
-    found = mean_attention_distance(
+    actual = mean_attention_distance(
         uniform(1 + 14 * 14), (14, 14), 16, num_prefix_tokens=1
     )
-    np.testing.assert_allclose(found, [116.5] * 3, atol=0.05)
-    np.testing.assert_allclose(distance_ratio(found, (14, 14), 16), 1, 1e-5)
+    np.testing.assert_allclose(actual, [116.5] * 3, atol=0.05)
+    np.testing.assert_allclose(distance_ratio(actual, (14, 14), 16), 1, 1e-5)
 
 
 def test_uniform_distance_to_others():
-    found = uniform_attention_distance((14, 14), 16, include_self=False)
-    assert round(found, 1) == 117.1
+    actual = uniform_attention_distance((14, 14), 16, include_self=False)
+    assert round(actual, 1) == 117.1
 
 
 def test_distances_of_a_grid_by_hand():
-    wanted = 4 * np.array(
+    expected = 4 * np.array(
         [
             [0, 1, 2, 1, 2**0.5, 5**0.5],
             [1, 0, 1, 2**0.5, 1, 2**0.5],
             [2, 1, 0, 5**0.5, 2**0.5, 1],
         ]
     )
-    np.testing.assert_allclose(token_distances((2, 3), 4)[:3], wanted)
+    np.testing.assert_allclose(token_distances((2, 3), 4)[:3], expected)
 
 
 def test_distance_by_hand():
-    # Each patch of one row of four looks at the next, the last one at the first.
-    found = mean_attention_distance(
+    # Each patch of a row of four attends to the next, the last one to the first.
+    actual = mean_attention_distance(
         attending([1, 2, 3, 0]), (1, 4), 8, num_prefix_tokens=0
     )
-    np.testing.assert_allclose(found, [8 * (1 + 1 + 1 + 3) / 4])
+    np.testing.assert_allclose(actual, [8 * (1 + 1 + 1 + 3) / 4])
     turned = mean_attention_distance(
         attending([1, 2, 3, 0]), (4, 1), 8, num_prefix_tokens=0
     )
-    np.testing.assert_array_equal(turned, found)
+    np.testing.assert_array_equal(turned, actual)
 
 
 def test_heads_are_apart_and_images_are_averaged():
@@ -84,9 +84,9 @@ def test_heads_are_apart_and_images_are_averaged():
     weights = jnp.concatenate(
         [jnp.concatenate([near, far], 1), jnp.concatenate([near, near], 1)]
     )
-    found = mean_attention_distance(weights, (1, 3), 6, num_prefix_tokens=0)
+    actual = mean_attention_distance(weights, (1, 3), 6, num_prefix_tokens=0)
     # The far head of the first image: 12, 0 and 12 pixels.
-    np.testing.assert_allclose(found, [0, 8 / 2])
+    np.testing.assert_allclose(actual, [0, 8 / 2])
 
 
 def test_attention_to_oneself():
@@ -105,18 +105,18 @@ def test_prefix_tokens_do_not_count():
     weights[..., 2, 4] = weights[..., 3, 3] = weights[..., 4, 4] = 0.5
     weights[..., :2, 1] = 1
     grid, options = (1, 3), {"num_prefix_tokens": 2}
-    found = mean_attention_distance(weights, grid, 4, **options)
-    np.testing.assert_allclose(found, [8 / 3])
+    actual = mean_attention_distance(weights, grid, 4, **options)
+    np.testing.assert_allclose(actual, [8 / 3])
     halved = mean_attention_distance(weights, grid, 4, **options, renormalize=False)
     np.testing.assert_allclose(halved, [4 / 3])
-    found = attention_mass_within(weights, grid, 1, **options)
-    np.testing.assert_allclose(found, [2 / 3])
+    actual = attention_mass_within(weights, grid, 1, **options)
+    np.testing.assert_allclose(actual, [2 / 3])
 
 
 def test_a_patch_that_looks_at_prefix_tokens_alone_is_no_division_by_zero():
     weights = jnp.zeros((1, 1, 3, 3)).at[..., 0].set(1.0)
-    found = mean_attention_distance(weights, (1, 2), 4, num_prefix_tokens=1)
-    np.testing.assert_array_equal(found, [0])
+    actual = mean_attention_distance(weights, (1, 2), 4, num_prefix_tokens=1)
+    np.testing.assert_array_equal(actual, [0])
 
 
 def test_entropy():
@@ -129,8 +129,8 @@ def test_entropy():
 
 @pytest.mark.parametrize("radius", [0, 1, 2])
 def test_mass_of_uniform_attention(radius):
-    found = attention_mass_within(uniform(12), (3, 4), radius, num_prefix_tokens=0)
-    np.testing.assert_allclose(found, [uniform_mass_within((3, 4), radius)] * 3, 1e-6)
+    actual = attention_mass_within(uniform(12), (3, 4), radius, num_prefix_tokens=0)
+    np.testing.assert_allclose(actual, [uniform_mass_within((3, 4), radius)] * 3, 1e-6)
 
 
 def test_mass_of_uniform_attention_by_hand():
@@ -143,9 +143,9 @@ def test_mass_of_uniform_attention_by_hand():
 def test_a_window_is_square():
     # From the corner of a 3 x 3 grid to its middle, a diagonal step.
     weights = attending([4] + [8] * 8)
-    found = attention_mass_within(weights, (3, 3), 1, num_prefix_tokens=0)
+    actual = attention_mass_within(weights, (3, 3), 1, num_prefix_tokens=0)
     near = 1 + 4  # patch 0, and those around patch 8: 4, 5, 7, 8
-    np.testing.assert_allclose(found, [near / 9], 1e-6)
+    np.testing.assert_allclose(actual, [near / 9], 1e-6)
 
 
 def test_errors():

@@ -1,4 +1,4 @@
-"""Measures of whole models: exact symmetries, names, what exists for which family."""
+"""Measures of whole models: exact symmetries, names, measures of each family."""
 
 import functools
 
@@ -42,7 +42,7 @@ def tiny(name="ViT-mu/4", **options):
 
 
 def drawn(model):
-    """Parameters that are all random, so that each of them shows."""
+    """Parameters that are all random, so that each of them matters."""
     shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
     rng = np.random.default_rng(1)
     return jax.tree.map(
@@ -56,7 +56,7 @@ def run(model, params, images):
 
 
 def labels_of(model, params):
-    """Every second one right, the others 0."""
+    """Labels: every second one right, the others 0."""
     classes = np.argmax(run(model, params, IMAGES)[0], axis=-1)
     return np.where(np.arange(12) % 2, classes, 0)
 
@@ -126,42 +126,42 @@ def test_positions_break_the_symmetry_and_are_measured():
     errors = profile.equivariance_errors(model, params, IMAGES, step=8)
     assert errors["stem"] < 1e-9
     assert errors["embedded"] > 0.01 and errors["encoded"] > 0.01
-    found = profile.position_profile(model, params)
-    assert found["positions/rank_correlation"] > 0.8
-    assert found["positions/neighbour_share"] == 1
-    assert found["positions/row_column_r2"] == pytest.approx(1)
-    assert found["positions/neighbour_share_by_chance"] < 0.5
+    actual = profile.position_profile(model, params)
+    assert actual["positions/rank_correlation"] > 0.8
+    assert actual["positions/neighbour_share"] == 1
+    assert actual["positions/row_column_r2"] == pytest.approx(1)
+    assert actual["positions/neighbour_share_by_chance"] < 0.5
 
 
 def test_profile_of_a_resnet():
     model = tiny("BiT-R26x1")
-    found = bias_profile(model, drawn(model), IMAGES, key=jax.random.key(0))
+    actual = bias_profile(model, drawn(model), IMAGES, key=jax.random.key(0))
     layers = ("root", "stage_1/unit_01", "stage_2/unit_01", "encoded")
     for measure in ("equivariance_error", "lie_derivative"):
-        assert all(found[f"{measure}/{name}"] > 0 for name in layers)
+        assert all(actual[f"{measure}/{name}"] > 0 for name in layers)
     # A move by its stride of 8 pixels takes the middle half of 16 off the grey.
     prefixes = ("attention", "positions", "equivariance_error_on_grey")
-    assert not [name for name in found if name.startswith(prefixes)]
-    assert 0 < found["receptive_field/rms_ratio"] < 2
-    assert not [name for name in found if name.startswith("accuracy")]  # no labels
+    assert not [name for name in actual if name.startswith(prefixes)]
+    assert 0 < actual["receptive_field/rms_ratio"] < 2
+    assert not [name for name in actual if name.startswith("accuracy")]  # no labels
 
 
 def test_features_of_a_vit_are_its_activations():
     model = tiny(pooling="token", num_registers=1)
     params = drawn(model)
-    found = features(model, params, IMAGES)
+    actual = features(model, params, IMAGES)
     names = ["stem", "embedded", "block_00", "block_01", "encoded"]
-    assert list(found) == names
-    assert {x.shape for x in found.values()} == {(12, 4, 4, 16)}
+    assert list(actual) == names
+    assert {x.shape for x in actual.values()} == {(12, 4, 4, 16)}
     _, out = run(model, params, IMAGES)
     block = out["encoder"]["block_01"]["output"]
-    np.testing.assert_allclose(found["block_01"][:, 1, 2], block[:, 2 + 6], atol=1e-5)
+    np.testing.assert_allclose(actual["block_01"][:, 1, 2], block[:, 2 + 6], atol=1e-5)
     np.testing.assert_allclose(
-        found["encoded"][:, 3, 3], out["encoded"][:, -1], atol=1e-5
+        actual["encoded"][:, 3, 3], out["encoded"][:, -1], atol=1e-5
     )
     other, stacked = scanned(model, params)
     same = features(other, stacked, IMAGES)
-    np.testing.assert_array_equal(same["block_01"], found["block_01"])
+    np.testing.assert_array_equal(same["block_01"], actual["block_01"])
 
 
 def test_features_of_other_families():
@@ -170,13 +170,13 @@ def test_features_of_other_families():
     axial = tiny("Axial-ViT-mu/4", depth=1)
     mixer = tiny("Mixer-S/4")
     resnet = tiny("BiT-R26x1")
-    wanted = {
+    expected = {
         hybrid: [*stem, "block_00", "block_01", "encoded"],
         axial: ["stem", "embedded", "block_00/row", "block_00/column", "encoded"],
         mixer: ["stem", "block_00", "encoded"],
         resnet: ["root", "stage_1/unit_01", "stage_2/unit_01", "encoded"],
     }
-    for model, names in wanted.items():
+    for model, names in expected.items():
         draw = functools.partial(init_params, model)
         params = jax.eval_shape(draw, jax.random.key(0))
         shapes = jax.eval_shape(
@@ -192,9 +192,9 @@ def test_features_of_other_families():
 def test_attention_weights_are_those_of_each_layer():
     model = tiny(pooling="token")
     params = drawn(model)
-    found = weights_of(model, params, IMAGES)
-    assert list(found) == ["block_00", "block_01"]
-    for weights in found.values():
+    actual = weights_of(model, params, IMAGES)
+    assert list(actual) == ["block_00", "block_01"]
+    for weights in actual.values():
         assert weights.shape == (12, 2, 17, 17)
         np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     means = attention_measures(model, params, IMAGES, batch_size=6)
@@ -208,16 +208,16 @@ def test_attention_weights_are_those_of_each_layer():
 def test_tables_of_positions():
     model = tiny(pooling="token")
     params = drawn(model)
-    found = position_tables(model, params)
+    actual = position_tables(model, params)
     table = params["positions"]["embedding"][0, 1:]
-    np.testing.assert_array_equal(found["positions"], table)
+    np.testing.assert_array_equal(actual["positions"], table)
     model = tiny(positions="learned2d", positions_at="every_layer")
     params = drawn(model)
-    found = position_tables(model, params)
-    assert list(found) == ["block_00", "block_01"]
+    actual = position_tables(model, params)
+    assert list(actual) == ["block_00", "block_01"]
     own = params["encoder"]["block_01"]["positions"]
-    wanted = np.concatenate([own["column"][3], own["row"][1]])
-    np.testing.assert_allclose(found["block_01"][1 * 4 + 3], wanted, atol=1e-6)
+    expected = np.concatenate([own["column"][3], own["row"][1]])
+    np.testing.assert_allclose(actual["block_01"][1 * 4 + 3], expected, atol=1e-6)
     fixed = position_tables(tiny(positions="sincos2d", pooling="token"), {})
     np.testing.assert_allclose(fixed["positions"], sincos2d(4, 4, 16), atol=1e-6)
     assert position_tables(tiny(positions="relative"), {}) == {}
@@ -244,10 +244,10 @@ def test_what_positions_are_replaced_by():
     table = params["positions"]["embedding"]
     same, mean = remove_positions(model, params)
     assert same == model
-    found = mean["positions"]["embedding"]
-    np.testing.assert_array_equal(found[:, 0], table[:, 0])  # the class token's
-    wanted = np.broadcast_to(table[:, 1:].mean(1, keepdims=True), (1, 16, 16))
-    np.testing.assert_allclose(found[:, 1:], wanted, atol=1e-6)
+    actual = mean["positions"]["embedding"]
+    np.testing.assert_array_equal(actual[:, 0], table[:, 0])  # the class token's
+    expected = np.broadcast_to(table[:, 1:].mean(1, keepdims=True), (1, 16, 16))
+    np.testing.assert_allclose(actual[:, 1:], expected, atol=1e-6)
     zero = remove_positions(model, params, to="zero")[1]["positions"]["embedding"]
     assert not zero[:, 1:].any() and zero[:, 0].any()
     del mean["positions"], params["positions"]
@@ -266,8 +266,8 @@ def test_blocks_are_permuted_each_image_in_its_own_way():
     ramp = 0.1 * jnp.arange(4.0)  # within each block
     image = (image + jnp.tile(ramp, 3))[None, ..., None]
     images = jnp.concatenate([image] * 20)
-    found = np.asarray(shuffle_blocks(images, 3, jax.random.key(0)))[..., 0]
-    blocks = found.reshape(20, 3, 2, 3, 4).transpose(0, 1, 3, 2, 4)
+    actual = np.asarray(shuffle_blocks(images, 3, jax.random.key(0)))[..., 0]
+    blocks = actual.reshape(20, 3, 2, 3, 4).transpose(0, 1, 3, 2, 4)
     np.testing.assert_allclose(
         blocks - blocks[..., :1, :1], np.broadcast_to(ramp, blocks.shape), atol=1e-5
     )
@@ -294,6 +294,6 @@ def test_accuracy_after_shuffling():
         return means.reshape(-1, 4)
 
     assert accuracy(quarters, images, labels) == 1
-    found = shuffle_accuracy(quarters, images, labels, 2, jax.random.key(0))
-    assert found == pytest.approx(1 / 4, abs=0.08)
+    actual = shuffle_accuracy(quarters, images, labels, 2, jax.random.key(0))
+    assert actual == pytest.approx(1 / 4, abs=0.08)
     assert shuffle_accuracy(quarters, images, labels, 1, jax.random.key(0)) == 1

@@ -24,12 +24,12 @@ from vit_jax.analysis.translation import (
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(6, 8, 8, 2)), jnp.float32)
 KERNEL = RNG.normal(size=(3, 3, 2, 4)).astype(np.float32)
-# Over the rows: once, and as fast as it can but one step.
+# Waves over the rows: one period, and the fastest but one.
 WAVE, FAST = np.cos(
     2 * np.pi * np.outer([1, 3], np.arange(8) / 8)[:, :, None, None]
 ).astype(np.float32)
 
-# Compiled as a whole: operation by operation takes much longer.
+# Compiled as a whole, which is much faster than operation by operation.
 equivariance = jax.jit(
     equivariance_error, static_argnums=0, static_argnames=("pixels", "centred")
 )
@@ -75,17 +75,17 @@ def test_invariance_error():
     assert invariance_error(lambda x: np.mean(x, (1, 2)), IMAGES, [(3, 1)]) < 1e-10
     # One pixel of noise is as far from itself, moved, as from another image.
     noise = jnp.asarray(RNG.normal(size=(4000, 8, 8, 2)), jnp.float32)
-    found = invariance_error(lambda x: np.asarray(x)[:, 0, 0], noise, [(0, 1), (4, 4)])
-    assert found == pytest.approx(1, abs=0.05)
+    actual = invariance_error(lambda x: np.asarray(x)[:, 0, 0], noise, [(0, 1), (4, 4)])
+    assert actual == pytest.approx(1, abs=0.05)
     # A value that is twice as large after the shift: (x - 2 x)^2 over 2 x^2.
     images = np.ones((2, 4, 4, 1), np.float32)
     images[:, 0] = 2
     images[1] *= -1
-    found = invariance_error(
+    actual = invariance_error(
         lambda x: np.asarray(x)[:, 0, 0], jnp.asarray(images), [(1, 0)]
     )
     # From 2 and -2 to 1 and -1: a change of 1, between the images 4^2.
-    assert found == pytest.approx(1 / 16)
+    assert actual == pytest.approx(1 / 16)
 
 
 def test_equivariance_errors_in_closed_form():
@@ -121,7 +121,7 @@ def test_zero_padding_is_not_equivariant():
         )
 
     assert equivariance(conv, IMAGES, pixels=(0, 1)) > 0.05
-    # But it is while there is nothing at the border to be padded.
+    # It is equivariant while there is nothing at the border to be padded.
     empty = on_grey(IMAGES, 2, 0)
     assert equivariance(conv, empty, pixels=(0, 1)) < 1e-10
 
@@ -147,14 +147,14 @@ def test_lie_derivatives_in_closed_form():
         }
 
     images = jnp.asarray(np.broadcast_to(WAVE, (2, 8, 8, 2)))
-    found = lie_derivative(features, images)
+    actual = lie_derivative(features, images)
     for name in ("identity", "mean"):
-        assert found[name] < 1e-10
+        assert actual[name] < 1e-10
     # A fixed wave should have moved: its slope 2 pi / 8 sin, 0 to the right.
     slope = (2 * np.pi / 8) ** 2
-    assert float(found["mask"]) == pytest.approx(slope / 4, rel=1e-5)
+    assert float(actual["mask"]) == pytest.approx(slope / 4, rel=1e-5)
     # The value at a quarter of the wave, where it is steepest.
-    assert float(found["place"]) == pytest.approx(slope / 2, rel=1e-5)
+    assert float(actual["place"]) == pytest.approx(slope / 2, rel=1e-5)
     relative = lie_derivative(features, images, relative=True)
     assert float(relative["mask"]) == pytest.approx(slope / 4 / 0.5, rel=1e-5)
 
@@ -192,8 +192,8 @@ def test_the_lie_derivative_is_the_limit_of_small_moves():
         (there_and_back(t, axis) - there_and_back(-t, axis)) / (2 * t)
         for axis in (1, 2)
     ]
-    found = lie_derivative(features, IMAGES)
-    assert float(found) == pytest.approx(np.mean(np.square(slopes)), rel=1e-3)
+    actual = lie_derivative(features, IMAGES)
+    assert float(actual) == pytest.approx(np.mean(np.square(slopes)), rel=1e-3)
 
 
 def test_field_of_one_convolution_is_its_window():
@@ -205,16 +205,16 @@ def test_field_of_one_convolution_is_its_window():
         )
 
     field = receptive_field(conv, IMAGES[..., :1], jax.random.key(0))
-    wanted = np.zeros((8, 8))
-    wanted[3:6, 3:6] = abs(kernel[..., 0, 0])
-    np.testing.assert_allclose(field, wanted, atol=1e-6)
+    expected = np.zeros((8, 8))
+    expected[3:6, 3:6] = abs(kernel[..., 0, 0])
+    np.testing.assert_allclose(field, expected, atol=1e-6)
 
 
 def test_field_of_a_patch_is_the_patch():
     field = receptive_field(means, IMAGES, jax.random.key(0), place=(1, 3))
-    wanted = np.zeros((8, 8))
-    wanted[2:4, 6:8] = 0.25 * 2**0.5  # two features of one colour each
-    np.testing.assert_allclose(field, wanted, atol=1e-6)
+    expected = np.zeros((8, 8))
+    expected[2:4, 6:8] = 0.25 * 2**0.5  # two features of one colour each
+    np.testing.assert_allclose(field, expected, atol=1e-6)
     assert pixel_of((1, 3), 2) == (2.5, 6.5)
     assert centre_place((4, 7)) == (2, 3)
 

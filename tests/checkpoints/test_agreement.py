@@ -1,4 +1,4 @@
-"""Two real processes on one folder: what they tell each other, save and restore."""
+"""Two real processes on one folder: messages between them, saving, restoring."""
 
 import os
 import socket

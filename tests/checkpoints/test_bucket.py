@@ -1,4 +1,4 @@
-"""Run folders in a bucket: markers, damage, what grows, what a store refuses."""
+"""Run folders in a bucket: markers, damage, growing files, refusals of the store."""
 
 import contextlib
 import json
@@ -267,12 +267,13 @@ def test_the_last_good_step_is_known_without_the_store(filled, monkeypatch):
         assert checkpoints.last_good() == f"step 4 in {filled}"
 
 
-def test_a_bucket_that_is_not_there_is_told():
+@pytest.mark.usefixtures("store")
+def test_a_missing_bucket_is_an_error():
     with pytest.raises(CheckpointError, match="FileNotFoundError: .*another-bucket"):
         Checkpoints("gs://another-bucket/run")
 
 
-# --- what grows ---
+# --- growing files ---
 
 
 def test_growing_files_are_fetched_and_pushed(workdir):
@@ -298,7 +299,7 @@ def test_a_push_that_fails_is_an_error_and_nothing_is_lost(
     monkeypatch.setattr(bucket.client(), "pipe_file", refuse)
     files = bucket.Growing(workdir, ())
     (files.folder / "metrics.jsonl").write_text("1\n")
-    while "it is tried again" not in caplog.text:
+    while "the upload is tried again" not in caplog.text:
         time.sleep(0.01)
     with pytest.raises(StoreError, match=r"metrics.jsonl could not be written: Forb"):
         files.push()
@@ -311,9 +312,9 @@ def test_a_push_that_fails_is_an_error_and_nothing_is_lost(
 
 
 def rows(text):
-    """Of a metrics.jsonl, without the speed."""
-    found = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in row.items() if not k.endswith("/s")} for row in found]
+    """The rows of a metrics.jsonl, without the speed."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith("/s")} for row in lines]
 
 
 def run_command(module, *arguments):

@@ -1,4 +1,4 @@
-"""Fingerprints of arrays: the same wherever they lie, another for another array."""
+"""Fingerprints of arrays: the same on any device, others for other arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,8 @@ def test_names_are_those_of_orbax_and_sharding_does_not_matter():
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     array = jnp.arange(8.0)
     placed = jax.device_put(array, jax.sharding.NamedSharding(mesh, P("d")))
-    finite, found = examine({"params": {"k": placed}, "list": [array]})
-    assert finite and found == dict.fromkeys(
+    finite, fingerprints = examine({"params": {"k": placed}, "list": [array]})
+    assert finite and fingerprints == dict.fromkeys(
         ("params.k", "list.0"), host_fingerprint(np.asarray(array))
     )
 

@@ -63,15 +63,15 @@ def test_list(run, command):
     assert [line.split()[0] for line in lines[:5]] == ["step", "1", "2", "3", "4"]
     assert "best" in lines[2] and "accuracy 0.9" in lines[2]
     assert lines[5].startswith("damaged: ") and lines[6].startswith("unfinished: ")
-    found = json.loads((run / "report.json").read_text())
-    kept = {row["step"]: row["kept"] for row in found["steps"]}
+    report = json.loads((run / "report.json").read_text())
+    kept = {row["step"]: row["kept"] for row in report["steps"]}
     assert kept == {1: [], 2: ["best"], 3: ["last", "every 3"], 4: ["last"]}
-    assert all(row["state"] == "ok" for row in found["steps"])
-    assert all(row["bytes"] > 1000 for row in found["steps"])
+    assert all(row["state"] == "ok" for row in report["steps"])
+    assert all(row["bytes"] > 1000 for row in report["steps"])
     (run / "report.json").unlink()
     assert sorted(run.rglob("*")) == before
     # The folder of the checkpoints does as well.
-    assert json.loads(command(run / "checkpoints", "--json", "-")[0]) == found
+    assert json.loads(command(run / "checkpoints", "--json", "-")[0]) == report
 
 
 def test_damage(run, command):

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is damaged, what is refused."""
+"""Checkpoints: saving, retention, damage, refusals."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ import pytest
 from vit_jax.checkpoints import integrity, saving
 from vit_jax.checkpoints.integrity import MANIFEST
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
+from vit_jax.storage import disk
 
 NOISE = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
@@ -81,7 +82,7 @@ def delete_manifest_and_truncate(folder):
 
 
 def half_copy(folder):
-    """As it is in the middle of a copy: the manifest, last by name, is not there."""
+    """In the middle of a copy the manifest, last by name, is not there."""
     (folder / MANIFEST).unlink()
     for path in (folder / "state").rglob("*"):
         if path.is_file() and path.name != "_METADATA":
@@ -165,7 +166,7 @@ def test_killed_before_the_manifest(filled):
 
 
 def test_zeros_that_decode_are_noticed_without_a_manifest(filled, monkeypatch):
-    """Whatever TensorStore makes of it, wrong values are not taken."""
+    """Wrong values are not restored, whether TensorStore can decode them or not."""
     (filled / "3" / MANIFEST).unlink()
     read = integrity.read_array
     monkeypatch.setattr(
@@ -191,7 +192,7 @@ def test_what_may_not_be_read_is_left_alone(filled, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(integrity, "sha256", refuse)
+    monkeypatch.setattr(disk, "sha256", refuse)
     with pytest.raises(CheckpointError, match=r"3 cannot be read: Permission denied"):
         restore(filled)
     assert (filled / "3").is_dir()
@@ -244,8 +245,8 @@ def test_another_shape_is_an_error_not_damage(filled):
 
 
 def test_partial_restore(filled):
-    wanted = {"params": {"kernel": abstract(state(0))["params"]["kernel"]}}
-    restored = restore(filled, wanted, partial=True, read_only=True)
+    part = {"params": {"kernel": abstract(state(0))["params"]["kernel"]}}
+    restored = restore(filled, part, partial=True, read_only=True)
     np.testing.assert_array_equal(restored.state["params"]["kernel"], 3 * NOISE)
 
 

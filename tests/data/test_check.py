@@ -31,8 +31,9 @@ def test_a_sound_data_set(tmp_path):
     _fill(tmp_path / "pets")
     picture = tmp_path / "first.png"
     result = _run(
-        *("--config", f"configs/folder.py:data={tmp_path / 'pets'},size=16"),
-        *("--seconds", "0.1", "--picture", picture),
+        f"--config=configs/folder.py:data={tmp_path / 'pets'},size=16",
+        "--seconds=0.1",
+        f"--picture={picture}",
     )
     assert result.returncode == 0, result.stderr
     for text in (
@@ -61,8 +62,10 @@ def test_what_is_wrong_is_told_all_at_once(tmp_path):
         broken = tmp_path / "pets" / "train" / ("cat", "dog")[k % 2] / f"{k:02}.png"
         broken.write_bytes(broken.read_bytes()[:50])
     result = _run(
-        *("--config", f"configs/folder.py:data={tmp_path / 'pets'},size=16"),
-        *("--seconds", "0.1", "--config.eval.splits=test", "--config.data.cache=never"),
+        f"--config=configs/folder.py:data={tmp_path / 'pets'},size=16",
+        "--seconds=0.1",
+        "--config.eval.splits=test",
+        "--config.data.cache=never",
     )
     assert result.returncode == 1
     errors = result.stderr.splitlines()
@@ -90,8 +93,8 @@ def test_splits_of_evaluators_and_sweeps_are_opened_too():
     config.fewshot.update(every="1epochs", name="pets", test_split="val")
     config.sweep.dev_split = "train[90%:]"
     data = Data(**config.data)
-    found = [(t, own.name, split) for t, own, split in check.splits_of(config, data)]
-    assert found == [
+    opened = [(t, own.name, split) for t, own, split in check.splits_of(config, data)]
+    assert opened == [
         ("train", "digits", "train"),
         ("eval", "digits", "test"),
         ("sweep", "digits", "train[90%:]"),

@@ -27,7 +27,7 @@ def group(folder, files, quota, period=100_000):
         (folder / name).write_text(text.format(quota=quota, period=period) + "\n")
 
 
-def found(root, lines=None, **environment):
+def cpus_of(root, lines=None, **environment):
     if lines:
         path = root / "proc/self/cgroup"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,48 +64,48 @@ def test_quotas_of_cgroups_hold_for_all_below_them(tmp_path, mount, files, line)
     box = top / "kubepods/pod7/box"
     box.mkdir(parents=True)
     lines = ["12:memory:/elsewhere", line]
-    assert found(tmp_path, lines) == 8
+    assert cpus_of(tmp_path, lines) == 8
     group(box.parent, files, 250_000)
-    assert found(tmp_path, lines) == 3  # two and a half
+    assert cpus_of(tmp_path, lines) == 3  # two and a half
     group(box, files, 50_000)
-    assert found(tmp_path, lines) == 1
+    assert cpus_of(tmp_path, lines) == 1
     group(box, files, "max" if files is V2 else -1)
-    assert found(tmp_path, lines) == 3
+    assert cpus_of(tmp_path, lines) == 3
     group(box, files, 100_000, period=50_000)
-    assert found(tmp_path, lines) == 2
+    assert cpus_of(tmp_path, lines) == 2
 
 
 @pytest.mark.usefixtures("eight")
 def test_the_path_of_the_host_is_not_there_in_a_container(tmp_path):
     group(tmp_path / "sys/fs/cgroup/cpu", V1, 300_000)
-    assert found(tmp_path, ["1:cpu:/docker/0123"]) == 3
+    assert cpus_of(tmp_path, ["1:cpu:/docker/0123"]) == 3
 
 
 @pytest.mark.usefixtures("eight")
 def test_a_system_without_cgroups(tmp_path):
-    assert found(tmp_path) == 8
+    assert cpus_of(tmp_path) == 8
 
 
 @pytest.mark.usefixtures("eight")
 def test_tasks_of_srun_share_a_node_unless_they_are_bound(tmp_path, monkeypatch):
     step = {"SLURM_STEP_TASKS_PER_NODE": "2(x2),4", "SLURM_CPUS_ON_NODE": "8"}
-    shares = [found(tmp_path, SLURM_NODEID=str(n), **step) for n in range(3)]
+    shares = [cpus_of(tmp_path, SLURM_NODEID=str(n), **step) for n in range(3)]
     assert shares == [4, 4, 2]
-    assert found(tmp_path, SLURM_CPUS_PER_TASK="3", **step) == 3
+    assert cpus_of(tmp_path, SLURM_CPUS_PER_TASK="3", **step) == 3
     # In the batch script itself, which is no task of a step.
-    assert found(tmp_path, SLURM_CPUS_PER_TASK="3", SLURM_CPUS_ON_NODE="8") == 8
-    assert found(tmp_path, **(step | {"SLURM_STEP_TASKS_PER_NODE": "many"})) == 8
+    assert cpus_of(tmp_path, SLURM_CPUS_PER_TASK="3", SLURM_CPUS_ON_NODE="8") == 8
+    assert cpus_of(tmp_path, **(step | {"SLURM_STEP_TASKS_PER_NODE": "many"})) == 8
     monkeypatch.setattr(cpus, "_affinity", lambda: 3)
-    assert found(tmp_path, SLURM_NODEID="2", **step) == 3
-    assert found(tmp_path, SLURM_CPUS_PER_TASK="6", **step) == 3
+    assert cpus_of(tmp_path, SLURM_NODEID="2", **step) == 3
+    assert cpus_of(tmp_path, SLURM_CPUS_PER_TASK="6", **step) == 3
 
 
 @pytest.mark.usefixtures("eight")
 def test_tasks_of_mpirun_share_a_machine_unless_they_are_bound(tmp_path, monkeypatch):
-    assert found(tmp_path, OMPI_COMM_WORLD_LOCAL_SIZE="4") == 2
-    assert found(tmp_path, OMPI_COMM_WORLD_LOCAL_SIZE="16") == 1
+    assert cpus_of(tmp_path, OMPI_COMM_WORLD_LOCAL_SIZE="4") == 2
+    assert cpus_of(tmp_path, OMPI_COMM_WORLD_LOCAL_SIZE="16") == 1
     monkeypatch.setattr(cpus, "_affinity", lambda: 1)
-    assert found(tmp_path, OMPI_COMM_WORLD_LOCAL_SIZE="4") == 1
+    assert cpus_of(tmp_path, OMPI_COMM_WORLD_LOCAL_SIZE="4") == 1
 
 
 def test_threads_that_read_are_so_many(monkeypatch):

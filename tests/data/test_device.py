@@ -12,10 +12,12 @@ from vit_jax.data.device_augment import make_augment, resized_box, sample_box
 from vit_jax.data.pipeline import Data
 from vit_jax.data.stream import example_at
 
-# But for "inception", whose boxes and resizing are tested one by one.
+# All but "inception", whose boxes and resizing are tested one by one.
 CROPS = (
-    *("resize_small_random_crop", "resize_random_crop"),
-    *("padded_random_crop", "resize"),
+    "resize_small_random_crop",
+    "resize_random_crop",
+    "padded_random_crop",
+    "resize",
 )
 
 
@@ -49,9 +51,9 @@ def test_boxes_are_distributed_as_on_the_host(shape, area):
         assert abs(one.mean() - other.mean()) <= 4 * deviation
         grid = np.arange(max(shape) + 1)
         cumulated = [(x[:, None] <= grid).mean(0) for x in (one, other)]
-        # Kolmogorov-Smirnov: beyond this once in a million.
+        # Kolmogorov-Smirnov: a distance that chance exceeds once in a million.
         assert np.abs(cumulated[0] - cumulated[1]).max() < 2.7 * np.sqrt(2 / count)
-    # Not from the area and the aspect alone: the whole joint distribution of the sides.
+    # The whole joint distribution of the sides, not only those of area and aspect.
     products = [x[:, 2] * x[:, 3] / np.prod(shape) for x in (ours, theirs)]
     assert products[0].mean() == pytest.approx(products[1].mean(), abs=0.02)
 

@@ -1,4 +1,4 @@
-"""The index law, resume, evaluation, bad records and worker processes."""
+"""The order of examples, resume, evaluation, bad records and worker processes."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ NUM_TRAIN, NUM_TEST = 60, 23
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder whose images tell their number by their colour."""
+    """A folder whose images have their number as their colour."""
     root = tmp_path_factory.mktemp("images")
     for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         for number in range(count):
@@ -101,12 +101,11 @@ def test_each_epoch_is_a_new_permutation():
 
 
 def test_augmentation_depends_on_seed_and_position_only():
+    seeds = (0, 0, 0, 1, 5, 0, 0, 0)
+    positions = (5, 5, 6, 5, 0, 65, 5 + (1 << 32), 1 << 60)
     draws = [
         stream.generator_at(position, seed).random()
-        for seed, position in (
-            *((0, 5), (0, 5), (0, 6), (1, 5)),
-            *((5, 0), (0, 65), (0, 5 + (1 << 32)), (0, 1 << 60)),
-        )
+        for seed, position in zip(seeds, positions, strict=True)
     ]
     assert draws[0] == draws[1] and len(set(draws)) == 7
 
@@ -441,7 +440,7 @@ if __name__ == "__main__":
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        # A zombie is dead, its parent (here: init) only has not been told yet.
+        # A zombie is dead; only its parent (here: init) has not reaped it yet.
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):

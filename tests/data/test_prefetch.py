@@ -1,4 +1,4 @@
-"""What the thread that trains does not do: join batches, copy them, write metrics."""
+"""Work kept off the thread that trains: joining and copying batches, metrics."""
 
 import subprocess
 import sys
@@ -122,7 +122,7 @@ def test_a_batch_that_never_comes_does_not_keep_it_from_closing(device, monkeypa
 
 
 def test_blocks_of_threads_are_never_copied_together(monkeypatch):
-    """Their rows are those of one array, which loading filled."""
+    """The rows of blocks are views of one array, which loading filled."""
 
     real = np.concatenate
 
@@ -156,7 +156,7 @@ def test_a_filling_forgets_batches_that_all_blocks_have():
 
 
 class SlowWriter:
-    """Of a file system on which a row takes a while; fails at step 3."""
+    """A metrics file on a slow file system, which fails at step 3."""
 
     def __init__(self):
         self.rows, self.closed, self.flushed = [], False, []

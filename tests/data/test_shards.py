@@ -212,7 +212,7 @@ def test_index_is_made_once_and_follows_the_shards(tmp_path, monkeypatch):
     assert len(make_source(str(tmp_path), "train", cache="never")) == 9
     _write_shards(tmp_path, shards=4)
     assert len(make_source(str(tmp_path), "train", cache="never")) == 16
-    # Where nothing can be written beside the data.
+    # The folder of the data cannot be written to.
     for path in (tmp_path / ".index").iterdir():
         path.unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -299,7 +299,7 @@ def test_tar_shards_in_a_bucket(bucket, tmp_path, capsys):
     source = make_source("gs://data/pets", "train", **options)
     assert _reds(source) == list(range(12))
     assert source.record_name(0).startswith(f"{stage}/data/pets/pets-train-0000.tar/")
-    # Of the splits that are used, each once, and nothing but whole files.
+    # Only whole files of the splits in use, each once.
     assert "copying 4 files" in capsys.readouterr().out
     copied = {path.name for path in (stage / "data/pets").glob("[!.]*")}
     assert copied == {"classes.txt", *(f"pets-train-000{k}.tar" for k in range(3))}
@@ -460,7 +460,7 @@ def test_copies_that_fail_leave_nothing_and_go_on(bucket, tmp_path, monkeypatch)
         patch.setattr(shutil, "disk_usage", lambda _: disk)
         with pytest.raises(OSError, match="need 0.00 GiB, and .* free; make room"):
             open_train()
-    # What a killed copy leaves.
+    # A killed copy leaves this.
     (stage / "data/broken/pets-train-0002.tar.12.part").write_bytes(b"half")
     assert _reds(open_train()) == list(range(12))
     assert not list(stage.rglob("*.part"))
@@ -485,11 +485,11 @@ def test_processes_of_a_host_share_one_copy(bucket, tmp_path):
         "print(len(make_source('gs://data/shared', 'train', stage=sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "stage")]
-    with staging.alone(str(tmp_path)):
+    with staging.folder_lock(str(tmp_path)):
         pass
     folder = tmp_path / "stage/data/shared"
     folder.mkdir(parents=True)
-    with staging.alone(str(folder)):
+    with staging.folder_lock(str(folder)):
         # Both wait, so that they set off together.
         both = [
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

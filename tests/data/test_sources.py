@@ -183,13 +183,13 @@ def test_array_source():
 
 def test_cache(tmp_path, monkeypatch):
     _fill(tmp_path / "train", count=300)
-    plain = make_source(str(tmp_path), "train", cache="never")
+    uncached = make_source(str(tmp_path), "train", cache="never")
     cached = make_source(str(tmp_path), "train")
-    assert isinstance(cached, CachedSource) and len(cached) == len(plain) == 600
+    assert isinstance(cached, CachedSource) and len(cached) == len(uncached) == 600
     for index in (0, 255, 256, 599):
-        assert cached.record_name(index) == plain.record_name(index)
-        assert cached[index]["label"] == plain[index]["label"]
-        assert (cached[index]["image"] == plain[index]["image"]).all()
+        assert cached.record_name(index) == uncached.record_name(index)
+        assert cached[index]["label"] == uncached[index]["label"]
+        assert (cached[index]["image"] == uncached[index]["image"]).all()
     monkeypatch.setattr(sources, "_AUTO_CACHE_BYTES", 600 * 4 * 6 * 3 - 1)
     assert not isinstance(make_source(str(tmp_path), "train"), CachedSource)
     assert isinstance(make_source(str(tmp_path), "train", cache="always"), CachedSource)
@@ -230,7 +230,7 @@ def test_classes_are_kept_and_relabelled(tmp_path):
         old = kept[part.record_name(index)]
         assert part[index]["label"] == {2: 0, 0: 1}[old["label"]]
         np.testing.assert_array_equal(part[index]["image"], old["image"])
-    # The share of a slice is of what is left.
+    # A slice is a share of the remaining records.
     tenth = make_source(str(tmp_path), "train[:50%]", classes=("eel", "cat"))
     assert [tenth.record_name(i) for i in range(20)] == list(kept)[:20]
     assert len(tenth) == 20

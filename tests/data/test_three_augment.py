@@ -77,7 +77,7 @@ def test_color_jitter_is_as_strong_as_asked():
             three_augment.color_jitter(flat, strength, np.random.default_rng(seed))
             for seed in range(200)
         ]
-        # Of an even grey, brightness alone changes anything, but for rounding.
+        # An even grey is changed by brightness alone, but for rounding.
         values = np.array([image[0, 0, 0] for image in images], int)
         assert values.min() >= 100 * (1 - strength) - 2
         assert values.max() <= 100 * (1 + strength)

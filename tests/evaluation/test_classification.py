@@ -136,10 +136,8 @@ def test_files_agree_with_each_other(folder, run, outcomes):
     ]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["count"] == TEST_IMAGES and metrics["skipped"] == []
-    assert (metrics["dataset"], metrics["split"], metrics["step"]) == (
-        *("digits", "test"),
-        4,
-    )
+    assert metrics["dataset"] == "digits" and metrics["split"] == "test"
+    assert metrics["step"] == 4
     hits = [row["label"] == row["prediction"] for row in rows]
     assert metrics["accuracy"] == pytest.approx(np.mean(hits))
     in_top5 = [row["label"] in [c["label"] for c in row["top5"]] for row in rows]

@@ -54,7 +54,7 @@ def run(digits_run):
 @pytest.fixture(scope="module")
 def expected(run):
     """Features and labels of both splits, all at once, without the pipeline."""
-    found = {}
+    splits = {}
     for split in SPLITS:
         source = make_source("digits", split)
         records = [source[index] for index in range(len(source))]
@@ -62,8 +62,8 @@ def expected(run):
         apply = jax.jit(functools.partial(run.model.apply, train=False))
         _, out = apply({"params": run.params}, normalize(jnp.asarray(images)))
         labels = np.array([record["label"] for record in records])
-        found[split] = np.asarray(out["pre_logits"]), labels
-    return found
+        splits[split] = np.asarray(out["pre_logits"]), labels
+    return splits
 
 
 def test_features_are_those_of_every_example_once(run, expected, mesh):
@@ -127,7 +127,7 @@ def test_the_same_data_set_is_not_opened_twice(run, mesh):
     assert FewShot(run.model, run.data, mesh, **FEWSHOT).data is run.data
     other = FewShot(run.model, run.data, mesh, **FEWSHOT | {"classes": HELD_OUT})
     assert other.data is not run.data and other.label_names == HELD_OUT
-    # Another set has its own classes, whatever was trained on.
+    # Another set has its own classes, not those of the training.
     part = dataclasses.replace(run.data, classes=("1", "2"))
     named = FewShot(run.model, part, mesh, **FEWSHOT | {"name": "digits"})
     assert len(named.label_names) == 10
@@ -152,7 +152,7 @@ def test_unreadable_images_are_left_out_and_named(
     assert set(metrics) == {"3shot"}
     fewshot(run.params)
     assert capsys.readouterr().out.count("cannot be read") == 1
-    # One that was chosen is missing: the other two do.
+    # One of the chosen examples is missing: the other two are used.
     source = fewshot.data.source("train")
     chosen = source.record_name(int(fewshot.chosen[0, 0, 0]))
     open(chosen, "wb").close()
@@ -190,9 +190,8 @@ def test_evaluators_run_at_intervals_of_the_training(tmp_path, capsys):
         steps.setdefault(row["split"], []).append(row["step"])
     assert steps["fewshot"] == steps["fewshot_ema"] == [2, 4]
     assert steps["knn"] == steps["knn_ema"] == steps["test"] == [4]
-    assert set(results) == {
-        *("test", "test_ema", "fewshot", "fewshot_ema", "knn", "knn_ema")
-    }
+    names = {"test", "fewshot", "knn"}
+    assert set(results) == names | {f"{name}_ema" for name in names}
     last = next(r for r in rows if r["split"] == "fewshot" and r["step"] == 4)
     assert last["5shot"] == results["fewshot"]["5shot"] > 0.3
     assert "step 2/4  fewshot: 1shot " in capsys.readouterr().out

@@ -21,7 +21,7 @@ from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.parallel.sharding import make_mesh
 
-# The model says these, whatever it sees: the best six of its 1000 classes, best first.
+# The model predicts these for any image: the best six of its 1000 classes, best first.
 RANKED = (7, 671, 3, 444, 409, 530)
 
 
@@ -126,7 +126,7 @@ def test_folders_named_by_number_are_not_in_the_order_of_the_numbers():
     for by_index in (False, True):
         order = label_order(there, label_names(1000), "v2", by_index=by_index)
         assert order.tolist() == [int(name) for name in there]
-    # As tensorflow-datasets name them.
+    # The names in tensorflow-datasets.
     order = label_order(synsets(1000), label_names(1000), "imagenet_v2")
     assert order.tolist() == list(range(1000))
     with pytest.raises(ValueError, match="other label names"):

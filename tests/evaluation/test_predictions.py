@@ -41,7 +41,7 @@ def images():
 
 @pytest.fixture
 def folder(tmp_path, images):
-    """Three images, one of them two folders down, and things that are none."""
+    """Three images, one of them two folders down, and other files."""
     (tmp_path / "in" / "deep" / "er").mkdir(parents=True)
     (tmp_path / "in" / ".hidden").mkdir()
     (tmp_path / "in" / "folder.png").mkdir()
@@ -138,8 +138,8 @@ def test_files_and_folders(run, digits_run, folder, images, tmp_path, capsys):
     shares = predict_images(run, [*images[:3], images[5]])
     for row, share in zip(rows, shares, strict=True):
         best = np.argsort(-share)[:3]
-        found = [choice["label"] for choice in row["predictions"]]
-        assert found == [run.label_names[label] for label in best]
+        predicted = [choice["label"] for choice in row["predictions"]]
+        assert predicted == [run.label_names[label] for label in best]
         values = [choice["probability"] for choice in row["predictions"]]
         np.testing.assert_allclose(values, share[best], rtol=1e-4)
     table = capsys.readouterr().out.splitlines()

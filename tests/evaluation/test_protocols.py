@@ -24,7 +24,7 @@ def examples(count, width, classes, *, spread=1.0, seed=0):
 
 
 def textbook_scores(x, labels, x_test, classes, l2):
-    """Section 2.6 to the letter, in float64, with the constant feature of 100."""
+    """The closed form in float64, with the constant feature of 100."""
     x, x_test = x.astype(np.float64), x_test.astype(np.float64)
     mean, scale = x.mean(0), x.std(0) + 1e-5
     x, x_test = (np.pad((a - mean) / scale, ((0, 0), (0, 1))) for a in (x, x_test))
@@ -103,7 +103,7 @@ def test_the_choice_of_shots_is_that_of_big_vision():
         choose_shots(np.array([0, 1, 1, 0, 0]), 3, 2, seed=0)
 
 
-def plain_knn(x, labels, x_test, classes, neighbours, temperature):
+def loop_knn(x, labels, x_test, classes, neighbours, temperature):
     x, x_test = (
         a.astype(np.float64) / np.linalg.norm(a.astype(np.float64), axis=1)[:, None]
         for a in (x, x_test)
@@ -118,12 +118,14 @@ def plain_knn(x, labels, x_test, classes, neighbours, temperature):
 @pytest.mark.parametrize(
     ("neighbours", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0)]
 )
-def test_knn_against_a_plain_loop(neighbours, temperature):
+def test_knn_against_a_loop(neighbours, temperature):
     x, labels = examples(300, 8, 5, spread=1.5)
     x_test, test_labels = examples(70, 8, 5, spread=1.5, seed=1)
-    expected = plain_knn(x, labels, x_test, 5, neighbours, temperature) == test_labels
+    expected = loop_knn(x, labels, x_test, 5, neighbours, temperature) == test_labels
     measure = functools.partial(
-        *(knn_accuracy, x, labels),
+        knn_accuracy,
+        x,
+        labels,
         num_classes=5,
         neighbours=neighbours,
         temperature=temperature,
@@ -143,7 +145,10 @@ def test_knn_weighs_near_neighbours_by_temperature():
     for temperature, winner in ((1.0, 1), (0.07, 0), (1e-3, 0)):
         for label in range(3):
             accuracy = knn_accuracy(
-                *(x, labels, x_test, np.array([label])),
+                x,
+                labels,
+                x_test,
+                np.array([label]),
                 num_classes=3,
                 neighbours=3,
                 temperature=temperature,
@@ -184,7 +189,7 @@ def test_probe_chooses_its_penalty_on_held_out_examples():
     probe = probing.linear_probe(train, test, num_classes=3)
     assert probe.held_out[probe.l2] == max(probe.held_out.values())
     assert set(probe.held_out) == set(probing.L2_GRID)
-    # Of equally good ones the strongest: noise like this needs one.
+    # Of equally good penalties the strongest is chosen; noise like this needs one.
     ties = [k for k, v in probe.held_out.items() if v == probe.held_out[probe.l2]]
     assert probe.l2 == max(ties) > min(probing.L2_GRID)
     assert 0.4 < probe.accuracy <= 1

@@ -18,7 +18,7 @@ from vit_jax.interop import (
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 MODULES = {"timm": timm, "huggingface": huggingface, "torchvision": torchvision}
-# What a bare file cannot tell: other heads than usual, the size of a BiT's images.
+# What a bare file does not have: other heads than usual, the size of a BiT's images.
 TOLD: dict[str, dict[str, Any]] = {
     "timm_pre_logits": {"num_heads": 3},
     "timm_dinov2": {"num_heads": 3},

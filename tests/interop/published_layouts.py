@@ -67,7 +67,8 @@ def google_vit(
         "embedding/kernel": (patch, patch, features, width),
         "embedding/bias": (width,),
         "Transformer/posembed_input/pos_embedding": (
-            *(1, num_patches + class_token),
+            1,
+            num_patches + class_token,
             width,
         ),
         "Transformer/encoder_norm/scale": (width,),

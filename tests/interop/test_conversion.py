@@ -49,17 +49,15 @@ def test_around_all_layouts_and_back(tmp_path, google_file, capsys):
 
 def test_a_run_with_its_labels_and_preprocessing(tmp_path, digits_run, capsys, caplog):
     destination = tmp_path / "hf"
-    arguments = dict(
-        checkpoint=digits_run, destination=destination, layout="huggingface"
-    )
+    arguments = dict(checkpoint=digits_run, destination=destination)
     changes = dict(num_classes=None, image_size=None, patch_size=None)
     options = dict(resample="bilinear", ema=True)
     convert_command.main(argparse.Namespace(**arguments, **changes, **options))
     out = capsys.readouterr().out
     assert out.startswith(f"step 4 of {digits_run}: ViT-") and not caplog.text
-    found, run = load_checkpoint(destination), load_trained(digits_run, ema=True)
-    equal(found.params, run.params)
-    assert found.facts == conversion.facts_of(run)
+    written, run = load_checkpoint(destination), load_trained(digits_run, ema=True)
+    equal(written.params, run.params)
+    assert written.facts == conversion.facts_of(run)
     config = json.loads((destination / "config.json").read_text())
     assert config["id2label"]["3"] == run.label_names[3]
 
@@ -68,16 +66,16 @@ def test_for_another_task_on_the_way(tmp_path, google_file):
     path, _ = google_file
     changes = dict(num_classes=2, image_size=(16, 24), patch_size=8)
     conversion.convert(path, tmp_path / "x", "timm", resample="bicubic", **changes)
-    wanted = load_checkpoint(path, resample="bicubic", **changes)
-    found = load_checkpoint(tmp_path / "x")
-    assert found.model == wanted.model
-    equal(found.params, wanted.params)
+    expected = load_checkpoint(path, resample="bicubic", **changes)
+    written = load_checkpoint(tmp_path / "x")
+    assert written.model == expected.model
+    equal(written.params, expected.params)
 
 
 def test_numerics_that_get_lost_are_measured(tmp_path, google_file, capsys, caplog):
     path, _ = google_file
     conversion.convert(path, tmp_path / "x.npz", "google", activation="gelu")
-    assert "the google layout cannot tell activation='gelu'" in caplog.text
+    assert "the google layout cannot store activation='gelu'" in caplog.text
     *_, back, other = capsys.readouterr().out.splitlines()
     assert back == "read back: outputs differ by at most 0.0e+00"
     assert other.startswith("with the google code's own numerics they differ by ")
@@ -110,7 +108,7 @@ def test_the_command(tmp_path, google_file):
         [*command, *arguments, "--image-size", "16x8"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    changed, found = done.stderr.splitlines()[:2]
+    changed, read = done.stderr.splitlines()[:2]
     assert changed == "INFO: positions resampled from 3x3 to 4x2 (bilinear)"
-    assert found.startswith(f"INFO: {google_file[0]}: google layout: ViT-Ti/4 at 12x12")
+    assert read.startswith(f"INFO: {google_file[0]}: google layout: ViT-Ti/4 at 12x12")
     assert load_checkpoint(arguments[0]).model.image_size == (16, 8)

@@ -1,4 +1,4 @@
-"""Files of tensors: what is read, what is refused and why, what is written."""
+"""Files of tensors: reading, writing, and what is refused and why."""
 
 import argparse
 import importlib.util
@@ -93,9 +93,9 @@ def test_a_folder_with_its_configs(tmp_path):
     written = json.loads((tmp_path / "new/config.json").read_text())
     assert written == {"hidden_size": 8}
     for path in (tmp_path / "new", tmp_path / "new/model.safetensors"):
-        tensors, found = read_tensors(path)
+        tensors, metadata = read_tensors(path)
         equal(tensors, ARRAYS)
-        assert found == config
+        assert metadata == config
 
 
 def test_shards_are_put_together(tmp_path):

@@ -204,5 +204,5 @@ def test_configs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     processor = ours.pop("preprocessor_config")
     assert {key: theirs[key] for key in ours} == ours
     if "preprocessor_config" in theirs:
-        found = theirs["preprocessor_config"]
-        assert {key: found[key] for key in processor} == processor
+        preprocessor = theirs["preprocessor_config"]
+        assert {key: preprocessor[key] for key in processor} == processor

@@ -1,4 +1,4 @@
-"""Loading for another task, saving, and what is said when it cannot be done."""
+"""Loading for another task, saving, and the errors of both."""
 
 import jax
 import numpy as np
@@ -40,18 +40,18 @@ def without(params, *names):
 
 
 def test_nothing_is_said_or_changed_unless_asked_for(path, capsys, caplog):
-    plain = load_checkpoint(path)
+    loaded = load_checkpoint(path)
     same = load_checkpoint(path, num_classes=5, image_size=12, patch_size=4)
     assert capsys.readouterr() == ("", "") and not caplog.messages
-    assert same.model == plain.model
-    equal(same.params, plain.params)
+    assert same.model == loaded.model
+    equal(same.params, loaded.params)
     # On the host, unless devices are named.
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(plain.params))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded.params))
     mesh = make_mesh(data=1, fsdp=1, tensor=1)
     placed = load_checkpoint(path, mesh=mesh).params
     assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(placed))
-    equal(placed, plain.params)
-    assert plain.description == (
+    equal(placed, loaded.params)
+    assert loaded.description == (
         "google layout: ViT-mu/4 at 12x12 px, 5 classes, 6,693 parameters, activation="
         "gelu_tanh, norm_epsilon=1e-06; with width=24, mlp_dim=40, num_heads=3, "
         "pre_logits=True"
@@ -59,7 +59,7 @@ def test_nothing_is_said_or_changed_unless_asked_for(path, capsys, caplog):
 
 
 def test_a_new_head_is_zero_and_the_tanh_layer_goes(path, caplog):
-    plain, new = load_checkpoint(path), load_checkpoint(path, num_classes=3)
+    loaded, new = load_checkpoint(path), load_checkpoint(path, num_classes=3)
     assert caplog.messages == [
         "the head of 5 classes and the tanh layer before it replaced by a zero head of "
         "3 classes"
@@ -67,10 +67,10 @@ def test_a_new_head_is_zero_and_the_tanh_layer_goes(path, caplog):
     assert (new.model.num_classes, new.model.pre_logits) == (3, False)
     equal(new.params["head"], {"kernel": np.zeros((24, 3)), "bias": np.zeros(3)})
     kept = without(new.params, "head")
-    equal(kept, without(plain.params, "head", "pre_logits"))
+    equal(kept, without(loaded.params, "head", "pre_logits"))
     biased = load_checkpoint(path, num_classes=3, pre_logits=True, head_bias_init=-7.0)
     equal(biased.params["head"]["bias"], np.full(3, -7.0))
-    equal(biased.params["pre_logits"], plain.params["pre_logits"])
+    equal(biased.params["pre_logits"], loaded.params["pre_logits"])
 
 
 def test_no_head_gives_the_representation(path, tmp_path, tensors, caplog):
@@ -87,27 +87,27 @@ def test_no_head_gives_the_representation(path, tmp_path, tensors, caplog):
 
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 def test_another_image_size_resamples_positions_alone(path, caplog, method):
-    plain = load_checkpoint(path)
+    loaded = load_checkpoint(path)
     wide = load_checkpoint(path, image_size=(16, 24), resample=method)
     assert caplog.messages == [f"positions resampled from 3x3 to 4x6 ({method})"]
-    assert wide.model == plain.model.clone(image_size=(16, 24))
-    table = plain.params["positions"]["embedding"]
+    assert wide.model == loaded.model.clone(image_size=(16, 24))
+    table = loaded.params["positions"]["embedding"]
     grid = resample.resample_grid(table[0, 1:].reshape(3, 3, 24), (4, 6), method)
     found = wide.params["positions"]["embedding"]
     equal(found[0, 0], table[0, 0])
     equal(found[0, 1:].reshape(4, 6, 24), grid)
-    equal(without(wide.params, "positions"), without(plain.params, "positions"))
-    # What was said of the file is what is in the file.
-    assert wide.description == plain.description
+    equal(without(wide.params, "positions"), without(loaded.params, "positions"))
+    # The description is of the file, and not of the changes.
+    assert wide.description == loaded.description
 
 
 def test_another_patch_size_resizes_patches_alone(path, caplog):
-    plain = load_checkpoint(path)
+    loaded = load_checkpoint(path)
     large = load_checkpoint(path, image_size=24, patch_size=8)
     assert caplog.messages == ["patches resized from 4 to 8 pixels"]
-    kernel = resample.resample_patches(plain.params["embedding"]["kernel"], (8, 8))
+    kernel = resample.resample_patches(loaded.params["embedding"]["kernel"], (8, 8))
     equal(large.params["embedding"]["kernel"], kernel)
-    equal(without(large.params, "embedding"), without(plain.params, "embedding"))
+    equal(without(large.params, "embedding"), without(loaded.params, "embedding"))
     load_checkpoint(path, patch_size=6)
     assert caplog.messages[1:] == [
         "patches resized from 4 to 6 pixels",
@@ -132,7 +132,7 @@ def test_sizes_that_cannot_be(path, tmp_path):
 
 
 def test_positions_of_a_rectangle(tmp_path):
-    """Six patches may be 2 x 3 or 3 x 2: the file does not tell."""
+    """Six patches may be 2 x 3 or 3 x 2: the file does not have the size."""
     tensors = published.random_tensors(published.google_vit(**TINY, num_patches=6))
     np.savez(tmp_path / "x.npz", **tensors)
     with pytest.raises(ValueError, match=r"not those of a square image: give image_si"):
@@ -166,19 +166,19 @@ def test_tensors_that_do_not_fit_are_all_named(tmp_path, tensors):
         load_checkpoint(tmp_path / "x.npz")
 
 
-def test_an_architecture_that_cannot_be_told(tmp_path, tensors):
+def test_no_architecture_is_found(tmp_path, tensors):
     name = "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"
     np.savez(tmp_path / "x.npz", **without(tensors, name))
-    message = f"cannot be told from .*x.npz by the google layout: {name} is missing"
+    message = f"the google layout finds no architecture in .*x.npz: {name} is missing"
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path / "x.npz")
     no_blocks = {name: x for name, x in tensors.items() if "block" not in name}
     np.savez(tmp_path / "x.npz", **no_blocks)
-    with pytest.raises(ValueError, match="cannot be told .*Dense_0/kernel is missing"):
+    with pytest.raises(ValueError, match="no architecture .*Dense_0/kernel is missing"):
         load_checkpoint(tmp_path / "x.npz")
     flat = tensors | {"embedding/kernel": np.zeros((), np.float32)}
     np.savez(tmp_path / "x.npz", **flat)
-    with pytest.raises(ValueError, match="layout: a tensor is missing or misshapen"):
+    with pytest.raises(ValueError, match="x.npz: a tensor is missing or misshapen"):
         load_checkpoint(tmp_path / "x.npz")
 
 
@@ -216,7 +216,7 @@ def test_numerics_that_a_layout_cannot_tell(tmp_path, caplog):
     assert lost == numerics
     (warning,) = caplog.records
     assert warning.levelname == "WARNING" and warning.getMessage() == (
-        "the google layout cannot tell norm_epsilon=1e-12 (its code has "
+        "the google layout cannot store norm_epsilon=1e-12 (its code has "
         "1e-06), activation='gelu' (its code has 'gelu_tanh'), pixel_mean=(0.4, 0.5, "
         "0.6) (its code has (0.5, 0.5, 0.5)); give it when loading"
     )

@@ -72,9 +72,9 @@ def test_from_the_command_to_a_bare_jax(digits_run, tmp_path, capsys):
     expected = predict_images(run, images)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
     assert loaded(path).platforms == ("cpu", "cuda", "tpu")
-    told = json.loads((tmp_path / "made" / "digits.stablehlo.json").read_text())
-    assert told["label_names"] == [str(number) for number in range(10)]
-    assert told["output"] == "float32 probabilities, a row an image"
+    usage = json.loads((tmp_path / "made" / "digits.stablehlo.json").read_text())
+    assert usage["label_names"] == [str(number) for number in range(10)]
+    assert usage["output"] == "float32 probabilities, a row an image"
     assert sorted(file.name for file in path.parent.iterdir()) == [
         "digits.stablehlo",
         "digits.stablehlo.json",
@@ -105,8 +105,8 @@ def test_without_a_head_it_gives_features(tmp_path):
     export(run, tmp_path / "x")
     images = np.zeros((2, 32, 32, 3), np.uint8)
     assert loaded(tmp_path / "x").call(images).shape == (2, 32)
-    told = json.loads((tmp_path / "x.json").read_text())
-    assert told["output"] == "float32 logits, a row an image"
+    usage = json.loads((tmp_path / "x.json").read_text())
+    assert usage["output"] == "float32 logits, a row an image"
 
 
 def test_the_preparation_is_told():
@@ -119,12 +119,12 @@ def test_the_preparation_is_told():
         eval_crop="resize",
         eval_interpolation="bicubic",
     )
-    told = exporting.usage(run._replace(data=crop), "logits")
-    assert told["keep_aspect"] and told["resize_to"] == (36, 72)
-    assert told["center_crop_to"] == (32, 64) and told["interpolation"] == "bilinear"
-    told = exporting.usage(run._replace(data=whole), "logits")
-    assert not told["keep_aspect"] and told["resize_to"] == (32, 64)
-    assert told["interpolation"] == "bicubic"
+    usage = exporting.usage(run._replace(data=crop), "logits")
+    assert usage["keep_aspect"] and usage["resize_to"] == (36, 72)
+    assert usage["center_crop_to"] == (32, 64) and usage["interpolation"] == "bilinear"
+    usage = exporting.usage(run._replace(data=whole), "logits")
+    assert not usage["keep_aspect"] and usage["resize_to"] == (32, 64)
+    assert usage["interpolation"] == "bicubic"
 
 
 def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
@@ -164,8 +164,8 @@ def test_onnx(tmp_path, name, options):
     assert export(run, path) < 1e-5
     session = onnxruntime.InferenceSession(str(path))
     images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    (found,) = session.run(["probabilities"], {"images": images})
+    (outputs,) = session.run(["probabilities"], {"images": images})
     data = dataclasses.replace(run.data, eval_crop="resize")
     expected = predict_images(run._replace(data=data), images)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).min() > 1e-3

@@ -292,11 +292,11 @@ def test_existing_paths_are_returned_as_they_are(tmp_path):
 def test_google(google, tmp_path, name, path, caplog):
     google.files[f"/{path.replace('+', '%2B')}"] = CONTENT
     caplog.set_level("INFO", "vit_jax")
-    found = public.resolve(name)
-    assert found == tmp_path / "cache" / path and found.read_bytes() == CONTENT
+    file = public.resolve(name)
+    assert file == tmp_path / "cache" / path and file.read_bytes() == CONTENT
     (message,) = caplog.messages
-    assert message.startswith(f"downloading {google.url}/") and str(found) in message
-    assert public.resolve(name) == found and len(google.requests) == 1
+    assert message.startswith(f"downloading {google.url}/") and str(file) in message
+    assert public.resolve(name) == file and len(google.requests) == 1
     assert len(caplog.messages) == 1
 
 
@@ -310,9 +310,9 @@ def test_part_of_a_file(google, tmp_path):
 
 def test_an_address(server, tmp_path):
     server.files["/deep/x%20y.pth"] = CONTENT
-    found = public.resolve(f"{server.url}/deep/x%20y.pth?download=true")
+    file = public.resolve(f"{server.url}/deep/x%20y.pth?download=true")
     host = server.url.removeprefix("http://")
-    assert found == tmp_path / "cache" / host / "deep" / "x y.pth"
+    assert file == tmp_path / "cache" / host / "deep" / "x y.pth"
     with pytest.raises(FileNotFoundError, match="not the address of a file"):
         public.resolve(f"{server.url}/../../x.npz")
     with pytest.raises(NotThere, match="HTTP 404"):

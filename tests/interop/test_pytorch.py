@@ -30,9 +30,9 @@ def renamed(
     tensors: dict[str, np.ndarray], *changes: tuple[str, str]
 ) -> dict[str, np.ndarray]:
     for pattern, new in changes:
-        found = {re.sub(pattern, new, name): x for name, x in tensors.items()}
-        assert found.keys() != tensors.keys(), f"nothing is called {pattern}"
-        tensors = found
+        renamed = {re.sub(pattern, new, name): x for name, x in tensors.items()}
+        assert renamed.keys() != tensors.keys(), f"nothing is called {pattern}"
+        tensors = renamed
     return tensors
 
 
@@ -76,11 +76,11 @@ def test_other_spellings(
 
 def test_only_their_own_layout_recognises_files() -> None:
     for name in ("timm_map", "timm_hybrid", "timm_bit", "timm_mixer"):
-        found = [m.NAME for m in MODULES if m.recognises(original(name), {})]
-        assert found == ["timm"], name
+        recognising = [m.NAME for m in MODULES if m.recognises(original(name), {})]
+        assert recognising == ["timm"], name
     for name in ("huggingface_vit_pooler", "huggingface_dinov2", "torchvision_vit"):
-        found = [m.NAME for m in MODULES if m.recognises(original(name), {})]
-        assert found == [name.split("_")[0]], name
+        recognising = [m.NAME for m in MODULES if m.recognises(original(name), {})]
+        assert recognising == [name.split("_")[0]], name
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_what_timm_has_in_its_code(architecture: str, options: dict[str, Any]) -
         name: np.zeros([768 if size == 12 else size for size in x.shape])
         for name, x in original("timm_token").items()
     }
-    found = timm.describe(tensors, {"architecture": architecture})
-    found = {"num_heads": found.get("num_heads", 12)} | found
-    assert {name: found.get(name) for name in options} == options
+    actual = timm.describe(tensors, {"architecture": architecture})
+    actual = {"num_heads": actual.get("num_heads", 12)} | actual
+    assert {name: actual.get(name) for name in options} == options
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_gets_lost_is_said(
 ) -> None:
     model, path = small(**options), tmp_path / "out.safetensors"
     assert save_checkpoint(path, model, zeros(model), layout=layout) == lost
-    assert ("cannot tell" in caplog.text) == bool(lost)
+    assert ("cannot store" in caplog.text) == bool(lost)
     again = load_checkpoint(path, **lost)
     if "class_token" not in options:
         assert again.model == model
@@ -345,8 +345,8 @@ def test_timm_arguments_of_a_published_model() -> None:
     ],
 )
 def test_timm_arguments(options: dict[str, Any], arguments: dict[str, Any]) -> None:
-    found = timm.config_for(small(**options), Facts())["model_args"]
-    assert {name: found.get(name) for name in arguments} == arguments
+    actual = timm.config_for(small(**options), Facts())["model_args"]
+    assert {name: actual.get(name) for name in arguments} == arguments
 
 
 @pytest.mark.parametrize(
@@ -398,9 +398,9 @@ def test_rescaled_pixels() -> None:
     tensors = original("huggingface_vit")
     processor |= {"rescale_factor": 1.0, "image_mean": [127.5] * 3}
     processor |= {"image_std": [51.0] * 3}
-    found = huggingface.describe(tensors, config)
-    assert "pixel_mean" not in found  # a half, the default
-    assert found["pixel_std"] == (0.2, 0.2, 0.2)
+    actual = huggingface.describe(tensors, config)
+    assert "pixel_mean" not in actual  # a half, the default
+    assert actual["pixel_std"] == (0.2, 0.2, 0.2)
     processor["do_normalize"] = False
-    found = huggingface.describe(tensors, config)
-    assert (found["pixel_mean"], found["pixel_std"]) == ((0.0,) * 3, (1.0,) * 3)
+    actual = huggingface.describe(tensors, config)
+    assert (actual["pixel_mean"], actual["pixel_std"]) == ((0.0,) * 3, (1.0,) * 3)

@@ -58,7 +58,7 @@ def animals(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """An .npz, which tells no names, of a head with 1000 outputs."""
+    """An .npz, which has no names, of a head with 1000 outputs."""
     path = tmp_path_factory.mktemp("npz") / "tiny.npz"
     return saved(path, "google", classes=1000)
 
@@ -92,20 +92,19 @@ def evaluate_arguments(checkpoint, **changes):
     return argparse.Namespace(**vars(parsed) | changes)
 
 
-# --- What a checkpoint tells -------------------------------------------------------
+# --- Facts of a checkpoint ---------------------------------------------------------
 
 
-def test_a_folder_that_tells_everything(animals, caplog):
+def test_a_folder_with_all_facts(animals, caplog):
     caplog.set_level("INFO", "vit_jax")
     run = load_trained(animals)
     assert run.label_names == NAMES and run.model.norm_epsilon == 1e-12
     assert run.loss == {"name": "softmax", "label_smoothing": 0.0}
     assert run.config is None and run.step == 0 and "3 classes" in run.source
     data = run.data
-    assert (data.eval_crop, data.eval_resize, data.eval_interpolation) == (
-        *("resize_small_center_crop", 40),  # 32 / 0.8
-        "bicubic",
-    )
+    assert data.eval_crop == "resize_small_center_crop"
+    assert data.eval_resize == 40  # 32 / 0.8
+    assert data.eval_interpolation == "bicubic"
     assert data.image_size == (32, 32) and data.name == ""
     assert f"{animals}: huggingface layout" in caplog.text
     assert load_trained(animals, image_size=64).data.eval_resize == 80
@@ -139,10 +138,8 @@ def test_crops_of_a_run_stay_in_proportion():
         name="x", batch_size=1, image_size=(32, 32), crop_resize=40, eval_resize=36
     )
     larger = fitted(data, (32, 64))
-    assert (larger.image_size, larger.crop_resize, larger.eval_resize) == (
-        *((32, 64), 80),
-        72,
-    )
+    assert larger.image_size == (32, 64)
+    assert larger.crop_resize == 80 and larger.eval_resize == 72
     assert fitted(data, (32, 32)) == data
 
 
@@ -223,8 +220,8 @@ def test_prediction_prepares_images_as_the_checkpoint_says(animals, photos):
         small = Image.fromarray(photo).resize((75, 40), Image.Resampling.BICUBIC)
         crops.append(np.asarray(small)[4:36, 21:53])
     logits = apply(run, np.stack(crops))
-    found = predict_images(run, photos[:3])
-    np.testing.assert_allclose(found, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+    predicted = predict_images(run, photos[:3])
+    np.testing.assert_allclose(predicted, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
 
 
 def test_the_command_with_a_file_and_names(imagenet, photos, tmp_path, capsys, caplog):

@@ -1,1 +1,1 @@
-"""What a trained model does: pure functions on arrays."""
+"""Measures of trained models: pure functions on arrays."""

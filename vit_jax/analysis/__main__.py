@@ -5,9 +5,9 @@
     python -m vit_jax.analysis --checkpoint ViT-B_16.npz --images FOLDER --initial
 
 Attention rollout, mean attention distance, filters and positions as figures; locality,
-2-D structure and equivariance as numbers. With `--split`, of the run's own data, also
-what shuffled blocks and removed positions cost. `--initial` measures the same model at
-its initialisation beside it: what it knew before it saw any data.
+2-D structure and equivariance as numbers. With `--split`, a split of the run's data,
+also the accuracy with shuffled blocks and without positions. `--initial` measures the
+same model at its initialisation beside it.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def read_images(
 
 
 def report(profiles: dict[str, dict[str, float]], every_layer: bool) -> str:
-    """Markdown: a line a measure, a column a state of the model."""
+    """A Markdown table with a line for each measure and a column for each state."""
     names = list(dict.fromkeys(name for p in profiles.values() for name in p))
     lines = ["| measure | " + " | ".join(profiles) + " |"]
     lines.append("|---" * (1 + len(profiles)) + "|")

@@ -1,11 +1,10 @@
 """How far attention looks (arXiv 2010.11929, section 4.5, Figs 7 and 11).
 
 Distances are between the centres of patches, in pixels of the model's input. The paper
-does not say what becomes of the class token; here the rows and columns of prefix tokens
-(class token, registers) are left out, and what is left of a row is divided by its sum.
-So uniform attention gives `uniform_attention_distance` with or without a class token.
-A well-known reimplementation (Keras, "Probing ViTs") does not divide:
-`renormalize=False`.
+does not mention the class token; here the rows and columns of prefix tokens (class
+token, registers) are left out, and each remaining row is divided by its sum. So uniform
+attention gives `uniform_attention_distance` with or without a class token. A well-known
+reimplementation (Keras, "Probing ViTs") does not divide: `renormalize=False`.
 
 Axes: `b` images, `k` heads, `l` tokens as queries, then as keys, `n` patches.
 """
@@ -36,21 +35,21 @@ def mean_attention_distance(
     num_prefix_tokens: int,
     renormalize: bool = True,
 ) -> Float[Array, " k"]:
-    """Mean over images and query patches of the distance that attention looks.
+    """Mean over images and query patches of the attention distance.
 
-    Each query's is the sum over the patches of attention times distance.
+    That of a query is the sum over the patches of attention times distance.
 
     Args:
         weights: attention probabilities of a layer.
         grid, patch_size: as `token_distances`.
         num_prefix_tokens: tokens before the patches.
-        renormalize: divide a query's attention by what of it goes to patches.
+        renormalize: divide a query's attention by its sum over the patches.
 
     Returns:
-        Pixels, of each head.
+        Pixels, for each head.
 
     Raises:
-        ValueError: the weights are of another number of tokens.
+        ValueError: the weights have another number of tokens.
     """
     weights = patch_attention(weights, grid, num_prefix_tokens, renormalize)
     distances = jnp.asarray(token_distances(grid, patch_size), weights.dtype)
@@ -60,7 +59,7 @@ def mean_attention_distance(
 def uniform_attention_distance(
     grid: tuple[int, int], patch_size: int, *, include_self: bool = True
 ) -> float:
-    """What `mean_attention_distance` gives where attention is the same everywhere.
+    """The `mean_attention_distance` of uniform attention.
 
     Args:
         include_self: whether a patch attends to itself too.
@@ -79,10 +78,10 @@ def distance_ratio(
 ) -> Float[Array, "..."]:
     """Attention distances over that of uniform attention; comparable between grids.
 
-    0 is attention to oneself, 1 is the mean of a head that does not look where it is.
+    0 is attention of each patch to itself only, 1 that of uniform attention.
 
     Raises:
-        ValueError: the grid is of one patch, which has no distances.
+        ValueError: the grid has only one patch.
     """
     if grid[0] * grid[1] < 2:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches has no distances")
@@ -92,16 +91,16 @@ def distance_ratio(
 def attention_entropy(
     weights: Float[ArrayLike, "b k l l"], *, normalize: bool = False
 ) -> Float[Array, " k"]:
-    """Mean over images and queries of the entropy of attention, of each head.
+    """Mean over images and queries of the entropy of attention, for each head.
 
-    Over all tokens, those before the patches too.
+    Queries and keys are all tokens, those before the patches too.
 
     Args:
         weights: attention probabilities; rows sum to 1.
         normalize: divide by that of uniform attention, log l.
 
     Returns:
-        Nats from 0 (one token) to log l (all alike); normalised, from 0 to 1.
+        Nats from 0 (one token) to log l (uniform); normalised, from 0 to 1.
     """
     weights = jnp.asarray(weights)
     entropy = jax.scipy.special.entr(weights).sum(axis=-1).mean(axis=(0, 2))
@@ -125,11 +124,11 @@ def attention_mass_within(
         num_prefix_tokens: tokens before the patches; they are left out.
 
     Returns:
-        Mean over images and query patches, in [0, 1], of each head; that of uniform
-        attention is `uniform_mass_within`.
+        Mean over images and query patches, in [0, 1], for each head; uniform attention
+        has `uniform_mass_within`.
 
     Raises:
-        ValueError: the weights are of another number of tokens.
+        ValueError: the weights have another number of tokens.
     """
     weights = patch_attention(weights, grid, num_prefix_tokens, renormalize=True)
     inside = jnp.asarray(window(grid, radius), weights.dtype)
@@ -137,7 +136,7 @@ def attention_mass_within(
 
 
 def uniform_mass_within(grid: tuple[int, int], radius: int) -> float:
-    """What `attention_mass_within` gives where attention is the same everywhere."""
+    """The `attention_mass_within` of uniform attention."""
     return float(window(grid, radius).mean())
 
 
@@ -157,7 +156,7 @@ def patch_attention(
     """Attention of patches to patches; `renormalize` makes rows sum to 1 again.
 
     Raises:
-        ValueError: the weights are of another number of tokens.
+        ValueError: the weights have another number of tokens.
     """
     weights = jnp.asarray(weights)
     tokens = num_prefix_tokens + grid[0] * grid[1]

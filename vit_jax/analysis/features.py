@@ -1,7 +1,7 @@
-"""Activations of a model layer by layer, as arrays that the measures take.
+"""Activations of a model layer by layer, as input of the measures.
 
 Everything here can be called within `jax.jit` and, since models are called with
-`train=False`, has derivatives of both modes. Scanned models are unrolled.
+`train=False`, has derivatives in forward and reverse mode. Scanned models are unrolled.
 """
 
 from collections import OrderedDict
@@ -44,8 +44,8 @@ def attention_weights(
 ) -> OrderedDict[str, Float[Array, "b k l l"]]:
     """The attention probabilities of each layer by name, from the first to the last.
 
-    They are large: 16 heads of 197 tokens take 2.5 MB an image and layer. Call it with
-    few images at a time, or within `jax.jit` and reduce what it returns there.
+    They are large: 16 heads of 197 tokens take 2.5 MB for an image and layer. Call it
+    with few images at a time, or within `jax.jit` and reduce the result there.
 
     Returns:
         float32, rows sum to 1; `block_00`, ... or `block_00/row`, ... as
@@ -62,7 +62,7 @@ def attention_weights(
 def output_rollout(
     model: VisionTransformer, out: dict[str, Any]
 ) -> Float[Array, "b rows columns"]:
-    """Attention rollout of what is classified: the class token, or the mean of patches.
+    """Attention rollout of the classified token, or of the mean over patches.
 
     Args:
         out: activations that the model returned with `return_attention`.
@@ -80,8 +80,9 @@ def position_embeddings(
 ) -> dict[tuple[str, ...], Float[Array, "1 l d"]]:
     """The tables that are added to the tokens, by path in the unrolled parameters.
 
-    Of kinds `learned`, `learned2d` and `sincos2d`: one at `positions`, or one a layer.
-    The first row is the class token's if it has a position.
+    Positions of the kinds `learned`, `learned2d` and `sincos2d` have one table at
+    `positions`, or one for each layer. The first row is the class token's if it has a
+    position.
     """
     if not isinstance(model, VisionTransformer) or model.positions not in ADDED:
         return {}
@@ -109,8 +110,8 @@ def position_tables(model: AnyModel, params: Any) -> dict[str, Float[Array, "n d
     """The position embeddings of the patches, without the class token's.
 
     Returns:
-        One table by the name `positions`, or one a layer by `block_00`, ...; none for a
-        model whose positions are relative, or that has none.
+        One table named `positions`, or one for each layer, `block_00`, ...; empty for
+        models with relative or without positions.
     """
     number = model.grid[0] * model.grid[1] if hasattr(model, "grid") else 0
     return {
@@ -120,7 +121,7 @@ def position_tables(model: AnyModel, params: Any) -> dict[str, Float[Array, "n d
 
 
 def total_stride(model: AnyModel) -> int:
-    """Pixels a side that a place of the last layer's features stands for."""
+    """Stride in pixels of the features of the last layer."""
     if isinstance(model, ResNet):
         return ResNetTrunk(model.blocks, parent=None).stride
     return model.patch_size
@@ -129,9 +130,9 @@ def total_stride(model: AnyModel) -> int:
 def apply(
     model: AnyModel, params: Any, images: Images, **options: Any
 ) -> tuple[Array, dict[str, Any]]:
-    """Logits and activations, without dropout, of parameters stacked or not."""
+    """Logits and activations without dropout; the parameters may be stacked."""
     params = {"params": unstack_blocks(params)}
-    # The kernel of GPUs has no derivative of forward mode.
+    # The GPU kernel has no forward-mode derivative.
     model = with_plain_attention(unrolled(model))
     applied: Any = model.apply(params, images, train=False, **options)
     return applied

@@ -11,8 +11,8 @@ class PrincipalFilters(NamedTuple):
     """Principal components of a set of filters, the largest first.
 
     Attributes:
-        components: of length 1 each; the number of largest size in each is positive.
-        images: the same, each scaled to [0, 1]; 0.5 is a weight of zero.
+        components: unit vectors; the largest entry of each by size is positive.
+        images: the components, each scaled to [0, 1]; 0.5 is a weight of zero.
         explained_variance: share of each in the variance of all filters, in [0, 1].
     """
 
@@ -27,11 +27,11 @@ def principal_filters(
     """The principal components of d RGB filters, their mean removed first.
 
     Args:
-        kernel: of the patch embedding, `embedding/kernel`, or of a ResNet's root.
-        count: components; the paper shows 28.
+        kernel: `embedding/kernel`, or the kernel of a ResNet's root.
+        count: number of components; the paper shows 28.
 
     Raises:
-        ValueError: the filters are not of RGB, or have fewer components.
+        ValueError: the filters are not RGB, or have fewer components.
     """
     kernel = np.asarray(kernel, np.float64)
     p, q, colours, number = kernel.shape

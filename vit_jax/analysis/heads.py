@@ -1,4 +1,4 @@
-"""How far each head of each layer of a model looks (arXiv 2010.11929, Fig. 11)."""
+"""Attention distances of each head of each layer (arXiv 2010.11929, Fig. 11)."""
 
 from collections import OrderedDict
 from functools import partial
@@ -20,13 +20,13 @@ from vit_jax.models import AnyModel
 
 
 class AttentionMeasures(NamedTuple):
-    """Of one layer, a number a head, see `analysis/attention.py`.
+    """Measures of one layer, a number for each head: see `analysis/attention.py`.
 
     Attributes:
         distance: mean attention distance in pixels.
-        ratio: the same over that of uniform attention.
-        entropy: over log l, from 0 to 1.
-        mass_within_1: share in the 3 x 3 patches around the query.
+        ratio: that distance over the distance of uniform attention.
+        entropy: entropy over log l, from 0 to 1.
+        mass_within_1: share of attention in the 3 x 3 patches around the query.
     """
 
     distance: Float[Array | np.ndarray, " k"]
@@ -45,7 +45,7 @@ def attention_measures(
     """The measures of attention of each layer by name, means over the images.
 
     Args:
-        batch_size: images on the device at a time, whose attention must fit there.
+        batch_size: images on the device at a time, with their attention.
 
     Returns:
         As `attention_weights`: empty for a model without attention over patches.

@@ -1,9 +1,9 @@
-"""What position embeddings know of the plane (arXiv 2010.11929, Figs 7 and 10).
+"""The 2-D structure of position embeddings (arXiv 2010.11929, Figs 7 and 10).
 
-The paper shows the cosine similarities; three numbers are drawn from them here, each
-with the value that an embedding without structure has:
+The paper shows the cosine similarities; here three numbers summarise them, each with
+the value for an embedding without structure:
 
-    rank_correlation_with_distance  0; its deviation is 1 / sqrt(n (n - 1)) or so
+    rank_correlation_with_distance  0, with a deviation of about 1 / sqrt(n (n - 1))
     true_neighbour_share            chance_neighbour_share
     row_column_r2                   chance_row_column_r2
 
@@ -24,7 +24,7 @@ def position_similarity(table: Float[ArrayLike, "n d"]) -> Float[np.ndarray, "n 
     """Cosine similarities of the positions of patches, in [-1, 1] (Fig. 7, centre).
 
     Args:
-        table: a vector a patch; without the class token's.
+        table: a vector for each patch, without the class token's.
 
     Raises:
         ValueError: a vector is zero and has no direction.
@@ -45,8 +45,8 @@ def rank_correlation_with_distance(
 ) -> float:
     """Spearman's correlation of similarity and nearness, mean over the patches.
 
-    That of each patch is over all others, as in its tile of the paper's figure, so that
-    only similarities to the same patch are compared. Ties have their mean rank.
+    Each patch is correlated over all others, as in its tile of the paper's figure, so
+    that only similarities to the same patch are compared. Ties have their mean rank.
 
     Args:
         grid: rows and columns of patches.
@@ -57,7 +57,7 @@ def rank_correlation_with_distance(
         similar to all others counts 0.
 
     Raises:
-        ValueError: the grid is of another number of patches, or fewer than 3.
+        ValueError: the grid has another number of patches, or fewer than 3.
     """
     similarity = checked(similarity, grid, at_least=3)
     others = ~np.eye(len(similarity), dtype=bool)
@@ -89,7 +89,7 @@ def true_neighbour_share(
         others counts by the share of them that are neighbours.
 
     Raises:
-        ValueError: the grid is of another number of patches or a single one, or
+        ValueError: the grid has another number of patches or a single one, or
             another connectivity.
     """
     similarity = checked(similarity, grid, at_least=2)
@@ -100,13 +100,13 @@ def true_neighbour_share(
 
 
 def chance_neighbour_share(grid: tuple[int, int], *, connectivity: int = 8) -> float:
-    """What `true_neighbour_share` is if the most similar patch is any other one."""
+    """The `true_neighbour_share` if the most similar patch is any other one."""
     neighbours = neighbourhood(grid, connectivity)
     return float(neighbours.sum() / (len(neighbours) * (len(neighbours) - 1)))
 
 
 def row_column_r2(similarity: Float[ArrayLike, "n n"], grid: tuple[int, int]) -> float:
-    """Share of the variance of similarity that rows and columns explain apart.
+    """Share of the variance of similarity that an additive model explains.
 
     R^2 of the best S_ij = f(|y_i - y_j|) + g(|x_i - x_j|) with any f and g, over all
     pairs of two patches. High for a learned or fixed 2-D embedding, whose halves are
@@ -119,13 +119,13 @@ def row_column_r2(similarity: Float[ArrayLike, "n n"], grid: tuple[int, int]) ->
         In [0, 1]; by chance `chance_row_column_r2`. 0 if all similarities are the same.
 
     Raises:
-        ValueError: the grid is of another number of patches, or fewer than 3.
+        ValueError: the grid has another number of patches, or fewer than 3.
     """
     similarity = checked(similarity, grid, at_least=3)
     i, j = np.triu_indices(len(similarity), k=1)
     target = similarity[i, j] - similarity[i, j].mean()
     total = target @ target
-    # Of similarities that differ by rounding alone there is nothing to explain.
+    # Similarities that differ by rounding alone have no variance to explain.
     if total <= len(target) * np.finfo(np.float32).eps ** 2:
         return 0.0
     (y1, x1), (y2, x2) = (np.unravel_index(k, grid) for k in (i, j))
@@ -162,7 +162,7 @@ def checked(
     """The similarities as float64.
 
     Raises:
-        ValueError: the grid is of another number of patches, or of too few.
+        ValueError: the grid has another number of patches, or of too few.
     """
     similarity = np.asarray(similarity, np.float64)
     rows, columns = grid

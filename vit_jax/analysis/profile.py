@@ -53,7 +53,7 @@ def bias_profile(
 ) -> dict[str, float]:
     """All measures that exist for a model, by name.
 
-    Names, with the value that means no bias at all after the colon:
+    The value after the colon means that there is no bias:
 
         attention_ratio/LAYER/mean, /min        over the heads: 1
         attention_ratio/mean, /min              over layers and heads: 1
@@ -64,10 +64,10 @@ def bias_profile(
         positions/neighbour_share               positions/neighbour_share_by_chance
         positions/row_column_r2                 positions/row_column_r2_by_chance
         equivariance_error/LAYER, /mean         centred: 2
-        equivariance_error_on_grey/LAYER, /mean     the same, of the middle of the
+        equivariance_error_on_grey/LAYER, /mean     the same for the middle of the
             images on grey; if the step is at most a quarter of their side
-        lie_derivative/LAYER, /mean, /pre_logits    relative, per squared pixel; of
-            images that fade to grey at the border, so that opposite ones are alike
+        lie_derivative/LAYER, /mean, /pre_logits    relative, per squared pixel; for
+            images that fade to grey at the border, so that opposite borders are alike
         invariance_error/stride, /other         of the pre-logits: 1
         shift_consistency/stride, /other        1 is invariant
         accuracy, accuracy_ratio/shuffled_2x2, /shuffled_4x4, /without_positions
@@ -79,11 +79,10 @@ def bias_profile(
 
     Args:
         images: in [-1, 1], of the model's size; 64 or more for stable numbers.
-        labels: for the accuracies, which are left out otherwise.
-        key: for the receptive field's signs and the shuffled blocks.
+        labels: labels for the accuracies, which are left out otherwise.
+        key: key of the receptive field's signs and of the shuffled blocks.
         step: pixels of the moves of `equivariance_error`, a multiple of the stride of
-            every layer; the model's stride if None. To compare models, give all the
-            same.
+            every layer; the model's stride if None. Compare models at the same step.
 
     Raises:
         ValueError: images of another size or dtype, or an impossible step.
@@ -104,7 +103,7 @@ def bias_profile(
 
 
 def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
-    """The measures of attention; none of a model without."""
+    """The measures of attention; empty for a model without attention."""
     layers = attention_measures(model, params, images)
     if not layers:
         return {}
@@ -123,7 +122,7 @@ def attention_profile(model: AnyModel, params: Any, images: Array) -> dict[str, 
 
 
 def position_profile(model: AnyModel, params: Any) -> dict[str, float]:
-    """The measures of tables of positions; none of a model without."""
+    """The measures of position tables; empty for a model without tables."""
     tables = position_tables(model, params)
     if not tables:
         return {}
@@ -162,7 +161,7 @@ def field_profile(
 def last_layer_field(
     model: AnyModel, params: Any, images: Array, key: Array
 ) -> Float[Array, "height width"]:
-    """The size of the gradient of its middle place, by pixel."""
+    """The effective receptive field of the middle place of the last layer."""
 
     def last(images: Array) -> Array:
         return layer_features(model, params, images)["encoded"]
@@ -190,7 +189,7 @@ def translation_profile(
 def equivariance_errors(
     model: AnyModel, params: Any, images: Array, *, step: int
 ) -> OrderedDict[str, Float[Array, ""]]:
-    """Of each layer, centred; mean of a move down and one to the right."""
+    """Centred equivariance errors of all layers, mean of a move down and one right."""
     features = partial(layer_features, model, params)
     down, right = (
         equivariance_error(features, images, move, centred=True)
@@ -203,7 +202,7 @@ def equivariance_errors(
 def lie_derivatives(
     model: AnyModel, params: Any, images: Array
 ) -> OrderedDict[str, Float[Array, ""]]:
-    """Of each layer and of the pre-logits, relative to their variance."""
+    """Lie derivatives of the layers and pre-logits, relative to their variance."""
 
     def features(images: Array) -> OrderedDict[str, Array]:
         out = apply(model, params, images)[1]
@@ -214,7 +213,7 @@ def lie_derivatives(
 
 
 def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
-    """What moved images change of the output."""
+    """Changes of the output when the images are moved."""
     stride = total_stride(model)
     half = stride // 2
     moves = {
@@ -228,18 +227,18 @@ def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str,
         shifts = [move for n in pixels for move in ((n, 0), (0, n))]
         moved = [run(shift(images, *move)) for move in shifts]
         if moved and np.ptp(logits, axis=0).any():
-            found = agreement(logits, np.stack([x for x, _ in moved]))
-            profile[f"shift_consistency/{name}"] = found
+            same = agreement(logits, np.stack([x for x, _ in moved]))
+            profile[f"shift_consistency/{name}"] = same
         if moved and np.ptp(represented, axis=0).any():
-            found = relative_change(represented, np.stack([x for _, x in moved]))
-            profile[f"invariance_error/{name}"] = found
+            change = relative_change(represented, np.stack([x for _, x in moved]))
+            profile[f"invariance_error/{name}"] = change
     return profile
 
 
 def accuracy_profile(
     model: AnyModel, params: Any, images: Array, labels: Array | np.ndarray, key: Array
 ) -> dict[str, float]:
-    """The accuracy, and the share of it that is kept under changes."""
+    """The accuracy, and its ratio with shuffled blocks and without positions."""
     predict = partial(logits_of, model, params)
     profile = {"accuracy": accuracy(predict, images, labels)}
     others = {
@@ -262,7 +261,7 @@ def accuracy_profile(
 
 
 def logits_of(model: AnyModel, params: Any, images: Array) -> Float[Array, "b n"]:
-    """The logits alone, compiled."""
+    """The logits, compiled."""
     return compiled_outputs(model, params, images)[0]
 
 
@@ -278,7 +277,7 @@ def compiled_outputs(
 def per_layer(
     measure: str, values: dict[str, Any], *, apart: tuple[str, ...] = ()
 ) -> dict[str, float]:
-    """A number a layer under its name, and the mean over those that are layers."""
+    """Entries for each layer, and for the mean over all but those `apart`."""
     values = {name: float(value) for name, value in values.items()}
     mean = np.mean([value for name, value in values.items() if name not in apart])
     named = {f"{measure}/{name}": value for name, value in values.items()}

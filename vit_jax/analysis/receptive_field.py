@@ -1,7 +1,7 @@
-"""Which pixels a place of the output depends on, by gradients.
+"""The effective receptive field: how much a place depends on each pixel, by gradients.
 
-The effective receptive field (arXiv 1701.04128): unlike the set of pixels that can have
-an influence, which is the whole image after one layer of attention.
+Source: arXiv 1701.04128. The set of pixels that can have an influence, in contrast, is
+the whole image after one layer of attention.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,16 @@ def effective_receptive_field(
     """Size of the gradient of one place's features with respect to each pixel.
 
     The root of the mean over images of the sum over features and colours of the squared
-    derivatives. The sum over features is estimated with one random sign a feature and
-    image, which takes one backward pass; it is exact for one feature.
+    derivatives. The sum over features is estimated with random signs, one for each
+    feature and image, which takes one backward pass; it is exact for one feature.
 
     Args:
         features_fn: differentiable, from images to features.
-        key: for the signs.
+        key: key of the signs.
         place: row and column on the features' grid; `centre_place` if None.
 
     Returns:
-        Features per pixel value; only the ratios mean something.
+        Features per pixel value; only ratios are meaningful.
     """
     features, pull_back = jax.vjp(features_fn, images)
     rows, columns = features.shape[1:3]
@@ -65,11 +65,11 @@ def receptive_field_radius(
 
     Args:
         field: not negative, as `effective_receptive_field`.
-        centre: of the disc, see `pixel_of`.
-        share: of the sum of the field, in (0, 1].
+        centre: centre of the disc, see `pixel_of`.
+        share: share of the sum of the field, in (0, 1].
 
     Raises:
-        ValueError: the field is zero everywhere, or no such share.
+        ValueError: the field is zero everywhere, or the share is out of range.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}: wanted more than 0 and at most 1")

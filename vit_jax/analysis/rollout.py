@@ -1,6 +1,6 @@
 """Attention rollout (arXiv 2010.11929, section D.8; arXiv 2005.00928, section 3).
 
-Where the output gets its information from: the attention of all layers, combined.
+The attention of all layers combined: where the output gets its information from.
 """
 
 from collections.abc import Sequence
@@ -61,10 +61,10 @@ def rollout_map(
             patches, for a model that pools them.
 
     Returns:
-        Values in [0, 1]; what is missing from a sum of 1 is the prefix tokens' share.
+        Values in [0, 1]; their sum is 1 less the share of the prefix tokens.
 
     Raises:
-        ValueError: the weights are of another number of tokens.
+        ValueError: the weights have another number of tokens.
     """
     rows, columns = grid
     tokens = num_prefix_tokens + rows * columns

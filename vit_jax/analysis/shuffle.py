@@ -1,4 +1,4 @@
-"""What a model still knows when the order of the image's parts is taken from it.
+"""Accuracy of a model without the order of the image's parts.
 
 Blocks of the image are permuted (arXiv 2105.10497, section 3.3), or the position
 embeddings are removed from a model that was trained with them.
@@ -29,7 +29,7 @@ def shuffle_blocks(
 ) -> Float[Array, "b height width c"]:
     """Cuts images into g x g blocks and permutes them, each image in its own way.
 
-    All permutations are as likely, the identity too: one in 24 for g = 2.
+    All permutations are equally likely, also the identity: one in 24 for g = 2.
 
     Raises:
         ValueError: the sides are no multiples of g.
@@ -80,20 +80,20 @@ def shuffle_accuracy(
 def remove_positions(
     model: AnyModel, params: Any, *, to: str = "mean"
 ) -> tuple[AnyModel, Any]:
-    """A model that has the same parameters, but all patches the same position.
+    """The same model with the same position for all patches.
 
-    Each table of positions, of every kind and in every layer, has the vectors of all
-    patches replaced: by their mean, which leaves the tokens where the model expects
-    them, or by zero. Likewise those of all offsets of relative positions. The class
-    token keeps its position, as its own tells nothing about patches.
+    In each table of positions, of every kind and in every layer, the vectors of all
+    patches are replaced by their mean, which keeps the tokens in the range that the
+    model expects, or by zero; likewise those of the offsets of relative positions. The
+    class token keeps its position, which holds nothing about patches.
 
     Args:
         to: `mean` or `zero`.
 
     Returns:
         A model, and parameters for it. `learned2d` and `sincos2d` become `learned`,
-        as no two halves or sines can be the same everywhere; a scanned model is
-        unrolled. A model without positions is returned as it is.
+        since their tables cannot be the same everywhere; a scanned model is unrolled.
+        A model without positions is returned as it is.
 
     Raises:
         ValueError: unknown replacement.

@@ -1,11 +1,11 @@
-"""What a model does with an image that is moved: invariance and equivariance.
+"""Invariance and equivariance of a model to translation of the image.
 
 All translations are circular: what leaves the image on one side comes in on the other.
 So they are exact symmetries of attention without positions (by whole patches) and of
 circular convolutions. Zero padding breaks them along the border, which is everywhere
-on a small grid of deep features; and the same padding is what an object on an empty
-ground would need (`on_grey`), where patches are nothing but their positions. So neither
-setting is neutral between architectures: report both.
+on a small grid of deep features; but an object on an empty ground (`on_grey`) suits
+that padding, and leaves patches nothing but their positions. Neither setting is neutral
+between architectures: report both.
 
 Axes: `b` images, `height width` pixels, `h w` grid of features, `d` features.
 """
@@ -42,7 +42,7 @@ def on_grey(
     Args:
         images: in [-1, 1].
         margin: pixels of zeros on all four sides.
-        ramp: pixels from there in which the factor rises to 1, as a squared sine.
+        ramp: pixels behind them in which the factor rises to 1, as a squared sine.
     """
     factors = []
     for side in images.shape[1:3]:
@@ -55,17 +55,17 @@ def on_grey(
 def shift_consistency(
     predict: Predict, images: Float[Array, "b h w c"], shifts: Sequence[Shift]
 ) -> float:
-    """Share of pairs of an image and the same moved that have the same class.
+    """Share of images whose predicted class stays the same when they are moved.
 
-    After Zhang (arXiv 1904.11486), where both of a pair are moved. One is left in
-    place here, so that it is clear which shifts are multiples of the patch.
+    After Zhang (arXiv 1904.11486), who moves both images of a pair. Here one stays in
+    place, so that it is clear which shifts are multiples of the patch.
 
     Args:
         predict: from images to logits.
         shifts: (dy, dx) in pixels; each is applied to all images.
 
     Returns:
-        In [0, 1]; 1 as well for a model that gives all images one class.
+        In [0, 1]; also 1 for a model that gives all images one class.
 
     Raises:
         ValueError: there is no shift.
@@ -76,24 +76,24 @@ def shift_consistency(
 def agreement(
     logits: Float[ArrayLike, "b n"], moved: Float[ArrayLike, "s b n"]
 ) -> float:
-    """`shift_consistency` from the logits of images, and of them at s shifts."""
+    """`shift_consistency` from logits of images, and of the images at s shifts."""
     return float(np.mean(np.argmax(moved, axis=-1) == np.argmax(logits, axis=-1)))
 
 
 def invariance_error(
     represent: Predict, images: Float[Array, "b h w c"], shifts: Sequence[Shift]
 ) -> float:
-    """How much a representation changes as the image moves, beside other images.
+    """How much a representation changes as the image moves, relative to other images.
 
-    The mean squared distance of an image and the same moved, over that of two images.
-    Unlike the class it says something before there has been any training too.
+    The mean squared distance of an image and the moved image, over that of two images.
+    Unlike the class, it is meaningful before any training too.
 
     Args:
         represent: from images to a vector each, such as the pre-logits.
         shifts: (dy, dx) in pixels; each is applied to all images.
 
     Returns:
-        0 for an invariant representation; 1 if the moved image is another one to it.
+        0 for an invariant representation; 1 if moved images differ like other images.
 
     Raises:
         ValueError: there is no shift, or all images have the same representation.
@@ -104,7 +104,7 @@ def invariance_error(
 def relative_change(
     still: Float[ArrayLike, "b d"], moved: Float[ArrayLike, "s b d"]
 ) -> float:
-    """`invariance_error` from the representations of images, and of them at s shifts.
+    """`invariance_error` from representations of images, and of the images at s shifts.
 
     Raises:
         ValueError: all images have the same representation.
@@ -123,7 +123,7 @@ def relative_change(
 def at_shifts(
     function: Predict, images: Float[Array, "b h w c"], shifts: Sequence[Shift]
 ) -> Float[np.ndarray, "s b n"]:
-    """What a function of images is of them at each shift.
+    """The results of a function for the images at each shift.
 
     Raises:
         ValueError: there is no shift.
@@ -146,12 +146,12 @@ def equivariance_error(
         features_fn: from images to features (b h w d), or a tree of such.
         pixels: (dy, dx), multiples of the strides of all the features, which are
             height / h and width / w.
-        centred: divide by the variance of the features instead, over images and
-            places: what is the same everywhere then counts for nothing.
+        centred: divide by the variance of the features over images and places instead,
+            so that a constant part does not count.
 
     Returns:
         A number (float32) for each array of features. 0 is equivariant; centred, 2 is
-        that of features that have nothing to do with each other.
+        the error of unrelated features.
 
     Raises:
         ValueError: the features cannot be moved by so many pixels.
@@ -159,9 +159,9 @@ def equivariance_error(
 
     def error(still: Array, moved: Array) -> Float[Array, ""]:
         steps = places(images.shape, still.shape, pixels)
-        wanted = jnp.roll(still, steps, (1, 2))
+        shifted = jnp.roll(still, steps, (1, 2))
         size = jnp.square(still - still.mean((0, 1, 2)) * centred).mean()
-        return jnp.square(moved - wanted).mean() / size
+        return jnp.square(moved - shifted).mean() / size
 
     return jax.tree.map(error, features_fn(images), features_fn(shift(images, *pixels)))
 
@@ -170,7 +170,7 @@ def strides(image_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, int]
     """Pixels down and right from one place of the features to the next.
 
     Raises:
-        ValueError: they are not whole.
+        ValueError: the strides are not whole.
     """
     for pixels, side in zip(image_shape[1:3], shape[1:3], strict=True):
         if pixels % side:
@@ -187,7 +187,7 @@ def places(
     """A shift in pixels as one in places of the features' grid.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the shift is not a multiple of the strides.
     """
     steps = strides(image_shape, shape)
     if any(move % step for move, step in zip(pixels, steps, strict=True)):
@@ -207,14 +207,14 @@ def local_equivariance_error(
     """The Lie derivative of a model with respect to translation (arXiv 2210.02984).
 
     The mean square of the derivative at t = 0 of rho_out(t)^-1 f(rho_in(t) x), where
-    rho(t) moves by t pixels. Unlike `equivariance_error` it is about moves of a
-    fraction of a pixel, and so about aliasing. Images and features are moved in a
-    circle, by the phases of their Fourier transform, which is exact for frequencies
-    below the limit; the derivative of that is taken, not a difference. An edge between
-    opposite borders counts as one of the image.
+    rho(t) moves by t pixels. Unlike `equivariance_error` it measures moves by a
+    fraction of a pixel, and so aliasing. Images and features move in a circle, by the
+    phases of their Fourier transform, which is exact for frequencies below the limit;
+    so is the derivative, which is no difference. An edge between opposite borders
+    counts as one of the image.
 
     Args:
-        features_fn: from images to features (b h w d), to vectors (b d), which are to
+        features_fn: from images to features (b h w d), to vectors (b d), which should
             be invariant, or to a tree of such; with a forward-mode derivative, which
             attention has with `train=False`.
         relative: divide by the variance of the features, over images and places, so
@@ -268,5 +268,5 @@ def spectral_derivative(x: Float[Array, "b h w d"], axis: int) -> Array:
 
 
 def variance(x: Float[Array, "b *places d"]) -> Float[Array, ""]:
-    """Over images and places, mean over features."""
+    """Variance over images and places, mean over features."""
     return x.var(axis=tuple(range(x.ndim - 1))).mean()

@@ -10,7 +10,6 @@ code is 1 if one is damaged.
 import argparse
 import json
 
-from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.listing import (
     find_directory,
     find_retention,
@@ -21,7 +20,7 @@ from vit_jax.checkpoints.listing import (
 )
 from vit_jax.checkpoints.retention import remove
 from vit_jax.cli import command_parser, run_command
-from vit_jax.storage.paths import as_path
+from vit_jax.storage.paths import as_path, write_atomically
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -31,17 +30,17 @@ def main(arguments: argparse.Namespace) -> None:
         raise ValueError("give the folder of a run, or of its checkpoints")
     directory = find_directory(as_path(folder))
     retention = find_retention(directory, arguments)
-    found = look_at_all(directory, retention, checksums=arguments.verify)
-    removed = to_prune(found) if arguments.prune else []
+    rows = look_at_all(directory, retention, checksums=arguments.verify)
+    removed = to_prune(rows) if arguments.prune else []
     if not arguments.dry_run:
         remove(directory, removed)
     others = leftovers(directory)
-    report = {"steps": [row._asdict() for row in found], "removed": removed, **others}
+    report = {"steps": [row._asdict() for row in rows], "removed": removed, **others}
     text = json.dumps(report, indent=1) + "\n"
     if arguments.json == "-":
         print(text, end="")
     else:
-        print(table(found))
+        print(table(rows))
         for kind, folders in others.items():
             for folder in folders:
                 print(f"{kind}: {folder['path']}  {folder['bytes'] / 1e6:.1f} MB")
@@ -49,8 +48,8 @@ def main(arguments: argparse.Namespace) -> None:
             verb = "would remove" if arguments.dry_run else "removed"
             print(f"{verb}: {', '.join(map(str, removed)) or 'nothing'}")
     if arguments.json not in (None, "-"):
-        integrity.write_atomically(as_path(arguments.json), text)
-    if damaged := [str(row.step) for row in found if row.problem]:
+        write_atomically(as_path(arguments.json), text)
+    if damaged := [str(row.step) for row in rows if row.problem]:
         raise RuntimeError(
             f"damaged: step {', '.join(damaged)}. Training and evaluation pass over "
             "damaged steps and take the newest whole one"
@@ -68,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = command_parser("vit_jax.checkpoints", __doc__)
     parser.add_argument("directory", nargs="?", help="of a run, or of its checkpoints")
-    # What other commands call it.
+    # The spelling of other commands.
     parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     parser.add_argument(
         "--verify",

@@ -1,4 +1,4 @@
-"""What several processes tell each other, so that all take the same decision."""
+"""Messages between the processes of a run, so that all take the same decision."""
 
 import json
 import secrets
@@ -29,10 +29,10 @@ def gather_texts(text: str) -> list[str]:
 
 
 def from_primary(action: Callable[[], str]) -> str:
-    """What process 0 gets from an action on files; the others do not run it.
+    """Runs an action on files in process 0 only; returns its result in all processes.
 
     Raises:
-        OSError: as the action does in process 0, on all processes.
+        OSError: the action raised it in process 0.
     """
     if jax.process_count() == 1:
         return action()
@@ -41,8 +41,8 @@ def from_primary(action: Callable[[], str]) -> str:
         try:
             answer = {"result": action()}
         except OSError as error:
-            told = [error.errno, error.strerror, error.filename]
-            answer = {"error": [str(error)] if error.errno is None else told}
+            fields = [error.errno, error.strerror, error.filename]
+            answer = {"error": [str(error)] if error.errno is None else fields}
     answer = json.loads(gather_texts(json.dumps(answer, default=str))[0])
     if "error" in answer:
         raise OSError(*answer["error"])
@@ -50,11 +50,11 @@ def from_primary(action: Callable[[], str]) -> str:
 
 
 def blind_processes(folder: Path, seconds: float) -> list[int]:
-    """The processes for which a folder is not the same as for process 0.
+    """The processes that see another folder at this path than process 0.
 
     Args:
         folder: on a file system that all share, as far as process 0 knows.
-        seconds: that a file of process 0 may take to be seen by the others.
+        seconds: time that a file of process 0 may take to appear for the others.
     """
     if jax.process_count() == 1:
         return []

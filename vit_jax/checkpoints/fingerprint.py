@@ -21,15 +21,15 @@ def examine(tree: Any) -> tuple[bool, dict[str, int]]:
         Whether no floating-point array holds NaN or Inf, and the fingerprints by the
         dotted path that Orbax saves an array under.
     """
-    # One program: several at a time, each with messages between processes, can mix
-    # them up on CPUs and wait for ever.
-    found = jax.device_get(examine_arrays(by_path(tree)))
-    finite = all(bool(finite) for finite, _ in found.values())
-    return finite, {name: int(value) for name, (_, value) in found.items()}
+    # One program: on CPUs the messages of several programs between processes can mix,
+    # and then all wait for ever.
+    results = jax.device_get(examine_arrays(by_path(tree)))
+    finite = all(bool(finite) for finite, _ in results.values())
+    return finite, {name: int(value) for name, (_, value) in results.items()}
 
 
 def compile_examination(tree: Any) -> None:
-    """Compiles what `examine` runs on such a tree, of shapes with shardings."""
+    """Compiles the program of `examine` for a tree of shapes with shardings."""
     examine_arrays.lower(by_path(tree)).compile()
 
 
@@ -45,7 +45,7 @@ def by_path(tree: Any) -> dict[str, Any]:
 def examine_arrays(
     arrays: dict[str, jax.Array],
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """As `examine_array`, of each."""
+    """`examine_array` for each."""
     return {name: examine_array(array) for name, array in arrays.items()}
 
 

@@ -1,7 +1,4 @@
-"""Whether files are whole: checksums of a checkpoint, atomic writes.
-
-On a disk or in a bucket; what differs is in `disk.py` and `bucket.py`.
-"""
+"""Whether the files of a checkpoint are whole, on a disk or in a bucket."""
 
 import json
 from pathlib import Path
@@ -14,14 +11,7 @@ from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import medium, write_atomically
 
 MANIFEST = "manifest.json"
-
-
-FINGERPRINTS = "fingerprints"
-
-
-METRICS = "metrics"
-
-
+FINGERPRINTS, METRICS = "fingerprints", "metrics"  # keys of a step's metadata
 # Orbax's file in a step.
 METADATA = "_CHECKPOINT_METADATA"
 
@@ -54,7 +44,7 @@ def set_aside(folder: Path) -> str:
 def write_manifest(folder: Path) -> None:
     """Writes size and SHA-256 of every file in `folder` to its manifest, atomically."""
     entries = {
-        name: {"bytes": size, "sha256": sha256(folder / name)}
+        name: {"bytes": size, "sha256": medium(folder).sha256(folder / name)}
         for name, size in medium(folder).files(folder).items()
         if Path(name).name != MANIFEST
     }
@@ -64,15 +54,15 @@ def write_manifest(folder: Path) -> None:
 def verify(folder: Path) -> str:
     """Reads all of a step and compares it with what was saved.
 
-    Files are compared with the checksums of the manifest. Without one, as after a kill
-    between Orbax's commit and the manifest, arrays are with their fingerprints.
+    Files are compared with the checksums of the manifest. Where a kill came before the
+    manifest was written, arrays are compared with their fingerprints.
 
     Returns:
-        What is wrong in words, empty if nothing is.
+        The problem; empty if there is none.
 
     Raises:
         PermissionError, StoreError: a file may not be read, or the bucket does not
-            answer, which says nothing about the step.
+            answer; the step may be whole.
     """
     if not medium(folder).exists(folder / MANIFEST):
         return verify_arrays(folder)
@@ -81,7 +71,7 @@ def verify(folder: Path) -> str:
         return f"{MANIFEST} is not readable"
     for name, entry in entries.items():
         try:
-            digest = sha256(folder / name)
+            digest = medium(folder).sha256(folder / name)
         except OSError as error:
             return why_unreadable(name, error)
         if digest != entry["sha256"]:
@@ -90,24 +80,24 @@ def verify(folder: Path) -> str:
 
 
 def verify_sizes(folder: Path) -> str:
-    """Like `verify`, but only that each file is there and as long as it was."""
+    """Like `verify`, but checks only that each file is there and has its size."""
     if not medium(folder).exists(folder / MANIFEST):
         return ""
     entries = read_manifest(folder)
     if entries is None:
         return f"{MANIFEST} is not readable"
-    there = medium(folder).files(folder)
+    sizes = medium(folder).files(folder)
     for name, entry in entries.items():
-        if name not in there:
+        if name not in sizes:
             return f"{name} is missing"
-        size = there[name]
+        size = sizes[name]
         if size != entry.get("bytes", size):
             return f"{name} has {size} bytes, and had {entry['bytes']}"
     return ""
 
 
 def verify_arrays(folder: Path) -> str:
-    """Compares every array of a step with its fingerprint of the time of saving."""
+    """Compares every array of a step with its fingerprint in the metadata."""
     fingerprints = read_metadata(folder).get(FINGERPRINTS)
     if fingerprints is None:
         return f"it has no {MANIFEST}, and no fingerprints to check its arrays by"
@@ -130,7 +120,7 @@ def read_array(folder: Path, name: str) -> np.ndarray:
     """An array of a step by its dotted path, whole, on the host.
 
     Raises:
-        ValueError: it is not there, or what there is cannot be decoded.
+        ValueError: it is not there, or cannot be decoded.
     """
     import tensorstore  # Late: a step without a manifest is rare.
 
@@ -141,7 +131,7 @@ def read_array(folder: Path, name: str) -> np.ndarray:
 
 
 def why_unreadable(name: str, error: OSError) -> str:
-    """Why a file cannot be read; what says nothing about it is raised again."""
+    """Why a file cannot be read; raises errors that say nothing about its content."""
     if isinstance(error, PermissionError | StoreError):
         raise error
     if isinstance(error, FileNotFoundError):
@@ -153,7 +143,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Size and checksum by file name; None if the manifest is not readable."""
     try:
         entries = json.loads(medium(folder).read_text(folder / MANIFEST))
-        # Checksums only, as the first runs have them.
+        # The first runs have only checksums.
         return {
             name: {"sha256": entry} if isinstance(entry, str) else entry
             for name, entry in entries.items()
@@ -167,21 +157,22 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return read_json(folder / METADATA).get("custom_metadata") or {}
 
 
+def read_user_metadata(folder: Path) -> dict[str, Any]:
+    """`read_metadata` without the keys that are ours."""
+    own = (FINGERPRINTS, METRICS)
+    return {key: x for key, x in read_metadata(folder).items() if key not in own}
+
+
 def read_metrics(folder: Path) -> dict[str, float]:
     """The metrics that a step was saved with; empty if there are none."""
-    # In a file of their own, as the first runs have them.
+    # The first runs have them in a file of their own.
     return read_metadata(folder).get(METRICS) or read_json(folder / "metrics/metrics")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A dict from a JSON file; empty if it is not there or damaged."""
     try:
-        found = json.loads(medium(path).read_text(path))
+        content = json.loads(medium(path).read_text(path))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    return medium(path).sha256(path)
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""The checkpoints of a run as they lie on the disk: sizes, state, what can go."""
+"""The checkpoints of a run: sizes, state, and which can be removed."""
 
 import argparse
 from datetime import datetime
@@ -9,8 +9,8 @@ from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.retention import Retention
 from vit_jax.storage.paths import medium
 
-# Without a config.json beside the folder.
-UNSAID = {
+# Used where there is no config.json beside the folder.
+DEFAULTS = {
     "keep_last": 1,
     "keep_best": 0,
     "keep_every": "0steps",
@@ -22,12 +22,12 @@ class SavedStep(NamedTuple):
     """A saved step.
 
     Attributes:
-        bytes: of all its files.
-        date: of the commit, ISO 8601 in local time.
+        bytes: size of all its files.
+        date: time of the commit, ISO 8601 in local time.
         kept: why the run keeps it, such as "last"; empty if it does not.
-        state: "ok"; "damaged"; "unverified", which is without a manifest, as between
-            the commit and the checksums, and is only checked by `--verify`.
-        problem: what is damaged, in words.
+        state: "ok"; "damaged"; "unverified", which has no manifest yet and is only
+            checked by `--verify`.
+        problem: what is damaged; empty if nothing is.
     """
 
     step: int
@@ -40,15 +40,15 @@ class SavedStep(NamedTuple):
 
 
 def find_directory(path: Path) -> Path:
-    """The folder of the steps, given that or the folder of the run.
+    """The folder of the steps, from that or from the folder of the run.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the path is neither.
     """
-    below, there = path / "checkpoints", medium(path).exists
-    if there(below):
+    below, exists = path / "checkpoints", medium(path).exists
+    if exists(below):
         return below
-    if there(path) and (path.name == "checkpoints" or integrity.steps(path)):
+    if exists(path) and (path.name == "checkpoints" or integrity.steps(path)):
         return path
     raise ValueError(
         f"{path} has no checkpoints: wanted the folder of a run or its checkpoints"
@@ -56,31 +56,31 @@ def find_directory(path: Path) -> Path:
 
 
 def find_retention(directory: Path, arguments: argparse.Namespace) -> Retention:
-    """What the command line says about what stays, and else the run's config.
+    """Which steps stay by the command line, or else by the run's config.
 
     Raises:
-        ValueError: pruning, and the config counts `keep_every` in epochs.
+        ValueError: steps are to be pruned, and `keep_every` is in epochs.
     """
     config = integrity.read_json(directory.parent / "config.json")
-    section = UNSAID | (config["checkpoint"] if config else {})
+    section = DEFAULTS | (config["checkpoint"] if config else {})
     names = ("keep_last", "keep_best", "keep_every")
-    said = {name: getattr(arguments, name) for name in names}
-    said = {name: value for name, value in said.items() if value is not None}
+    flags = {name: getattr(arguments, name) for name in names}
+    flags = {name: value for name, value in flags.items() if value is not None}
     every, unit = section["keep_every"], "steps"
     if every.endswith(unit):
         section["keep_every"] = int(every.removesuffix(unit))
-    elif arguments.prune and "keep_every" not in said:
+    elif arguments.prune and "keep_every" not in flags:
         raise ValueError(
             f"this run keeps a step every {every}, which is not counted in steps: "
             "give --keep-every in steps"
         )
     else:
         section["keep_every"] = 0
-    return Retention(**{name: section[name] for name in UNSAID} | said)
+    return Retention(**{name: section[name] for name in DEFAULTS} | flags)
 
 
 def look_at(folder: Path, kept: list[str], *, checksums: bool) -> SavedStep:
-    """Reads what a step tells of itself and checks its files."""
+    """Reads the metadata of a step and checks its files."""
     unverified = not medium(folder).exists(folder / integrity.MANIFEST)
     problem = (integrity.verify if checksums else integrity.verify_sizes)(folder)
     state = "unverified" if unverified and not checksums else "ok"
@@ -101,9 +101,9 @@ def look_at(folder: Path, kept: list[str], *, checksums: bool) -> SavedStep:
 def look_at_all(
     directory: Path, retention: Retention, *, checksums: bool
 ) -> list[SavedStep]:
-    """Every step, oldest first; one that a training removes meanwhile is left out."""
+    """Every step, oldest first, but for those that a training removes meanwhile."""
     kept = retention.kept(directory)
-    found = []
+    rows = []
     for step in integrity.steps(directory):
         folder = directory / str(step)
         try:
@@ -111,8 +111,8 @@ def look_at_all(
         except FileNotFoundError:
             continue
         if medium(folder).exists(folder):
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def size(folder: Path) -> int:
@@ -120,25 +120,25 @@ def size(folder: Path) -> int:
     return sum(medium(folder).files(folder).values())
 
 
-def to_prune(found: list[SavedStep]) -> list[int]:
+def to_prune(rows: list[SavedStep]) -> list[int]:
     """The steps that nothing keeps; the newest whole one always stays.
 
     Raises:
         RuntimeError: no step is known to be whole.
     """
-    whole = [row.step for row in found if row.state == "ok"]
+    whole = [row.step for row in rows if row.state == "ok"]
     if not whole:
         raise RuntimeError(
             "no step is known to be whole, so that nothing was removed; --verify also "
             "looks at those without a manifest"
         )
-    return [row.step for row in found if not row.kept and row.step != whole[-1]]
+    return [row.step for row in rows if not row.kept and row.step != whole[-1]]
 
 
-def table(found: list[SavedStep]) -> str:
+def table(rows: list[SavedStep]) -> str:
     """The steps as aligned columns."""
     lines = [("step", "size", "saved", "kept as", "state", "metrics")]
-    for row in found:
+    for row in rows:
         values = (f"{name} {value:.4g}" for name, value in row.metrics.items())
         lines.append(
             (

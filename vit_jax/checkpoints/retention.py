@@ -28,27 +28,30 @@ class Retention(NamedTuple):
 
     def kept(self, directory: Path) -> dict[int, list[str]]:
         """The steps in a folder of checkpoints that stay, each with the reasons."""
-        there = steps(directory)
+        saved = steps(directory)
         scores = {
             step: metrics[self.best_metric]
-            for step in there
+            for step in saved
             if self.best_metric in (metrics := read_metrics(directory / str(step)))
         }
         ranked = sorted(scores, key=lambda step: (score(scores[step]), step))
         best = ranked[len(ranked) - min(self.keep_best, len(ranked)) :]
         reasons = {
-            "last": there[len(there) - min(self.keep_last, len(there)) :],
+            "last": saved[len(saved) - min(self.keep_last, len(saved)) :],
             "best": best,
             f"every {self.keep_every}": [
-                step for step in there if self.keep_every and not step % self.keep_every
+                step for step in saved if self.keep_every and not step % self.keep_every
             ],
         }
-        kept = {step: [r for r, of in reasons.items() if step in of] for step in there}
+        kept = {
+            step: [reason for reason, members in reasons.items() if step in members]
+            for step in saved
+        }
         return {step: why for step, why in kept.items() if why}
 
 
 def score(value: float) -> float:
-    """A metric as it is ranked: NaN is below all."""
+    """The key by which a metric is ranked: NaN is below all."""
     return -math.inf if math.isnan(value) else value
 
 

@@ -1,4 +1,4 @@
-"""A save on its way to the disk: commit, manifest, removal of what it replaces."""
+"""A save in the background: commit, manifest, removal of the steps that it replaces."""
 
 import logging
 import os
@@ -18,13 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 class Save(threading.Thread):
-    """Writes a step in the background; the arrays were copied when this returns.
+    """Writes a step in the background; the constructor has copied the arrays.
 
     Old steps go when the new one is committed and has its manifest, never before.
 
+    Attributes:
+        failure: the message of what fails later; empty if nothing does.
+
     Raises:
-        Exception: of Orbax, for example that no folder can be made; nothing is under
-            way then. What fails later is told by `failure`.
+        Exception: Orbax cannot begin, for example since no folder can be made.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Save(threading.Thread):
         self.folder, self.retention = folder, retention
         self.failure = ""
         context = ocp.Context()
-        # Else, where no folder can be made, Orbax's threads wait 20 minutes for it.
+        # Otherwise Orbax's threads wait 20 minutes for a folder that cannot be made.
         context.async_options.create_directories_asynchronously = False
         with context:
             self._response = ocp.save_checkpointables_async(
@@ -75,7 +77,7 @@ def explain(error: BaseException) -> str:
     while below := error.__cause__ or error.__context__:
         error = below
     text = str(error).strip() or "no message"
-    if code := re.search(r"os_error_code='(\d+)'", text):  # of TensorStore
+    if code := re.search(r"os_error_code='(\d+)'", text):  # from TensorStore
         error = OSError(int(code[1]), os.strerror(int(code[1])))
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename else ""

@@ -1,13 +1,12 @@
-"""Checkpoints of a training run: Orbax behind one door, with checksums.
+"""Checkpoints of a training run: Orbax with checksums.
 
 A run folder holds `config.json`, `metrics.jsonl` and `checkpoints/<step>/`. Saving is
 asynchronous and atomic (Orbax writes elsewhere, then renames; in a bucket it marks what
-is committed). Orbax does not notice
-flipped bits in array data, so each step also gets a manifest with a SHA-256 per file,
-and a step that fails it is put aside for the previous one.
+is committed). Orbax does not notice flipped bits in array data, so each step also gets
+a manifest with a SHA-256 per file, and a step that fails it is put aside.
 
 Several processes share the folder. Each writes its part of the arrays; process 0 alone
-looks at what is there, verifies and decides, and the others hear of it.
+lists and verifies the steps, and tells the others what to do.
 """
 
 import contextlib
@@ -45,7 +44,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run; with several processes, all call each method.
+    """The checkpoints of one run. With several processes, all must call each method.
 
     Args:
         directory: where the step folders go; created if need be.
@@ -73,13 +72,11 @@ class Checkpoints:
             raise ValueError(f"checkpoint.keep_last is {keep_last}: wanted at least 1")
         # Orbax writes every decision to the log, hundreds of lines a run.
         absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
-        # Orbax refuses relative paths.
-        self.directory = absolute(as_path(directory))
+        self.directory = absolute(as_path(directory))  # as Orbax wants it
         self.read_only = read_only
         self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
         self._save: Save | None = None
-        self._held = None
-        self._newest = "none"
+        self._held, self._newest = None, "none"
         if read_only:
             return
         try:
@@ -113,25 +110,25 @@ class Checkpoints:
         """Saves `state` in the background; returns when its arrays may be donated.
 
         Args:
-            metadata: what JSON can hold.
-            metrics: of this step; needed to rank it for `keep_best`.
+            metadata: content for JSON.
+            metrics: metrics of this step, by which `keep_best` ranks it.
 
         Raises:
             CheckpointError: the state holds NaN or Inf (nothing is written then), the
                 previous save failed, or the folder has vanished (the state is saved).
             ValueError: `best_metric` is not among the metrics.
         """
-        wanted = self._retention.best_metric
-        if metrics and wanted not in metrics:
+        best_metric = self._retention.best_metric
+        if metrics and best_metric not in metrics:
             raise ValueError(
-                f"checkpoint.best_metric is {wanted!r}: wanted one of "
+                f"checkpoint.best_metric is {best_metric!r}: wanted one of "
                 f"{', '.join(metrics)}"
             )
-        there = from_primary(lambda: "yes" if self._held.is_there() else "")
+        in_place = from_primary(lambda: "yes" if self._held.is_there() else "")
         try:
             self.wait()
         except CheckpointError:
-            if there:
+            if in_place:
                 raise
         finite, fingerprints = examine(state)
         if not finite:
@@ -145,7 +142,7 @@ class Checkpoints:
             self._save = Save(folder, state, metadata | own, self._retention)
         except Exception as error:
             raise self._failed(folder, explain(error)) from error
-        if not there:
+        if not in_place:
             self.wait()
             raise CheckpointError(
                 f"{self.directory} vanished during the training; step {step} was saved "
@@ -177,9 +174,9 @@ class Checkpoints:
         steps = json.loads(from_primary(lambda: json.dumps(self.steps)))
         if step is not None:
             if step not in steps:
-                there = ", ".join(map(str, steps)) or "none"
+                present = ", ".join(map(str, steps)) or "none"
                 raise CheckpointError(
-                    f"{self.directory} has no step {step}; it has {there}"
+                    f"{self.directory} has no step {step}; it has {present}"
                 )
             steps = [step]
         reasons = []
@@ -196,8 +193,8 @@ class Checkpoints:
         if reasons:
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be restored; "
-                + "; ".join(reasons)
-                + ". Start with another workdir, or delete this folder to start again"
+                f"{'; '.join(reasons)}. Start with another workdir, or delete this "
+                "folder to start again"
             )
         return None
 
@@ -213,7 +210,7 @@ class Checkpoints:
 
     def _load(self, step: int, abstract_state: Any, partial: bool) -> Restored:
         folder = self.directory / str(step)
-        metadata = self._metadata(step)
+        metadata = integrity.read_user_metadata(folder)
         context = ocp.Context()
         context.pytree_options.loading.partial_load = partial
         try:
@@ -232,11 +229,6 @@ class Checkpoints:
         self._newest = str(step)
         return Restored(step, loaded["state"], metadata)
 
-    def _metadata(self, step: int) -> dict[str, Any]:
-        metadata = integrity.read_metadata(self.directory / str(step))
-        own = (integrity.FINGERPRINTS, integrity.METRICS)
-        return {key: value for key, value in metadata.items() if key not in own}
-
     def newest_metadata(self) -> dict[str, Any]:
         """The metadata of the newest step whose metadata can be read.
 
@@ -244,15 +236,12 @@ class Checkpoints:
             CheckpointError: there is none.
         """
         for step in reversed(self.steps):
-            if metadata := self._metadata(step):
+            if metadata := integrity.read_user_metadata(self.directory / str(step)):
                 return metadata
         raise CheckpointError(f"there is no checkpoint in {self.directory}")
 
     def last_good(self) -> str:
-        """The newest step as words for a message.
-
-        In a bucket that does not answer it is the newest that this process saw whole.
-        """
+        """The newest step that is known to be whole, for a message."""
         if self._save is not None:
             self._save.join(PATIENCE)
             if not (self._save.is_alive() or self._save.failure):
@@ -268,7 +257,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: it failed here, for example because the disk is full. Other
-                processes wait for this one then, until they miss its heartbeat.
+                processes then wait until they miss the heartbeat of this one.
         """
         if self._save is None:
             return
@@ -279,9 +268,9 @@ class Checkpoints:
         self._newest = save.folder.name
 
     def check(self) -> None:
-        """Raises what `wait` would if the save under way has failed; does not wait.
+        """Raises as `wait` if the save under way has failed already; does not wait.
 
-        A folder that vanished is left to `save`, which has a state to put in a new one.
+        A folder that vanished is left to `save`, which has a state for a new one.
         """
         save = self._save
         if save and not save.is_alive() and save.failure and self._held.is_there():
@@ -300,8 +289,7 @@ class Checkpoints:
     def close(self) -> None:
         """Finishes the save under way and lets go of the folder.
 
-        Other processes may be elsewhere by now, if this one ends by an error: they are
-        not asked, and not waited for for ever.
+        It does not wait for other processes for ever: they may have gone on.
         """
         if self._held is not None:
             self._held.close()

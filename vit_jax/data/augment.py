@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-CROP_TRIES = 10  # of an Inception crop
-ASPECT = (3 / 4, 4 / 3)  # of its box, width / height
+CROP_TRIES = 10  # boxes drawn for an Inception crop
+ASPECT = (3 / 4, 4 / 3)  # range of width / height of the box
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,

@@ -25,8 +25,8 @@ class Batches:
     """Joins blocks to batches and keeps the list of bad records; an iterator.
 
     Attributes:
-        batch_size: of the global batch.
-        rows: those of it that are delivered here; None for all.
+        batch_size: images in the global batch.
+        rows: rows of the global batch that this process delivers; None for all.
         skipped: names of the records that could not be used so far, each once.
     """
 
@@ -44,7 +44,7 @@ class Batches:
         self._blocks, self._on_error, self._max_errors = blocks, on_error, max_errors
         # OpenCV's own threads would fight with ours for the same cores.
         cv2.setNumThreads(1)
-        # Blocks that may wait: those of two batches, or one for each thread.
+        # Blocks that are read ahead: those of two batches, or one for each thread.
         ahead = max(2 * blocks.per_batch, num_threads)
         reading = grain.ReadOptions(
             num_threads=0 if workers else num_threads,
@@ -65,9 +65,8 @@ class Batches:
                 options,
                 worker_init_fn=functools.partial(_start_worker, os.getpid()),
             )
-        # A list, which closing empties. Closed and dropped also where nobody asks: at
-        # the interpreter's exit Grain would do it too late, with a page of errors
-        # about modules that are gone.
+        # A list, so that closing can empty it. The finalizer closes it where nobody
+        # calls `close`: left to the interpreter's exit, Grain prints a page of errors.
         self._open = [iter(dataset)]
         self._closing = weakref.finalize(self, _close_all, self._open)
 
@@ -116,8 +115,8 @@ class TrainBatches(Batches):
     Yields {"image": uint8 (local_batch, h, w, 3), "label": int32 (local_batch,)}.
 
     Attributes:
-        next_index: global position after the batches delivered so far. It is all of
-          the iterator's state: `train_batches(start_index=next_index)` goes on exactly.
+        next_index: global position after the batches delivered so far. This is the
+          whole state: `train_batches(start_index=next_index)` goes on exactly.
         skipped: names of bad records met since this iterator was made.
     """
 

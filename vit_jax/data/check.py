@@ -64,9 +64,9 @@ class Sample:
 
     Attributes:
         count: records that were read.
-        broken: the messages of those that cannot be used.
-        sizes: (height, width) of the others, in pixels.
-        labels: of the others.
+        broken: messages of the records that cannot be used.
+        sizes: (height, width) in pixels of the usable records.
+        labels: labels of the usable records.
     """
 
     count: int
@@ -121,30 +121,30 @@ def report_split(title: str, data: Data, split: str, count: int) -> list[str]:
 
 
 def judge(data: Data, total: int, sample: Sample) -> list[str]:
-    """What of a sample would stop the training."""
+    """The reasons why this sample would stop the training; empty if there are none."""
     broken = len(sample.broken)
     if not broken:
         return []
-    found = f"{broken} of {sample.count} records are broken, such as {sample.broken[0]}"
+    cause = f"{broken} of {sample.count} records are broken, such as {sample.broken[0]}"
     if data.on_error == "raise":
-        return [f'{found}; mend or remove them, or set data.on_error="skip"']
+        return [f'{cause}; mend or remove them, or set data.on_error="skip"']
     expected = round(broken / sample.count * total)
     if expected > data.max_errors:
         return [
-            f"{found}; of all {total:,} that is some {expected:,}, more than "
+            f"{cause}; of all {total:,} that is some {expected:,}, more than "
             f"data.max_errors={data.max_errors} allows"
         ]
     return []
 
 
 class Speed(NamedTuple):
-    """Of the training's input on this host.
+    """Speed and memory of the training's input pipeline on this host.
 
     Attributes:
         rate: images/s.
-        per_cpu: images for each second of CPU time of this process, which other
-            programs on the host hardly change.
-        workers: MiB of each worker process.
+        per_cpu: images per second of CPU time of this process, which other programs
+            on the host hardly change.
+        workers: memory of each worker process in MiB.
     """
 
     rate: float
@@ -153,11 +153,11 @@ class Speed(NamedTuple):
 
 
 def measure(data: Data, seed: int, seconds: float) -> Speed:
-    """Takes batches as fast as they come, for so many seconds."""
+    """Takes batches as fast as they come, for `seconds`."""
     size = min(BATCH, data.batch_size)
     data = dataclasses.replace(data, batch_size=size)
     with data.train_batches(seed=seed) as batches:
-        # Those that were read ahead while nobody took any.
+        # The batches that were read ahead before the clock starts.
         for _ in range(3):
             next(batches)
         count, start, cpu = 0, time.perf_counter(), time.process_time()
@@ -167,7 +167,7 @@ def measure(data: Data, seed: int, seconds: float) -> Speed:
         images = count * size
         rate = images / (time.perf_counter() - start)
         per_cpu = images / (time.process_time() - cpu)
-        workers = [mebibytes(x.pid) for x in active_children() if x.pid]
+        workers = [mebibytes(child.pid) for child in active_children() if child.pid]
         return Speed(rate, per_cpu, workers)
 
 
@@ -192,8 +192,8 @@ def report_speed(data: Data, seed: int, seconds: float) -> None:
         print(f"  {name:20} {speed.rate:8,.0f} images/s, {more}")
     waiting = 2 * data.batch_size * height * width * 3 / 2**20
     print(
-        f"  memory of this process {mebibytes():,.0f} MiB; two batches that wait, "
-        f"of all hosts together, {waiting:,.0f} MiB"
+        f"  memory of this process {mebibytes():,.0f} MiB; two waiting batches take "
+        f"{waiting:,.0f} MiB over all hosts"
     )
 
 
@@ -210,7 +210,7 @@ def draw(data: Data, seed: int, path: Path) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Checks, prints, and raises ValueError if something is wrong."""
-    # Before anything asks for devices: those of this host may be in use.
+    # Set before anything asks for devices: those of this host may be in use.
     jax.config.update("jax_platforms", "cpu")
     if arguments.seconds <= 0 or arguments.sample < 1:
         raise ValueError("--seconds and --sample must be more than 0")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# Of a step that srun started: CPUs of this node, tasks on each node ("8(x2),4").
+# Set by srun: the tasks on each node of a step, such as "8(x2),4".
 _SLURM_TASKS = "SLURM_STEP_TASKS_PER_NODE"
 
 
@@ -19,11 +19,11 @@ def usable_cpus(
     Open MPI's binding); the quota of its cgroups, rounded up (`docker --cpus`, limits
     of Kubernetes, versions 1 and 2); its share of a node under srun and mpirun, where
     the tasks are not bound to CPUs of their own. Several processes that were started
-    by hand on one machine do not know of each other: each counts all.
+    by hand on one machine do not know of each other: each counts all CPUs.
 
     Args:
-        root: of the file system with `proc` and `sys`.
-        environment: that of the process.
+        root: root of the file system, with `proc` and `sys`.
+        environment: environment variables of the process.
     """
     allowed = _affinity()
     limits = [allowed, _share(allowed, environment)]
@@ -40,7 +40,7 @@ def _affinity() -> int:
 
 
 def _share(allowed: int, environment: Mapping[str, str]) -> int:
-    """What launchers say, of the CPUs that the affinity allows."""
+    """This process's share of a node's CPUs, by the variables of its launcher."""
     if _SLURM_TASKS in environment:
         if own := _number(environment, "SLURM_CPUS_PER_TASK"):
             return own
@@ -49,7 +49,7 @@ def _share(allowed: int, environment: Mapping[str, str]) -> int:
     else:
         node = os.cpu_count() or 1
         tasks = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") or 1
-    # Fewer than the node gives to all its tasks: bound, so that nobody shares them.
+    # An affinity of less than the node is that of one task: nothing to divide.
     return allowed if allowed < node else node // tasks
 
 
@@ -75,15 +75,15 @@ def _quotas(root: Path) -> Iterator[float]:
         _, controllers, place = line.split(":", 2)
         if not controllers:
             mount = root / "sys/fs/cgroup"
-            # Beside version 1, for what the kernel has in version 2 alone.
+            # Systems with both versions mount version 2 there.
             mount = mount / "unified" if (mount / "unified").is_dir() else mount
         elif "cpu" in controllers.split(","):
             mount = root / "sys/fs/cgroup" / controllers
             mount = mount if mount.is_dir() else root / "sys/fs/cgroup/cpu"
         else:
             continue
-        # Each of the groups around it limits it too. In a container the path may be
-        # that of the host, of which only the end, or nothing, is mounted.
+        # The enclosing groups limit the process too. In a container the path may be
+        # the host's, of which only the end, or nothing, is mounted.
         group = Path(place.lstrip("/"))
         for part in (group, *group.parents):
             yield from _quota(mount / part)

@@ -18,7 +18,7 @@ class ImageError(ValueError):
     """A record that cannot be used: unreadable image, or a label out of range."""
 
 
-# What to do about it where a data set is read; said by those who read one.
+# Appended by the code that reads data sets.
 ADVICE = 'mend or remove it, or set data.on_error="skip" to go on without it'
 
 

@@ -22,7 +22,7 @@ def prefetch_to_device(
 ) -> DevicePrefetch:
     """Puts batches on the devices ahead of their use.
 
-    A thread does it from now on, so that the one that trains never waits for a copy.
+    A thread copies them, so that the thread that trains never waits for a copy.
 
     Args:
         batches: TrainBatches, EvalBatches or any iterator of dicts of arrays.
@@ -39,10 +39,10 @@ class _Item(NamedTuple):
     """What the thread hands over.
 
     Attributes:
-        batch: None at the end.
-        next_index: of the batches, after this one.
+        batch: arrays of the batch; None at the end.
+        next_index: `next_index` of the iterator after this batch.
         skipped: number of records skipped so far.
-        error: that of the thread, which ends with it.
+        error: the exception that ended the thread.
     """
 
     batch: dict[str, Any] | None
@@ -54,7 +54,7 @@ class _Item(NamedTuple):
 class DevicePrefetch:
     """Batches on the device, see `prefetch_to_device`.
 
-    What goes wrong where they are made is raised where they are asked for.
+    An exception of the thread is raised by the next call of `next`.
 
     Attributes:
         next_index: state of the stream after the batches *delivered* so far; those
@@ -70,7 +70,7 @@ class DevicePrefetch:
         self._begun, self._end = False, None
         self._ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._room, closing = threading.Semaphore(size), threading.Event()
-        # Nothing in it refers to this object, which may be dropped without closing.
+        # The thread must not refer to this object, which may be dropped unclosed.
         place = functools.partial(
             _place, sharding, getattr(batches, "rows", None), batches
         )
@@ -127,7 +127,7 @@ def _produce(
     ready: queue.SimpleQueue[_Item],
     closing: threading.Event,
 ) -> None:
-    """The thread: runs no program on the devices, which could cross one of training."""
+    """The thread. It runs no program on the devices, which training may be using."""
     try:
         while room.acquire() and not closing.is_set():
             batch = next(batches, None)
@@ -136,7 +136,7 @@ def _produce(
             ready.put(_Item(arrays, index, len(getattr(batches, "skipped", ()))))
             if batch is None:
                 return
-            # Else they would be kept until there is room for the next one.
+            # Otherwise they would be kept until there is room for the next batch.
             del batch, arrays
     except BaseException as error:  # noqa: BLE001 - raised where a batch is asked for
         ready.put(_Item(None, error=error))
@@ -152,7 +152,7 @@ def _place(
         return jax.device_put(batch, sharding)
 
     def global_array(local: np.ndarray) -> Any:
-        """An array of all processes, of which this one has the given rows."""
+        """An array over all processes, of which this one holds the given rows."""
         shape = (batches.batch_size, *local.shape[1:])
 
         def piece(index: tuple[slice, ...]) -> np.ndarray:
@@ -173,7 +173,7 @@ def _stop(
 ) -> None:
     closing.set()
     room.release()
-    # Dropped by the garbage collector, this may be the thread itself.
+    # The garbage collector may call this in the thread itself.
     if thread is not threading.current_thread():
         thread.join(PATIENCE)
     while not ready.empty():

@@ -17,9 +17,9 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def make_augment(data: Data) -> Augment:
-    """Builds `(key, images) -> images` of a data section; pure.
+    """Builds the pure `(key, images) -> images` of a data section.
 
-    Takes uint8 (b, h, w, 3), as of `Data.stored_transform`, returns uint8 (b, height,
+    Takes uint8 (b, h, w, 3) from `Data.stored_transform`, returns uint8 (b, height,
     width, 3) of `data.image_size`.
     """
     size, area, flips = data.image_size, data.crop_area, data.flips()
@@ -65,18 +65,18 @@ def sample_box(
     widths = jnp.maximum(1, jnp.round(jnp.sqrt(areas * ratios))).astype(jnp.int32)
     heights = jnp.maximum(1, jnp.round(jnp.sqrt(areas / ratios))).astype(jnp.int32)
     fits = (widths <= shape[1]) & (heights <= shape[0])
-    first, found = jnp.argmax(fits), fits.any()
+    first, fit = jnp.argmax(fits), fits.any()
     # Without a fit: the largest centred box with an allowed aspect.
     whole = (
         max(1, min(shape[0], round(shape[1] / ASPECT[0]))),
         max(1, min(shape[1], round(shape[0] * ASPECT[1]))),
     )
     sides = jnp.where(
-        found, jnp.stack([heights[first], widths[first]]), jnp.array(whole, jnp.int32)
+        fit, jnp.stack([heights[first], widths[first]]), jnp.array(whole, jnp.int32)
     )
     spare = jnp.array(shape, jnp.int32) - sides
     drawn = jax.random.randint(place_key, (2,), 0, spare + 1)
-    return jnp.concatenate([jnp.where(found, drawn, spare // 2), sides])
+    return jnp.concatenate([jnp.where(fit, drawn, spare // 2), sides])
 
 
 def resized_box(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -32,7 +32,7 @@ class Files:
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The files that are named, and the images in the folders that are, at any depth.
+    """Lists the named files, and the images in the named folders at any depth.
 
     Raises:
         FileNotFoundError: a name that is neither a file nor a folder.
@@ -43,18 +43,20 @@ def find_images(names: Sequence[str]) -> list[Path]:
         path = Path(name)
         if not path.exists():
             raise FileNotFoundError(f"{name} is neither a file nor a folder")
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        if path.is_dir():
-            found = [f for f in found if f.is_file() and is_image(f.relative_to(path))]
-        if not found:
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        files = (file for file in sorted(path.rglob("*")) if file.is_file())
+        images = [file for file in files if is_image(file.relative_to(path))]
+        if not images:
             raise ValueError(
                 f"the folder {name} holds no images ({', '.join(EXTENSIONS)})"
             )
-        paths += found
+        paths += images
     return paths
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file in a folder is taken for an image: by its name, if not hidden."""
+    """Whether a file counts as an image by its extension and is not hidden."""
     hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix.lower() in EXTENSIONS and not hidden

@@ -111,8 +111,8 @@ def _folders(root: str) -> list[str]:
 
 
 def split_folders(root: str) -> list[str]:
-    """Those of the folders in `root` that are splits."""
-    # Only with folders inside: "train" and "test" may also be classes.
+    """The folders in `root` that are splits."""
+    # A split has folders inside: "train" and "test" may also be classes.
     present = set(_folders(root)) & set(SPLIT_NAMES)
     return [name for name in present if _folders(os.path.join(root, name))]
 
@@ -127,9 +127,9 @@ def has_no_splits(root: str) -> bool:
 def _class_folders(folder: str) -> list[str]:
     names = _folders(folder)
     if not names:
-        found = "only images" if any(_images(folder, "")) else "and no images"
+        content = "only images" if any(_images(folder, "")) else "and no images"
         raise ValueError(
-            f"{folder} has no class folders, {found}; {_LAYOUT}: put the images of "
+            f"{folder} has no class folders, {content}; {_LAYOUT}: put the images of "
             "each class into a folder named after it"
         )
     return names

@@ -16,7 +16,7 @@ from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import read_many
 from vit_jax.data.stream import epoch_order
 
-# Of one split. Half of it is the smallest GPU that one would use.
+# Limit for one split: half the memory of the smallest GPU that one would use.
 MAX_BYTES = 8 << 30
 _CHUNK = 256
 
@@ -51,17 +51,17 @@ def eval_images(data: Data, split: str) -> Images:
     return _read(data, split, data.eval_transform)
 
 
-# As many as a grid needs that trains model after model on the same seeds: to draw one
-# of 50,000 examples takes 0.2 s, which several models would pay again.
+# Enough for a grid that trains one model after the other on the same seeds: drawing
+# the order of 50,000 examples takes 0.2 s.
 @functools.lru_cache(maxsize=512)
 def _order(length: int, seed: int, epoch: int) -> np.ndarray:
     return epoch_order(length, seed, epoch).astype(np.int32)
 
 
 def examples(start: int, stop: int, length: int, seed: int) -> np.ndarray:
-    """Numbers of the records at the places start..stop-1 of the stream: int32 (n,).
+    """Numbers of the records at positions start..stop-1 of the stream: int32 (n,).
 
-    The law of `stream.example_at`, for a data set of `length` records.
+    The same as `stream.example_at`, for a data set of `length` records.
     """
     parts = []
     while start < stop:
@@ -91,9 +91,9 @@ def _read(
     _check_size(data, split, first.nbytes * len(source))
     image = np.empty((len(source), *first.shape), np.uint8)
     label = np.empty(len(source), np.int32)
-    # As of `CachedSource`: small images are read faster by one thread.
+    # As in `make_source`: small images are read faster by one thread.
     threads = 1 if first.nbytes < 128 * 128 * 3 else usable_cpus()
-    cv2.setNumThreads(1)  # its own would fight with these
+    cv2.setNumThreads(1)  # its own threads would compete with these
     starts = range(0, len(source), _CHUNK)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for start, (images, labels) in zip(starts, pool.map(read, starts), strict=True):

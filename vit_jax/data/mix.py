@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: value range, MixUp, CutMix."""
+"""MixUp and CutMix of a batch on the device."""
 
 from collections.abc import Callable
 
@@ -54,9 +54,9 @@ def make_mix(*, mixup_alpha: float, cutmix_alpha: float, per_example: bool) -> M
     """Builds `(key, images (b h w c), labels (b)) -> (images, targets (b n))`.
 
     Args:
-        mixup_alpha, cutmix_alpha: of the Beta(alpha, alpha) that the weight is drawn
-            from; 0 turns the operation off. If both are on, each draw takes one of
-            them with probability 1/2.
+        mixup_alpha, cutmix_alpha: parameters of the Beta(alpha, alpha) that the weight
+            is drawn from; 0 turns the operation off. If both are on, each draw takes
+            one of them with probability 1/2.
         per_example: draw anew for each example, rather than once a batch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the name of a data set stands for: which kind of source opens it."""
+"""Which kind of source opens a data set, by its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def opener(
     stage: str,
     holdout: float,
 ) -> functools.partial:
-    """One of the sources, with all but the split: the arguments of `make_source`.
+    """Finds the source for a name and binds all its arguments but the split.
+
+    The arguments are those of `make_source`.
 
     Raises:
         ValueError: a folder or bucket that no source can read.
@@ -49,7 +51,7 @@ def opener(
     if any(".array_record" in file for file in names):
         raise ValueError(
             f"{name} holds ArrayRecord files, but no {INFO_FILE} and features.json, "
-            "without which nobody knows what their records are; "
+            "which describe the records; "
             "`python -m vit_jax.data.prepare` and tensorflow-datasets write both"
         )
     if bucket:

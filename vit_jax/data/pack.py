@@ -57,7 +57,7 @@ def pack(folder: str, output: str, per_shard: int) -> dict[str, int]:
                 _write_shard(path, source, numbers, labels)
     counts = {}
     for split, source in sources.items():
-        # What was written is read, and indexed on the way.
+        # Reads back what was written, and indexes it on the way.
         packed = TarSource(output, split)
         if not np.array_equal(packed.labels(), source.labels()):
             raise ValueError(
@@ -84,7 +84,7 @@ def _begin(output: Path, sources: dict[str, FolderSource], per_shard: int) -> No
         if path.exists() and path.read_text() != text:
             raise ValueError(
                 f"{output} was begun with other images, or another --per-shard, as "
-                f"{path.name} tells; give another --output, or remove it"
+                f"{path.name} shows; give another --output, or remove it"
             )
         part = path.with_name(path.name + ".part")
         part.write_text(text)
@@ -114,7 +114,7 @@ def _write_shard(
 
 def _add(tar: tarfile.TarFile, key: str, image: Path, label: int) -> None:
     """Adds an image as KEY_NAME.EXTENSION, and its label as KEY_NAME.cls."""
-    # What readers take for the record's name ends at the first dot.
+    # For readers, the name of a record ends at the first dot.
     key = f"{key}_{image.stem.replace('.', '_')}"
     for name, data in (
         (key + image.suffix.lower(), image.read_bytes()),

@@ -20,8 +20,8 @@ __all__ = ["Data", "prefetch_to_device"]
 
 _CHOICES = {"on_error": ("raise", "skip"), "cache": CACHE_CHOICES}
 _LEAST = {"batch_size": 1, "max_errors": 0, "workers": 0, "num_threads": 0}
-# Below this the work on an image is Python's, which threads cannot share: measured
-# at 32x32, a second thread halves the rate.
+# Below this, most of the work on an image is Python's, which threads cannot share: at
+# 32x32 a second thread halves the rate.
 _SMALL_PIXELS = 64 * 64
 
 
@@ -78,7 +78,7 @@ class Data(ImageTransforms):
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers get the options; the one source that they read travels by itself.
+        # Workers get the options only; the source that they read is pickled by itself.
         return {**self.__dict__, "_sources": {}}
 
     def label_names(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class Data(ImageTransforms):
         return len(self.source(split or self.split))
 
     def check_splits(self, eval_splits: tuple[str, ...]) -> None:
-        """Opens the splits, so that what is wrong with them shows before training.
+        """Opens the splits, so that mistakes show before the training.
 
         Raises:
             ValueError: a split that is not there, or a batch larger than the training
@@ -118,7 +118,7 @@ class Data(ImageTransforms):
             seed: decides order and augmentation; 0 or more.
             start_index: `next_index` of the iterator to go on from.
             rows: sorted numbers of the rows of each batch that this process delivers,
-              as of `sharding.local_rows`; None for all.
+              as from `sharding.local_rows`; None for all.
 
         Returns:
             Iterator of {"image": uint8 (local_batch, h, w, 3), "label": int32
@@ -159,7 +159,7 @@ class Data(ImageTransforms):
         Args:
             split: such as "test" or "train[98%:]".
             batch_size: images in a batch over all processes.
-            rows: as of `train_batches`; all processes get equally many batches.
+            rows: as in `train_batches`; all processes get equally many batches.
             records: numbers of the records to read, in this order; None for all.
 
         Returns:
@@ -201,7 +201,7 @@ class Data(ImageTransforms):
                 holdout=self.holdout,
                 cache=self.cache,
             )
-            # Known already where all was decoded: then not in the middle of a run.
+            # Where all was decoded, a bad record is reported now and not in mid-run.
             if self.on_error == "raise" and isinstance(source, CachedSource):
                 if source.first_error():
                     raise ImageError(f"{source.first_error()}; {ADVICE}")

@@ -194,14 +194,14 @@ def restore_fashion_mnist(source_dir: str, target_dir: str) -> None:
 def _download_help(builder: Any, manual_dir: str | None, error: Exception) -> str:
     # The first sentence: the rest repeats the instructions, or is a stack of causes.
     cause = " ".join(str(error).split()).split(". ")[0][:300]
-    wanted = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
-    if not wanted:
+    files = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+    if not files:
         infos = builder.url_infos or {}
-        wanted = f"the files {', '.join(infos)}" if infos else "its files"
+        files = f"the files {', '.join(infos)}" if infos else "its files"
     return (
         f"the files of {builder.name} could not be obtained ({cause}); connect to the "
         f"network, or put into {manual_dir or 'a folder'} and pass it as "
-        f"--manual-dir: {wanted}"
+        f"--manual-dir: {files}"
     )
 
 

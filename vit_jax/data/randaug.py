@@ -1,10 +1,10 @@
 """RandAugment with the sixteen operations of "How to train your ViT".
 
 Levels, constants and truncation follow the TensorFlow implementation that the paper
-used (level scale 10, fill 128, translate constant 100, cutout constant 40), with two
-notes. It draws a probability for each operation and then drops it: a selected
-operation is always applied, and so it is here. Its contrast takes the number of
-pixels / 256 for the mean grey; here it is the mean, as AutoAugment defines it.
+used (level scale 10, fill 128, translate constant 100, cutout constant 40). Like there,
+a selected operation is always applied: the probability that it draws is never used.
+Unlike there, contrast blends with the mean grey, as AutoAugment defines it, and not
+with the number of pixels / 256.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the pipeline needs of a data set, and what stands in front of one.
+"""The interface of a data set, and sources made of another one: cached, or a part.
 
-The sources themselves, by format, are imported where one is opened: `sources.py`.
+The sources for each format are imported where one is opened: `sources.py`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,11 @@ class Source(Protocol):
 class CachedSource:
     """Another source, decoded once and kept in memory; a `Source`.
 
-    Bad records are kept as such: asking for one raises the same ImageError as the
-    original source.
+    Reading a bad record raises the same ImageError as in the original source.
     """
 
     def __init__(self, source: Source, *, threads: int = 1):
-        """Reads and decodes everything, with so many threads."""
+        """Reads and decodes everything with `threads` threads."""
         self._source = source
         self.label_names: tuple[str, ...] = source.label_names
         # In chunks: a task an image would cost more than a small decode.
@@ -94,12 +93,12 @@ class PartSource:
         label_names: tuple[str, ...],
         new_labels: dict[int, int] | None = None,
     ):
-        """Keeps what it is given.
+        """Stores the arguments.
 
         Args:
             indices: numbers of the records in `source`.
-            label_names: of the classes that are left.
-            new_labels: from old labels to new ones; None leaves them as they are.
+            label_names: names of the remaining classes.
+            new_labels: maps old labels to new ones; None leaves them as they are.
         """
         self._source, self._indices, self._new = source, indices, new_labels
         self.label_names = label_names
@@ -133,10 +132,9 @@ class PartSource:
 
 
 def read_many(source: Source, indices: Sequence[int]) -> list[dict | ImageError]:
-    """Reads records, together where that is faster; a bad one as its error."""
-    together = getattr(source, "read_many", None)
-    if together is not None:
-        return together(indices)
+    """Reads records, in one call if the source can; a bad one as its ImageError."""
+    if hasattr(source, "read_many"):
+        return source.read_many(indices)  # pyright: ignore[reportAttributeAccessIssue]
     records = []
     for index in indices:
         try:

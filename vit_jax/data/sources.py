@@ -101,18 +101,17 @@ def make_source(
     holdout: float = 0.1,
     cache: str = "auto",
 ) -> Source:
-    """Opens one split of a data set.
+    """Opens one split of a data set, which is not empty.
 
     Args:
         name: "digits" (scikit-learn's 1797 images of 8x8 pixels; 80 % train, 20 %
-          test), a name of tensorflow-datasets, also `name/config` (see TfdsSource), or
-          a folder: of images (see FolderSource), of tar shards (see TarSource), or that
-          of a prepared data set. It is a path if such a folder exists, or if it starts
-          with ".", "~", "/" or has two separators. Shards and prepared sets can also be
-          in a bucket: "gs://bucket/folder".
+          test), a name of tensorflow-datasets (TfdsSource), or a folder of images
+          (FolderSource), tar shards (TarSource) or a prepared data set. It is a path if
+          such a folder exists, or if it starts with ".", "~", "/" or has two
+          separators. Shards and prepared sets can be in a bucket: "gs://bucket/folder".
         split: such as "train", "test", "train[:98%]", "train[100:200]".
         classes: keep only these, relabelled in this order: names, or numbers as text.
-          A slice is taken of what is left: "train[:10%]" is a tenth of these classes.
+          A slice is taken of the remaining records.
         label: the field that is the class, or a rule, see TfdsSource and TarSource.
         data_dir: folder of prepared tensorflow-datasets, also in a bucket; None is its
           default.
@@ -120,9 +119,6 @@ def make_source(
         holdout: share of each class in "val" of a folder without split folders.
         cache: keep the decoded images in memory: "auto" if they are estimated to take
           at most 1 GiB, "always", or "never".
-
-    Returns:
-        A `Source`; not empty.
 
     Raises:
         ValueError: unknown name, split, class or option, empty split, wrong layout.
@@ -199,8 +195,7 @@ def _digits(split: str) -> ArraySource:
         members = [index for index in order if digits.target[index] == label]
         count = round(0.2 * len(members))
         chosen += members[:count] if split == "test" else members[count:]
-    rank = {index: place for place, index in enumerate(order)}
-    chosen.sort(key=rank.__getitem__)
+    chosen.sort(key=order.index)
     images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
     names = [str(name) for name in digits.target_names]
     return ArraySource(images, digits.target[chosen], names, name=f"digits {split}")

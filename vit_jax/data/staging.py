@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 # Schemes, and the extras that bring their libraries.
 EXTRAS = {"gs": "gcs", "s3": "s3"}
-# At a time: one stream of a store gives a tenth of what a host's network carries.
+# Parallel copies: one stream gives a tenth of what a host's network carries.
 _STREAMS = 16
 _LOCK = ".staging.lock"
 
@@ -72,11 +72,11 @@ class Bucket:
             )
         self.url = url.rstrip("/")
         self.folder = os.path.join(os.path.expanduser(stage), path.strip("/"))
-        self._files, found = _list(self.url)
+        self._files, objects = _list(self.url)
         root = path.strip("/") + "/"
         self._objects = {
             name.removeprefix(root): info
-            for name, info in found.items()
+            for name, info in objects.items()
             if name.startswith(root) and not name.endswith("/")
         }
         self.names = sorted(self._objects)
@@ -84,26 +84,26 @@ class Bucket:
             raise FileNotFoundError(f"there are no objects below {self.url}")
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Copies the objects that are not there yet, and are as the store says.
+        """Copies the objects whose local files are missing or differ in size or time.
 
-        A file appears under its name when it is whole, with the time of the object;
-        what a stopped copy leaves is taken up file by file. Processes of one host wait
-        for the one that copies.
+        A file appears under its name when it is whole, with the time of the object, so
+        that a stopped copy goes on file by file. Processes of one host wait for the one
+        that copies.
 
         Raises:
             OSError: the disk is full, an object cannot be read or came damaged.
         """
         os.makedirs(self.folder, exist_ok=True)
-        with alone(self.folder):
+        with folder_lock(self.folder):
             missing = [name for name in names if not self._is_here(name)]
             if missing:
                 self._copy(missing)
 
     def _is_here(self, name: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            there, info = os.stat(self._path(name)), self._objects[name]
-            same_time = int(there.st_mtime) == int(_modified(info))
-            return there.st_size == info["size"] and same_time
+            local, info = os.stat(self._path(name)), self._objects[name]
+            same_time = int(local.st_mtime) == int(_modified(info))
+            return local.st_size == info["size"] and same_time
         return False
 
     def _path(self, name: str) -> str:
@@ -118,8 +118,8 @@ class Bucket:
                 f"{self.folder} has {free / 2**30:.2f} GiB free; make room, or give "
                 "another --config.data.stage",
             )
-        say = f"{len(names)} files, {total / 2**30:.2f} GiB, of {self.url}"
-        print(f"copying {say} to {self.folder}", flush=True)
+        amount = f"{len(names)} files, {total / 2**30:.2f} GiB"
+        print(f"copying {amount}, of {self.url} to {self.folder}", flush=True)
         start, done = time.monotonic(), 0
         bar = tqdm(
             total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
@@ -146,8 +146,8 @@ class Bucket:
         """Copies and checks one object: its size in bytes."""
         info, path = self._objects[name], self._path(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        for left in glob.glob(f"{glob.escape(path)}.*.part"):
-            os.remove(left)
+        for leftover in glob.glob(f"{glob.escape(path)}.*.part"):
+            os.remove(leftover)
         part = f"{path}.{os.getpid()}.part"
         try:
             try:
@@ -169,8 +169,8 @@ class Bucket:
 
 
 def _list(url: str) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """The file system of a URL, and what the store tells of each object below."""
-    # Comes with the extras; nothing else here needs it.
+    """The file system of a URL, and the store's facts of each object below it."""
+    # fsspec comes with the extras.
     try:
         import fsspec
 
@@ -186,9 +186,9 @@ def _list(url: str) -> tuple[Any, dict[str, dict[str, Any]]]:
             f'`pip install "vit_jax[{extra}]"`'
         ) from error
     try:
-        # What another run of this process saw is not what is there now.
+        # An earlier listing by this process may be out of date.
         files.invalidate_cache()
-        found = files.find(root, detail=True)
+        objects = files.find(root, detail=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no bucket or folder {url}") from error
     # No common class: HttpError of gcsfs, BotoCoreError of s3fs, of google.auth, ...
@@ -198,37 +198,36 @@ def _list(url: str) -> tuple[Any, dict[str, dict[str, Any]]]:
             "whether this host has credentials for it: `gcloud auth "
             "application-default login`, or the AWS_* variables"
         ) from error
-    return files, {name: {**info, "name": name} for name, info in found.items()}
+    return files, {name: {**info, "name": name} for name, info in objects.items()}
 
 
 def _modified(info: dict[str, Any]) -> float:
-    # As gcsfs and s3fs call it.
+    # The names in gcsfs and in s3fs.
     return (info.get("mtime") or info["LastModified"]).timestamp()
 
 
 def _check(path: str, info: dict[str, Any], name: str) -> None:
-    """Compares a copy with size and MD5 that the store tells.
+    """Compares a copy with the size and checksum in the store.
 
-    Composite objects of Google's store have no MD5, but a CRC. What S3 tells is an MD5
-    of some objects only, without saying of which: there the size alone is compared.
+    Composite objects of Google's store have a CRC and no MD5. S3 has an MD5 of some
+    objects, without saying of which: there the size alone is compared.
     """
     size = os.path.getsize(path)
     if size != info["size"]:
         raise OSError(f"{name} has {info['size']} bytes, and {size} came")
-    wanted, found = "", ""
+    expected, got = "", ""
     if "md5Hash" in info:
-        wanted = base64.b64decode(info["md5Hash"]).hex()
+        expected = base64.b64decode(info["md5Hash"]).hex()
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
+            got = hashlib.file_digest(file, "md5").hexdigest()
     elif "crc32c" in info:
-        wanted, found = info["crc32c"], _crc32c(path)
-    if wanted != found:
-        raise OSError(f"{name} came damaged: its checksum is not {wanted}, but {found}")
+        expected, got = info["crc32c"], _crc32c(path)
+    if got != expected:
+        raise OSError(f"{name} came damaged: its checksum is not {expected}, but {got}")
 
 
 def _crc32c(path: str) -> str:
-    # Comes with gcsfs.
-    import google_crc32c
+    import google_crc32c  # comes with gcsfs
 
     checksum = google_crc32c.Checksum()
     with open(path, "rb") as file:
@@ -238,7 +237,7 @@ def _crc32c(path: str) -> str:
 
 
 @contextlib.contextmanager
-def alone(folder: str) -> Iterator[None]:
+def folder_lock(folder: str) -> Iterator[None]:
     """Holds the lock of a folder, which the system releases when a process dies."""
     with open(os.path.join(folder, _LOCK), "w") as lock:
         try:

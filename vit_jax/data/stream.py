@@ -1,15 +1,15 @@
-"""The index law: which example stands at which place of the stream, on any host.
+"""The order of examples: which one stands at which place of the stream, on any host.
 
 Global position i of the training stream belongs to epoch e = i // n and holds example
 `permutation(seed, e)[i % n]`, augmented with a generator that depends on (seed, i)
 only. Global batch t holds the positions [t B, (t + 1) B), counted from the start
-index; a process delivers those rows of it that its devices hold. Neither threads nor
-worker processes nor hosts enter, so none of them can change what is delivered.
+index; a process delivers the rows that its devices hold. None of this depends on the
+number of threads, worker processes or hosts, so they cannot change what is delivered.
 
-Grain reads ahead, in threads or worker processes, in blocks of a batch. A block is
-one random-access element for Grain: at 32x32 pixels its cost for an element is that
-of the whole augmentation, and blocks share it. The order of the blocks is Grain's
-promise, their content is decided here from their number.
+Grain reads ahead, in threads or worker processes, in blocks of a batch. A block is one
+random-access element for Grain, whose cost for an element is that of the whole
+augmentation at 32x32 pixels. Grain keeps the order of the blocks; their content
+depends on their number alone.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def generator_at(position: int, seed: int) -> np.random.Generator:
 
 
 class Filling:
-    """The arrays of whole batches, each block of which fills rows of its own.
+    """The arrays of whole batches, of which each block fills its own rows.
 
-    Nobody has to copy blocks together then, which takes one thread 37 ms for 1,024
-    images of 224 pixels, as long as eight good GPUs need for a step.
+    This saves joining the blocks, which takes one thread 37 ms for 1,024 images of 224
+    pixels, as long as eight good GPUs need for a step.
     """
 
     def __init__(self, per_batch: int):
         self._per_batch = per_batch
         self._lock = threading.Lock()
-        # Batches that not all of their blocks have asked for, and how many have not.
+        # Batches by number, with how many of their blocks have not asked for them yet.
         self._begun: dict[int, tuple[dict, int]] = {}
 
     def batch(self, number: int, make: Callable[[], dict]) -> dict:
@@ -82,8 +82,8 @@ class Filling:
 class _Blocks:
     """Blocks of one process's share of the batches, by number; pickled to workers.
 
-    A block is a dict of the arrays of its rows and "errors", (name, message) of what
-    could not be read; in threads, with "batch": the arrays that its own are rows of.
+    A block is a dict of the arrays of its rows and "errors", (name, message) of each
+    unreadable record; in threads also "batch", the arrays of the whole batch.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class _Blocks:
         self._filling: Filling | None = Filling(self.per_batch)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker process has not all blocks of a batch, and sends each by itself.
+        # A worker process does not have all blocks of a batch, and sends each alone.
         return {**self.__dict__, "_filling": None}
 
     def positions(self, block: int) -> list[int]:
@@ -113,12 +113,13 @@ class _Blocks:
         return [first + int(row) for row in self._rows[self._slice(place)]]
 
     def _slice(self, place: int) -> slice:
-        """The rows of a process's share of a batch that a block at this place has."""
+        """The rows of the block at a place, in this process's share of a batch."""
         count = len(self._rows)
-        return slice(*((place + i) * count // self.per_batch for i in (0, 1)))
+        start, stop = ((place + i) * count // self.per_batch for i in (0, 1))
+        return slice(start, stop)
 
     def _empty(self, block: int, columns: dict[str, tuple[tuple, Any]]) -> dict:
-        """A block of zeros, to be filled; `columns` are shapes of a row and dtypes."""
+        """A block of zeros to be filled; `columns` has shapes of a row and dtypes."""
 
         def zeros(count: int) -> dict[str, np.ndarray]:
             return {

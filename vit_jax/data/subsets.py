@@ -14,10 +14,10 @@ def with_classes(source: Source, classes: Sequence[str], name: str) -> PartSourc
     """The records of some classes, in the source's order.
 
     Args:
-        source: with a method `labels`, which needs no decoding.
+        source: any data set.
         classes: names, or numbers as text where no class has that name; the new labels
             follow this order.
-        name: of the data set, for the errors.
+        name: name of the data set, for the errors.
 
     Raises:
         ValueError: an unknown class, one given twice, or no record of these classes.

@@ -16,26 +16,26 @@ import numpy as np
 from tqdm import tqdm
 
 from vit_jax.data.folder import EXTENSIONS, SPLIT_NAMES
-from vit_jax.data.staging import alone
+from vit_jax.data.staging import folder_lock
 
 CLASS_FILES = ("classes.txt", "classes.json")
 RECORD = np.dtype(
     [
         ("shard", "<u4"),
-        ("header", "<i8"),  # where the image's member begins
-        ("offset", "<i8"),  # where its bytes do
+        ("header", "<i8"),  # where the image's member of the tar file begins
+        ("offset", "<i8"),  # where the bytes of the image begin
         ("size", "<i8"),
         ("label", "<i4"),
     ]
 )
-# In place of a label.
+# Codes in place of a label.
 NO_LABEL, BAD_LABEL, NO_IMAGE = -1, -2, -3
 _FOLDER = ".index"
-_END = bytes(1024)  # of every tar file that was closed
+_END = bytes(1024)  # the end of every tar file that was closed
 
 
 def list_names(root: str) -> list[str]:
-    """Names in a folder, and in those of its sub-folders that are called as a split."""
+    """Names in a folder, and in its sub-folders that have the name of a split."""
     names = os.listdir(root)
     for split in set(names) & set(SPLIT_NAMES):
         folder = os.path.join(root, split)
@@ -45,7 +45,7 @@ def list_names(root: str) -> list[str]:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file is taken for a tar shard: by its name, if not hidden."""
+    """Whether a file is a tar shard by its extension, and not hidden."""
     return name.endswith(".tar") and not any(x.startswith(".") for x in name.split("/"))
 
 
@@ -53,22 +53,22 @@ def find_shards(names: Sequence[str], split: str, root: str) -> list[str]:
     """The sorted shards of a split.
 
     Args:
-        names: files relative to `root`, of which the shards are taken.
+        names: paths of files relative to `root`; others than shards are ignored.
 
     Raises:
-        ValueError: no such split, or some shards whose names tell none.
+        ValueError: no such split, or only some shards name one.
     """
     splits: dict[str, list[str]] = {}
     for name in sorted(filter(is_shard, names)):
         splits.setdefault(_split_of(name), []).append(name)
-    untold = splits.pop("", [])
-    if untold and splits:
+    unnamed = splits.pop("", [])
+    if unnamed and splits:
         raise ValueError(
-            f"{root}/{untold[0]} is of no split, and other shards are, such as "
+            f"{root}/{unnamed[0]} is of no split, and other shards are, such as "
             f"{next(iter(splits.values()))[0]}; name the split of every shard, as in "
             "train-000000.tar or train/000000.tar"
         )
-    splits = splits or {"train": untold}
+    splits = splits or {"train": unnamed}
     if split not in splits:
         raise ValueError(
             f"{root} has no split {split!r}; the splits of its shards are "
@@ -78,7 +78,7 @@ def find_shards(names: Sequence[str], split: str, root: str) -> list[str]:
 
 
 def _split_of(shard: str) -> str:
-    """The split that a shard's path tells, or ""."""
+    """The split that a shard's path names, or ""."""
     folder, _, name = shard.rpartition("/")
     if folder in SPLIT_NAMES:
         return folder
@@ -127,7 +127,7 @@ def index_path(
     """The file of the index, an array of RECORD; made if it is not there.
 
     It is in `root/.index`, or in the user's cache folder if nothing can be written
-    there, and belongs to names, sizes and times of the shards.
+    there. Shards of other names, sizes or times have another index.
 
     Raises:
         ValueError: a shard is damaged.
@@ -135,8 +135,8 @@ def index_path(
     """
     facts = [label, *label_names]
     for shard in shards:
-        there = os.stat(os.path.join(root, shard))
-        facts += [shard, str(there.st_size), str(there.st_mtime_ns)]
+        status = os.stat(os.path.join(root, shard))
+        facts += [shard, str(status.st_size), str(status.st_mtime_ns)]
     name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20] + ".npy"
     cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     folder, other = os.path.join(root, _FOLDER), os.path.join(cache, "vit_jax", "tar")
@@ -147,7 +147,7 @@ def index_path(
         folder = other
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
-    with alone(folder):
+    with folder_lock(folder):
         if not os.path.exists(path):
             numbers = {name: number for number, name in enumerate(label_names)}
             records = _index(root, shards, label, numbers)
@@ -181,17 +181,17 @@ def _images(
     with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         members = (member for member in iter(tar.next, None) if member.isfile())
         for key, group in groupby(members, lambda member: _parts(member.name)[0]):
-            found = {_parts(member.name)[1]: member for member in group}
-            # The library keeps all that it has seen.
+            files = {_parts(member.name)[1]: member for member in group}
+            # tarfile keeps all members that it has seen.
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-            images = [found[x] for x in found if f".{x}" in EXTENSIONS]
+            images = [files[end] for end in files if f".{end}" in EXTENSIONS]
             if len(images) > 1:
                 raise tarfile.ReadError(f"{key} has {len(images)} images")
             if images:
-                number = _label_of(tar, found, label, numbers)
+                number = _label_of(tar, files, label, numbers)
                 yield images[0].offset, images[0].offset_data, images[0].size, number
-            elif "cls" in found or "json" in found:
-                yield next(iter(found.values())).offset, 0, 0, NO_IMAGE
+            elif "cls" in files or "json" in files:
+                yield next(iter(files.values())).offset, 0, 0, NO_IMAGE
         file.seek(-len(_END), os.SEEK_END)
         if file.read() != _END:
             raise tarfile.ReadError("its end is missing")
@@ -206,15 +206,15 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _label_of(
     tar: tarfile.TarFile,
-    found: dict[str, tarfile.TarInfo],
+    files: dict[str, tarfile.TarInfo],
     field: str,
     numbers: dict[str, int],
 ) -> int:
-    if field == "label" and "cls" in found:
-        value = tar.extractfile(found["cls"]).read().decode(errors="replace").strip()
-    elif "json" in found:
+    if field == "label" and "cls" in files:
+        value = tar.extractfile(files["cls"]).read().decode(errors="replace").strip()
+    elif "json" in files:
         try:
-            value = json.loads(tar.extractfile(found["json"]).read())[field]
+            value = json.loads(tar.extractfile(files["json"]).read())[field]
         except (ValueError, KeyError, TypeError):
             return NO_LABEL
     else:

@@ -55,7 +55,7 @@ class TarSource:
             root: folder of the shards.
             split: name of a split, without a slice.
             label: a field of the records' `json`; "label" is `cls` where there is one.
-            bucket: from where `root` is copied.
+            bucket: the bucket that `root` is copied from.
 
         Raises:
             ValueError: no such split, no names of classes, a damaged shard, no records.
@@ -81,7 +81,7 @@ class TarSource:
         record = self._records[index]
         label, size = int(record["label"]), int(record["size"])
         if not 0 <= label < len(self.label_names):
-            raise ImageError(f"{self.record_name(index)}: {self._about(label)}")
+            raise ImageError(f"{self.record_name(index)}: {self._problem(label)}")
         path = self._shard(index)
         try:
             # Opened for each: there may be more shards than a process may hold open,
@@ -93,11 +93,11 @@ class TarSource:
         try:
             image = decode_image(data, path)
         except ImageError:
-            # Once more for the name, which only a bad record needs.
+            # Decoded again for the name, which only a bad record needs.
             image = decode_image(data, self.record_name(index))
         return {"image": image, "label": label}
 
-    def _about(self, label: int) -> str:
+    def _problem(self, label: int) -> str:
         if label == NO_IMAGE:
             return f"there is no image beside it ({', '.join(EXTENSIONS)})"
         if label == NO_LABEL:

@@ -24,7 +24,7 @@ _BINARY_IMAGES = ("dsprites",)  # stored as 0 and 1
 class TfdsSource:
     """One split of a data set prepared as ArrayRecord; a `Source`.
 
-    Uses the field "image" and, unless told otherwise, "label". Prepare a set with
+    Uses the fields "image" and `label`. Prepare a set with
     `python -m vit_jax.data.prepare NAME`.
     """
 
@@ -47,7 +47,7 @@ class TfdsSource:
             label: a class field of the records, or a rule of `vtab_labels.RULES`.
             data_dir: folder of prepared data sets; None is the one that
               tensorflow-datasets uses (~/tensorflow_datasets or $TFDS_DATA_DIR).
-            bucket: from where the data set is copied into that folder.
+            bucket: the bucket that the data set is copied from into that folder.
 
         Raises:
             FileNotFoundError: not prepared, or not as ArrayRecord.
@@ -55,7 +55,9 @@ class TfdsSource:
             OSError: the files cannot be copied.
         """
         if bucket:
-            bucket.fetch(x for x in bucket.names if x.endswith((".json", ".txt")))
+            bucket.fetch(
+                name for name in bucket.names if name.endswith((".json", ".txt"))
+            )
         builder = _open_builder(name, data_dir)
         features = builder.info.features
         rule = RULES.get(label)
@@ -112,7 +114,7 @@ class TfdsSource:
             return [os.fsdecode(name) for name in self._column("file_name")]
         except KeyError:
             raise ValueError(
-                f"the records of {self._name} do not tell the names of the image files"
+                f"the records of {self._name} have no names of image files"
             ) from None
 
     def _column(self, field: str) -> Iterator[Any]:
@@ -195,14 +197,14 @@ def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> A
     files = [instruction.filename for instruction in info.file_instructions]
     if bucket:
         bucket.fetch(os.path.relpath(file, bucket.folder) for file in files)
-    # The reader takes a file that is not there for one without records.
+    # The reader takes a missing file for one without records.
     missing = [file for file in files if not os.path.exists(file)]
     if missing:
         raise FileNotFoundError(
             f"{missing[0]} is missing, one of {len(files)} files of split {split!r} of "
             f"data set {name!r}; copy it again, or prepare the set again"
         )
-    # Other pictures in the records, such as masks, are left alone too.
+    # Other pictures in the records, such as masks, are not decoded either.
     pictures = {
         key: tfds.decode.SkipDecoding()
         for key, feature in builder.info.features.items()

@@ -16,7 +16,7 @@ _SOLARIZE_THRESHOLD = 128
 
 
 def three_augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Applies one of greyscale, solarisation and Gaussian blur, drawn evenly.
+    """Applies one of greyscale, solarisation and Gaussian blur, drawn uniformly.
 
     Args:
         image: uint8 (h, w, 3).
@@ -50,8 +50,7 @@ def color_jitter(
 
     Args:
         image: uint8 (h, w, 3).
-        strength: each factor is drawn evenly from [1 - strength, 1 + strength], but is
-          not below 0.
+        strength: each factor is uniform in [max(0, 1 - strength), 1 + strength].
         rng: source of all randomness.
 
     Returns:

@@ -30,10 +30,10 @@ _NO_FLIP = frozenset(
 
 def check_choices(options: object, choices: dict[str, tuple[str, ...]]) -> None:
     """Raises ValueError for an option of `data` that is not one of its choices."""
-    for key, wanted in choices.items():
-        if getattr(options, key) not in wanted:
+    for key, allowed in choices.items():
+        if getattr(options, key) not in allowed:
             raise ValueError(
-                f"data.{key} must be one of {', '.join(wanted)}, got "
+                f"data.{key} must be one of {', '.join(allowed)}, got "
                 f"{getattr(options, key)!r}"
             )
 
@@ -59,13 +59,13 @@ class ImageTransforms:
           "resize_small_random_crop": resize with the aspect kept, random place;
           "resize_random_crop": resize without, random place; "padded_random_crop":
           resize to cover, pad by 4 pixels, random place; "resize": whole image.
-        crop_area: range of the share of the image that "inception" cuts.
+        crop_area: range of the share of the image's area that "inception" cuts.
         crop_resize: length in pixels to which the longer side of `image_size`
           corresponds before a random crop; 0 is 8/7 of it (256 for 224).
         eval_crop: "resize_small_center_crop", "resize_center_crop" without the aspect
           (of big_vision's few-shot evaluation), or "resize", the whole image.
         eval_resize: as `crop_resize`, before the centre crop.
-        eval_interpolation: of these resizes, "bilinear" or "bicubic".
+        eval_interpolation: filter of the evaluation resizes, "bilinear" or "bicubic".
         flip: mirror half of the training images: "on", "off", or "auto", which is off
           for data sets of written signs and poses and on for all others.
         randaug_layers: operations of RandAugment for each image; 0 is none.

@@ -22,9 +22,9 @@ class LabelRule(NamedTuple):
     """How a label is derived.
 
     Attributes:
-        field: of the record, that `function` reads.
-        function: from that field's value to the label.
-        names: of the classes.
+        field: the field of the record that `function` reads.
+        function: maps that field's value to the label.
+        names: names of the classes.
     """
 
     field: str
@@ -53,7 +53,7 @@ def kitti_distance(objects: dict[str, Any]) -> int:
 
 def _third(places: Any) -> np.ndarray:
     """The third coordinate of each of n places, also of none: (n,)."""
-    # A list of arrays, or an array; of no places, (0,).
+    # The places are a list of arrays, or an array; without any, of shape (0,).
     return np.asarray(places, np.float32).reshape(-1, 3)[:, 2]
 
 

@@ -1,17 +1,15 @@
-"""Classification of a whole split: what became of each example, exactly once."""
+"""Classification of a whole split, each example exactly once."""
 
-import sys
 import time
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from vit_jax.data.labels import label_order
-from vit_jax.data.pipeline import Data, prefetch_to_device
+from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import Source
 from vit_jax.data.sources import make_source
-from vit_jax.evaluation.means import run_step
+from vit_jax.evaluation.features import rounded_up, split_outputs
 from vit_jax.evaluation.outcomes import (
     Outcomes,
     class_counts,
@@ -37,11 +35,11 @@ def evaluate_run(
     """Evaluates a run on `data.split`, on all devices, with a live progress line.
 
     Args:
-        data: the run's own, or another one whose label names are the model's, or some
-            of them, in any order.
+        data: the run's own, or another one whose label names are among the model's, in
+            any order.
         batch_size: rounded up to a multiple of the devices.
-        labels_by_index: go by the numbers of the classes, whatever their names.
-        mesh: as of `load_trained`, without `tensor`; None has all parameters on each
+        labels_by_index: match classes by number, whatever their names.
+        mesh: as in `load_trained`, without `tensor`; None puts all parameters on each
             device.
 
     Returns:
@@ -60,51 +58,33 @@ def evaluate_run(
     order = label_order(
         data.label_names(), run.label_names, data.name, by_index=labels_by_index
     )
-    devices = jax.device_count()
-    batch_size = -(-batch_size // devices) * devices
     mesh = mesh or sharding.make_mesh(data=-1, fsdp=1, tensor=1)
-    divided = sharding.batch_sharding(mesh)
-    several = jax.process_count() > 1
-    rows = sharding.local_rows(divided, batch_size) if several else None
     params = place_params(run.params, mesh)
     step = jax.jit(
         sharding.on_mesh(make_outcome_step(run.model, order, **run.loss), mesh),
         out_shardings=sharding.replicated(mesh),
     )
+    size = rounded_up(batch_size, mesh)
     blank = {
-        "image": np.zeros((batch_size, *data.image_size, 3), np.uint8),
-        "label": np.zeros(batch_size, np.int32),
-        "mask": np.zeros(batch_size, bool),
-        "index": np.zeros(batch_size, np.int64),
+        "image": np.zeros((size, *data.image_size, 3), np.uint8),
+        "label": np.zeros(size, np.int32),
+        "mask": np.zeros(size, bool),
+        "index": np.zeros(size, np.int64),
     }
-    # Compiles, which the speed is not to include.
-    blank = place(blank, dict.fromkeys(blank, divided))
+    blank = place(blank, dict.fromkeys(blank, sharding.batch_sharding(mesh)))
+    # Compiles, which the speed does not include.
     jax.block_until_ready(step(params, blank))
 
-    parts = []
     start = time.perf_counter()
-    batches = data.eval_batches(data.split, batch_size, rows=rows)
-    with (
-        prefetch_to_device(batches, divided) as batches,
-        tqdm(
-            total=data.num_examples(),
-            desc="evaluating",
-            unit=" images",
-            disable=not sys.stderr.isatty(),
-        ) as bar,
-    ):
-        for part in run_step(step, params, batches):
-            mask = part.pop("mask")
-            parts.append({name: values[mask] for name, values in part.items()})
-            bar.update(int(mask.sum()))
-    seconds = time.perf_counter() - start
-    columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    outcomes = Outcomes(**columns)
-    return outcomes, batches.skipped, len(outcomes.label) / seconds
+    columns, skipped = split_outputs(
+        step, params, data, data.split, batch_size=size, mesh=mesh, title="evaluating"
+    )
+    speed = len(columns["label"]) / (time.perf_counter() - start)
+    return Outcomes(**columns), skipped, speed
 
 
 def open_source(data: Data) -> Source:
-    """The records of `data.split` as they are stored, by number and with names."""
+    """The records of `data.split` as they are stored, not decoded in advance."""
     return make_source(
         data.name,
         data.split,

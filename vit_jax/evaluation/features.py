@@ -1,7 +1,7 @@
-"""Representations of images, which the protocols on frozen features start from.
+"""Representations of images, for the protocols on frozen features.
 
-The representation is `pre_logits`: what the head reads (arXiv 2010.11929, Eq. 4; the
-tanh layer included where the model has one), as in big_vision's few-shot evaluation.
+The representation is `pre_logits`, the input of the head (arXiv 2010.11929, Eq. 4; with
+the tanh layer where the model has one), as in big_vision's few-shot evaluation.
 """
 
 import contextlib
@@ -23,8 +23,6 @@ from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
 
 Params = Any
-
-
 FeatureFn = Callable[[Params, UInt8[Array, "b h w 3"]], Float[Array, "b d"]]
 
 
@@ -46,8 +44,8 @@ class Features(NamedTuple):
 def make_feature_fn(model: AnyModel) -> FeatureFn:
     """Builds the pure `(params, images) -> features`.
 
-    Images are uint8 (b, h, w, 3) of the model's size, features float32 (b, d). To be
-    jitted, vmapped over parameters or scanned over batches by the caller.
+    Images are uint8 (b, h, w, 3) of the model's size, features float32 (b, d). The
+    caller may jit it, vmap it over parameters or scan it over batches.
     """
 
     def feature_fn(params: Params, images: Array) -> Array:
@@ -59,9 +57,9 @@ def make_feature_fn(model: AnyModel) -> FeatureFn:
 
 @functools.cache
 def feature_step(model: AnyModel, mesh: jax.sharding.Mesh) -> EvalStep:
-    """Builds `(params, batch) -> features, label, index, mask`, all rows everywhere.
+    """Builds `(params, batch) -> features, label, index, mask`, replicated.
 
-    Kept, so that evaluators of the same model share what is compiled.
+    Cached, so that evaluators of the same model share its compilation.
     """
     feature_fn = make_feature_fn(model)
 
@@ -109,6 +107,7 @@ class Extractor:
             batch_size=self.batch_size,
             mesh=self.mesh,
             records=records,
+            title=f"features of {split}",
         )
         for name in sorted(set(skipped) - self._skipped):
             tqdm.write(f"left out of the features, since it cannot be read: {name}")
@@ -124,6 +123,7 @@ def split_outputs(
     *,
     batch_size: int,
     mesh: jax.sharding.Mesh,
+    title: str,
     records: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Runs a step over a split: its outputs, a row for each example, on the host.
@@ -134,14 +134,14 @@ def split_outputs(
         step: returns arrays with a row for each of the batch, `mask` among them;
             replicated, if there are several processes.
         batch_size: over all processes; rounded up to a multiple of the devices.
+        title: of the progress bar.
         records: numbers of the examples to read, in this order; None for all.
 
     Raises:
         ValueError: unknown split, or no example in it that can be read.
         ImageError: an image that cannot be read.
     """
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    batch_size = -(-batch_size // devices) * devices
+    batch_size = rounded_up(batch_size, mesh)
     placement = sharding.batch_sharding(mesh)
     several = jax.process_count() > 1
     rows = sharding.local_rows(placement, batch_size) if several else None
@@ -151,7 +151,7 @@ def split_outputs(
         contextlib.closing(prefetch_to_device(batches, placement)) as batches,
         tqdm(
             total=data.num_examples(split) if records is None else len(records),
-            desc=f"features of {split}",
+            desc=title,
             unit=" images",
             leave=False,
             disable=not sys.stderr.isatty(),
@@ -168,6 +168,12 @@ def split_outputs(
     return columns, skipped
 
 
+def rounded_up(batch_size: int, mesh: jax.sharding.Mesh) -> int:
+    """The next batch size that divides over the devices of a mesh."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch_size // devices) * devices
+
+
 def own_data(
     data: Data,
     *,
@@ -177,7 +183,7 @@ def own_data(
     data_dir: str,
     crop: str,
 ) -> Data:
-    """The data of an evaluator: that of the training where the options are empty."""
+    """The data of an evaluator; empty options keep those of the training."""
     if not (name or classes or crop):
         # The same object: it holds its images in memory already.
         return data
@@ -198,15 +204,15 @@ class FrozenFeatures:
     """What the protocols on frozen features share: a training and a test split.
 
     Attributes:
-        model, mesh: of the program.
-        data: of the training, whose options hold where those here are empty; then that
-            of the features, whose images are prepared for the same model.
-        name: of another data set; "" for the training's own.
-        train_split, test_split: all of the latter is classified.
-        classes: as of `Data`; () for those of the training if `name` is "", else all.
-        data_dir: of prepared tensorflow-datasets.
+        model, mesh: model and mesh of the training.
+        data: data of the training, whose options hold where those here are empty; after
+            the construction, data of the features.
+        name: name of another data set; "" for the training's own.
+        train_split, test_split: examples to learn from, and to classify.
+        classes: as in `Data`; () for those of the training if `name` is "", else all.
+        data_dir: folder of prepared tensorflow-datasets.
         crop: as `eval_crop`, such as "resize_center_crop" of big_vision's few-shot.
-        batch_size: of the forward pass, over all processes.
+        batch_size: images in a forward pass, over all processes.
     """
 
     model: AnyModel

@@ -1,9 +1,9 @@
 """Few-shot linear evaluation in closed form (arXiv 2010.11929, section 4.1).
 
-Least squares with an L2 penalty from frozen features to targets in {-1, 1}^K. Where the
-paper is silent, as big_vision's `fewshot_lsr.py`: features standardised with mean and
-deviation (+ 1e-5) of the few examples, a constant feature of 100 as bias, so large that
-the penalty hardly reaches it, a penalty of 2^10, argmax.
+Least squares with an L2 penalty from frozen features to targets in {-1, 1}^K. What the
+paper leaves open follows big_vision's `fewshot_lsr.py`: features standardised with mean
+and deviation (+ 1e-5) of the few examples, a constant feature of 100 as bias, so large
+that the penalty hardly reaches it, a penalty of 2^10, argmax.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class FewShot(FrozenFeatures):
                 f"{self.data.name} {self.train_split}, fewer than {most} shots"
             )
         seeds = range(self.seeds) if self.seeds else [None]
-        # Only the examples that are chosen go through the model.
+        # Only the chosen examples go through the model.
         self.chosen = np.stack(
             [choose_shots(labels, most, len(names), seed) for seed in seeds]
         )
@@ -133,8 +133,8 @@ def fewshot_accuracy(
 ) -> Float[Array, ""]:
     """Share of test examples that least squares on the training examples gets right.
 
-    Pure; can be vmapped over features and over `l2`. A score that is NaN or Inf is no
-    hit.
+    Pure; can be vmapped over features and over `l2`. An example with a NaN or Inf among
+    its scores is no hit.
 
     Args:
         train_features: of the chosen examples only, such as the rows of `choose_shots`.
@@ -156,7 +156,7 @@ def fewshot_scores(
     num_classes: int,
     l2: Float[Array, ""] | float,
 ) -> Float[Array, "m num_classes"]:
-    """What the regression of `fewshot_accuracy` predicts: about 1 for yes, -1 for no.
+    """The scores of the regression of `fewshot_accuracy`: about 1 for yes, -1 for no.
 
     The solution is w = (X'X + l2 I)^-1 X'Y with the constant feature in X. As the
     standardised features have mean 0, they are orthogonal to it, and the bias is solved
@@ -164,12 +164,12 @@ def fewshot_scores(
     """
     with jax.default_matmul_precision("highest"):
         mean = train_features.mean(0)
-        # Twice: what is left by rounding is not small against a tiny deviation.
+        # Twice, since the rounding error is not small against a tiny deviation.
         mean = mean + (train_features - mean).mean(0)
         scale = train_features.std(0) + STD_FLOOR
         x = (train_features - mean) / scale
         y = 2 * jax.nn.one_hot(train_labels, num_classes) - 1
-        # Less its mean: that part is the bias's, and X'1 = 0 holds up to rounding only.
+        # The mean is left to the bias, since X'1 = 0 holds up to rounding only.
         weights = ridge(x, y - y.mean(0), l2)
         share = BIAS_FEATURE**2 * len(x) / (BIAS_FEATURE**2 * len(x) + l2)
         return ((test_features - mean) / scale) @ weights + share * y.mean(0)

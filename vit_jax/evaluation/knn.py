@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.evaluation.features import FrozenFeatures, Params
 
-# Test examples at a time: with 1.3 million training examples their similarities take
+# Test examples at a time. Their similarities with 1.3 million training examples take
 # 1.3 GB.
 CHUNK = 256
 
@@ -34,7 +34,7 @@ class Knn(FrozenFeatures):
 
         Raises:
             ValueError: unknown splits or classes, a temperature that is not positive,
-                or not so many training examples.
+                or too few training examples.
         """
         super().__post_init__()
         count = self.data.num_examples(self.train_split)
@@ -88,7 +88,7 @@ def knn_accuracy(
     def votes(test: Array) -> Array:
         similarity = jnp.matmul(test, train.T, precision="highest")
         nearest, rows = jax.lax.top_k(similarity, neighbours)
-        # Of the nearest one, weight 1: the ratios count, and exp(1 / T) may overflow.
+        # The nearest one has weight 1: only ratios matter, and exp(1 / T) may overflow.
         weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
         one_hot = jax.nn.one_hot(train_labels[rows], num_classes)
         return jnp.einsum("mk,mkc->mc", weights, one_hot)

@@ -1,8 +1,8 @@
 """Linear probe: multinomial logistic regression on frozen features.
 
 As in CLIP's evaluation (arXiv 2103.00020, appendix A.3): L-BFGS on all examples at
-once, no augmentation, the L2 penalty chosen on held-out training examples, then all
-training examples with it. Features and logits of all examples lie on one device.
+once, without augmentation. Held-out training examples choose the L2 penalty, with which
+all training examples are fitted. Features and logits of all examples fit on one device.
 """
 
 import functools
@@ -22,18 +22,18 @@ Weights = dict[str, jax.Array]
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HOLDOUT = 0.1
 MAX_STEPS = 1000
-# Of the gradient's length, at which a fit has converged; below it float32 is noise.
+# Length of the gradient at which a fit has converged; below it, float32 is noise.
 TOLERANCE = 1e-5
 
 
 class Probe(NamedTuple):
-    """What a linear probe found.
+    """The result of a linear probe.
 
     Attributes:
-        accuracy: on the test examples, in [0, 1].
-        l2: the penalty that was chosen.
+        accuracy: accuracy on the test examples, in [0, 1].
+        l2: the chosen penalty.
         held_out: accuracy on held-out training examples for each penalty.
-        steps: of L-BFGS in the last fit; `MAX_STEPS` means that it did not converge.
+        steps: L-BFGS steps of the last fit; `MAX_STEPS` means that it did not converge.
     """
 
     accuracy: float
@@ -43,7 +43,7 @@ class Probe(NamedTuple):
 
 
 class LinearProbe(FrozenFeatures):
-    """The linear probe of a training and a test split."""
+    """The linear probe on a training and a test split."""
 
     def __call__(self, params: Params) -> dict[str, float]:
         """`accuracy`, in [0, 1], the chosen `l2` and the accuracy that chose it.
@@ -76,7 +76,7 @@ def linear_probe(
     Args:
         l2_grid: penalties; of equally good ones, the strongest is chosen.
         holdout: share of the training examples, the same of each class up to rounding.
-        seed: of the choice of held-out examples.
+        seed: seed of the choice of held-out examples.
 
     Raises:
         ValueError: too few training examples to hold some out.
@@ -133,7 +133,7 @@ def objective(
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the used examples + l2/2 * squared kernel.
 
-    The bias is not penalised. Of scikit-learn's `LogisticRegression`, C = 1 / (l2 n).
+    The bias is not penalised. scikit-learn's `LogisticRegression` has C = 1 / (l2 n).
     """
     losses = optax.softmax_cross_entropy_with_integer_labels(
         logits(weights, features), labels
@@ -152,8 +152,8 @@ def fit(
 ) -> tuple[Weights, Int[Array, ""]]:
     """Minimises `objective` by L-BFGS; returns the weights and the number of steps.
 
-    The minimum is unique, so `weights` only says where to start. Examples are left out
-    by `used` and not cut out, so that all fits are one compiled program.
+    The minimum is unique, so `weights` is only the start. Examples are masked by `used`
+    and not cut out, so that all fits are one compiled program.
     """
     loss = functools.partial(
         objective, features=features, labels=labels, used=used, l2=l2
@@ -170,12 +170,12 @@ def fit(
         weights: Any = optax.apply_updates(weights, updates)
         return weights, state, optax.tree.norm(optax.tree.get(state, "grad"))
 
-    def goes_on(carry: tuple[Weights, Any, Any]) -> jax.Array:
+    def unfinished(carry: tuple[Weights, Any, Any]) -> jax.Array:
         _, state, length = carry
         return (optax.tree.get(state, "count") < MAX_STEPS) & (length > TOLERANCE)
 
     start = (weights, optimizer.init(weights), jnp.float32(jnp.inf))
-    weights, state, _ = jax.lax.while_loop(goes_on, step, start)
+    weights, state, _ = jax.lax.while_loop(unfinished, step, start)
     return weights, optax.tree.get(state, "count")
 
 

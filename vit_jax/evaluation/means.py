@@ -13,7 +13,7 @@ from vit_jax.losses import LossFn
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 
-# `(parameters, batch) -> arrays`, of which each batch gives its own.
+# `(parameters, batch) -> arrays` of one batch.
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
@@ -66,13 +66,13 @@ def run_step(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Runs a step on each batch and yields its results as arrays on the host.
 
-    The device has one batch to do while the results of another are fetched. Were all
-    dispatched at once, their images would fill its memory.
+    The device computes one batch while the results of another are fetched. Dispatching
+    all at once would fill its memory with images.
     """
     ahead = None
     for batch in batches:
         if jax.process_count() > 1 and jax.default_backend() == "cpu":
-            # Two at a time would mix up the messages of the processes there.
+            # Messages of two programs between the processes would mix there.
             jax.block_until_ready(ahead)
         done, ahead = ahead, step(params, batch)
         if done is not None:

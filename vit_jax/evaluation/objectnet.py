@@ -1,13 +1,13 @@
 """ObjectNet: objects seen from unusual sides (arXiv 2010.11929, appendix D.9).
 
-Of its 313 classes, the 113 that ImageNet has too. As BiT (arXiv 1912.11370): the
-shorter side is resized to 512 and the centre of 480 pixels cut out, the same share at
-other sizes. The frame of two red pixels of each image is cut off before, as the data
-set's authors do. One class can be several of ImageNet: the score of "bicycle" is the
-larger one of "mountain bike" and "tandem bicycle".
+Only the 113 of its 313 classes that ImageNet has too are used. As in BiT (arXiv
+1912.11370) the shorter side is resized to 512 and the centre of 480 pixels cut out, the
+same share at other sizes. The frame of two red pixels of each image is cut off before,
+as the data set's authors do. One class can be several of ImageNet: the score of
+"bicycle" is the larger one of "mountain bike" and "tandem bicycle".
 
-Whether BiT chose among the overlapping classes or among all 1000, the papers do not
-say: both are reported. The folder is as it is distributed, with images and mappings.
+The papers do not say whether BiT chose among the overlapping classes or among all 1000:
+both are reported. The folder is as it is distributed, with images and mappings.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ from vit_jax.parallel import sharding
 FRAME = 2
 RESIZE = 512 / 480
 CLASSES = 1000
-# Part of the names of ImageNet's classes that must agree with ours: they are spelt in
-# several ways, but a list that is shifted or sorted otherwise agrees nowhere.
-AGREE = 0.9
+# Share of the names of ImageNet's classes that must agree with ours: spellings differ,
+# but a list that is shifted or sorted otherwise agrees nowhere.
+MIN_AGREEMENT = 0.9
 
 
 class ObjectNetData(Data):
     """Images without their red frame."""
 
     def eval_transform(self, image: np.ndarray) -> np.ndarray:
-        """As `Data`, of the image without its frame."""
+        """`Data.eval_transform` of the image without its frame."""
         return super().eval_transform(image[FRAME:-FRAME, FRAME:-FRAME])
 
 
@@ -91,7 +91,13 @@ def evaluate_objectnet(
         out_shardings=sharding.replicated(mesh),
     )
     columns, _ = split_outputs(
-        step, run.params, data, data.split, batch_size=batch_size, mesh=mesh
+        step,
+        run.params,
+        data,
+        data.split,
+        batch_size=batch_size,
+        mesh=mesh,
+        title="ObjectNet",
     )
     return {name: float(values.mean()) for name, values in columns.items()} | {
         "count": len(columns["accuracy"])
@@ -104,7 +110,7 @@ def make_objectnet_step(
     """Builds `(params, batch) -> hits`, bool, a row for each image, and its `mask`.
 
     Args:
-        members: which classes of ImageNet a class of ObjectNet is.
+        members: which classes of ImageNet belong to a class of ObjectNet.
     """
 
     def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -156,7 +162,7 @@ def read_mappings(folder: Path) -> dict[str, tuple[int, ...]]:
         ) from None
     ours = labels.label_names(CLASSES)
     same = np.mean([first(a) == first(b) for a, b in zip(names, ours, strict=True)])
-    if same < AGREE:
+    if same < MIN_AGREEMENT:
         raise ValueError(
             f"by the files of {folder}, only {same:.0%} of ImageNet's classes have the "
             f"names that they should have: class 0 is {names[0]!r}, not {ours[0]!r}"

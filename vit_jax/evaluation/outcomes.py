@@ -1,4 +1,4 @@
-"""What a model makes of each example of a split, and the files that tell it."""
+"""The predictions of a model on each example of a split, and the files of them."""
 
 import csv
 import json
@@ -19,11 +19,8 @@ from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
 
-# Best classes that are kept of each example, as many as "top-5" needs.
-TOP = 5
-
-
-# Beyond so many, a confusion matrix is of those that occur: 21,843 squared is 3.8 GB.
+TOP = 5  # best classes that are kept for each example, for top-5
+# With more, a confusion matrix has only those that occur: 21,843 squared is 3.8 GB.
 MATRIX_CLASSES = 2000
 
 
@@ -32,10 +29,10 @@ class Outcomes(NamedTuple):
 
     index: Int[np.ndarray, " n"]  # number of the record
     label: Int[np.ndarray, " n"]
-    rank: Int[np.ndarray, " n"]  # of the label, see `label_rank`
+    rank: Int[np.ndarray, " n"]  # rank of the label, see `label_rank`
     loss: Float[np.ndarray, " n"]
     top: Int[np.ndarray, "n k"]  # the best classes, best first, at most five
-    probability: Float[np.ndarray, "n k"]  # theirs
+    probability: Float[np.ndarray, "n k"]  # their probabilities
 
 
 def make_outcome_step(
@@ -58,7 +55,7 @@ def make_outcome_step(
         images = normalize(batch["image"])
         labels = jnp.asarray(label_order)[batch["label"]]
         logits, _ = model.apply({"params": params}, images, train=False)
-        # By logits: the probabilities of a very sure model round to ties.
+        # Ranked by logits: the probabilities of a very sure model round to ties.
         _, top = jax.lax.top_k(logits, min(TOP, model.num_classes))
         share = jnp.take_along_axis(probabilities(logits, name), top, axis=-1)
         return {
@@ -104,7 +101,7 @@ def class_counts(
 
 
 def shown_classes(outcomes: Outcomes, num_classes: int) -> Int[np.ndarray, " c"]:
-    """The classes of the confusion matrix: all, or of very many those that occur."""
+    """The classes of the confusion matrix; with too many, only those that occur."""
     if num_classes <= MATRIX_CLASSES:
         return np.arange(num_classes)
     return np.union1d(outcomes.label, outcomes.top[:, 0])
@@ -133,12 +130,12 @@ def write_outcomes(
 ) -> list[str]:
     """Writes metrics, per-class accuracy, confusion matrix and predictions.
 
-    Returns the names of the files.
+    Returns the file names.
 
     Args:
         folder: made if need be; files of an earlier evaluation are replaced.
         record_name: the name of a record by its number.
-        facts: go into `metrics.json`, in front of the `summary`.
+        facts: entries of `metrics.json` before the `summary`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     metrics = summary(outcomes, len(label_names))
@@ -165,7 +162,7 @@ def write_outcomes(
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Writes a table, its header first."""
-    # Newlines are csv's own business; a second translation would double them.
+    # csv writes newlines itself; a second translation would double them.
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 

@@ -1,4 +1,4 @@
-"""Classes of single images, and where the model looks."""
+"""Predicted classes of single images, with attention maps."""
 
 import concurrent.futures
 import dataclasses
@@ -34,7 +34,7 @@ def predict_images(
     """Class probabilities of images of any sizes, prepared as in evaluation.
 
     Args:
-        run: of `load_trained`; its `label_names` name the columns.
+        run: from `load_trained`; its `label_names` name the columns.
         images: uint8 RGB arrays (height, width, 3), one an image.
         batch_size: images on the device at a time.
 
@@ -68,8 +68,8 @@ def forward(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities (n, classes) and rollout maps (n, h, w) of prepared images.
 
-    Padded to `batch_size`, so that any number of images takes one compilation. Where
-    the parameters are divided over devices, the batch is too.
+    The batch is padded to `batch_size`, so that any number of images needs one
+    compilation, and divided over the devices of the parameters.
     """
     placement = jax.tree.leaves(run.params)[0].sharding
     batch_size = -(-batch_size // placement.num_devices) * placement.num_devices
@@ -117,8 +117,8 @@ def predictions(
     """Predicts records in their order; one that cannot be read is given as its error.
 
     Args:
-        top: number of classes of each, at most.
-        attention: also the attention rollout.
+        top: number of classes for each, at most.
+        attention: whether to give the attention rollout too.
     """
 
     def read(index: int) -> tuple[np.ndarray, str | None] | ImageError:
@@ -126,7 +126,7 @@ def predictions(
             record = source[index]
         except ImageError as error:
             return error
-        names: Any = getattr(source, "label_names", ())  # not of `Files`
+        names: Any = getattr(source, "label_names", ())  # `Files` has none
         label = names[record["label"]] if "label" in record else None
         return prepared(run, record["image"]), label
 

@@ -17,10 +17,10 @@ from vit_jax.evaluation.objectnet import evaluate_objectnet
 from vit_jax.interop.trained import TrainedModel
 from vit_jax.storage.paths import write_atomically
 
-# Those on frozen features: they need no head, and take data sets of any classes.
+# Protocols on frozen features, which need no head and take data sets of any classes.
 FROZEN = {"fewshot": FewShot, "knn": Knn, "probe": LinearProbe}
 DATA = {"train_split": "train", "classes": (), "crop": ""}
-# The options of each protocol and their defaults; None is needed.
+# The options of each protocol and their defaults; None marks a required one.
 OPTIONS: dict[str, dict[str, Any]] = {
     "classification": {},
     "fewshot": DATA | {"shots": (1, 5, 10, 25), "seeds": 3, "l2": 1024.0},
@@ -93,10 +93,10 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     for name in given:
         if name not in own:
-            wanted = [key for key, options in OPTIONS.items() if name in options]
+            owners = [key for key, options in OPTIONS.items() if name in options]
             raise ValueError(
                 f"--{name.replace('_', '-')} is an option of --protocol "
-                f"{', '.join(wanted)}, and not of {protocol}"
+                f"{', '.join(owners)}, and not of {protocol}"
             )
     for name, default in own.items():
         if default is None and name not in given:
@@ -107,7 +107,7 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def data_of(
     protocol: str, run: TrainedModel, dataset: str | None, split: str | None
 ) -> Data:
-    """What to evaluate on; its `name` is "" if nothing tells.
+    """The data to evaluate on; its `name` is "" if it is not known.
 
     Args:
         dataset, split: None for the protocol's own, or else the run's.
@@ -135,9 +135,9 @@ def measure(
     """The metrics of a protocol of `MEASURED` for a run, on all devices.
 
     Args:
-        run: as `load_trained` gives it for this mesh.
-        data: the set to evaluate on, its `split` the test split.
-        options: as of `options_of`.
+        run: from `load_trained` with this mesh.
+        data: the data to evaluate on, its `split` the test split.
+        options: from `options_of`.
 
     Raises:
         ValueError: options, splits or classes that do not go together.

@@ -2,7 +2,7 @@
 
 Beyer et al. 2020, arXiv 2006.07159. The labels are `real.json` of
 github.com/google-research/reassessed-imagenet: a list of 50,000 lists of class numbers;
-entry i is of ILSVRC2012_val_<i + 1>.JPEG.
+entry i belongs to ILSVRC2012_val_<i + 1>.JPEG.
 """
 
 import json
@@ -35,20 +35,20 @@ def read_real_labels(path: str | Path) -> list[frozenset[int]]:
             f"{path} does not exist: wanted real.json of "
             "github.com/google-research/reassessed-imagenet"
         )
-    wanted = f"wanted a list of {IMAGES} lists of class numbers below {CLASSES}"
+    expected = f"wanted a list of {IMAGES} lists of class numbers below {CLASSES}"
     try:
         lists = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(lists, list) or len(lists) != IMAGES:
-        found = f"a list of {len(lists)}" if isinstance(lists, list) else "no list"
-        raise ValueError(f"{path} holds {found}: {wanted}")
+        content = f"a list of {len(lists)}" if isinstance(lists, list) else "no list"
+        raise ValueError(f"{path} holds {content}: {expected}")
     for entry, labels in enumerate(lists):
         valid = isinstance(labels, list) and all(
             isinstance(label, int) and 0 <= label < CLASSES for label in labels
         )
         if not valid:
-            raise ValueError(f"{path}: entry {entry} is {labels!r}; {wanted}")
+            raise ValueError(f"{path}: entry {entry} is {labels!r}; {expected}")
     return [frozenset(labels) for labels in lists]
 
 
@@ -59,7 +59,7 @@ def real_label_sets(
 
     Args:
         path: of `real.json`.
-        label_names: of the model, which must be ImageNet's, in their order.
+        label_names: names of the model's outputs: ImageNet's, in the released order.
 
     Raises:
         ValueError: another model, records of other images, or as `read_real_labels`.
@@ -82,11 +82,11 @@ def real_accuracy(
 
     Args:
         predictions: the best class of each image, in ImageNet's order.
-        label_sets: of the same images.
+        label_sets: label sets of the same images.
 
     Returns:
-        `accuracy` in [0, 1], `count` of the images that count, `unlabelled` of those
-        ignored.
+        `accuracy` in [0, 1], `count` of the images with labels, and `unlabelled`, the
+        number of the others.
 
     Raises:
         ValueError: not as many predictions as label sets, or no image with labels.

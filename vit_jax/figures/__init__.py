@@ -1,1 +1,1 @@
-"""Figures of what models do, each as PNG, SVG and a CSV of the numbers drawn."""
+"""Figures of models, each as PNG, SVG and a CSV of the numbers drawn."""

@@ -1,4 +1,4 @@
-"""A point for each attention head."""
+"""A figure with a point for each attention head."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ def head_distances(
 
     Args:
         panels: distances (layers, heads) by title.
-        families: of the titles.
+        families: family of each title.
         uniform: the distance of uniform attention, drawn as a dashed line.
     """
     figure = new_figure(5.2, 3.6 * len(panels))

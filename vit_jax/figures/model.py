@@ -1,4 +1,4 @@
-"""What a model has learned, drawn as the paper draws it (Figs. 6, 7, 10, 11, 14)."""
+"""The paper's figures of what a model has learned (Figs. 6, 7, 10, 11, 14)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
     @property
     def family(self) -> Family:
-        """ViT, hybrid or ResNet (also of a Mixer, which has no name of its own)."""
+        """ViT, hybrid or ResNet, which also stands for a Mixer."""
         if not isinstance(self.model, VisionTransformer):
             return "ResNet"
         return "ViT" if self.model.resnet_stem is None else "hybrid"
@@ -47,15 +47,14 @@ class Trained(NamedTuple):
 def draw_model(
     trained: Trained, images: UInt8[np.ndarray, "n height width 3"], folder: Path
 ) -> dict[str, Path]:
-    """Draws all that there is of a model.
+    """Draws all figures that exist for a model.
 
     Args:
         images: of the model's size; 128 in the paper.
 
     Returns:
-        The pictures by name: `filters` of any model with RGB filters; of those with
-        attention also `attention_distance`, `rollout`, and of those with a table
-        `position_similarity`.
+        The pictures by name: `filters`; for models with attention `attention_distance`
+        and `rollout`; for models with a position table `position_similarity`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {"filters": filters(trained, folder / "filters.png")}
@@ -78,9 +77,9 @@ def filters(trained: Trained, path: Path) -> Path:
 
 
 def similarities(models: Mapping[str, Trained], path: Path) -> Path:
-    """Cosine similarity of position embeddings, a panel a model (Figs. 7, 10).
+    """Cosine similarity of position embeddings, a panel for each model (Figs. 7, 10).
 
-    Of a model with a table in each layer, that of the first.
+    Models with a table in each layer show that of the first.
     """
     panels = {}
     for title, (model, params) in models.items():
@@ -96,9 +95,9 @@ def distances(
     images: UInt8[np.ndarray, "n height width 3"],
     path: Path,
 ) -> Path:
-    """Mean attention distance of each head, a panel a model (Figs. 7 and 11).
+    """Mean attention distance of each head, a panel for each model (Figs. 7 and 11).
 
-    All models have the same grid of tokens.
+    All models must have the same grid of tokens.
     """
     panels = {title: distances_of(trained, images) for title, trained in models.items()}
     first = next(iter(models.values())).model
@@ -126,7 +125,7 @@ def rollouts(
     *,
     rows: bool = False,
 ) -> Path:
-    """Images beside what the output attends to: a grid (Fig. 14) or rows (Fig. 6)."""
+    """Images with their attention rollout: a grid (Fig. 14) or rows (Fig. 6)."""
     masks = [
         np.asarray(rollout(*trained, images[i : i + BATCH]))
         for i in range(0, len(images), BATCH)

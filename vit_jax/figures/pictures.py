@@ -27,12 +27,12 @@ _GREY, _PALE = "#9aa3ad", "#eef0f2"
 
 
 class Prediction(NamedTuple):
-    """What a model says about an image, and where it looks."""
+    """The prediction of a model for an image, with the attention behind it."""
 
     name: str
     image: np.ndarray  # uint8 (height, width, 3), as the model sees it
     best: list[tuple[str, float]]  # labels and probabilities, best first
-    heat: np.ndarray | None  # float (h, w), share of each patch, if asked for
+    heat: np.ndarray | None  # float (h, w), share of each patch, if computed
     label: str | None  # the true one, where it is known
 
 
@@ -75,7 +75,7 @@ def _curves(workdir: Path, path: Path) -> None:
             axis.legend()
         if name == "loss" and values and min(values) > 0:
             axis.set_yscale("log")
-            # Several ticks, whatever the range, and plain ones: 1.5, not 1.5 x 10^0.
+            # Several ticks whatever the range, as 1.5 and not 1.5 x 10^0.
             wide = max(values) > 10 * min(values)
             ticks = LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5)
             axis.yaxis.set_major_locator(ticks)
@@ -155,7 +155,7 @@ def overview(items: Sequence[Prediction], path: Path) -> Path:
     columns = min(4, len(items))
     rows = -(-len(items) // columns)
     figure = _figure(3.5 * columns + 0.6, 2.2 * rows)
-    # A narrow column of nothing after each pair.
+    # A narrow empty column after each pair.
     ratios = (1, 1, 0.08) * columns
     axes = figure.subplots(rows, 3 * columns, squeeze=False, width_ratios=ratios)
     for axis in axes.flat:
@@ -226,7 +226,7 @@ def _bars(axis: "Axes", item: Prediction) -> None:
         axis.text(0, place - 0.24, text, fontsize=9, va="bottom")
         text = f"{100 * value:.1f} %"
         axis.text(1, place - 0.24, text, fontsize=9, va="bottom", ha="right")
-    # Room for five, so that fewer do not become fat.
+    # Room for five, so that fewer bars do not become thick.
     axis.set(xlim=(0, 1), ylim=(max(len(labels), 5) - 0.6, -0.8))
 
 

@@ -1,4 +1,4 @@
-"""What all figures of the experiments share: colours, axes, names beside curves.
+"""Colours, axes and names beside curves, shared by all figures.
 
 Matplotlib is imported where a figure is made, and used without pyplot: no screen, no
 backend, nothing left in memory.
@@ -23,7 +23,7 @@ COLOURS: dict[str, tuple[str, ...]] = {
     "ViT": ("#0072b2", "#56b4e9", "#003d66", "#8aa6c1", "#7a68b3"),
     "hybrid": ("#009e73", "#6fcfb0", "#005a41", "#9dbfb2"),
     "ResNet": ("#d55e00", "#f0a25f", "#8a3d00", "#cfae97"),
-    # For arms that are no families.
+    # Arms without a family.
     "": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"),
 }
 MARKERS = {"ViT": "o", "hybrid": "s", "ResNet": "^", "": "o"}
@@ -45,7 +45,7 @@ class Series(TypedDict):
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
+    """An empty figure of that size in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
@@ -76,7 +76,7 @@ def save(figure: "Figure", path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
 
 def styles_of(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """Colour, marker and dashes of each series; of one family by turns."""
+    """Colour, marker and dashes of each series; those of one family take turns."""
     seen: dict[str, int] = {}
     styles = []
     for one in series:
@@ -96,7 +96,7 @@ def styles_of(series: Sequence[Series]) -> list[dict[str, Any]]:
 
 
 def dress(axis: "Axes", title: str, x_label: str, y_label: str) -> None:
-    """Titles, and no more lines than reading the values needs."""
+    """Sets the titles, and leaves only the lines that reading the values needs."""
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
     axis.set_xlabel(x_label, fontsize=9.5, color=INK)
     axis.set_ylabel(y_label, fontsize=9.5, color=INK)
@@ -121,7 +121,7 @@ def x_axis(axis: "Axes", log: bool, ticks: Mapping[float, str] | None) -> None:
 
 
 def log_labels(axis: "Axis", low: float, high: float) -> None:
-    """3k rather than 3 · 10³; between the powers of ten only where they are few."""
+    """Writes 3k and not 3 · 10³; labels between powers of ten only if they are few."""
     from matplotlib import ticker
 
     subs = (1, 3) if high / low < 10**3.5 else (1,)
@@ -139,7 +139,7 @@ def short_number(x: float) -> str:
 
 
 def numbers(values: Sequence[float | None]) -> np.ndarray:
-    """As floats, NaN where there is none."""
+    """The values as floats, NaN for None."""
     return np.array([math.nan if v is None else v for v in values], float)
 
 
@@ -153,9 +153,7 @@ def name_ends(axis: "Axes", ends: Sequence[tuple[str, float, str]]) -> None:
     ends = sorted(ends, key=lambda end: end[1])
     heights = [axis.transData.transform((0, end[1]))[1] for end in ends]
     bottom, top = axis.bbox.y0, axis.bbox.y1
-    for place, (name, height, colour) in zip(
-        _apart([y for y in heights], gap), ends, strict=True
-    ):
+    for place, (name, height, colour) in zip(_apart(heights, gap), ends, strict=True):
         axis.annotate(
             name,
             (1, height),
@@ -178,7 +176,7 @@ def name_ends(axis: "Axes", ends: Sequence[tuple[str, float, str]]) -> None:
 
 
 def name_points(axis: "Axes", series: Sequence[Series]) -> None:
-    """Writes the labels of points beside them, where they cover least."""
+    """Writes the labels of points beside them, where they overlap least."""
     pixels = axis.figure.dpi / 72
     height, letter = SMALL * _LINE * pixels * 0.85, SMALL * 0.58 * pixels
     points = [

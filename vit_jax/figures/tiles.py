@@ -1,7 +1,7 @@
-"""Tiles and pictures in the form of the paper's figures: similarity of position
-embeddings, filters, images with what the model attends to.
+"""Tiles in the form of the paper's figures: similarity of position embeddings, filters,
+images with attention.
 
-Each function writes PNG, SVG and CSV, as those of `figures.py`.
+Each function writes PNG, SVG and CSV (`style.save`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ def image_tiles(
 def rollout_rows(
     images: np.ndarray, masks: np.ndarray, path: Path, *, names: Sequence[str] = ()
 ) -> Path:
-    """Images beside themselves darkened where the model does not look (Fig. 6).
+    """Images beside copies that are dark where the model does not attend (Fig. 6).
 
     Args:
         images: uint8 (n, height, width, 3).
@@ -149,11 +149,11 @@ def lit(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def _mosaic(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
-    """Tiles (n, h, w) or (n, h, w, 3) in rows, white or nothing (NaN) between them."""
+    """Tiles (n, h, w) or (n, h, w, 3) in rows, with white or NaN between them."""
     count, height, width, *channels = tiles.shape
     rows = -(-count // columns)
     size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *channels)
-    # NaN is drawn as nothing; colours have none, so white stands for it.
+    # NaN is drawn as nothing; colours have no NaN, so the gaps are white.
     picture = np.full(size, 1.0 if channels else np.nan)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)

@@ -21,6 +21,7 @@ from vit_jax.interop import (
 from vit_jax.interop.layout import (
     Facts,
     Layout,
+    Tensors,
     parameter_shapes,
     read_params,
     write_tensors,
@@ -37,7 +38,7 @@ __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 # In the order of trial; at most one may recognise a file.
 LAYOUTS: tuple[Layout, ...] = (google, big_vision, timm, huggingface, torchvision)
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
-NAMED = 5
+NAMED = 5  # tensors in an error
 NO_FACTS = Facts()
 
 
@@ -45,10 +46,10 @@ class Loaded(NamedTuple):
     """A checkpoint, ready for use.
 
     Attributes:
-        model, params: for `model.apply({"params": params}, ...)`; float32 arrays.
-            Numpy's, which may be views of the file, unless a mesh was given.
-        facts: label names and preprocessing, as far as the checkpoint tells.
-        description: one line, what was found in the file, before any change asked for.
+        model, params: for `model.apply({"params": params}, ...)`; float32 arrays, of
+            NumPy (perhaps views of the file) unless a mesh was given.
+        facts: label names and preprocessing, as far as the checkpoint has them.
+        description: one line about the model in the file, before any change of it.
     """
 
     model: AnyModel
@@ -76,16 +77,16 @@ def load_checkpoint(
         num_classes: another number gives a new zero head, 0 none; None keeps the
             file's. A head that is lost is logged.
         image_size: (height, width) in pixels, or the side of a square; positions are
-            resampled, which is logged. Needed for a file whose positions are not
-            those of a square, and that does not tell.
+            resampled, which is logged. Needed where the positions in the file are not
+            those of a square and its config has no size.
         patch_size: in pixels; patches are resized (FlexiViT), which is logged.
         resample: of positions: "bilinear" as in the paper's code, or "bicubic".
         dtype: of the computation, as in `create_model`.
         layout: the name of a layout; "auto" finds it.
-        mesh: as of `sharding.make_mesh`, to put the parameters on; None leaves them on
+        mesh: from `sharding.make_mesh`, to put the parameters on; None leaves them on
             the host.
-        **options: of the model, such as `dropout_rate`, or numerics that the file
-            does not tell, such as `norm_epsilon` or `activation`.
+        **options: attributes of the model, such as `dropout_rate`, or `norm_epsilon`
+            and `activation`, which many files do not have.
 
     Raises:
         ValueError: the file cannot be read, no layout fits it, or tensors are missing,
@@ -97,32 +98,21 @@ def load_checkpoint(
         image_size = (image_size, image_size)
     tensors, config = files.read_tensors(path)
     module = find_layout(tensors, config, layout, path)
-    try:
-        tensors = module.canonical(tensors, config)
-        arguments = module.describe(tensors, config)
-    except (KeyError, IndexError) as error:
-        tensor = error.args[0] if isinstance(error, KeyError) else "a tensor"
-        raise ValueError(
-            f"the architecture cannot be told from {path} by the {module.NAME} layout: "
-            f"{tensor} is missing or misshapen"
-        ) from error
+    tensors, arguments = read_architecture(module, tensors, config, path)
+    arguments["image_size"] = arguments["image_size"] or image_size
     if arguments["image_size"] is None:
-        if image_size is None:
-            raise ValueError(
-                f"the positions in {path} are not those of a square image: give "
-                "image_size=(height, width)"
-            )
-        arguments["image_size"] = image_size
+        raise ValueError(
+            f"the positions in {path} are not those of a square image: give "
+            "image_size=(height, width)"
+        )
     model = create_model(dtype=dtype, **(arguments | options))
     params = read_params(module, model, tensors)
     facts = module.facts(tensors, config)
     description = f"{module.NAME} layout: {describe(model)}"
     if num_classes is not None and num_classes != model.num_classes:
+        keep = options.get("pre_logits", False)
         model, params = adapt.replace_head(
-            model,
-            params,
-            num_classes,
-            keep_pre_logits=options.get("pre_logits", False),
+            model, params, num_classes, keep_pre_logits=keep
         )
         facts = facts._replace(label_names=())
     if mesh is not None:
@@ -131,6 +121,25 @@ def load_checkpoint(
     if mesh is not None:
         params = place_params(params, mesh)
     return Loaded(model, params, facts, description)
+
+
+def read_architecture(
+    module: Layout, tensors: dict[str, np.ndarray], config: dict[str, Any], path: Any
+) -> tuple[Tensors, dict[str, Any]]:
+    """Canonical tensors, and the arguments of `create_model` for them.
+
+    Raises:
+        ValueError: a tensor that they follow from is missing or misshapen.
+    """
+    try:
+        canonical = module.canonical(tensors, config)
+        return canonical, module.describe(canonical, config)
+    except (KeyError, IndexError) as error:
+        tensor = error.args[0] if isinstance(error, KeyError) else "a tensor"
+        raise ValueError(
+            f"the {module.NAME} layout finds no architecture in {path}: {tensor} is "
+            "missing or misshapen"
+        ) from error
 
 
 def find_layout(
@@ -143,15 +152,15 @@ def find_layout(
     """
     if layout != "auto":
         return named_layout(layout)
-    found = [module for module in LAYOUTS if module.recognises(tensors, config)]
-    if len(found) == 1:
-        return found[0]
+    candidates = [module for module in LAYOUTS if module.recognises(tensors, config)]
+    if len(candidates) == 1:
+        return candidates[0]
     names = ", ".join(list(tensors)[:NAMED])
-    if found:
-        both = " and ".join(module.NAME for module in found)
+    if candidates:
+        both = " and ".join(module.NAME for module in candidates)
         raise ValueError(
             f"{path} could be of the layouts {both}: name one, as in "
-            f"layout={found[0].NAME!r}; its first tensors are {names}"
+            f"layout={candidates[0].NAME!r}; its first tensors are {names}"
         )
     known = ", ".join(module.NAME for module in LAYOUTS)
     raise ValueError(
@@ -183,8 +192,8 @@ def save_checkpoint(
         facts: label names and preprocessing, where the layout has a place for them.
 
     Returns:
-        Attributes of the model that a reader of the file cannot know, with their
-        values; a warning names them.
+        Attributes of the model that are not in the file, with their values; a warning
+        names them.
 
     Raises:
         ValueError: the layout cannot hold the model, or the path is of another kind.
@@ -201,14 +210,14 @@ def save_checkpoint(
         files.write_safetensors(path, tensors, config)
     else:
         files.write_folder(path, tensors, config)
-    return untold(module, model, tensors, config)
+    return lost_attributes(module, model, tensors, config)
 
 
 def check_path(layout: str, path: Path) -> Layout:
-    """The layout of a name, if its files are called so.
+    """The layout of a name, if it is written to paths of this kind.
 
     Raises:
-        ValueError: they are not, or there is no such layout.
+        ValueError: it is not, or there is no such layout.
     """
     module = named_layout(layout)
     if module in IN_NPZ:
@@ -222,11 +231,10 @@ def check_path(layout: str, path: Path) -> Layout:
     return module
 
 
-def untold(
+def lost_attributes(
     module: Layout, model: AnyModel, tensors: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
-    """What of a model gets lost in a layout: attributes that its readers take from
-    their own code. Logs them."""
+    """Logs and returns attributes that a layout does not store, with their values."""
     read = module.describe(tensors, config)
     options: dict[str, Any] = read | {
         "image_size": read["image_size"] or model.image_size
@@ -241,7 +249,7 @@ def untold(
     }
     if lost:
         logger.warning(
-            f"the {module.NAME} layout cannot tell "
+            f"the {module.NAME} layout cannot store "
             + ", ".join(
                 f"{name}={value!r} (its code has {theirs[name]!r})"
                 for name, value in lost.items()
@@ -252,7 +260,7 @@ def untold(
 
 
 def describe(model: AnyModel) -> str:
-    """One line: name, image size, classes, numerics, and what is not as in the name."""
+    """One line: name, image size, classes, numerics, options other than the name's."""
     height, width = model.image_size
     count = sum(math.prod(shape) for shape in parameter_shapes(model).values())
     options = model_options(model)

@@ -17,19 +17,28 @@ logger = logging.getLogger(__name__)
 Params = dict[str, Any]
 # Attributes that change training alone, or how the same numbers are computed.
 FREE = (
-    *("dropout_rate", "attention_dropout_rate", "stochastic_depth_rate"),
-    *("head_bias_init", "attention_implementation", "scan", "remat", "dtype"),
-    *("patch_outputs", "parent", "name"),
+    "dropout_rate",
+    "attention_dropout_rate",
+    "stochastic_depth_rate",
+    "head_bias_init",
+    "attention_implementation",
+    "scan",
+    "remat",
+    "dtype",
+    "patch_outputs",
+    "parent",
+    "name",
 )
 
 
 def replace_head(
     model: AnyModel, params: Params, num_classes: int, *, keep_pre_logits: bool = False
 ) -> tuple[AnyModel, Params]:
-    """Another number of classes: a zero head, or none for 0; logs what is lost.
+    """Gives a model a zero head for another number of classes, or none for 0.
 
     A tanh layer before the head goes with it, as in the paper's fine-tuning (appendix
-    D.3), unless it is kept or the representation itself is wanted (0 classes).
+    D.3), unless it is kept or the representation itself is wanted (0 classes). What is
+    lost is logged.
 
     Raises:
         ValueError: a negative number.
@@ -65,9 +74,9 @@ def resize(
     patch_size: int | None,
     method: str,
 ) -> tuple[AnyModel, Params]:
-    """Another image or patch size; logs what is resampled.
+    """Gives a model another image or patch size; logs what is resampled.
 
-    Of parameters on the host, so are the results; else they are on the same devices.
+    The results are where the parameters are: on the host, or on the same devices.
 
     Raises:
         ValueError: the model cannot be changed so.
@@ -83,7 +92,7 @@ def resize(
     new = model.clone(**sizes)
     if all(getattr(model, name) == value for name, value in sizes.items()):
         return model, params
-    parameter_shapes(new)  # says what is wrong with the sizes, if anything is
+    parameter_shapes(new)  # raises ValueError for impossible sizes
     if not isinstance(model, VisionTransformer | Mixer):
         return new, params
     if isinstance(model, Mixer) and new.grid != model.grid:
@@ -111,19 +120,17 @@ def resize(
 
 def attributes(model: AnyModel) -> dict[str, Any]:
     """The attributes of a model that its outputs depend on, parameters given."""
-    found = {
+    values = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)
         if field.name not in FREE
     }
     if isinstance(model, VisionTransformer):
-        found["layer_scale_init"] = bool(model.layer_scale_init)
+        values["layer_scale_init"] = bool(model.layer_scale_init)
         if model.has_class_token == model.clone(class_token="auto").has_class_token:
-            del found["class_token"]
+            del values["class_token"]
         if not model.has_class_token or model.positions != "learned":
-            del found["class_token_position"]
+            del values["class_token_position"]
         if model.resnet_stem is None:
-            stem = [name for name in found if name.startswith("stem_")]
-            for name in stem:
-                del found[name]
-    return found
+            values = {k: v for k, v in values.items() if not k.startswith("stem_")}
+    return values

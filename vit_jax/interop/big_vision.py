@@ -2,8 +2,8 @@
 the ResNets of its `bit.py` (v1) and `bit_paper.py` (v2).
 
 Positions are added before the class token is put in front, and stand at the root.
-`bit_paper.py` takes its first maximum over the places that there are, the BiT paper's
-code, and ours, over a border of zeros too: logits of random networks differ by 4e-3.
+The first max pooling of `bit_paper.py` ignores places outside the features; the BiT
+paper's code, and ours, takes them as zeros: logits of random networks differ by 4e-3.
 """
 
 from typing import Any
@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from vit_jax.interop import google, linen
-from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
+from vit_jax.interop.layout import (
+    Rule,
+    Tensors,
+    rearranged,
+    same,
+    square_image,
+    usual_image,
+)
 from vit_jax.interop.linen import EACH_CLASS, ONE_ROW, config_for, facts
 from vit_jax.models import AnyModel, Mixer, ResNet
 
@@ -36,12 +43,12 @@ def is_bit_v1(tensors: Tensors) -> bool:
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
     """Stacked blocks and older spellings as one; optimizer state dropped."""
-    found = linen.weights(tensors)
-    linen.report_dropped(tensors, found)
-    if is_bit_v1(found):
-        return linen.flat_norms(found)
-    found = {modern(name): tensor for name, tensor in found.items()}
-    return linen.renumbered(unstacked(found), ONE_ROW, EACH_CLASS)
+    params = linen.weights(tensors)
+    linen.report_dropped(tensors, params)
+    if is_bit_v1(params):
+        return linen.flat_norms(params)
+    params = {modern(name): tensor for name, tensor in params.items()}
+    return linen.renumbered(unstacked(params), ONE_ROW, EACH_CLASS)
 
 
 def modern(name: str) -> str:
@@ -54,15 +61,15 @@ def modern(name: str) -> str:
 
 def unstacked(tensors: Tensors) -> dict[str, np.ndarray]:
     """Blocks that were scanned over, stacked on a first axis, one by one."""
-    found = {}
+    single = {}
     for name, tensor in tensors.items():
         if not name.startswith("Transformer/encoderblock/"):
-            found[name] = tensor
+            single[name] = tensor
             continue
         part = name.removeprefix("Transformer/encoderblock/")
         for i, layer in enumerate(tensor):
-            found[f"Transformer/encoderblock_{i}/{part}"] = layer
-    return found
+            single[f"Transformer/encoderblock_{i}/{part}"] = layer
+    return single
 
 
 def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
@@ -79,7 +86,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noq
     elif "cls" not in tensors:
         options["pooling"] = "gap"
     if "pos_embedding" not in tensors:
-        image_size = linen.usual_image(side)
+        image_size = usual_image(side)
         return options | {"positions": "sincos2d", "image_size": image_size}
     rows = tensors["pos_embedding"].shape[1]
     if "cls" in tensors:
@@ -100,16 +107,16 @@ def rules(model: AnyModel) -> list[Rule]:
         "resnet_stem": (None,),
     }
     linen.check_vit(model, NAME, allowed)
-    found = linen.vit_rules(model, EACH_CLASS)
+    rules = linen.vit_rules(model, EACH_CLASS)
     if model.positions == "learned":
-        found.append(same("pos_embedding", "positions/embedding"))
+        rules.append(same("pos_embedding", "positions/embedding"))
     if model.pooling == "map":
-        found.append(same("MAPHead_0/probe", "map_head/probe"))
+        rules.append(same("MAPHead_0/probe", "map_head/probe"))
         heads = "MAPHead_0/MultiHeadDotProductAttention_0"
-        found += linen.attention(heads, "map_head/attention")
-        found += linen.norm("MAPHead_0/LayerNorm_0", "map_head/norm")
-        found += linen.mlp("MAPHead_0/MlpBlock_0", "map_head/mlp")
-    return found
+        rules += linen.attention(heads, "map_head/attention")
+        rules += linen.norm("MAPHead_0/LayerNorm_0", "map_head/norm")
+        rules += linen.mlp("MAPHead_0/MlpBlock_0", "map_head/mlp")
+    return rules
 
 
 def bit_rules(model: ResNet) -> list[Rule]:
@@ -117,14 +124,14 @@ def bit_rules(model: ResNet) -> list[Rule]:
     head = linen.head_rules(model)
     if model.version == "v1":
         return linen.trunk_rules(model.blocks) + head
-    found = [same(BIT_ROOT, "resnet/root/kernel"), *wide_norm("norm-pre-head", "norm")]
+    rules = [same(BIT_ROOT, "resnet/root/kernel"), *wide_norm("norm-pre-head", "norm")]
     for name, ours in linen.units(model.blocks, digits=2):
         for i in (1, 2, 3):
-            found.append(same(f"{name}/conv{i}/kernel", f"{ours}/conv{i}/kernel"))
-            found += wide_norm(f"{name}/gn{i}", f"{ours}/norm{i}")
+            rules.append(same(f"{name}/conv{i}/kernel", f"{ours}/conv{i}/kernel"))
+            rules += wide_norm(f"{name}/gn{i}", f"{ours}/norm{i}")
         if ours.endswith("_01"):
-            found.append(same(f"{name}/conv_proj/kernel", f"{ours}/shortcut/kernel"))
-    return found + head
+            rules.append(same(f"{name}/conv_proj/kernel", f"{ours}/shortcut/kernel"))
+    return rules + head
 
 
 def wide_norm(theirs: str, ours: str) -> list[Rule]:

@@ -25,7 +25,7 @@ class ConversionError(RuntimeError):
 def convert(
     source: str | Path, destination: str | Path, layout: str, **changes: Any
 ) -> None:
-    """Writes a checkpoint in another layout; prints what was found and what written.
+    """Writes a checkpoint in another layout; prints what was read and what written.
 
     Args:
         source: what `load_trained` takes.
@@ -41,43 +41,43 @@ def convert(
     destination = on_disk(destination)
     interop.check_path(layout, destination)
     run = load_trained(source, dtype="float32", **changes)
-    if run.config is not None:  # of other files `load_trained` says what was found
+    if run.config is not None:  # `load_trained` describes checkpoints of other projects
         print(f"{run.source}: {interop.describe(run.model)}")
-    untold = interop.save_checkpoint(
+    lost = interop.save_checkpoint(
         destination, run.model, run.params, layout=layout, facts=facts_of(run)
     )
     files = destination.glob("*") if destination.is_dir() else [destination]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    found = f"{layout} layout: {interop.describe(run.model)}"
-    print(f"{destination}, {megabytes:.1f} MB: {found}")
-    verify(run, destination, layout, untold)
+    description = f"{layout} layout: {interop.describe(run.model)}"
+    print(f"{destination}, {megabytes:.1f} MB: {description}")
+    verify(run, destination, layout, lost)
 
 
 def facts_of(run: TrainedModel) -> Facts:
-    """What a layout's config is to tell of a run: labels and preprocessing."""
+    """The facts of a run for a layout's config: labels and preprocessing."""
     longer = max(run.model.image_size)
     crops = run.data.eval_crop == "resize_small_center_crop"
-    # No layout has a word for a crop after a resize that ignores the aspect.
-    told = run.data.eval_crop != "resize_center_crop"
+    # No config can express a crop after a resize that ignores the aspect.
+    known = run.data.eval_crop != "resize_center_crop"
     return Facts(
         label_names=run.label_names,
-        eval_crop=run.data.eval_crop if told else "",
+        eval_crop=run.data.eval_crop if known else "",
         crop_share=longer / (run.data.eval_resize or longer * 8 / 7) if crops else 0.0,
         interpolation=run.data.eval_interpolation,
     )
 
 
-def verify(run: TrainedModel, path: Path, layout: str, untold: dict[str, Any]) -> None:
+def verify(run: TrainedModel, path: Path, layout: str, lost: dict[str, Any]) -> None:
     """Reads a checkpoint back and compares outputs for random images; prints how far.
 
     Args:
-        untold: attributes of the model that the file cannot tell.
+        lost: attributes of the model that the file does not store.
 
     Raises:
-        ConversionError: the outputs differ by more than 1e-5, those attributes given.
+        ConversionError: with those attributes given, outputs differ by more than 1e-5.
     """
     size = {"image_size": run.model.image_size}
-    numerics = {name: x for name, x in untold.items() if name not in size}
+    numerics = {name: lost[name] for name in lost if name not in size}
     read = functools.partial(
         interop.load_checkpoint, path, layout=layout, dtype="float32", **size
     )

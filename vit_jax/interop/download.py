@@ -1,4 +1,4 @@
-"""One file from the web: resumed after a cut, checked, in place at once or not at all.
+"""Downloads of one file: resumed after a cut, checked, and never half in place.
 
 Files of Google that were uploaded in parts have no MD5: they are checked by size, and
 an .npz by the checksums inside it when it is read.
@@ -29,21 +29,21 @@ CHUNK = 1 << 20
 
 
 class DownloadError(OSError):
-    """A file that could not be had; the message says why and what to do."""
+    """A file that could not be downloaded; the message says why and what to do."""
 
 
 class NotThere(DownloadError):
     """The server answered that there is no such file, or that it is not for us."""
 
 
-class Promise(NamedTuple):
-    """What a server says of a whole file, "" and 0 where it says nothing.
+class FileFacts(NamedTuple):
+    """Facts of a whole file by the server's headers, "" and 0 where they lack.
 
     Attributes:
         size: in bytes.
-        md5: base64, of Google Cloud Storage; files that were uploaded in parts have
+        md5: base64, from Google Cloud Storage; files that were uploaded in parts have
             none.
-        sha256: hexadecimal, of Hugging Face.
+        sha256: hexadecimal, from Hugging Face.
     """
 
     size: int
@@ -64,16 +64,16 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 def download(url: str, target: Path, *, digest: str = "", token: str = "") -> None:
     """Downloads a file unless it is there.
 
-    What has come is kept in `<target>.part`, from which a later call goes on. The whole
-    file is checked by the `digest`, and by size and checksum that the server tells,
+    An unfinished download is kept in `<target>.part`, from which a later call goes on.
+    The whole file is checked by the `digest`, and by the server's size and checksum,
     before it gets its name. Progress is shown on a terminal only. Processes that want
     the same file wait for the one that fetches it.
 
     Args:
         url: http or https.
         target: where the file goes; its folder is made.
-        digest: SHA-256 in hexadecimal, or how it starts.
-        token: sent as "Authorization: Bearer", and not to where we are redirected.
+        digest: SHA-256 in hexadecimal, or its beginning.
+        token: sent as "Authorization: Bearer", but not along with redirects.
 
     Raises:
         NotThere: HTTP 401, 403, 404, 410 or the like.
@@ -88,9 +88,9 @@ def download(url: str, target: Path, *, digest: str = "", token: str = "") -> No
             part.unlink()
             return
         try:
-            promise = receive_stubbornly(url, file, target, digest, token)
+            facts = receive_with_retries(url, file, target, digest, token)
             file.flush()
-            problem = difference(part, promise, digest)
+            problem = difference(part, facts, digest)
             if problem:
                 empty(file)
                 raise DownloadError(
@@ -123,10 +123,10 @@ def is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def receive_stubbornly(
+def receive_with_retries(
     url: str, file: BinaryIO, target: Path, digest: str, token: str
-) -> Promise:
-    """Appends what is missing of a file, trying again as long as there is hope."""
+) -> FileFacts:
+    """Appends the rest of a file; tries again after errors that may pass."""
     answered = False
     waits = iter(WAITS[:1])  # a machine without a network is not made to wait
     while True:
@@ -136,17 +136,17 @@ def receive_stubbornly(
         except urllib.error.HTTPError as error:
             error.close()
             reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # what is there is not the beginning of that file
+            if error.code == 416:  # our part is not the beginning of that file
                 empty(file)
             elif error.code not in TRANSIENT:
                 raise NotThere(f"{url} is not to be had: {reason}") from error
-            news = not answered
+            progress = not answered
         except DownloadError:
             raise
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-            news = file.seek(0, 2) > size
-        if news:
+            progress = file.seek(0, 2) > size
+        if progress:
             answered, waits = True, iter(WAITS)
         wait = next(waits, None)
         if wait is None:
@@ -157,30 +157,32 @@ def receive_stubbornly(
         time.sleep(wait)
 
 
-def receive(url: str, file: BinaryIO, target: Path, digest: str, token: str) -> Promise:
-    """Appends the rest of a file in one go; returns what the whole of it should be."""
+def receive(
+    url: str, file: BinaryIO, target: Path, digest: str, token: str
+) -> FileFacts:
+    """Appends the rest of a file in one request; returns facts of the whole file."""
     start = file.seek(0, 2)
     redirects = Redirects()
     with open_url(url, redirects, start, token) as response:
-        promise = promised(response, redirects.etag)
+        facts = file_facts(response, redirects.etag)
         resumed = response.status == 206
-        if resumed and not (promise.md5 or promise.sha256 or digest):
-            # The file may be another by now, and nothing would tell.
+        if resumed and not (facts.md5 or facts.sha256 or digest):
+            # The file may have changed, and no checksum would show it.
             empty(file)
             return receive(url, file, target, digest, token)
         if not resumed:
             empty(file)
             start = 0
         free = shutil.disk_usage(target.parent).free
-        if promise.size - start > free:
+        if facts.size - start > free:
             raise DownloadError(
-                f"{target.name} needs {mebibytes(promise.size - start)} more and "
+                f"{target.name} needs {mebibytes(facts.size - start)} more and "
                 f"{target.parent} has {mebibytes(free)} left; make room, or set "
                 "VIT_JAX_CACHE to a folder elsewhere"
             )
         with tqdm(
             desc=target.name,
-            total=promise.size or None,
+            total=facts.size or None,
             initial=start,
             unit="B",
             unit_scale=True,
@@ -191,11 +193,11 @@ def receive(url: str, file: BinaryIO, target: Path, digest: str, token: str) -> 
                 write(chunk, file, target)
                 bar.update(len(chunk))
     # A cut connection looks like the end of the file.
-    if file.tell() < promise.size:
+    if file.tell() < facts.size:
         raise ConnectionError(
-            f"the connection ended after {file.tell()} of {promise.size} bytes"
+            f"the connection ended after {file.tell()} of {facts.size} bytes"
         )
-    return promise
+    return facts
 
 
 def open_url(
@@ -210,7 +212,7 @@ def open_url(
     return urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT)
 
 
-def promised(response: http.client.HTTPResponse, etag: str) -> Promise:
+def file_facts(response: http.client.HTTPResponse, etag: str) -> FileFacts:
     """Size and checksum of the whole file, from the headers of an answer."""
     headers = response.headers
     size = int(headers.get("Content-Length", 0))
@@ -219,39 +221,38 @@ def promised(response: http.client.HTTPResponse, etag: str) -> Promise:
     hashes = ",".join(headers.get_all("x-goog-hash", []))
     md5 = re.search(r"md5=([\w+/]+=*)", hashes)
     sha256 = re.search(r"^[0-9a-f]{64}$", etag.strip('"'))
-    return Promise(size, md5[1] if md5 else "", sha256[0] if sha256 else "")
+    return FileFacts(size, md5[1] if md5 else "", sha256[0] if sha256 else "")
 
 
 def write(chunk: bytes, file: BinaryIO, target: Path) -> None:
-    """Writes; a disk that is full is not the network's fault."""
+    """Writes a chunk; errors of the disk are not tried again, unlike the network's."""
     try:
         file.write(chunk)
     except OSError as error:
         raise DownloadError(
-            f"{target} cannot be written: {error.strerror}; what has come is kept"
+            f"{target} cannot be written: {error.strerror}; what was downloaded is kept"
         ) from error
 
 
 def empty(file: BinaryIO) -> None:
-    """Forgets what has come."""
+    """Discards what was downloaded."""
     file.seek(0)
     file.truncate()
 
 
-def difference(path: Path, promise: Promise, digest: str) -> str:
-    """What is wrong with a file in words, empty if nothing is."""
+def difference(path: Path, facts: FileFacts, digest: str) -> str:
+    """How a file differs from the expected one; empty if it does not."""
     size = path.stat().st_size
-    if promise.size and size != promise.size:
-        return f"it has {size} bytes, wanted {promise.size}"
-    for wanted in (digest, promise.sha256):
-        if wanted:
-            found = checksum(path, "sha256").hex()
-            if not found.startswith(wanted):
-                return f"its SHA-256 is {found}, wanted {wanted}"
-    if promise.md5:
-        found = base64.b64encode(checksum(path, "md5")).decode()
-        if found != promise.md5:
-            return f"its MD5 is {found}, wanted {promise.md5}"
+    if facts.size and size != facts.size:
+        return f"it has {size} bytes, wanted {facts.size}"
+    for sha256 in filter(None, (digest, facts.sha256)):
+        actual = checksum(path, "sha256").hex()
+        if not actual.startswith(sha256):
+            return f"its SHA-256 is {actual}, wanted {sha256}"
+    if facts.md5:
+        actual = base64.b64encode(checksum(path, "md5")).decode()
+        if actual != facts.md5:
+            return f"its MD5 is {actual}, wanted {facts.md5}"
     return ""
 
 
@@ -262,5 +263,5 @@ def checksum(path: Path, name: str) -> bytes:
 
 
 def mebibytes(size: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes as text."""
     return f"{size / 2**20:.1f} MiB"

@@ -1,4 +1,4 @@
-"""Checkpoints of others on the disk: files and folders, read and written."""
+"""Checkpoint files and folders of other projects, read and written."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from vit_jax.interop.formats import (
 )
 
 SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".bin")
-# In the order of preference: the names that hubs give.
+# The names that hubs give, in the order of preference.
 FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -70,13 +70,13 @@ def split_path(path: str | Path) -> tuple[Path, str]:
 def select(tensors: Tensors, subtree: str, path: Path) -> Tensors:
     """The tensors below a name such as `img`, itself below `params` perhaps."""
     for prefix in (f"{subtree}/", f"params/{subtree}/", f"{subtree}."):
-        found = {
+        below = {
             name.removeprefix(prefix): tensor
             for name, tensor in tensors.items()
             if name.startswith(prefix)
         }
-        if found:
-            return found
+        if below:
+            return below
     names = sorted({name.removeprefix("params/").split("/")[0] for name in tensors})
     raise FileError(
         f"{path} has no tensors below {subtree!r}: wanted one of {', '.join(names[:8])}"
@@ -84,7 +84,7 @@ def select(tensors: Tensors, subtree: str, path: Path) -> Tensors:
 
 
 def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Reads one file, by its suffix, after a look at how it begins."""
+    """Reads one file by its suffix, unless its first bytes show that it is none."""
     if path.suffix not in SUFFIXES:
         raise FileError(
             f"{path} is no checkpoint: wanted {', '.join(SUFFIXES)}, or a folder with "
@@ -112,24 +112,24 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Reads the weights and the configs of a folder as hubs have it."""
-    there = [name for name in FOLDER_FILES if (folder / name).exists()]
-    if not there:
+    """Reads the weights and the configs of a folder in the form of hubs."""
+    present = [name for name in FOLDER_FILES if (folder / name).exists()]
+    if not present:
         others = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
         if len(others) != 1:
             raise FileError(
                 f"{folder} holds no checkpoint: wanted model.safetensors in it, "
                 + ("or the path of one of its files" if others else "or another folder")
             )
-        there = [others[0].name]
-    path = folder / there[0]
+        present = [others[0].name]
+    path = folder / present[0]
     if path.suffix != ".json":
         tensors, config = read_file(path)
         return tensors, config | read_configs(folder)
     shards = sorted(set(read_json(path)["weight_map"].values()))
     tensors = {}
     for shard in shards:
-        # A name with a way out of the folder is not one that a hub writes.
+        # No hub writes a name that leads out of the folder.
         if Path(shard).name != shard or not (folder / shard).exists():
             raise FileError(f"{path} names {shard}, which is not in {folder}")
         tensors |= read_file(folder / shard)[0]
@@ -168,7 +168,7 @@ def as_float32(tensor: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives another path to write to; it takes the place of `path` once it is whole."""
+    """Gives another path to write to, which replaces `path` at the end."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary

@@ -19,10 +19,8 @@ import numpy as np
 import safetensors
 
 Tensors = dict[str, np.ndarray]
-# What training code wraps a state dict in.
+# The keys under which training code stores a state dict.
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "teacher")
-
-
 SAFETENSORS_TYPES = {
     **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
     **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
@@ -67,10 +65,10 @@ def pickled(path: Path) -> FileError:
 def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Maps a safetensors file, and reads the config in its metadata if there is one.
 
-    Of the tensors, which are views of the file, what is not looked at is not read.
+    The tensors are views of the file: only what is used is read.
     """
     try:
-        # Checks the header, and that the file has all that it tells of.
+        # Checks the header, and that the file has all tensors in it.
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         content = np.asarray(np.memmap(path, np.uint8, "r"))
@@ -101,7 +99,7 @@ def read_torch(path: Path) -> Tensors:
         )
     import torch
 
-    # Options of the training script, which many files hold beside the weights.
+    # Many files hold the options of the training script beside the weights.
     options = torch.serialization.safe_globals([argparse.Namespace])
     try:
         with options:

@@ -8,7 +8,14 @@ import re
 from typing import Any
 
 from vit_jax.interop import linen
-from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
+from vit_jax.interop.layout import (
+    Rule,
+    Tensors,
+    rearranged,
+    same,
+    square_image,
+    usual_image,
+)
 from vit_jax.interop.linen import EACH_CLASS, ONE_ROW, config_for, facts
 from vit_jax.models import AnyModel, Mixer, ResNet
 
@@ -22,7 +29,7 @@ FIRST_HEADS = "Transformer/encoderblock_0/MultiHeadDotProductAttention_{}/query/
 
 def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG001
     names = linen.weights(tensors)
-    # Of a ResNet the last norm, since the convolutions may be numbered.
+    # A ResNet is recognised by its last norm: its convolutions may be numbered.
     if names.keys() & {POSITIONS, "resnet/group_norm/gamma"} or linen.is_mixer(names):
         return True
     return FIRST_HEADS.format(ONE_ROW.attention) in names and not any(
@@ -32,13 +39,13 @@ def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG00
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
     """Older and newer spellings as one; optimizer state dropped."""
-    found = linen.flat_norms(linen.weights(tensors))
-    linen.report_dropped(tensors, found)
-    found = linen.renumbered(found, EACH_CLASS, ONE_ROW)
+    params = linen.flat_norms(linen.weights(tensors))
+    linen.report_dropped(tensors, params)
+    params = linen.renumbered(params, EACH_CLASS, ONE_ROW)
     # Some files of big_transfer number their convolutions.
     return {
         re.sub(r"/standardized_conv2d_\d+/", "/standardized_conv2d/", name): x
-        for name, x in found.items()
+        for name, x in params.items()
     }
 
 
@@ -55,7 +62,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noq
     if "cls" not in tensors:
         options["pooling"] = "gap"
     if POSITIONS not in tensors:
-        image_size = linen.usual_image(side)
+        image_size = usual_image(side)
         return options | {"positions": "none", "image_size": image_size}
     patches = tensors[POSITIONS].shape[1] - ("cls" in tensors)
     return options | {"image_size": square_image(patches, side)}
@@ -73,39 +80,38 @@ def rules(model: AnyModel) -> list[Rule]:
     if model.has_class_token and model.positions == "learned":
         allowed["class_token_position"] = (True,)
     linen.check_vit(model, NAME, allowed)
-    found = linen.vit_rules(model, ONE_ROW)
+    rules = linen.vit_rules(model, ONE_ROW)
     if model.positions == "learned":
-        found.append(same(POSITIONS, "positions/embedding"))
+        rules.append(same(POSITIONS, "positions/embedding"))
     if model.resnet_stem is not None:
-        found += linen.trunk_rules(model.resnet_stem)
-    return found
+        rules += linen.trunk_rules(model.resnet_stem)
+    return rules
 
 
 def bit_rules(model: ResNet) -> list[Rule]:
-    """The ResNets of big_transfer, as TensorFlow names them; the head is a 1x1
-    convolution."""
+    """ResNets of big_transfer by TensorFlow's names; the head is a 1x1 convolution."""
     if model.version != "v2":
         raise ValueError(
             f"the {NAME} layout cannot hold a ResNet of version {model.version!r}: its "
             "code has 'v2'; the big_vision layout holds both"
         )
-    found = [same(BIT_ROOT, "resnet/root/kernel"), *tensorflow_norm("resnet", "norm")]
+    rules = [same(BIT_ROOT, "resnet/root/kernel"), *tensorflow_norm("resnet", "norm")]
     for name, ours in linen.units(model.blocks, digits=2):
         for i, letter in enumerate("abc", 1):
             part = f"resnet/{name}/{letter}"
             kernel = f"{part}/standardized_conv2d/kernel"
-            found.append(same(kernel, f"{ours}/conv{i}/kernel"))
-            found += tensorflow_norm(part, f"{ours}/norm{i}")
+            rules.append(same(kernel, f"{ours}/conv{i}/kernel"))
+            rules += tensorflow_norm(part, f"{ours}/norm{i}")
         if ours.endswith("_01"):
             kernel = f"resnet/{name}/a/proj/standardized_conv2d/kernel"
-            found.append(same(kernel, f"{ours}/shortcut/kernel"))
+            rules.append(same(kernel, f"{ours}/shortcut/kernel"))
     if model.num_classes:
         head = "resnet/head/conv2d"
-        found += [
+        rules += [
             rearranged(f"{head}/kernel", "head/kernel", "1 1 d n -> d n"),
             same(f"{head}/bias", "head/bias"),
         ]
-    return found
+    return rules
 
 
 def tensorflow_norm(theirs: str, ours: str) -> list[Rule]:

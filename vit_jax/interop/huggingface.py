@@ -16,6 +16,7 @@ from vit_jax.interop.huggingface_config import config_for, facts, image_size, nu
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
+    check_options,
     same,
     torch_convolution,
     torch_dense,
@@ -55,24 +56,24 @@ def bare(tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
-    """The parts that we have, zeros for the biases that `qkv_bias=False` leaves out."""
-    found = bare(tensors)
-    pytorch.refuse(found, UNSUPPORTED)
+    """The tensors in use, and zeros for the biases that `qkv_bias=False` leaves out."""
+    params = bare(tensors)
+    pytorch.refuse(params, UNSUPPORTED)
     if not config:
         pytorch.report_no_config("transformers")
-    unused = [MASK] + ["pooler.dense.weight", "pooler.dense.bias"] * (HEAD in found)
-    unused = [name for name in unused if name in found]
+    unused = [MASK] + ["pooler.dense.weight", "pooler.dense.bias"] * (HEAD in params)
+    unused = [name for name in unused if name in params]
     pytorch.report_dropped(unused)
-    found = {name: x for name, x in found.items() if name not in unused}
-    found = pytorch.with_biases(found, r"\.attention\.(query|key|value)\.weight$")
-    if REGISTERS in found:
-        found[MASK] = np.zeros((1, found[KERNEL].shape[0]), np.float32)
+    params = {name: x for name, x in params.items() if name not in unused}
+    params = pytorch.with_biases(params, r"\.attention\.(query|key|value)\.weight$")
+    if REGISTERS in params:
+        params[MASK] = np.zeros((1, params[KERNEL].shape[0]), np.float32)
     prefix = ""
-    if HEAD in found:
-        prefix = base_prefix(LAYER_SCALE in found, REGISTERS in found)
+    if HEAD in params:
+        prefix = base_prefix(LAYER_SCALE in params, REGISTERS in params)
     return {
         name if name.startswith("classifier.") else prefix + name: x
-        for name, x in found.items()
+        for name, x in params.items()
     }
 
 
@@ -111,7 +112,7 @@ def rules(model: Any) -> list[Rule]:
     dinov2 = bool(model.layer_scale_init)
     prefix = base_prefix(dinov2, model.num_registers > 0) if model.num_classes else ""
     stem = f"{prefix}embeddings"
-    found = [
+    rules = [
         same(f"{stem}.cls_token", "class_token"),
         torch_convolution(f"{stem}.patch_embeddings.projection", "embedding"),
         same(f"{stem}.patch_embeddings.projection.bias", "embedding/bias"),
@@ -119,28 +120,28 @@ def rules(model: Any) -> list[Rule]:
         *torch_norm(f"{prefix}layernorm", "encoder/norm"),
     ]
     if model.num_registers:
-        found.append(same(f"{stem}.register_tokens", "registers"))
-        # Its code has the mask of pre-training always.
+        rules.append(same(f"{stem}.register_tokens", "registers"))
+        # Its code always has the mask token of pre-training.
         mask = np.zeros((1, model.width), np.float32)
-        found.append(Rule(f"{stem}.mask_token", (), lambda _: (), lambda: mask))
+        rules.append(Rule(f"{stem}.mask_token", (), lambda _: (), lambda: mask))
     blocks = dinov2_rules if dinov2 else vit_rules
     for i in range(model.depth):
         ours = f"encoder/block_{i:02d}"
-        found += blocks(f"{prefix}{BLOCK}{i}", ours)
+        rules += blocks(f"{prefix}{BLOCK}{i}", ours)
         theirs = f"{prefix}{BLOCK}{i}.attention"
-        found += attention_rules(theirs, f"{ours}/attention", model.num_heads)
+        rules += attention_rules(theirs, f"{ours}/attention", model.num_heads)
     if model.pre_logits:
-        found += torch_dense(f"{prefix}pooler.dense", "pre_logits")
+        rules += torch_dense(f"{prefix}pooler.dense", "pre_logits")
     if model.num_classes:
-        found += torch_dense("classifier", "head")
-    return found
+        rules += torch_dense("classifier", "head")
+    return rules
 
 
 def check(model: Any) -> None:
     """Raises ValueError for a model that transformers has no code for."""
     pytorch.check_kind(model, NAME, VisionTransformer)
     dinov2, has_head = bool(model.layer_scale_init), model.num_classes > 0
-    pytorch.check_options(
+    check_options(
         model,
         NAME,
         class_token_position=(True,),
@@ -161,11 +162,11 @@ def check(model: Any) -> None:
 
 
 def attention_rules(theirs: str, ours: str, num_heads: int) -> list[Rule]:
-    found = pytorch.attention_out(f"{theirs}.output.dense", ours, num_heads)
+    rules = pytorch.attention_out(f"{theirs}.output.dense", ours, num_heads)
     for part in pytorch.PARTS:
         name = f"{theirs}.attention.{part}"
-        found += pytorch.attention_part(name, f"{ours}/{part}", num_heads)
-    return found
+        rules += pytorch.attention_part(name, f"{ours}/{part}", num_heads)
+    return rules
 
 
 def vit_rules(theirs: str, ours: str) -> list[Rule]:

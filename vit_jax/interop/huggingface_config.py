@@ -9,7 +9,7 @@ from vit_jax.models import VisionTransformer
 from vit_jax.models.pixels import HALF
 
 Config = dict[str, Any]
-# Ours by theirs; the first spelling of each is written.
+# Our names by theirs; of several for one activation, the first is written.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -24,12 +24,12 @@ ACTIVATIONS = {
     name: name
     for name in ("quick_gelu", "relu", "relu6", "tanh", "sigmoid", "mish", "leaky_relu")
 }
-# Numbers of Pillow.
+# Pillow's codes.
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 
 
 def numerics(config: Config, dinov2: bool) -> dict[str, Any]:
-    """Options of the model that only the configs tell, or else the code's defaults.
+    """Options of the model from the configs, or else the code's defaults.
 
     Raises:
         ValueError: an activation that we do not have.
@@ -61,7 +61,7 @@ def pixel_statistics(config: Config, dinov2: bool) -> tuple[tuple[float, ...], .
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if dinov2 else (HALF, HALF)
     mean, std = processor.get("image_mean", mean), processor.get("image_std", std)
-    # Pixels in 0..255 are multiplied by the factor before.
+    # Pixels in 0..255 are first multiplied by the factor.
     largest = round(255 * processor.get("rescale_factor", 1 / 255), 6)
     return tuple(x / largest for x in mean), tuple(x / largest for x in std)
 
@@ -138,7 +138,7 @@ def config_for(model: Any, facts: Facts) -> Config:
 
 
 def architecture(model: VisionTransformer) -> str:
-    """The class that loads it."""
+    """The class of transformers that loads the model."""
     base = "ViT"
     if model.layer_scale_init:
         base = "Dinov2WithRegisters" if model.num_registers else "Dinov2"
@@ -146,7 +146,7 @@ def architecture(model: VisionTransformer) -> str:
 
 
 def preprocessor_config(model: VisionTransformer, facts: Facts) -> Config:
-    """That of transformers' processor of ViT, or of BiT, which crops the centre."""
+    """For transformers' processor of ViT, or of BiT, which crops the centre."""
     height, width = model.image_size
     codes = {name: code for code, name in INTERPOLATIONS.items()}
     size = {"height": height, "width": width}

@@ -24,8 +24,8 @@ SHOWN = 10
 class Rule(NamedTuple):
     """One tensor of a foreign layout and the parameters of ours that it holds.
 
-    `read` makes ours of theirs by views, transposes and splits alone; `write` is its
-    exact inverse, and takes ours in the order of `ours`.
+    `read` makes our arrays from theirs by views, transposes and splits only; `write` is
+    its exact inverse, and takes our arrays in the order of `ours`.
     """
 
     theirs: str
@@ -35,10 +35,10 @@ class Rule(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a checkpoint says beside its weights; "" or 0 where it says nothing.
+    """What a checkpoint has beside its weights; "" or 0 for what it has not.
 
     Attributes:
-        label_names: of the classes, in the order of the logits; () if unknown.
+        label_names: names of the classes, in the order of the logits; () if unknown.
         eval_crop: how images are fitted, as in `Data.eval_crop`:
             "resize_small_center_crop" or "resize".
         crop_share: side of the centre crop over the shorter side of the resized image.
@@ -59,7 +59,7 @@ class Layout(Protocol):
     `preprocessor_config` holds the file of that name, if there is one.
 
     Attributes:
-        NAME: as it is called on the command line.
+        NAME: its name on the command line.
     """
 
     @property
@@ -72,30 +72,29 @@ class Layout(Protocol):
     def canonical(self, tensors: Tensors, config: dict[str, Any]) -> Tensors:
         """The tensors under the names and shapes of `rules`.
 
-        Prefixes, stacked blocks and old spellings undone, and what is no weight (such
-        as optimizer state) dropped with a printed line. `unchanged` where there is
-        nothing to do. Only `recognises` is given the tensors of the file itself.
+        Undoes prefixes, stacked blocks and old spellings; drops and logs what is no
+        weight, such as optimizer state. All but `recognises` get the result.
         """
         ...
 
     def describe(self, tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `create_model`, from names and shapes and the config.
 
-        `name`, `num_classes`, `image_size` (None if it is needed and cannot be told)
+        `name`, `num_classes`, `image_size` (None if it is needed and not known)
         and every option that differs from the default, numerics of the original code
         included: reading what was written must give an equal model.
         """
         ...
 
     def facts(self, tensors: Tensors, config: dict[str, Any]) -> Facts:
-        """What else the config tells."""
+        """Facts from the config."""
         ...
 
     def rules(self, model: AnyModel) -> list[Rule]:
         """One rule a tensor, for that model.
 
         Raises:
-            ValueError: the layout cannot hold the model; says what of it.
+            ValueError: the layout cannot hold the model.
         """
         ...
 
@@ -108,20 +107,15 @@ class Layout(Protocol):
         ...
 
 
-def unchanged(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
-    """`Layout.canonical` of a layout that has one spelling."""
-    return tensors
-
-
 def same(theirs: str, ours: str) -> Rule:
-    """The same tensor under another name."""
+    """A rule for a tensor that has only another name."""
     return Rule(theirs, (ours,), lambda x: (x,), lambda x: x)
 
 
 def rearranged(
     theirs: str, ours: str | tuple[str, ...], pattern: str, **sizes: int
 ) -> Rule:
-    """The same numbers in another order.
+    """A rule for a tensor with the same numbers in another order.
 
     Args:
         ours: if it is a tuple, its parameters are cut along the first axis of the
@@ -176,7 +170,7 @@ def vit_arguments(size: Size, patch_size: int) -> dict[str, Any]:
 def named(
     family: str, sizes: Mapping[str, Any], size: Any, patch_size: int
 ) -> dict[str, Any]:
-    """The same for a family and the table of its sizes."""
+    """As `vit_arguments`, for a family and the table of its sizes."""
     for name, known in sizes.items():
         if known == size:
             return {"name": f"{family}-{name}/{patch_size}"}
@@ -188,6 +182,23 @@ def square_image(num_patches: int, patch_size: int) -> tuple[int, int] | None:
     side = math.isqrt(num_patches)
     size = side * patch_size
     return (size, size) if side * side == num_patches else None
+
+
+def usual_image(side: int) -> tuple[int, int]:
+    """The image size where no file has it: 224 pixels, or what patches fit into."""
+    size = max(224 // side, 1) * side
+    return size, size
+
+
+def check_options(model: AnyModel, layout: str, **allowed: tuple[Any, ...]) -> None:
+    """Raises ValueError if a layout cannot hold the value of a model's attribute."""
+    for name, values in allowed.items():
+        value = getattr(model, name)
+        if value not in values:
+            raise ValueError(
+                f"the {layout} layout cannot hold a model with {name}={value!r}: its "
+                f"code has {' or '.join(map(repr, values))}"
+            )
 
 
 def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, Any]:
@@ -202,24 +213,22 @@ def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, 
     params, problems = {}, []
     for rule in rules:
         if rule.theirs not in tensors:
-            problems.append(f"{rule.theirs} is missing, {wanted(rule, shapes)}")
+            problems.append(f"{rule.theirs} is missing, {expected_shape(rule, shapes)}")
             continue
         parts = fitting(rule, tensors[rule.theirs], shapes)
         if parts is None:
-            found = tensors[rule.theirs].shape
-            problems.append(f"{rule.theirs} is {found}, {wanted(rule, shapes)}")
+            shape = tensors[rule.theirs].shape
+            problems.append(f"{rule.theirs} is {shape}, {expected_shape(rule, shapes)}")
             continue
         params.update(zip(rule.ours, parts, strict=True))
     known = {rule.theirs for rule in rules}
-    for name in tensors:
-        if name not in known:
-            problems.append(f"{name} {tensors[name].shape} is surplus")
+    surplus = [name for name in tensors if name not in known]
+    problems += [f"{name} {tensors[name].shape} is surplus" for name in surplus]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
             f"the tensors are not those of this model in the {layout.NAME} layout: "
-            + "; ".join(problems[:SHOWN])
-            + more
+            f"{'; '.join(problems[:SHOWN])}{more}"
         )
     return traverse_util.unflatten_dict(params, sep="/")
 
@@ -259,15 +268,15 @@ def checked_rules(
         ValueError: they do not.
     """
     rules = layout.rules(model)
-    held = [path for rule in rules for path in rule.ours]
-    left = sorted(shapes.keys() - set(held))
+    ours = [path for rule in rules for path in rule.ours]
+    left = sorted(shapes.keys() - set(ours))
     if left:
         raise ValueError(
             f"the {layout.NAME} layout has no place for {', '.join(left[:3])}"
             + (f" and {len(left) - 3} more parameters" if len(left) > 3 else "")
         )
-    if len(held) != len(shapes) or len({rule.theirs for rule in rules}) != len(rules):
-        odd = sorted(set(held) - shapes.keys()) or "a name twice"
+    if len(ours) != len(shapes) or len({rule.theirs for rule in rules}) != len(rules):
+        odd = sorted(set(ours) - shapes.keys()) or "a name twice"
         raise AssertionError(f"rules of {layout.NAME} beside the model: {odd}")
     return rules
 
@@ -284,7 +293,7 @@ def fitting(
     return parts if right else None
 
 
-def wanted(rule: Rule, shapes: dict[str, tuple[int, ...]]) -> str:
-    """In words, the shape of their tensor that would fit."""
+def expected_shape(rule: Rule, shapes: dict[str, tuple[int, ...]]) -> str:
+    """The shape of their tensor that would fit, for an error."""
     zeros = (np.zeros(shapes[path], np.float32) for path in rule.ours)
     return f"wanted {rule.write(*zeros).shape}"

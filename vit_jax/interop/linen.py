@@ -1,4 +1,4 @@
-"""What the two code bases of Google have in common: the names that Flax gives.
+"""What the layouts of Google's two code bases have in common: Flax's names.
 
 Their tensors have our shapes, so that rules only rename. The layouts `google` and
 `big_vision` differ in numbering, in positions, and in the ResNets' names.
@@ -15,9 +15,11 @@ from vit_jax.interop.layout import (
     Facts,
     Rule,
     Tensors,
+    check_options,
     named,
     same,
     square_image,
+    usual_image,
     vit_arguments,
 )
 from vit_jax.models import AnyModel, Mixer, VisionTransformer
@@ -29,14 +31,14 @@ Arguments = dict[str, Any]
 
 
 class Numbers(NamedTuple):
-    """Numbers in the names of a block's parts, after the first LayerNorm's 0."""
+    """Numbers in the names of a block's parts; the first LayerNorm has 0."""
 
     attention: int
     norm: int
     mlp: int
 
 
-# Flax before Linen counted a block's parts in one row, Linen each class by itself.
+# Flax before Linen numbers all parts of a block in one row, Linen each class apart.
 ONE_ROW, EACH_CLASS = Numbers(1, 2, 3), Numbers(0, 1, 0)
 KINDS = ("MultiHeadDotProductAttention", "LayerNorm", "MlpBlock")
 PART = re.compile(rf"(Transformer/encoderblock_\d+/)({'|'.join(KINDS)})_(\d+)/")
@@ -44,7 +46,7 @@ NORM_IN_TRUNK = re.compile(r"(^|/)gn(\d|_root|_proj)/(scale|bias)$")
 
 
 def weights(tensors: Tensors) -> Tensors:
-    """The tensors without the wrapper of a training checkpoint, and what is in it.
+    """The parameters, out of the wrapper of a training checkpoint.
 
     Raises:
         FileError: they are those of several models, such as two towers.
@@ -59,8 +61,8 @@ def weights(tensors: Tensors) -> Tensors:
     towers = {name.split("/")[0] for name in tensors} & {"img", "txt"}
     if len(towers) == 2:
         raise FileError(
-            "the checkpoint holds an image and a text tower: name the one wanted "
-            "behind the file, as in checkpoint.npz:img"
+            "the checkpoint holds an image and a text tower: name one of them behind "
+            "the file, as in checkpoint.npz:img"
         )
     return tensors
 
@@ -82,7 +84,7 @@ def flat_norms(tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def renumbered(tensors: Tensors, old: Numbers, new: Numbers) -> dict[str, np.ndarray]:
-    """The tensors with the parts of their blocks counted in another way."""
+    """The tensors with the parts of their blocks numbered in another way."""
     counts = dict(zip(KINDS, zip(old, new, strict=True), strict=True))
 
     def rename(match: re.Match) -> str:
@@ -116,7 +118,7 @@ def mlp(theirs: str, ours: str) -> list[Rule]:
 
 
 def vit_rules(model: VisionTransformer, numbers: Numbers) -> list[Rule]:
-    """All but positions and the ResNet stem."""
+    """The rules of a ViT but for positions and the ResNet stem."""
     rules = dense("embedding", "embedding")
     if model.has_class_token:
         rules.append(same("cls", "class_token"))
@@ -143,12 +145,12 @@ def check_vit(
     """Checks that a layout's code has the options of a model.
 
     Args:
-        allowed: values of attributes that the code has; those below it has in neither.
+        allowed: values of attributes that this layout has, beside those of both.
 
     Raises:
-        ValueError: it has not; names the first one.
+        ValueError: it does not have one of them.
     """
-    neither = {
+    both = {
         "positions_at": ("stem",),
         "attention": ("full",),
         "norm_after_pooling": (False,),
@@ -157,17 +159,11 @@ def check_vit(
     }
     if model.class_token == "always":
         allowed = allowed | {"pooling": ("token",)}
-    for name, values in (allowed | neither).items():
-        found = getattr(model, name)
-        if found not in values:
-            raise ValueError(
-                f"the {layout} layout cannot hold a model with {name}={found!r}: its "
-                f"code has {' or '.join(map(repr, values))}"
-            )
+    check_options(model, layout, **(allowed | both))
 
 
 def stage_rules(blocks: tuple[int, ...], digits: int = 1) -> list[Rule]:
-    """The v1 units of a trunk, counted with so many digits."""
+    """The v1 units of a trunk, numbered with so many digits."""
     rules = []
     for name, ours in units(blocks, digits):
         for i in (1, 2, 3):
@@ -186,7 +182,7 @@ def trunk_rules(blocks: tuple[int, ...]) -> list[Rule]:
 
 
 def units(blocks: tuple[int, ...], digits: int) -> list[tuple[str, str]]:
-    """Names of the units, theirs and ours."""
+    """Pairs of their and our names of the units."""
     return [
         (f"block{s}/unit{u:0{digits}d}", f"resnet/stage_{s}/unit_{u:02d}")
         for s, count in enumerate(blocks, 1)
@@ -197,10 +193,10 @@ def units(blocks: tuple[int, ...], digits: int) -> list[tuple[str, str]]:
 def count_blocks(tensors: Tensors, prefix: str = "") -> tuple[int, ...]:
     """Units in each stage, from names like `block1/unit03/...`."""
     pattern = re.compile(re.escape(prefix) + r"block(\d+)/unit0*(\d+)/")
-    found = {(int(m[1]), int(m[2])) for name in tensors if (m := pattern.match(name))}
-    stages = max((stage for stage, _ in found), default=0)
+    units = {(int(m[1]), int(m[2])) for name in tensors if (m := pattern.match(name))}
+    stages = max((stage for stage, _ in units), default=0)
     return tuple(
-        max((unit for s, unit in found if s == stage), default=0)
+        max((unit for s, unit in units if s == stage), default=0)
         for stage in range(1, stages + 1)
     )
 
@@ -208,8 +204,8 @@ def count_blocks(tensors: Tensors, prefix: str = "") -> tuple[int, ...]:
 def depth(tensors: Tensors, blocks: str) -> int:
     """Number of blocks, whose names start with `blocks` and a number."""
     numbered = re.compile(re.escape(blocks) + r"(\d+)/")
-    found = [int(m[1]) for name in tensors if (m := numbered.match(name))]
-    return 1 + max(found, default=-1)
+    numbers = [int(m[1]) for name in tensors if (m := numbered.match(name))]
+    return 1 + max(numbers, default=-1)
 
 
 def num_classes(tensors: Tensors) -> int:
@@ -274,19 +270,13 @@ def mixer_rules(model: Mixer) -> list[Rule]:
 
 
 def bit_arguments(blocks: tuple[int, ...], width: int, version: str) -> Arguments:
-    """A ResNet; nothing in it tells the image size."""
+    """Arguments of a ResNet, whose file has no image size."""
     options = {"blocks": blocks, "width": width, "version": version}
     return {"name": "BiT-R50x1", "image_size": usual_image(32), **options}
 
 
-def usual_image(side: int) -> tuple[int, int]:
-    """The image size where no tensor tells it: 224 pixels, or what patches fit into."""
-    size = max(224 // side, 1) * side
-    return size, size
-
-
 def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001
-    """Nothing but weights is in these files."""
+    """Empty: these files hold nothing but weights."""
     return Facts()
 
 

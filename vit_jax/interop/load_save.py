@@ -32,15 +32,15 @@ def load(
     """Loads `(model, params)` from a run, or from a checkpoint of another project.
 
     `model.apply({"params": params}, images)` gives logits (b, num_classes) and a dict
-    of activations; images are floats in [-1, 1] of shape (b, *model.image_size, 3), as
-    of `vit_jax.normalize`. What was found in a file, and what is changed of it, goes to
-    the logger "vit_jax" as INFO; what the file does not tell, as WARNING.
+    of activations; images are floats in [-1, 1] of shape (b, *model.image_size, 3),
+    from `vit_jax.normalize`. The logger "vit_jax" gets the content of a file and each
+    change of it as INFO, and what the file does not have as WARNING.
 
     Args:
         path: the folder of a run, whose newest whole checkpoint is taken; a file
-            (.npz, of which `file.npz:img` is a part, .safetensors, .pth) or folder of
-            timm, Hugging Face, torchvision, vision_transformer or big_vision; or the
-            name of a public one, such as "timm/vit_base_patch16_224.augreg_in21k" or
+            (.npz, or its part `file.npz:img`, .safetensors, .pth) or folder of timm,
+            Hugging Face, torchvision, vision_transformer or big_vision; or the name of
+            a public one, such as "timm/vit_base_patch16_224.augreg_in21k" or
             "augreg/B_16", which is downloaded once: `python -m vit_jax.interop.hub`
             lists them.
         num_classes: None keeps the head; another number than the checkpoint's gives a
@@ -50,19 +50,19 @@ def load(
             checkpoint's. Positions are resampled.
         patch_size: in pixels; None keeps the checkpoint's. The kernel of the patches is
             resized (FlexiViT), and positions are resampled if their number changes.
-        resample: how positions are, "bilinear" or "bicubic".
-        ema: of a run, take the moving average of the parameters.
+        resample: filter for positions, "bilinear" or "bicubic".
+        ema: take the moving average of the parameters of a run.
         dtype: of the computation: float32, bfloat16 or float16, by name or as NumPy and
             JAX have them; "auto" is the run's own, else bfloat16 on GPU and TPU and
             float32 on CPU. The parameters are float32 always.
-        scan: the blocks are stacked and run in a loop, which compiles in a fraction of
+        scan: stack the blocks and run them in a loop, which compiles in a fraction of
             the time (`vit_jax/models/depth.py`).
-        mesh: of `vit_jax.parallel.sharding.make_mesh(data=1, fsdp=-1, tensor=1)`; each
-            of its devices gets its part of the parameters and never holds more. None
-            puts all on the first device.
+        mesh: from `vit_jax.parallel.sharding.make_mesh(data=1, fsdp=-1, tensor=1)`:
+            each of its devices gets its part of the parameters and never holds more.
+            None puts all on the first device.
         **options: other attributes of the model, such as `dropout_rate` or, where a
-            file does not tell, `activation` and `norm_epsilon`; and `layout`, the name
-            of a file's layout should it be in doubt.
+            file does not have them, `activation` and `norm_epsilon`; and `layout`, the
+            name of a file's layout if it is ambiguous.
 
     Returns:
         The model, and its parameters as nested dicts of float32 arrays.
@@ -103,7 +103,7 @@ def save(
 
     Args:
         path: .npz, .safetensors, or a folder.
-        model, params: as of `load`; the blocks may be stacked.
+        model, params: as from `load`; the blocks may be stacked.
         layout: "google", "big_vision", "timm", "huggingface" or "torchvision"; "" is
             "google" for .npz and "huggingface" for a folder.
         label_names: one for each output, for the layouts that hold them.

@@ -1,6 +1,6 @@
 """A model as one program with its weights inside: StableHLO or ONNX.
 
-Either is run before it is written, and must give what the model gives.
+A program is run before it is written, and must give the outputs of the model.
 """
 
 import importlib.util
@@ -24,21 +24,15 @@ from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-
-
-# Both formats are held in one message, which cannot be longer.
+# Either format is one protobuf message, which cannot be longer.
 MOST_BYTES = 2**31 - 2**24
-
-
 # Largest difference between logits, over the largest logit.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
-
-
 Program = Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b n"]]
 
 
 class ExportError(RuntimeError):
-    """A program that could not be made, or that does not give what the model gives."""
+    """A program that could not be made, or whose outputs are not those of the model."""
 
 
 def export(
@@ -51,17 +45,17 @@ def export(
     """Writes a program from uint8 images to probabilities, and `<path>.json`.
 
     Args:
-        run: of `load_trained`; the program computes in its model's dtype.
+        run: from `load_trained`; the program computes in its model's dtype.
         path: ending in .onnx for ONNX; anything else is a StableHLO program.
-        logits: float32 logits instead, which a model without a head always gives.
-        platforms: of the StableHLO program: cpu, cuda, rocm, tpu.
+        logits: give float32 logits instead, as for every model without a head.
+        platforms: platforms of a StableHLO program: cpu, cuda, rocm, tpu.
 
     Returns:
-        How far its outputs are from the model's at most, for random images.
+        The largest difference from the model's outputs, for random images.
 
     Raises:
         ValueError: the weights are too large for one program.
-        ExportError: it cannot be made, or gives something else than the model.
+        ExportError: it cannot be made, or gives other outputs than the model.
         ImportError: ONNX is wanted and its converter is not installed.
     """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(run.params))
@@ -91,7 +85,7 @@ def export(
 
 def make_program(run: TrainedModel, *, logits: bool) -> Program:
     """The function to be exported: uint8 images of the model's size to outputs."""
-    # What the program's machine has is not known yet.
+    # The machine that runs the program may not have the kernels of this one.
     model, params = with_plain_attention(run.model), run.params
 
     def compute(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b n"]:
@@ -140,7 +134,7 @@ def onnx_program(compute: Program, image_size: tuple[int, int], output: str) -> 
             compute, [images], input_names=["images"], output_names=[output]
         )
         return model.SerializeToString()
-    # What it cannot convert shows in as many ways as there are operations.
+    # Each operation that it cannot convert raises another type.
     except Exception as error:
         raise ExportError(
             f"jax2onnx cannot convert this model ({type(error).__name__}: {error}); a "
@@ -157,7 +151,7 @@ def onnx_caller(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def compare(call: Callable[..., Any], compute: Program, run: TrainedModel) -> float:
-    """The largest difference of a program's outputs and the model's.
+    """The largest difference between a program's outputs and the model's.
 
     Raises:
         ExportError: it is too large, or the shapes differ.
@@ -169,13 +163,13 @@ def compare(call: Callable[..., Any], compute: Program, run: TrainedModel) -> fl
     limit = tolerance * max(1.0, float(np.abs(expected).max()))
     largest = 0.0
     for count in (1, 3):
-        found = np.asarray(call(images[:count]))
-        if found.shape != expected[:count].shape:
+        outputs = np.asarray(call(images[:count]))
+        if outputs.shape != expected[:count].shape:
             raise ExportError(
-                f"the program gives {found.shape} for {count} images, and the model "
+                f"the program gives {outputs.shape} for {count} images, and the model "
                 f"{expected[:count].shape}; nothing was written"
             )
-        largest = max(largest, float(np.abs(found - expected[:count]).max()))
+        largest = max(largest, float(np.abs(outputs - expected[:count]).max()))
     if not largest <= limit:
         raise ExportError(
             f"the program's outputs differ from the model's by {largest:.2g}, more "

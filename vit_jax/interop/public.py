@@ -1,4 +1,4 @@
-"""Public checkpoints by name: where they are, and how they get here.
+"""Public checkpoints by name: their addresses, and their download.
 
 Downloads go to $VIT_JAX_CACHE, or `vit_jax/checkpoints` in the user's cache folder, and
 stay there. $HF_ENDPOINT and $HF_TOKEN mean what they mean for Hugging Face's library,
@@ -19,26 +19,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_jax.interop.download import DownloadError, NotThere, download
+from vit_jax.interop.files import SUFFIXES
 from vit_jax.storage.paths import SCHEME, as_path
 
 logger = logging.getLogger(__name__)
 
 WEB = ("https://", "http://")
-
-
 STORAGE = "https://storage.googleapis.com"
-
-
 BUCKETS = ("vit_models", "mixer_models", "bit_models", "big_vision")
-
-
-# Of the bucket vit_models, whose name may be left out.
+# Folders of the bucket vit_models, whose name may be left out.
 FOLDERS = ("augreg", "imagenet21k", "imagenet21k+imagenet2012", "sam", "gsam")
-
-
-SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".bin")
-
-
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -96,9 +86,9 @@ def resolve(name: str | Path) -> Path:
     Raises:
         ValueError: an address that nothing here reads, such as s3://.
         ImportError: what reads buckets is not installed.
-        FileNotFoundError: it is none of these; names the nearest.
+        FileNotFoundError: none of these; names the nearest.
         NotThere: no such file or model where it should be.
-        DownloadError: no network (tells which file to put where), no space, or a file
+        DownloadError: no network (says which file to put where), no space, or a file
             that does not fit its checksum.
     """
     text = str(name)
@@ -133,7 +123,7 @@ def split_part(text: str) -> tuple[str, str]:
 
 
 def find_address(text: str) -> str:
-    """The address that is meant by something that is neither path nor in the table."""
+    """The address for a name that is neither a path nor in the table."""
     if text.startswith(("hf:", "gs://")):
         return text
     page = re.match(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?$", text)
@@ -203,9 +193,9 @@ def hugging_face(model_id: str) -> Path:
     name, _, revision = model_id.partition("@")
     revision = revision or "main"
     folder = cache_folder() / "huggingface.co" / model_id
-    for found in (folder, library_cache(name, revision)):
-        if found is not None and is_complete(found):
-            return found
+    for cached in (folder, library_cache(name, revision)):
+        if cached is not None and is_complete(cached):
+            return cached
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     base = f"{endpoint.rstrip('/')}/{name}/resolve/{revision}/"
     announce(f"{endpoint}/{name}", folder)
@@ -271,12 +261,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def library_cache(name: str, revision: str) -> Path | None:
-    """Where Hugging Face's own library has put the model, None if it has not."""
+    """The model's folder in the cache of Hugging Face's own library, if it is there."""
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     folder = hub / f"models--{name.replace('/', '--')}"
     reference = folder / "refs" / revision
     commit = reference.read_text().strip() if reference.exists() else revision
     snapshot = folder / "snapshots" / commit
-    # It may hold the config alone.
+    # The library may have downloaded the config only.
     return snapshot if (snapshot / "config.json").exists() else None

@@ -20,9 +20,9 @@ PARTS = ("query", "key", "value")
 
 
 def usual_heads(width: int) -> int:
-    """Heads of the known size of that width, in others one for 64 features.
+    """Heads of the known size of that width; for others, one for 64 features.
 
-    The tensors do not tell: the heads of a projection are side by side in one axis.
+    Tensors do not show it: the heads of a projection are side by side in one axis.
     """
     known = {size.width: size.num_heads for size in SIZES.values()}
     return known.get(width, max(width // 64, 1))
@@ -51,48 +51,31 @@ def patch_size(kernel: Any) -> int:
 def grid_image(
     rows: int, patch: int, image_size: tuple[int, int] | None
 ) -> tuple[int, int] | None:
-    """The image size of that many patches: the one of the config if it fits, or that
-    of a square; None if there is none."""
+    """The image size of that many patches: the config's if it fits, or a square, or
+    None."""
     if image_size and (image_size[0] // patch) * (image_size[1] // patch) == rows:
         return image_size
     return square_image(rows, patch) if rows > 0 else None
 
 
-def usual_image(side: int) -> tuple[int, int]:
-    """The image size where nothing tells it: 224 pixels, or what tokens fit into."""
-    size = max(224 // side, 1) * side
-    return size, size
-
-
 def with_biases(tensors: Tensors, weights: str) -> dict[str, np.ndarray]:
-    """Tensors with zeros for the biases that weights of a name are without."""
-    found = dict(tensors)
+    """The tensors, with zeros where weights whose names match have no bias."""
+    complete = dict(tensors)
     for name, x in tensors.items():
         if re.search(weights, name):
             bias = name.removesuffix("weight") + "bias"
-            found.setdefault(bias, np.zeros(len(x), np.float32))
-    return found
+            complete.setdefault(bias, np.zeros(len(x), np.float32))
+    return complete
 
 
 def beside_defaults(options: Arguments) -> Arguments:
-    """The options that are not the defaults of `VisionTransformer`."""
+    """The options other than the defaults of `VisionTransformer`."""
     return {
         name: value
         for name, value in options.items()
         if not hasattr(VisionTransformer, name)
         or getattr(VisionTransformer, name) != value
     }
-
-
-def check_options(model: Any, layout: str, **allowed: tuple[Any, ...]) -> None:
-    """Raises ValueError if an attribute of a model is none that a layout can hold."""
-    for name, values in allowed.items():
-        found = getattr(model, name)
-        if found not in values:
-            raise ValueError(
-                f"the {layout} layout cannot hold a model with {name}={found!r}: its "
-                f"code has {' or '.join(map(repr, values))}"
-            )
 
 
 def check_kind(model: Any, layout: str, *kinds: type) -> None:
@@ -120,15 +103,15 @@ def refuse(tensors: Tensors, unsupported: dict[str, str]) -> None:
     """Raises ValueError if there are tensors of parts that our models do not have.
 
     Args:
-        unsupported: what a part is, by a pattern that its tensors' names have.
+        unsupported: descriptions of parts by a pattern in their tensors' names.
     """
     for pattern, part in unsupported.items():
-        found = [name for name in tensors if re.search(pattern, name)]
-        if found:
-            others = f" and {len(found) - 2} more" if len(found) > 2 else ""
+        names = [name for name in tensors if re.search(pattern, name)]
+        if names:
+            others = f" and {len(names) - 2} more" if len(names) > 2 else ""
             raise ValueError(
                 f"the model has {part}, which vit_jax has not: "
-                f"{', '.join(found[:2])}{others}"
+                f"{', '.join(names[:2])}{others}"
             )
 
 
@@ -136,8 +119,8 @@ def fused_attention(names: str, out: str, ours: str, num_heads: int) -> list[Rul
     """Query, key and value in one weight and bias, and the projection behind.
 
     Args:
-        names: of the two, with {} for `weight` and `bias`.
-        out: of the projection, without that.
+        names: name of weight and bias, with {} for `weight` and `bias`.
+        out: name of the projection behind, without that.
     """
     return [
         *fused_parts(names, ours, PARTS, num_heads),

@@ -14,10 +14,12 @@ from vit_jax.interop import pytorch, timm_trunks
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
+    check_options,
     same,
     torch_convolution,
     torch_dense,
     torch_norm,
+    usual_image,
     vit_arguments,
 )
 from vit_jax.interop.timm_config import (
@@ -59,36 +61,36 @@ def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG00
 def modern(name: str) -> str:
     """timm's present name of a tensor."""
     name = PREFIX.sub("", name)
-    # DINOv2's training code puts its blocks into chunks and keeps their numbers.
+    # DINOv2's training code puts its blocks into chunks; their numbers go on.
     name = re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name)
     name = re.sub(r"\.gamma_(\d)$", r".ls\1.gamma", name)
     return "reg_token" if name == "register_tokens" else name
 
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
-    """Present names, positions of registers added to them, zeros for the biases that
-    `qkv_bias=False` leaves out."""
-    found = {modern(name): x for name, x in tensors.items()}
-    pytorch.refuse(found, UNSUPPORTED)
-    refuse_gated(found)
+    """timm's present names, the positions of registers added to them, and zeros for the
+    biases that `qkv_bias=False` leaves out."""
+    params = {modern(name): x for name, x in tensors.items()}
+    pytorch.refuse(params, UNSUPPORTED)
+    refuse_gated(params)
     if not config:
         pytorch.report_no_config(NAME)
-    if found.pop("mask_token", None) is not None:
+    if params.pop("mask_token", None) is not None:
         pytorch.report_dropped(["mask_token"])
-    found = pytorch.with_biases(
-        found, r"attn\.qkv\.weight$|^attn_pool\.(q|kv)\.weight$"
+    params = pytorch.with_biases(
+        params, r"attn\.qkv\.weight$|^attn_pool\.(q|kv)\.weight$"
     )
-    if "pos_embed" in found and "reg_token" in found:
-        first, count = int("cls_token" in found), found["reg_token"].shape[1]
-        if prefix_rows(found, config) == first + count:
-            table, rows = found["pos_embed"], slice(first, first + count)
-            found["reg_token"] = found["reg_token"] + table[:, rows]
-            found["pos_embed"] = np.delete(table, rows, axis=1)
-    return found
+    if "pos_embed" in params and "reg_token" in params:
+        first, count = int("cls_token" in params), params["reg_token"].shape[1]
+        if prefix_rows(params, config) == first + count:
+            table, rows = params["pos_embed"], slice(first, first + count)
+            params["reg_token"] = params["reg_token"] + table[:, rows]
+            params["pos_embed"] = np.delete(table, rows, axis=1)
+    return params
 
 
 def refuse_gated(tensors: Tensors) -> None:
-    """SwiGLU and GLU have their two halves in one weight."""
+    """Raises ValueError for SwiGLU and GLU, which have two halves in one weight."""
     for name, x in tensors.items():
         out = tensors.get(name.replace(".fc1.", ".fc2."), x)
         if name.endswith(".fc1.weight") and x.shape[0] != out.shape[1]:
@@ -118,7 +120,7 @@ def prefix_rows(tensors: Tensors, config: dict[str, Any]) -> int:
 
 
 def token_side(tensors: Tensors) -> int:
-    """Pixels a side that a token stands for, a ResNet stem included."""
+    """Pixels a side of a token, a ResNet stem included."""
     side = pytorch.patch_size(tensors[KERNEL])
     stem = timm_trunks.stem_units(tensors)
     return side if stem is None else side * ResNetTrunk(stem).stride
@@ -153,7 +155,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         options["class_token_position"] = prefix > 0 or not token
     else:
         options["positions"] = "none"
-        image_size = stored_image_size(config) or pytorch.usual_image(side)
+        image_size = stored_image_size(config) or usual_image(side)
     options["image_size"] = image_size
     return vit_arguments(size, side) | pytorch.beside_defaults(options)
 
@@ -167,33 +169,33 @@ def rules(model: AnyModel) -> list[Rule]:
     check(model)
     norm = "fc_norm" if model.norm_after_pooling else "norm"
     ours = "pool_norm" if model.norm_after_pooling else "encoder/norm"
-    found = [
+    rules = [
         torch_convolution("patch_embed.proj", "embedding"),
         same("patch_embed.proj.bias", "embedding/bias"),
         *torch_norm(norm, ours),
     ]
     if model.has_class_token:
-        found.append(same("cls_token", "class_token"))
+        rules.append(same("cls_token", "class_token"))
     if model.num_registers:
-        found.append(same("reg_token", "registers"))
+        rules.append(same("reg_token", "registers"))
     if model.positions == "learned":
-        found.append(position_rule(model))
+        rules.append(position_rule(model))
     if model.resnet_stem is not None:
-        found += timm_trunks.stem_rules(model.resnet_stem)
+        rules += timm_trunks.stem_rules(model.resnet_stem)
     for i in range(model.depth):
-        found += block_rules(f"blocks.{i}", f"encoder/block_{i:02d}", model)
+        rules += block_rules(f"blocks.{i}", f"encoder/block_{i:02d}", model)
     if model.pooling == "map":
-        found += pool_rules(model.num_heads)
+        rules += pool_rules(model.num_heads)
     if model.pre_logits:
-        found += torch_dense("pre_logits.fc", "pre_logits")
+        rules += torch_dense("pre_logits.fc", "pre_logits")
     if model.num_classes:
-        found += torch_dense("head", "head")
-    return found
+        rules += torch_dense("head", "head")
+    return rules
 
 
 def check(model: VisionTransformer) -> None:
     """Raises ValueError for a ViT that timm has no code for."""
-    pytorch.check_options(
+    check_options(
         model,
         NAME,
         pooling=("token", "gap", "map"),
@@ -223,7 +225,7 @@ def position_rule(model: VisionTransformer) -> Rule:
 
 def block_rules(theirs: str, ours: str, model: VisionTransformer) -> list[Rule]:
     names, out = f"{theirs}.attn.qkv.{{}}", f"{theirs}.attn.proj"
-    found = [
+    rules = [
         *torch_norm(f"{theirs}.norm1", f"{ours}/attention_norm"),
         *pytorch.fused_attention(names, out, f"{ours}/attention", model.num_heads),
         *torch_norm(f"{theirs}.norm2", f"{ours}/mlp_norm"),
@@ -232,9 +234,9 @@ def block_rules(theirs: str, ours: str, model: VisionTransformer) -> list[Rule]:
     ]
     if model.layer_scale_init:
         scale = "branch/layer_scale"
-        found.append(same(f"{theirs}.ls1.gamma", f"{ours}/attention_{scale}"))
-        found.append(same(f"{theirs}.ls2.gamma", f"{ours}/mlp_{scale}"))
-    return found
+        rules.append(same(f"{theirs}.ls1.gamma", f"{ours}/attention_{scale}"))
+        rules.append(same(f"{theirs}.ls2.gamma", f"{ours}/mlp_{scale}"))
+    return rules
 
 
 def pool_rules(heads: int) -> list[Rule]:

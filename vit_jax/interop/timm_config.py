@@ -14,14 +14,14 @@ from vit_jax.models.variants import BLOCKS, MIXERS, SIZES, MixerSize, Size
 Config = dict[str, Any]
 NAME = "timm"
 POOLINGS = {"token": "token", "gap": "avg", "map": "map"}
-# What is in timm's code and in no file, by the beginning of the architecture's name.
+# Options that only timm's code has, by the beginning of the architecture's name.
 HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}
 GELU_TANH = re.compile(
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip"
     r"|vit_large_patch16_siglip_(gap_)?512"
 )
-# Its names for our sizes, with the patches that it has them for; the same with all
-# arguments spelled out stands for any other.
+# timm's names of our sizes, with the patch sizes that it has. Any other model is one of
+# these with all its arguments given.
 SIZE_NAMES = {
     "Ti": ("tiny", (16,)),
     "S": ("small", (8, 16, 32)),
@@ -46,12 +46,12 @@ def architecture(config: Config) -> str:
 
 
 def arguments(config: Config) -> Config:
-    """What the model was built with, over the defaults of its architecture."""
+    """Arguments of the model other than the defaults of its architecture."""
     return config.get("model_args", {})
 
 
 def pretraining(config: Config) -> Config:
-    """Its data; old files have it at the top."""
+    """Facts of the pre-training; old files have them at the top."""
     return config.get("pretrained_cfg", config)
 
 
@@ -73,10 +73,10 @@ def num_heads(config: Config, width: int) -> int:
 
 
 def pooling(tensors: Tensors, config: Config) -> str:
-    """Ours, from the config or else from what there is to pool.
+    """Our name of the pooling, from the config or else from the tensors.
 
     Raises:
-        ValueError: we do not have it.
+        ValueError: a pooling that we do not have.
     """
     if "attn_pool.latent" in tensors:
         return "map"
@@ -95,7 +95,7 @@ def pooling(tensors: Tensors, config: Config) -> str:
 
 
 def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
-    """Options of the model that only the config tells, or else timm's usual ones.
+    """Options of the model from the config, or else timm's usual ones.
 
     Raises:
         ValueError: an activation that we do not have.
@@ -110,7 +110,7 @@ def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
             f"{', '.join(ACTIVATIONS)}"
         )
     layer_scale = "blocks.0.ls1.gamma" in tensors
-    # Those with LayerScale and no config are DINOv2's and DeiT III's.
+    # Models with LayerScale and no config are DINOv2's and DeiT III's.
     imagenet = name.startswith("deit") or "dino" in name or (layer_scale and not name)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
     init = (arguments(config).get("init_values") or 1e-5) if layer_scale else 0.0
@@ -180,12 +180,12 @@ def config_for(model: AnyModel, facts: Facts) -> Config:
 
 
 def preprocessing(facts: Facts) -> Config:
-    found = {"interpolation": facts.interpolation} if facts.interpolation else {}
+    config = {"interpolation": facts.interpolation} if facts.interpolation else {}
     if facts.eval_crop == "resize":
-        return found | {"crop_mode": "squash", "crop_pct": 1.0}
+        return config | {"crop_mode": "squash", "crop_pct": 1.0}
     if facts.eval_crop:
-        found |= {"crop_mode": "center", "crop_pct": facts.crop_share}
-    return found
+        config |= {"crop_mode": "center", "crop_pct": facts.crop_share}
+    return config
 
 
 def first_convolution(model: VisionTransformer) -> str:
@@ -217,12 +217,12 @@ def vit_name(model: VisionTransformer) -> str:
 
 
 def vit_arguments(model: VisionTransformer) -> Config:
-    """All that makes up the model, whatever its architecture's defaults."""
+    """All arguments of the model, so that its architecture's defaults do not matter."""
     side, token = model.patch_size, model.has_class_token
     if model.resnet_stem is not None:
         side //= ResNetTrunk(model.resnet_stem).stride
     unplaced = token and not model.class_token_position
-    found = {
+    config = {
         "img_size": list(model.image_size),
         "patch_size": side,
         "embed_dim": model.width,
@@ -237,14 +237,14 @@ def vit_arguments(model: VisionTransformer) -> Config:
         "act_layer": model.activation,
     }
     if model.layer_scale_init:
-        found["init_values"] = model.layer_scale_init
+        config["init_values"] = model.layer_scale_init
     if model.positions == "none":
-        found["pos_embed"] = "none"
-    return found
+        config["pos_embed"] = "none"
+    return config
 
 
 def ratio(hidden: int, width: int) -> float:
-    """A number that, times the width, is cut off to the hidden one."""
+    """The MLP ratio, for which int(ratio * width) is `hidden`."""
     exact = hidden / width
     return exact if int(exact * width) == hidden else (hidden + 0.5) / width
 
@@ -275,7 +275,7 @@ def mixer_name(model: Mixer) -> str:
 
 
 def mixer_arguments(model: Mixer) -> Config:
-    """Its constructor takes no activation by name: it is the exact GELU."""
+    """Sizes only: timm's Mixer takes no activation by name and has the exact GELU."""
     hidden = (model.token_mlp_dim, model.channel_mlp_dim)
     return {
         "img_size": list(model.image_size),

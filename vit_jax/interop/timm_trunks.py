@@ -1,4 +1,4 @@
-"""The parts of the timm layout that are no transformer: BiT ResNets, the hybrids' stem,
+"""The parts of the timm layout other than transformers: BiT ResNets, the hybrids' stem,
 MLP-Mixers."""
 
 import re
@@ -9,12 +9,14 @@ from vit_jax.interop import pytorch
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
+    check_options,
     named,
     rearranged,
     same,
     torch_convolution,
     torch_dense,
     torch_norm,
+    usual_image,
 )
 from vit_jax.interop.timm_config import NAME, numerics, stored_image_size
 from vit_jax.models import Mixer, ResNet
@@ -38,16 +40,16 @@ def num_classes(tensors: Tensors, head: str) -> int:
 
 
 def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
-    """A BiT or a Mixer."""
-    told = numerics(tensors, config)
-    pixels = {name: told[name] for name in ("pixel_mean", "pixel_std")}
+    """Arguments of `create_model` for a BiT or a Mixer."""
+    options = numerics(tensors, config)
+    pixels = {name: options[name] for name in ("pixel_mean", "pixel_std")}
     pixels = pytorch.beside_defaults(pixels)
     image_size = stored_image_size(config)
     if ROOT in tensors:
         return {
             "name": "BiT-R50x1",
             "num_classes": num_classes(tensors, "head.fc"),
-            "image_size": image_size or pytorch.usual_image(32),
+            "image_size": image_size or usual_image(32),
             "blocks": count_units(tensors, ""),
             "width": len(tensors[ROOT]),
             **EPSILONS,
@@ -65,13 +67,13 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         **named("Mixer", MIXERS, size, side),
         "num_classes": num_classes(tensors, "head"),
         "image_size": pytorch.grid_image(patches, side, image_size),
-        "activation": told["activation"],
+        "activation": options["activation"],
         **pixels,
     }
 
 
 def mixer_rules(model: Mixer) -> list[Rule]:
-    found = [
+    rules = [
         torch_convolution("stem.proj", "embedding"),
         same("stem.proj.bias", "embedding/bias"),
         *torch_norm("norm", "encoder/norm"),
@@ -79,57 +81,57 @@ def mixer_rules(model: Mixer) -> list[Rule]:
     for i in range(model.depth):
         for norm, part in (("norm1", "token"), ("norm2", "channel")):
             theirs, ours = f"blocks.{i}", f"encoder/block_{i:02d}/{part}"
-            found += torch_norm(f"{theirs}.{norm}", f"{ours}_norm")
-            found += torch_dense(f"{theirs}.mlp_{part}s.fc1", f"{ours}_mlp/hidden")
-            found += torch_dense(f"{theirs}.mlp_{part}s.fc2", f"{ours}_mlp/out")
-    return found + (torch_dense("head", "head") if model.num_classes else [])
+            rules += torch_norm(f"{theirs}.{norm}", f"{ours}_norm")
+            rules += torch_dense(f"{theirs}.mlp_{part}s.fc1", f"{ours}_mlp/hidden")
+            rules += torch_dense(f"{theirs}.mlp_{part}s.fc2", f"{ours}_mlp/out")
+    return rules + (torch_dense("head", "head") if model.num_classes else [])
 
 
 def bit_rules(model: ResNet) -> list[Rule]:
-    """v2 alone; the head is a 1x1 convolution."""
-    pytorch.check_options(model, NAME, version=("v2",), axial_heads=(0,))
-    found = [torch_convolution("stem.conv", "resnet/root"), *torch_norm("norm", "norm")]
+    """The rules of a BiT, v2 only; the head is a 1x1 convolution."""
+    check_options(model, NAME, version=("v2",), axial_heads=(0,))
+    rules = [torch_convolution("stem.conv", "resnet/root"), *torch_norm("norm", "norm")]
     for theirs, ours in units(model.blocks):
-        found += unit_rules(theirs, ours)
+        rules += unit_rules(theirs, ours)
         if ours.endswith("_01"):
-            found.append(
+            rules.append(
                 torch_convolution(f"{theirs}.downsample.conv", f"{ours}/shortcut")
             )
     if model.num_classes:
-        found += [
+        rules += [
             rearranged("head.fc.weight", "head/kernel", "n d 1 1 -> d n"),
             same("head.fc.bias", "head/bias"),
         ]
-    return found
+    return rules
 
 
 def stem_rules(blocks: tuple[int, ...]) -> list[Rule]:
-    """A hybrid's stem, v1; one without stages is the root block itself."""
+    """The rules of a hybrid's stem, v1; one without stages is only the root block."""
     root = f"{BACKBONE}stem" if blocks else BACKBONE.removesuffix(".")
-    found = [
+    rules = [
         torch_convolution(f"{root}.conv", "resnet/root"),
         *torch_norm(f"{root}.norm", "resnet/root_norm"),
     ]
     for theirs, ours in units(blocks):
         theirs = f"{BACKBONE}{theirs}"
-        found += unit_rules(theirs, ours)
+        rules += unit_rules(theirs, ours)
         if ours.endswith("_01"):
             shortcut = f"{theirs}.downsample"
-            found.append(torch_convolution(f"{shortcut}.conv", f"{ours}/shortcut"))
-            found += torch_norm(f"{shortcut}.norm", f"{ours}/shortcut_norm")
-    return found
+            rules.append(torch_convolution(f"{shortcut}.conv", f"{ours}/shortcut"))
+            rules += torch_norm(f"{shortcut}.norm", f"{ours}/shortcut_norm")
+    return rules
 
 
 def unit_rules(theirs: str, ours: str) -> list[Rule]:
-    found = []
+    rules = []
     for i in (1, 2, 3):
-        found.append(torch_convolution(f"{theirs}.conv{i}", f"{ours}/conv{i}"))
-        found += torch_norm(f"{theirs}.norm{i}", f"{ours}/norm{i}")
-    return found
+        rules.append(torch_convolution(f"{theirs}.conv{i}", f"{ours}/conv{i}"))
+        rules += torch_norm(f"{theirs}.norm{i}", f"{ours}/norm{i}")
+    return rules
 
 
 def units(blocks: tuple[int, ...]) -> list[tuple[str, str]]:
-    """Names of the units, theirs and ours."""
+    """Pairs of their and our names of the units."""
     return [
         (f"stages.{s}.blocks.{u}", f"resnet/stage_{s + 1}/unit_{u + 1:02d}")
         for s, count in enumerate(blocks)
@@ -138,10 +140,10 @@ def units(blocks: tuple[int, ...]) -> list[tuple[str, str]]:
 
 
 def count_units(tensors: Tensors, prefix: str) -> tuple[int, ...]:
-    """Units in each stage."""
+    """Number of units in each stage."""
     pattern = re.compile(re.escape(prefix) + r"stages\.(\d+)\.blocks\.(\d+)\.")
-    found = {m.groups() for name in tensors if (m := pattern.match(name))}
-    stages = [stage for stage, _ in found]
+    units = {m.groups() for name in tensors if (m := pattern.match(name))}
+    stages = [stage for stage, _ in units]
     return tuple(stages.count(str(i)) for i in range(len(set(stages))))
 
 

@@ -11,6 +11,7 @@ from vit_jax.interop.layout import (
     Facts,
     Rule,
     Tensors,
+    check_options,
     same,
     square_image,
     torch_convolution,
@@ -25,24 +26,24 @@ NAME = "torchvision"
 BLOCK = "encoder.layers.encoder_layer_"
 POSITIONS = "encoder.pos_embedding"
 UNSUPPORTED = {r"^conv_proj\.conv": "convolutions before the patches"}
-# Of the first release.
+# Names of the first release.
 OLD_MLP = {"mlp.linear_1.": "mlp.0.", "mlp.linear_2.": "mlp.3."}
 
 
 def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG001
-    return POSITIONS in plain(tensors)
+    return POSITIONS in unprefixed(tensors)
 
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
     """The present names of the MLPs, without the prefix of data-parallel training."""
-    tensors = plain(tensors)
+    tensors = unprefixed(tensors)
     pytorch.refuse(tensors, UNSUPPORTED)
     for old, new in OLD_MLP.items():
         tensors = {name.replace(old, new): x for name, x in tensors.items()}
     return tensors
 
 
-def plain(tensors: Tensors) -> Tensors:
+def unprefixed(tensors: Tensors) -> Tensors:
     return {name.removeprefix("module."): x for name, x in tensors.items()}
 
 
@@ -68,13 +69,13 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noq
 
 
 def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001
-    """Nothing but weights is in these files."""
+    """Empty: these files hold nothing but weights."""
     return Facts()
 
 
 def rules(model: Any) -> list[Rule]:
     pytorch.check_kind(model, NAME, VisionTransformer)
-    pytorch.check_options(
+    check_options(
         model,
         NAME,
         pooling=("token",),
@@ -87,7 +88,7 @@ def rules(model: Any) -> list[Rule]:
         num_registers=(0,),
         resnet_stem=(None,),
     )
-    found = [
+    rules = [
         same("class_token", "class_token"),
         torch_convolution("conv_proj", "embedding"),
         same("conv_proj.bias", "embedding/bias"),
@@ -95,12 +96,12 @@ def rules(model: Any) -> list[Rule]:
         *torch_norm("encoder.ln", "encoder/norm"),
     ]
     for i in range(model.depth):
-        found += block_rules(f"{BLOCK}{i}", f"encoder/block_{i:02d}", model.num_heads)
+        rules += block_rules(f"{BLOCK}{i}", f"encoder/block_{i:02d}", model.num_heads)
     if model.pre_logits:
-        found += torch_dense("heads.pre_logits", "pre_logits")
+        rules += torch_dense("heads.pre_logits", "pre_logits")
     if model.num_classes:
-        found += torch_dense("heads.head", "head")
-    return found
+        rules += torch_dense("heads.head", "head")
+    return rules
 
 
 def block_rules(theirs: str, ours: str, num_heads: int) -> list[Rule]:

@@ -27,11 +27,9 @@ from vit_jax.storage.paths import in_bucket, medium
 
 logger = logging.getLogger(__name__)
 
-# What an image shows has several names in ImageNet-21k, so its heads are trained with
-# the sigmoid (BiT, AugReg, big_vision). Best and second best are the same under both.
+# An image has several labels in ImageNet-21k, so its heads are trained with the sigmoid
+# (BiT, AugReg, big_vision). The order of the classes is the same under both losses.
 SIGMOID_CLASSES = 21843
-
-
 FSDP_HELP = "devices over which the parameters are divided; -1 for all (default: 1)"
 
 
@@ -40,12 +38,12 @@ class TrainedModel(NamedTuple):
 
     Attributes:
         label_names: one for each output of the model.
-        data: its `eval_transform` prepares images as the model expects them; the data
-            set itself has no name for a checkpoint of others, which do not tell it.
+        data: its `eval_transform` prepares images as the model expects them; its `name`
+            is "" for a checkpoint of another project.
         loss: options of `make_loss`; its name says how logits become probabilities.
-        step: of training; 0 where it is not known.
-        source: what was loaded, in words.
-        config: of the training; None for a checkpoint of others.
+        step: step of the training; 0 if unknown.
+        source: description of what was loaded.
+        config: config of the training; None for a checkpoint of another project.
     """
 
     model: AnyModel
@@ -71,30 +69,22 @@ def load_trained(
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> TrainedModel:
-    """Loads a run folder or a checkpoint of others, perhaps for another task.
+    """Loads a run or a checkpoint of another project, perhaps for another task.
 
     Args:
         path: the folder of a run, whose newest whole checkpoint is taken; or what
             `interop.public.resolve` takes: a file, a folder, a public name, an address.
-        ema: of a run, take the moving average of the parameters.
-        step: of a run, take this checkpoint and not the newest.
-        num_classes: another number gives a new zero head, 0 none.
-        image_size: (height, width) in pixels, or the side of a square; positions are
-            resampled.
-        patch_size: in pixels; the patch embedding is resized (FlexiViT).
-        resample: of positions, "bilinear" or "bicubic".
+        ema: take the moving average of the parameters of a run.
+        step: take this checkpoint of a run and not the newest.
+        num_classes, image_size, patch_size, resample: as in `load`.
         dtype: of the computation; "auto" is the run's own, else as in `create_model`.
-        mesh: of `sharding.make_mesh`; each of its devices gets its part of the
-            parameters, divided as in training. None puts all on the first device, or,
-            of several processes, on every device.
-        **options: of the model, such as `dropout_rate`; `layout` of a file.
+        mesh: from `sharding.make_mesh`; each of its devices gets its part of the
+            parameters, divided as in training. None puts all on the first device or,
+            with several processes, on every device.
+        **options: attributes of the model, such as `dropout_rate`; `layout` of a file.
 
     Raises:
-        ConfigError: a folder that is neither that of a run nor has weights in it.
-        CheckpointError: a run without a checkpoint that can be read, or no average.
-        ValueError: a file that cannot be read as a checkpoint, or a mesh that does not
-            fit the model.
-        OSError: no such file, or it cannot be downloaded.
+        ConfigError, CheckpointError, ValueError, OSError: as `load`.
     """
     path, mesh = resolve(path), mesh or sharding.undivided()
     sharding.check_axes(mesh)
@@ -122,7 +112,7 @@ def load_trained(
         options["dtype"] = dtype
     run = load_folder(path, ema, step, options, mesh)
     model, params, names = run.model, run.params, run.label_names
-    run = run._replace(params={})  # what is replaced is not to be kept
+    run = run._replace(params={})  # frees arrays as soon as they are replaced
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
         names = labels.label_names(num_classes)
@@ -133,8 +123,8 @@ def load_trained(
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a path is taken for the folder of a run: any without weights in it."""
-    if in_bucket(path):  # where `resolve` leaves nothing else
+    """Whether a path is the folder of a run: any folder without weights in it."""
+    if in_bucket(path):  # `resolve` downloads everything else
         return True
     if not path.is_dir():
         return False
@@ -158,7 +148,7 @@ def load_model(path: str | Path) -> AnyModel:
 
 def folder_config(folder: Path) -> ml_collections.ConfigDict:
     path = folder / "config.json"
-    medium(path).exists(path)  # in words, if it is a bucket that does not answer
+    medium(path).exists(path)  # a clear error if a bucket does not answer
     return load_config(path)
 
 
@@ -218,7 +208,7 @@ def load_folder(
 def from_checkpoint(
     model: AnyModel, params: dict[str, Any], facts: Facts, description: str
 ) -> TrainedModel:
-    """What a checkpoint of others tells, and the field's habits where it does not."""
+    """The facts of another project's checkpoint, or else the usual defaults."""
     names = facts.label_names
     if len(names) != model.num_classes:
         names = labels.label_names(model.num_classes)
@@ -226,7 +216,7 @@ def from_checkpoint(
     settings = {
         "eval_crop": facts.eval_crop,
         "eval_interpolation": facts.interpolation,
-        # Rounded down as timm does; the little more is against 0.7 / 0.1 < 7.
+        # Rounded down as timm does; 1e-6 more, since 0.7 / 0.1 < 7.
         "eval_resize": math.floor(max(model.image_size) / share + 1e-6) if share else 0,
     }
     data = Data(
@@ -241,7 +231,7 @@ def from_checkpoint(
 
 
 def fitted(data: Data, image_size: tuple[int, int]) -> Data:
-    """The same for another image size; the share of the crops stays."""
+    """The data of a run for another image size, with the same share of the crops."""
     scale = max(image_size) / max(data.image_size)
     return dataclasses.replace(
         data,

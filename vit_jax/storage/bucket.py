@@ -1,8 +1,8 @@
 """Run folders in a bucket, where nothing can be renamed: markers say what counts.
 
 `disk.py` has the same functions for disks. A step counts while it has Orbax's commit
-marker, written last, or our manifest. It is removed from the manifest on, so that no
-half-removed one is taken for whole; what a kill leaves has neither and is tidied.
+marker, written last, or our manifest. Both are removed first, so that a half-removed
+step is not taken for whole; what a kill leaves has neither and is tidied.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ from vit_jax.storage.errors import StoreError
 MEDIUM = "bucket"
 MANIFEST, COMMITTED = "manifest.json", "commit_success.txt"
 UPLOAD_EVERY = 30  # seconds, of files that grow
-# In a folder of checkpoints: which process last opened it for a training.
+# In a folder of checkpoints: the process that last opened it for a training.
 OPENED = "opened_by"
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def asked(path: Path, wanted: str = "read") -> Iterator[None]:
-    """Makes one kind of what the client raises; a missing object stays as it is.
+def store_errors(path: Path, action: str = "read") -> Iterator[None]:
+    """Turns the client's errors into one kind; FileNotFoundError stays as it is.
 
     Raises:
-        StoreError: in a sentence.
+        StoreError: the store did not answer, or refused.
     """
     try:
         yield
     except StoreError:
         raise
     except FileNotFoundError as error:
-        if wanted != "written":
+        if action != "written":
             raise
         raise StoreError(
             f"{path} could not be written: there is no such bucket, or none that these "
@@ -50,7 +50,7 @@ def asked(path: Path, wanted: str = "read") -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = "; ".join(line.strip() for line in lines[:2])
-        raise StoreError(f"{path} could not be {wanted}: {reason}") from error
+        raise StoreError(f"{path} could not be {action}: {reason}") from error
 
 
 def client() -> Any:
@@ -59,26 +59,26 @@ def client() -> Any:
 
 
 def folders(directory: Path) -> list[Path]:
-    """What is directly in a folder, and nothing where there is none."""
-    with asked(directory), contextlib.suppress(FileNotFoundError):
+    """What is directly in a folder; empty if there is no folder."""
+    with store_errors(directory), contextlib.suppress(FileNotFoundError):
         names = client().ls(str(directory), detail=False)
         return [directory / name.rstrip("/").rpartition("/")[2] for name in names]
     return []
 
 
-def counts(folder: Path) -> bool:
-    """Whether a step was committed, and is not half removed."""
+def is_committed(folder: Path) -> bool:
+    """Whether a step was committed, and its removal has not begun."""
     return exists(folder / COMMITTED) or exists(folder / MANIFEST)
 
 
 def steps(directory: Path) -> list[int]:
     """The committed steps in a folder of checkpoints, oldest first."""
-    found = [path for path in folders(directory) if path.name.isdigit()]
-    return sorted(int(path.name) for path in found if counts(path))
+    paths = [path for path in folders(directory) if path.name.isdigit()]
+    return sorted(int(path.name) for path in paths if is_committed(path))
 
 
 def make_folder(folder: Path) -> None:
-    """Nothing is to be done: a folder is where objects are."""
+    """Does nothing: a folder exists where objects are."""
 
 
 def open_folder(directory: Path) -> None:
@@ -88,29 +88,29 @@ def open_folder(directory: Path) -> None:
 
 def unfinished(directory: Path) -> list[Path]:
     """Saves and removals that were cut short, or are under way."""
-    found = [path for path in folders(directory) if path.name.isdigit()]
-    return [path for path in found if not counts(path)]
+    paths = [path for path in folders(directory) if path.name.isdigit()]
+    return [path for path in paths if not is_committed(path)]
 
 
 def tidy(directory: Path) -> str:
     """Removes saves and removals that were cut short; returns their names."""
-    found = unfinished(directory)
-    for path in found:
+    removed = unfinished(directory)
+    for path in removed:
         remove(path)
-    return ", ".join(path.name for path in found)
+    return ", ".join(path.name for path in removed)
 
 
 def move(folder: Path, target: Path) -> None:
-    """Moves a step to a place where nothing is."""
-    with asked(folder, "copied"):
+    """Moves a step to a place that is empty."""
+    with store_errors(folder, "copied"):
         for name in files(folder):
             client().cp_file(str(folder / name), str(target / name))
     remove(folder)
 
 
 def remove(folder: Path) -> None:
-    """Removes a step: it counts no more when its markers are gone, which go first."""
-    with asked(folder, "removed"):
+    """Removes a step, first its markers, without which it does not count."""
+    with store_errors(folder, "removed"):
         for name in (MANIFEST, COMMITTED):
             with contextlib.suppress(FileNotFoundError):
                 client().rm_file(str(folder / name))
@@ -120,38 +120,38 @@ def remove(folder: Path) -> None:
 
 def files(folder: Path) -> dict[str, int]:
     """The bytes of each object in a folder, by its path from there."""
-    with asked(folder):
-        found = client().find(str(folder), detail=True)
+    with store_errors(folder):
+        objects = client().find(str(folder), detail=True)
     prefix = f"{str(folder).removeprefix('gs://')}/"
     return {
         name.removeprefix(prefix): int(entry["size"])
-        for name, entry in sorted(found.items())
+        for name, entry in sorted(objects.items())
         if not name.endswith("/")
     }
 
 
 def modified(folder: Path) -> float:
     """When an object of a folder was last changed, in seconds since 1970."""
-    with asked(folder):
-        found = client().find(str(folder), detail=True).values()
-        return max((entry["mtime"].timestamp() for entry in found), default=0.0)
+    with store_errors(folder):
+        objects = client().find(str(folder), detail=True).values()
+        return max((entry["mtime"].timestamp() for entry in objects), default=0.0)
 
 
 def exists(path: Path) -> bool:
     """Whether there is an object, or one below it."""
-    with asked(path):
+    with store_errors(path):
         return client().exists(str(path))
 
 
 def read_text(path: Path) -> str:
-    """All of a text."""
-    with asked(path):
+    """Reads a text."""
+    with store_errors(path):
         return client().cat_file(str(path)).decode()
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of an object, in hexadecimal; read in parts."""
-    with asked(path), client().open(str(path), "rb") as file:
+    with store_errors(path), client().open(str(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -165,21 +165,21 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces an object, which the store does in one step.
 
     Raises:
-        StoreError: it cannot be written, in a sentence; the old one is as it was.
+        StoreError: it cannot be written; the old object is unchanged.
     """
-    with asked(path, "written"):
+    with store_errors(path, "written"):
         client().pipe_file(str(path), text.encode())
 
 
 def upload(source: Path, target: Path) -> None:
-    """Replaces an object by what is in a file now."""
-    with asked(target, "written"):
+    """Replaces an object by the content of a file."""
+    with store_errors(target, "written"):
         client().pipe_file(str(target), source.read_bytes())
 
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Where files are written that are to be in a folder in the end."""
+    """Gives a local folder to write files in; at the end they go to `folder`."""
     with tempfile.TemporaryDirectory(prefix="vit_jax-") as name:
         yield Path(name)
         for path in sorted(Path(name).iterdir()):
@@ -193,30 +193,30 @@ class Held:
         self.directory = directory
 
     def is_there(self) -> bool:
-        """Whether the mark is; where the store does not answer, nothing is known."""
+        """Whether the mark is there; True if the store does not answer."""
         try:
             return exists(self.directory / OPENED)
         except StoreError:
             return True
 
     def close(self) -> None:
-        """Nothing is to be done: the mark stays, and means nothing then."""
+        """Does nothing: the mark may stay."""
 
 
 class Growing(threading.Thread):
     """Files that grow during a run: written to a disk, uploaded whole as they change.
 
-    A thread does it every half a minute; `push` does at once, before a checkpoint.
+    A thread uploads them every half a minute, and `push` at once, before a checkpoint.
 
     Args:
         workdir: folder of the run.
-        names: of those that a run goes on with, which are fetched if they are there.
+        names: files that a resumed run appends to, which are fetched if they exist.
 
     Attributes:
-        folder: where they are written; deleted in the end.
+        folder: where the files are written; deleted in the end.
 
     Raises:
-        StoreError: they cannot be fetched.
+        StoreError: the files cannot be fetched.
     """
 
     def __init__(self, workdir: Path, names: tuple[str, ...]) -> None:
@@ -237,13 +237,13 @@ class Growing(threading.Thread):
             try:
                 self.push()
             except StoreError as error:
-                logger.warning("%s; it is tried again", error)
+                logger.warning("%s; the upload is tried again", error)
 
     def push(self) -> None:
         """Uploads what has changed.
 
         Raises:
-            StoreError: it cannot.
+            StoreError: a file cannot be uploaded.
         """
         with self._lock:
             self._failed = True
@@ -261,9 +261,9 @@ class Growing(threading.Thread):
             self._failed = False
 
     def close(self) -> None:
-        """Uploads the rest; what cannot be is left on the disk, with a warning.
+        """Uploads the rest; what cannot be uploaded stays on the disk, with a warning.
 
-        Nothing is tried again, since each try at a store that is away takes long.
+        Nothing is tried again, since a store that does not answer takes long.
         """
         self._closed.set()
         self.join()

@@ -1,4 +1,4 @@
-"""Run folders on a disk: what is done at once is done by renaming.
+"""Run folders on a disk, where renaming makes a change atomic.
 
 `bucket.py` has the same functions for `gs://`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MEDIUM = "disk"
-# Folders that Orbax or we had not done with.
+# Folders of saves by Orbax, and of removals by us, that did not finish.
 UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.removing")
 
 
@@ -36,7 +36,7 @@ def open_folder(directory: Path) -> None:
 
 
 def folders(directory: Path) -> list[Path]:
-    """What is directly in a folder, and nothing where there is none."""
+    """What is directly in a folder; empty if there is no folder."""
     return list(directory.glob("*"))
 
 
@@ -47,17 +47,17 @@ def unfinished(directory: Path) -> list[Path]:
 
 def tidy(directory: Path) -> str:
     """Removes saves and removals that were cut short; returns their names."""
-    found = unfinished(directory)
-    for path in found:
+    removed = unfinished(directory)
+    for path in removed:
         shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         for path in directory.glob("*/*.json.tmp"):
             path.unlink()
-    return ", ".join(path.name for path in found)
+    return ", ".join(path.name for path in removed)
 
 
 def move(folder: Path, target: Path) -> None:
-    """Moves a step to a place where nothing is."""
+    """Moves a step to a place that is empty."""
     target.parent.mkdir(exist_ok=True)
     folder.rename(target)
 
@@ -89,7 +89,7 @@ def exists(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """All of a text file."""
+    """Reads a text file."""
     return path.read_text()
 
 
@@ -108,7 +108,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces a file in one step: a killed process leaves the old one or the new.
 
     Raises:
-        OSError: it cannot be written, in a sentence; the old one is as it was.
+        OSError: it cannot be written; the old file is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -126,7 +126,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Where files are written that are to be in a folder in the end."""
+    """Gives a folder to write files in: `folder` itself."""
     make_folder(folder)
     yield folder
 
@@ -145,8 +145,8 @@ class Held:
     def is_there(self) -> bool:
         """Whether the folder of this name is still the same one."""
         try:
-            there = os.stat(self.directory)
-            return os.path.samestat(there, os.fstat(self._folder))  # pyright: ignore[reportArgumentType]
+            status = os.stat(self.directory)
+            return os.path.samestat(status, os.fstat(self._folder))  # pyright: ignore[reportArgumentType]
         except OSError:
             return False
 
@@ -167,7 +167,7 @@ class Growing:
         self.folder = workdir
 
     def push(self) -> None:
-        """Nothing is to be done: what is written is there."""
+        """Does nothing: the files are in place."""
 
     def close(self) -> None:
-        """Nothing is to be done."""
+        """Does nothing."""

@@ -1,5 +1,5 @@
-"""What goes wrong with a bucket."""
+"""The error of object stores."""
 
 
 class StoreError(OSError):
-    """The object store did not answer, or refused: which says nothing about data."""
+    """The object store did not answer, or refused; the data may be whole."""

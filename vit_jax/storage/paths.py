@@ -20,14 +20,14 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)
 
 
 def as_path(text: str | Path) -> Path:
-    """A path that is told by a user: of a disk, or of a bucket.
+    """A path from a user, on a disk or in a bucket.
 
     Returns:
-        A `pathlib.Path`, or for `gs://bucket/folder` the like of it from `etils.epath`,
+        A `pathlib.Path`, or for `gs://bucket/folder` its counterpart of `etils.epath`,
         whose files are objects.
 
     Raises:
-        ValueError: another `scheme://`, no bucket, or a name that means a pattern.
+        ValueError: another `scheme://`, no bucket, or characters of a pattern.
         ImportError: what reads buckets is not installed.
     """
     match = SCHEME.match(str(text))
@@ -53,7 +53,7 @@ def as_path(text: str | Path) -> Path:
 
 
 def on_disk(text: str | Path) -> Path:
-    """A path that is told by a user where it can only be one of a disk.
+    """A path from a user where only a disk will do.
 
     Raises:
         ValueError: it is a `scheme://`.
@@ -66,22 +66,22 @@ def on_disk(text: str | Path) -> Path:
 
 
 def in_bucket(path: str | Path) -> bool:
-    """Whether a path is one of a bucket."""
+    """Whether a path is in a bucket."""
     return str(path).startswith("gs://")
 
 
 def medium(path: Path) -> ModuleType:
-    """How to read and write there: the module `disk` or `bucket`."""
+    """The module that reads and writes there: `disk` or `bucket`."""
     if not in_bucket(path):
         return disk
-    # Imported where one is met: it needs a client that most machines do not have.
+    # Imported when needed: it needs a client that most machines do not have.
     from vit_jax.storage import bucket
 
     return bucket
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root of the disk; one of a bucket has no other form."""
+    """The absolute path; one in a bucket has no other form."""
     return path if in_bucket(path) else path.absolute()
 
 
@@ -89,7 +89,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces a file in one step: a killed process leaves the old one or the new.
 
     Raises:
-        OSError: it cannot be written, in a sentence; the old one is as it was.
+        OSError: it cannot be written; the old file is unchanged.
     """
     medium(path).write_atomically(path, text)
 
@@ -97,13 +97,13 @@ def write_atomically(path: Path, text: str) -> None:
 @functools.cache
 def _epath() -> Any:
     """`etils.epath`, with which Orbax reads and writes too, on gcsfs."""
-    # TensorFlow, where it is installed, has a client of its own for buckets; one is
-    # enough, with one set of credentials. Asked for at the first path.
+    # TensorFlow, where it is installed, has its own client for buckets; one client with
+    # one set of credentials is enough. epath reads this at the first path.
     os.environ.setdefault("EPATH_USE_TF", "false")
     import fsspec.config
     from etils import epath
 
-    # Other processes write to the folder: a list that is kept is out of date.
+    # Other processes write to the folder, so that a cached list is out of date.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     # It logs a traceback for every error, which it raises as well.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)

@@ -59,8 +59,8 @@ def is_imagenet(names: Sequence[str]) -> bool:
 
 
 def label_order(
-    there: tuple[str, ...],
-    here: tuple[str, ...],
+    classes: tuple[str, ...],
+    outputs: tuple[str, ...],
     dataset: str,
     *,
     by_index: bool = False,
@@ -72,46 +72,47 @@ def label_order(
     as text, which name the folders of ImageNet-v2 and sort as "0", "1", "10".
 
     Args:
-        there: names in the data set.
-        here: names of the model's outputs.
-        dataset: its name, for the error.
+        classes: names in the data set.
+        outputs: names of the model's outputs.
+        dataset: name of the data set, for the error.
         by_index: go by the number of the class, whatever the names, unless these are
             the numbers themselves.
 
     Raises:
         ValueError: a class that the model does not have, or another number of classes
-            by index; tells which.
+            by index.
     """
     if by_index:
-        if len(there) != len(here):
+        if len(classes) != len(outputs):
             raise ValueError(
-                f"{dataset} has {len(there)} classes and the model {len(here)}: by "
-                "index they must be equally many"
+                f"{dataset} has {len(classes)} classes and the model {len(outputs)}: "
+                "by index they must be equally many"
             )
-        named = set(there) == set(map(str, range(len(here))))
-        return np.array(there if named else range(len(here)), np.int32)
-    known = [here]
-    if is_imagenet(here):
-        known += [synsets(len(here)), label_names(len(here))]
-        if len(there) == len(here):
-            known.append(tuple(map(str, range(len(here)))))
+        are_numbers = set(classes) == set(map(str, range(len(outputs))))
+        return np.array(classes if are_numbers else range(len(outputs)), np.int32)
+    known = [outputs]
+    if is_imagenet(outputs):
+        known += [synsets(len(outputs)), label_names(len(outputs))]
+        if len(classes) == len(outputs):
+            known.append(tuple(map(str, range(len(outputs)))))
     for names in known:
-        if there == names:
-            return np.arange(len(here), dtype=np.int32)
+        if classes == names:
+            return np.arange(len(outputs), dtype=np.int32)
         number = {name: index for index, name in enumerate(names)}
-        unique = len(number) == len(names) and len(set(there)) == len(there)
-        if unique and number.keys() >= set(there):
-            return np.array([number[name] for name in there], np.int32)
+        unique = len(number) == len(names) and len(set(classes)) == len(classes)
+        if unique and number.keys() >= set(classes):
+            return np.array([number[name] for name in classes], np.int32)
     same = ", or --labels-by-index if they are the same classes in the same order"
     raise ValueError(
         f"{dataset} has other label names than the model: only in the data set "
-        f"{only(there, here)}; only in the model {only(here, there)}. Give a data set "
-        f"with classes of the model{same if len(there) == len(here) else ''}"
+        f"{only(classes, outputs)}; only in the model {only(outputs, classes)}. Give a "
+        "data set with classes of the model"
+        + (same if len(classes) == len(outputs) else "")
     )
 
 
 def only(names: Sequence[str], others: Sequence[str]) -> str:
-    """The first of the names that are not among the others, in words."""
+    """Lists the first of the names that are not among the others."""
     extra = sorted(set(names) - set(others), key=names.index)
     shown = ", ".join(map(repr, extra[:5])) or "none"
     return shown + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")

@@ -22,9 +22,8 @@ import numpy as np
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.cli import read_config, run_command
 from vit_jax.config import to_dict
-from vit_jax.data import pipeline
+from vit_jax.data import sources
 from vit_jax.data.pipeline import prefetch_to_device
-from vit_jax.data.sources import ArraySource
 from vit_jax.parallel import sharding
 from vit_jax.parallel.distributed import StopSignals
 from vit_jax.training.loop import make_writer
@@ -70,8 +69,8 @@ def measure(batch: int, size: int, steps: int, pause: float) -> Times:
     pixels = pixels[np.arange(max(batch, 64)) % 64]
     labels = np.arange(len(pixels)) % CLASSES
     names = [str(name) for name in range(CLASSES)]
-    source = ArraySource(pixels, labels, names)
-    pipeline.make_source = lambda *_, **__: source
+    source = sources.ArraySource(pixels, labels, names)
+    sources.make_source = lambda *_, **__: source
     experiment = build(config)
     program, times = experiment.program, Times()
     state = program.init_state()
@@ -102,8 +101,7 @@ def measure(batch: int, size: int, steps: int, pause: float) -> Times:
         facts = {"next_index": 0, "config": to_dict(config)}
         for step in range(1, 6):
             times("versions", versions)
-            if hasattr(writer, "flush"):
-                times("flush of the metrics", writer.flush)
+            times("flush of the metrics", writer.flush)
             times("save", checkpoints.save, step, state, facts)
             checkpoints.wait()
     return times

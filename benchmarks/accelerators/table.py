@@ -1,4 +1,4 @@
-"""`docs/accelerators.md`, from the rows that `accelerators.py` keeps."""
+"""`docs/accelerators.md`, from the rows that `make accelerators` keeps."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable

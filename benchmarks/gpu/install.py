@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # The first driver that runs CUDA 13, by NVIDIA's release notes; before it, CUDA 12.
 CUDA_13_DRIVER = 580
 # The wheels of later ones on PyPI are for CUDA 13.
@@ -32,9 +32,9 @@ print(json.dumps({"jax": jax.__version__, "jaxlib": jaxlib.__version__,
     "device": jax.devices()[0].device_kind}))
 """,
     "peers": """
-import sys; sys.path.insert(0, "experiments")
-import peers_timm_worker
-torch, timm = peers_timm_worker.import_timm()
+import sys; sys.path.insert(0, "benchmarks/peers")
+import timm_worker
+torch, timm = timm_worker.import_timm()
 import json
 there = torch.cuda.is_available()
 print(json.dumps({"torch": torch.__version__, "timm": timm.__version__,

@@ -12,11 +12,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
 from vit_jax.storage.jsonl import read_metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def image_folder(given: Path, work: Path) -> Path:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.results import Spec
 from configs import digits
 from vit_jax.config import resolve_lengths
 from vit_jax.data.pipeline import Data

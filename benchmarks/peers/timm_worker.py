@@ -9,10 +9,6 @@ import json
 import sys
 import time
 
-# Run as a file, its folder comes first, and the statistics.py there would be imported
-# by PyTorch in place of Python's own.
-del sys.path[0]
-
 NAMES = {
     "ViT-Ti/16": "vit_tiny_patch16_224",
     "ViT-S/16": "vit_small_patch16_224",

@@ -1,6 +1,6 @@
 """Training runs as they are meant for GPUs and TPUs: each config file, model, option.
 
-The test suite lowers them for both, `benchmarks/accelerators.py` also compiles some of
+The test suite lowers them for both, `benchmarks/accelerators` also compiles some of
 them in full. A run is the config unchanged, at its own batch, on the devices that this
 batch is divided over; what is added is said in `overrides`.
 """

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.gpu_processes import Job, end, how_it_ended
-from benchmarks.gpu_results import Journal
+from benchmarks.gpu.processes import Job, end, how_it_ended
+from benchmarks.gpu.results import Journal
 
 # Seconds that a training has to save its state at the end of the time.
 GRACE = 5.0

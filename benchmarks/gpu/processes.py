@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from benchmarks.gpu_results import RowKey
+from benchmarks.gpu.results import RowKey
 
 PR_SET_PDEATHSIG = 1
 

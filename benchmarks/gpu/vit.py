@@ -1,6 +1,6 @@
 """The step that `make gpu` measures: a plain ViT at 224 px, as timm has it too.
 
-    python -m vit_jax.plan --config benchmarks/plain.py:model=ViT-L/16,batch=128 \\
+    python -m vit_jax.plan --config benchmarks/gpu/vit.py:model=ViT-L/16,batch=128 \\
         --devices 1xH100 --num-examples 1281167 --num-classes 1000
 
 No dropout and no augmentation on the device: AdamW with weight decay, gradients clipped

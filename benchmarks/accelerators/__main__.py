@@ -3,7 +3,7 @@
     make accelerators
     python -m benchmarks.accelerators --device H100 --only ViT-B/16
 
-Lowers the training step of each run of `accelerator_cases.py` for both, compiles those
+Lowers the training step of each run of `cases.py` for both, compiles those
 that have a name in full, each in a process of its own, and writes
 `docs/accelerators.md`. A row is kept as soon as it is there, in
 `docs/results/accelerators.jsonl`; what is kept is not compiled again while neither the
@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.accelerator_cases import (
+from benchmarks.accelerators.cases import (
     CASES,
     Case,
     absent_program,
@@ -34,7 +34,7 @@ from benchmarks.accelerator_cases import (
     label,
     target_of,
 )
-from benchmarks.accelerator_table import report
+from benchmarks.accelerators.table import report
 from experiments.lab.command import hardware
 from vit_jax.cli import run_command
 from vit_jax.planning.deviceless import ABSENT, lower

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
-from benchmarks.gpu_step import CLASSES, IMAGES, Timed, peak_bytes, programs
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
+from benchmarks.gpu.step import CLASSES, IMAGES, Timed, peak_bytes, programs
 from vit_jax.planning.chips import CHIPS, GIB
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # A plan is wrong if the step takes more or less than these shares of it.
 AGREES = (0.85, 1.15)
 
@@ -25,7 +25,7 @@ AGREES = (0.85, 1.15)
 def start_plan(options: dict[str, Any], path: Path, device_kind: str):
     """Starts `vit_jax.plan` for the same step on the CPU; it writes JSON to `path`."""
     chips = [name for name, chip in CHIPS.items() if device_kind in chip.kinds]
-    config = "benchmarks/plain.py:model={model},batch={batch},size={image_size}"
+    config = "benchmarks/gpu/vit.py:model={model},batch={batch},size={image_size}"
     command = [sys.executable, "-m", "vit_jax.plan", "--json", str(path)]
     command += ["--config", config.format(**options)]
     command += [f"--config.model.dtype={options['dtype']}"]

@@ -6,7 +6,7 @@
 
 Needs Python alone: the first phase installs the rest. Each result is written to
 `results.jsonl` as soon as it is there, and `results.md` is made of them. Started again,
-it measures what is missing or failed. README.md in this folder says how to read it.
+it measures what is missing or failed. docs/gpu.md says how to read it.
 """
 
 import argparse
@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_jobs import Machine, all_jobs
-from benchmarks.gpu_processes import Job, start
-from benchmarks.gpu_report import TITLES, write_report
-from benchmarks.gpu_results import Journal, Spec
-from benchmarks.gpu_schedule import Schedule
+from benchmarks.gpu.jobs import Machine, all_jobs
+from benchmarks.gpu.processes import Job, start
+from benchmarks.gpu.report import TITLES, write_report
+from benchmarks.gpu.results import Journal, Spec
+from benchmarks.gpu.schedule import Schedule
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # The code whose results are kept apart from those of other code.
 MEASURED = ("vit_jax", "configs", "experiments", "benchmarks", "requirements.txt")
 FORMAT = "--format=csv,noheader,nounits"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.exact_resume import COMMAND, differences, final_state
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
 from configs import base
 from vit_jax.checkpoints.integrity import steps
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def train(folder: Path, options: list[str]) -> subprocess.Popen:

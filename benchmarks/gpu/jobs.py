@@ -1,13 +1,13 @@
 """What `make gpu` measures, in the order of its value; with Python alone.
 
-Limits and memory are estimates for one H100 and 16 CPU cores, see README.md.
+Limits and memory are estimates for one H100 and 16 CPU cores, see docs/gpu.md.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import gpu_install
-from benchmarks.gpu_processes import Job
+from benchmarks.gpu import install
+from benchmarks.gpu.processes import Job
 
 OURS, PEERS = ("install", "ours"), ("install", "peers")
 TIMM, GRAPHS = "timm default", "timm reduce-overhead"
@@ -39,7 +39,7 @@ class Machine(NamedTuple):
     def module(self, name: str, *, bare: bool = False) -> tuple[str, ...]:
         """The command of a phase; `bare` before anything is installed."""
         python = self.python if bare else str(self.work / "ours/bin/python")
-        return python, "-m", f"benchmarks.{name}"
+        return python, "-m", f"benchmarks.gpu.{name}"
 
 
 class Model(NamedTuple):
@@ -80,9 +80,9 @@ def installations(machine: Machine) -> list[Job]:
     """Phase 0."""
     jobs = []
     for which, python in (("ours", machine.python), ("peers", machine.peers_python)):
-        proof = gpu_install.proof(machine.work, which, machine.driver, machine.dry)
+        proof = install.proof(machine.work, which, machine.driver, machine.dry)
         facts = {"python": python, "driver": machine.driver, "facts": machine.facts}
-        command = machine.module("gpu_install", bare=True)
+        command = machine.module("install", bare=True)
         job = Job("install", (which,), command, 400, proof=str(proof), options=facts)
         jobs.append(job)
     return jobs
@@ -98,7 +98,7 @@ def checks(machine: Machine) -> list[Job]:
             continue  # It runs on NVIDIA cards alone.
         names = [f"{path} {count} {d}" for count in tokens for d in dtypes]
         names += [f"{path} losses {dtype}" for dtype in dtypes]
-        command, options = machine.module("gpu_checks"), {"steps": steps}
+        command, options = machine.module("checks"), {"steps": steps}
         jobs.append(
             Job(
                 *("checks", tuple(names), command, 150),
@@ -115,14 +115,14 @@ def compilations(machine: Machine, model: Model) -> list[Job]:
     """Phase 2, and timm's side of phase 3 made ready."""
     options = step_options(machine, model)
     memory = Job(
-        *("memory", (model.name,), machine.module("gpu_memory"), 150),
+        *("memory", (model.name,), machine.module("memory"), 150),
         least=20,
         gib=model.gib,
         needs=(OURS,),
         options=options,
     )
     prepare = Job(
-        *("prepare", (model.name,), machine.module("gpu_speed"), 180),
+        *("prepare", (model.name,), machine.module("speed"), 180),
         least=30,
         gib=model.gib,
         needs=(OURS, PEERS),
@@ -135,7 +135,7 @@ def timing(machine: Machine, model: Model, after: tuple) -> Job:
     """Phase 3."""
     names = tuple(f"{model.name} {mode}" for mode in ("training", "inference"))
     return Job(
-        *("speed", names, machine.module("gpu_speed"), 150),
+        *("speed", names, machine.module("speed"), 150),
         least=5 if machine.dry else 30,
         alone=True,
         needs=(OURS,),
@@ -161,7 +161,7 @@ def resuming(machine: Machine) -> list[Job]:
     """Phase 4."""
     return [
         Job(
-            *("resume", (name,), machine.module("gpu_resume")),
+            *("resume", (name,), machine.module("resume")),
             seconds=600 if machine.dry else 150,
             least=20,
             gib=4,
@@ -183,7 +183,7 @@ def cifar(machine: Machine, after: tuple) -> list[Job]:
         options["overrides"] = ["--config.model.depth=1", "--config.data.batch_size=8"]
     options["overrides"] += ["--config.log.tensorboard=false"]
     job = Job(
-        *("cifar", ("trained",), machine.module("gpu_cifar"), 3600),
+        *("cifar", ("trained",), machine.module("cifar"), 3600),
         least=5 if machine.dry else 20,
         gib=10,
         needs=(OURS,),

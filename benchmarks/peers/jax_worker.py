@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.peers_linen import PlainViT, make_linen_step
+from benchmarks.peers.linen import PlainViT, make_linen_step
 from vit_jax.models import create_model
 from vit_jax.models.variants import parse_name
 from vit_jax.planning.timing import synthetic_program

@@ -1,7 +1,7 @@
 """Our training step and forward pass as `make gpu` measures them: also a worker.
 
 As a worker it reads lines such as `train 10` from stdin and answers with the seconds
-that the steps took, as `benchmarks/peers_timm_worker.py` does.
+that the steps took, as `benchmarks/peers/timm_worker.py` does.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import plain
+from benchmarks.gpu import vit
 from vit_jax.config import resolve_lengths
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import peak_flops
@@ -36,7 +36,7 @@ def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, Program]]:
         spec: `model`, `batch`, `image_size`, `dtype`.
     """
     size, batch_size = spec["image_size"], spec["batch"]
-    config = plain.get_config(spec["model"], str(batch_size), str(size))
+    config = vit.get_config(spec["model"], str(batch_size), str(size))
     config.model.dtype = spec["dtype"]
     program = build_program(
         config, num_classes=CLASSES, lengths=resolve_lengths(config, IMAGES)

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_processes import Job
-from benchmarks.gpu_results import Journal, RowKey
+from benchmarks.gpu.processes import Job
+from benchmarks.gpu.results import Journal, RowKey
 
 TITLES = {
     "install": "0. Installation",

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_processes import end_with_parent
-from benchmarks.gpu_results import Spec, in_one_line
-from benchmarks.speed_vs_peers import TIMM_WORKER, Worker
+from benchmarks.gpu.processes import end_with_parent
+from benchmarks.gpu.results import Spec, in_one_line
+from benchmarks.peers.worker import TIMM_WORKER, Worker
 
 # The modes by the names of their rows.
 MODES = {"training": "train", "inference": "forward"}
@@ -25,7 +25,7 @@ MODES = {"training": "train", "inference": "forward"}
 def worker(peer: str, spec: Spec) -> Iterator[Worker]:
     """A process that takes steps; `peer` is `ours`, or `timm` with a compile mode."""
     options = spec.options
-    command = [sys.executable, "-m", "benchmarks.gpu_step"]
+    command = [sys.executable, "-m", "benchmarks.gpu.step"]
     settings = {"device": "cpu" if spec.dry else "gpu", "clip_norm": 1.0}
     if peer != "ours":
         command = [str(Path(spec.work) / "peers/bin/python"), TIMM_WORKER]

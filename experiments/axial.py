@@ -43,7 +43,7 @@ PAPER = {
 # The small patches are those of the laboratory's ViT.
 LARGE_PATCHES = {"mini": "ViT-mu/8", "small": "ViT-Ti/8"}
 BATCHES = {"smoke": (2,), "mini": (16, 64), "small": (64, 512), "full": (64, 512)}
-# A model is far slower than its compute says if it does so much less of it a second.
+# A model is far slower than its compute suggests below this share of the other's speed.
 FAR = 0.5
 
 

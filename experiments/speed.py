@@ -79,11 +79,11 @@ def conclude(results: RunResults) -> Conclusion:
             rows[name, size] = forward(f"{name}, {size} px", model, BATCHES[scale])
     speed = {key: row["images/s"] for key, row in rows.items()}
     batch = {key: largest_batch(row, memory) for key, row in rows.items()}
-    memory_text = f"{memory / 2**30:.3g} GiB"
+    where = f"{memory / 2**30:.3g} GiB"
     lines(
         {
             "images per second": series(scale, speed),
-            f"largest batch, {memory_text}": series(scale, batch),
+            f"largest batch, {where}": series(scale, batch),
         },
         results.folder / "fig12.png",
         x_label="image size (pixels)",
@@ -102,9 +102,7 @@ def conclude(results: RunResults) -> Conclusion:
     return Conclusion(
         tables=[
             table(f"images per second of {forward.hardware}", scale, macs, speed),
-            table(
-                f"largest batch in {memory_text}, a power of two", scale, macs, batch
-            ),
+            table(f"largest batch in {where}, a power of two", scale, macs, batch),
         ],
         figures=[figure],
         claims=claims(scale, rows),
@@ -168,22 +166,22 @@ def claims(scale: str, rows: dict[tuple[str, int], dict[str, Any]]) -> list[Clai
             criterion=f"multiply-adds per second, {names}: the ratio is between 1/2 "
             "and 2 at all image sizes, for the slowest and fastest groups of steps",
             verdict=verdict(speed, "within", 1.0),
-            numbers=f"ViT / ResNet {ratio_text(speed)}; the paper at 224 pixels: B/32 and "
-            "R50x1 1.4, B/16 and R50x2 1.1",
+            numbers=f"ViT / ResNet {ratio_text(speed)}; the paper at 224 pixels: "
+            "B/32 and R50x1 1.4, B/16 and R50x2 1.1",
         ),
         Claim(
             claim="ViTs need less memory an image than ResNets of equal compute",
             criterion=f"bytes that an image adds to the forward pass, {names}: the "
             "ratio is below 1 at all image sizes",
             verdict=verdict(memory, "<"),
-            numbers=f"ViT / ResNet {ratio_text(memory)}; the paper's largest batches at 384 "
-            "pixels: B/32 1024 and R50x1 256, B/16 512 and R50x2 128",
+            numbers=f"ViT / ResNet {ratio_text(memory)}; the paper's largest batches "
+            "at 384 pixels: B/32 1024 and R50x1 256, B/16 512 and R50x2 128",
         ),
     ]
 
 
 def spread(values: list[float], low: float, high: float) -> Interval:
-    """Their mean within the range of all measurements, which is no confidence interval."""
+    """The mean and the given range, which is not a confidence interval."""
     return Interval(sum(values) / len(values), low, high, 1.0, "least and most")
 
 

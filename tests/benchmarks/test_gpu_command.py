@@ -24,7 +24,7 @@ FACTS = {"card": "none", "driver": "", "python": "3", "cpus": 2, "commit": ""}
 HEAD = """
 import os, signal, subprocess, sys, time
 from benchmarks.gpu.results import Spec
-spec = Spec.of(sys.argv[1])
+spec = Spec.parse(sys.argv[1])
 """
 WRITES = "for name in spec.names:\n with spec.row(name) as values: values['x'] = 1\n"
 

@@ -17,7 +17,7 @@ from experiments.lab.figures import over_seeds, scatter
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import model_of
 from experiments.lab.paper_figures import family_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.records import Claim, Conclusion, Table, pair
 from experiments.lab.statistics import Interval, all_of, verdict
 from experiments.lab.tables import mean_cell
 from experiments.lab.throughput import Forward
@@ -115,14 +115,9 @@ def conclude(results: RunResults) -> Conclusion:
             for label in accuracy
         ],
     )
-    figure = Figure(
-        "Fig. 13: axial models by compute and by speed",
-        ours="fig13.png",
-        paper="fig13_paper.png",
-    )
     return Conclusion(
         tables=[ours, published()],
-        figures=[figure],
+        figures=[pair("Fig. 13: axial models by compute and by speed", "fig13")],
         claims=claims(accuracy, speed),
         notes=NOTES,
     )

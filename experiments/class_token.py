@@ -14,7 +14,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.figures import lines, over_seeds
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.statistics import mean_std, verdict
 from experiments.lab.tables import mean_cell
 
@@ -87,11 +87,10 @@ def conclude(results: RunResults) -> Conclusion:
             )
         ],
         figures=[
-            Figure(
+            pair(
                 "Fig. 9: class token and GAP at several learning rates (ours: "
                 "class token in blue, GAP in orange)",
-                ours="fig9.png",
-                paper="fig9_paper.png",
+                "fig9",
             )
         ],
         claims=claims(results.scale, accuracy),

@@ -25,7 +25,7 @@ from experiments.lab.contrasts import contrast
 from experiments.lab.fits import equal_performance_ratio, fit_power
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.statistics import Interval, verdict
 from experiments.lab.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
@@ -158,13 +158,7 @@ def conclude(results: RunResults) -> Conclusion:
                 rows=[[row[name] for name in columns] for row in paper.TABLE_6],
             ),
         ],
-        figures=[
-            Figure(
-                "Fig. 5: accuracy by pre-training compute",
-                ours="fig5.png",
-                paper="fig5_paper.png",
-            )
-        ],
+        figures=[pair("Fig. 5: accuracy by pre-training compute", "fig5")],
         claims=[claim for measure in measures for claim in claims_of(measure, found)],
         notes=NOTES,
     )

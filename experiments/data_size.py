@@ -20,7 +20,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.fits import Crossing, crossing
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.statistics import Verdict
 from experiments.lab.tables import mean_cell
 from vit_jax.data.pipeline import Data
@@ -173,13 +173,7 @@ def conclude(results: RunResults) -> Conclusion:
     ]
     return Conclusion(
         tables=tables,
-        figures=[
-            Figure(
-                "Fig. 4: accuracy by the amount of pre-training data",
-                ours="fig4.png",
-                paper="fig4_paper.png",
-            )
-        ],
+        figures=[pair("Fig. 4: accuracy by the amount of pre-training data", "fig4")],
         claims=claims,
         notes=NOTES,
     )

@@ -17,7 +17,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.figures import bar, bars
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.tables import mean_cell
 
 MASKED = {
@@ -111,10 +111,9 @@ def conclude(results: RunResults) -> Conclusion:
             ),
         ],
         figures=[
-            Figure(
+            pair(
                 "Section 4.6: accuracy after fine-tuning, by where it started",
-                ours="section4_6.png",
-                paper="section4_6_paper.png",
+                "section4_6",
             )
         ],
         claims=claims(accuracy),

@@ -20,7 +20,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.figures import bar, bars
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.records import Claim, Conclusion, Table, pair
 from experiments.lab.statistics import all_of, mean_std, verdict
 from experiments.lab.tables import mean_cell
 from experiments.transfer import HELD_OUT, TESTS, finetuning, finetuning_384
@@ -135,12 +135,9 @@ def conclude(results: RunResults) -> Conclusion:
             for name, accuracies in row.items()
         ],
     )
-    bars_of_both = Figure(
-        "Table 7 as bars: Adam and SGD", ours="table7.png", paper="table7_paper.png"
-    )
     return Conclusion(
         tables=[ours, theirs],
-        figures=[bars_of_both],
+        figures=[pair("Table 7 as bars: Adam and SGD", "table7")],
         claims=[
             claim_of(measure, values, best) for measure in measures if measure != OWN
         ],

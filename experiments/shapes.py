@@ -16,7 +16,7 @@ from experiments.lab.contrasts import Rays
 from experiments.lab.figures import lines, over_seeds
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.records import Claim, Conclusion, Table, pair
 from experiments.lab.statistics import Interval, all_of, verdict
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
@@ -132,14 +132,9 @@ def conclude(results: RunResults) -> Conclusion:
             for label in results.configs
         ],
     )
-    figure = Figure(
-        "Fig. 8: accuracy of shapes scaled from one base",
-        ours="fig8.png",
-        paper="fig8_paper.png",
-    )
     return Conclusion(
         tables=[shapes, slopes_table(ours, theirs)],
-        figures=[figure],
+        figures=[pair("Fig. 8: accuracy of shapes scaled from one base", "fig8")],
         claims=claims(ours, theirs),
         notes=NOTES,
     )

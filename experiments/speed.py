@@ -18,7 +18,7 @@ from experiments.lab.command import main
 from experiments.lab.figures import lines
 from experiments.lab.frame import Experiment, RunResults
 from experiments.lab.paper_figures import family_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.records import Claim, Conclusion, Table, pair
 from experiments.lab.statistics import Interval, verdict
 from experiments.lab.throughput import (
     Forward,
@@ -94,17 +94,12 @@ def conclude(results: RunResults) -> Conclusion:
     )
     paper_figures.figure_12(results.folder / "fig12_paper.png")
     macs = {name: rows[name, SIZES[scale][-1]]["macs"] for name in MODELS[scale]}
-    figure = Figure(
-        "Fig. 12: speed and largest batch of the forward pass",
-        ours="fig12.png",
-        paper="fig12_paper.png",
-    )
     return Conclusion(
         tables=[
             table(f"images per second of {forward.hardware}", scale, macs, speed),
             table(f"largest batch in {where}, a power of two", scale, macs, batch),
         ],
-        figures=[figure],
+        figures=[pair("Fig. 12: speed and largest batch of the forward pass", "fig12")],
         claims=claims(scale, rows),
         notes=NOTES,
     )

@@ -19,7 +19,7 @@ from experiments.lab.check import data_is_here
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
@@ -155,13 +155,7 @@ def conclude(results: RunResults) -> Conclusion:
         claims.append(claim_of_resolution(values[HELD_OUT], results.accuracy(LARGER)))
     return Conclusion(
         tables=[table_5(values, names, sources), published_table_5()],
-        figures=[
-            Figure(
-                "Fig. 3: transfer by the pre-training data",
-                ours="fig3.png",
-                paper="fig3_paper.png",
-            )
-        ],
+        figures=[pair("Fig. 3: transfer by the pre-training data", "fig3")],
         claims=claims,
         notes=NOTES,
     )

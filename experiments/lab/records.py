@@ -27,6 +27,11 @@ class Figure(NamedTuple):
     paper: str = ""
 
 
+def pair(caption: str, stem: str) -> Figure:
+    """Our figure and the paper's, in `<stem>.png` and `<stem>_paper.png`."""
+    return Figure(caption, f"{stem}.png", f"{stem}_paper.png")
+
+
 class Claim(NamedTuple):
     """A sentence of the paper, judged by a criterion that code evaluates."""
 

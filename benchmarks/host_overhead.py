@@ -1,9 +1,9 @@
-"""What the thread that trains has to do for a step besides dispatching it.
+"""Work of the training thread in a step besides dispatching it.
 
     python -m benchmarks.host_overhead --batch 1024 --size 224
 
-Between two steps the thread sleeps as a busy device would let it, so that loading is
-ahead; what is left is the thread's own work. A host that is to feed 20,000 images a
+Between two steps the thread sleeps, as if it waited for a busy device, so that loading
+is ahead and only the thread's own work is measured. A host that feeds 20,000 images a
 second has 51 ms for 1,024 of them, of which 1 % is 0.5 ms.
 """
 
@@ -37,7 +37,7 @@ CLASSES = 10
 
 
 class Times:
-    """Seconds of the calls of each kind."""
+    """Calls functions, and records the seconds of the calls by name."""
 
     def __init__(self) -> None:
         self.of: dict[str, list[float]] = {}
@@ -120,7 +120,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("| on the training thread | median, ms | most, ms | share of a step |")
     print("|---|---|---|---|")
     for name, values in times.of.items():
-        # The first is not ahead, or compiles.
+        # The first calls wait for loading, or compile.
         values = values[2:] or values
         median = statistics.median(values)
         print(

@@ -23,13 +23,12 @@ from typing import Any
 from benchmarks.peers.worker import TIMM_WORKER, Worker, machine_ticks
 
 PEERS = ("ours", "timm", "linen")
-# A round is quiet if other processes took less than this share of the CPUs in each of
-# its turns.
+# A round is quiet if other processes use less than this share of the CPUs in each turn.
 QUIET = 0.1
 
 
 def wait_for_quiet(end: float) -> None:
-    """Waits until the CPUs are idle, at most until `end` by the monotonic clock."""
+    """Waits until the CPUs are idle, at most until `end` (monotonic clock)."""
     while time.monotonic() < end:
         before = machine_ticks()
         time.sleep(0.5)
@@ -42,8 +41,8 @@ def compare(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures all peers on one model, in turns.
 
     Returns:
-        Per peer what it said of itself, the seconds of a step in each round, and the
-        share of the CPUs that other processes took.
+        For each peer its facts, the seconds of a step in each round, and the share of
+        the CPUs that other processes used.
 
     Raises:
         RuntimeError: a peer failed, or their models have different sizes.
@@ -122,7 +121,7 @@ def report(result: dict[str, Any], rounds: list[int]) -> dict[str, dict[str, flo
 
 
 def quiet_rounds(result: dict[str, Any]) -> list[int]:
-    """Numbers of the quiet rounds; of all rounds, with a warning, if none is."""
+    """Numbers of the quiet rounds; if there are none, of all, with a warning."""
     loads = list(zip(*result["load_of_others"].values(), strict=True))
     quiet = [number for number, shares in enumerate(loads) if max(shares) < QUIET]
     print(f"{result['model']}: {len(quiet)} quiet rounds of {len(loads)}")

@@ -1,4 +1,4 @@
-"""Takes training steps of a JAX model when told to: a worker of `speed_vs_peers`.
+"""Takes training steps of a JAX model on demand: a worker of `speed_vs_peers`.
 
 Reads lines such as `train 10` from stdin and answers with the seconds they took.
 """
@@ -56,7 +56,7 @@ def linen(spec: dict):
 
 
 def main() -> None:
-    """Says what was built, then answers until stdin ends."""
+    """Prints facts of the model, then answers until stdin ends."""
     spec = json.loads(sys.argv[1])
     if spec["device"] == "gpu" and jax.default_backend() != "gpu":
         sys.exit(f"--device gpu, but JAX has {jax.default_backend()} only")

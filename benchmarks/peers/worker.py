@@ -13,7 +13,7 @@ TIMM_WORKER = str(ROOT / "benchmarks/peers/timm_worker.py")
 
 
 def machine_ticks() -> tuple[int, int]:
-    """Ticks that the CPUs worked, and all ticks; zeros where that is not known."""
+    """Busy ticks of the CPUs, and all ticks; zeros where they are not known."""
     try:
         fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
     except FileNotFoundError:
@@ -28,15 +28,15 @@ class Worker:
     def __init__(
         self, peer: str, command: list[str], spec: dict[str, Any], **options: Any
     ) -> None:
-        """Starts it.
+        """Starts the process.
 
         Args:
             peer: its name, for messages.
-            command: gets the specification as JSON, its last argument.
-            options: of `subprocess.Popen`.
+            command: its command; the specification is added as JSON.
+            options: arguments of `subprocess.Popen`.
         """
         self.peer = peer
-        # Else the first JAX process would take the memory of the GPU for itself.
+        # Otherwise the first JAX process would reserve the memory of the GPU.
         settings = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         if spec["device"] == "cpu":
             settings["JAX_PLATFORMS"] = "cpu"
@@ -52,20 +52,20 @@ class Worker:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What it says of itself; waits until its model is built.
+        """Its own description; waits until its model is built.
 
         Raises:
-            RuntimeError: it ended; its own message is on stderr.
+            RuntimeError: the process ended; its message is on stderr.
         """
         return self._read()
 
     def run(self, steps: int, mode: str = "train") -> tuple[float, float]:
-        """Takes so many steps; returns the seconds and the others' share of the CPUs.
+        """Takes steps; returns the seconds, and the other processes' share of the CPUs.
 
         The share is 0 where it cannot be measured.
 
         Raises:
-            RuntimeError: it ended.
+            RuntimeError: the process ended.
         """
         before = self._cpu_times()
         with contextlib.suppress(BrokenPipeError):
@@ -76,7 +76,7 @@ class Worker:
         return seconds, max(0.0, busy / total) if total else 0.0
 
     def _cpu_times(self) -> tuple[int, int]:
-        """Ticks that the CPUs worked for other processes, and all ticks."""
+        """Busy ticks of the CPUs for other processes, and all ticks."""
         busy, total = machine_ticks()
         if total:
             own = Path(f"/proc/{self.process.pid}/stat").read_text()

@@ -71,7 +71,7 @@ $(ACCELERATORS)/.installed: requirements.txt pyproject.toml
 accelerators: $(ACCELERATORS)/.installed
 	@$(ACCELERATORS)/bin/python -m benchmarks.accelerators $(if $(ONLY),--only '$(ONLY)') $(if $(DEVICE),--device $(DEVICE))
 
-# All that is to be measured on an NVIDIA card, in nine minutes: benchmarks/README.md.
+# All that is to be measured on an NVIDIA card, in nine minutes: docs/gpu.md.
 gpu:
 	@$(PYTHON) -m benchmarks.gpu $(if $(DRY),--dry) $(if $(BUDGET),--budget $(BUDGET)) \
 	  $(if $(RESULTS),--results '$(RESULTS)') $(if $(CIFAR),--cifar '$(CIFAR)')

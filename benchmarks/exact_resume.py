@@ -1,10 +1,10 @@
-"""Does a killed run end as if it had never been killed?  Bit for bit?
+"""Does a killed and resumed run end with the bits of an uninterrupted one?
 
     python -m benchmarks.exact_resume --kills 20
 
-One run is left alone. Others, each in its own folder, are killed with SIGKILL at a
-random moment between their start and their end, whatever they are doing then (import,
-compile, train, save, evaluate), and are started again by the same command. Parameters,
+One run is uninterrupted. Others, each in its own folder, are killed by SIGKILL at a
+random moment between start and end, whatever they are doing then (import, compile,
+train, save, evaluate), and are started again by the same command. Parameters,
 averaged parameters and optimizer state must be the same bits. Worker processes,
 augmentation, MixUp, dropout and stochastic depth are on.
 """
@@ -24,12 +24,20 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 COMMAND = (
-    *(sys.executable, "-m", "vit_jax.train", "--config", "configs/digits.py"),
-    *("--config.train.duration=150steps", "--config.train.ema_decay=0.99"),
-    *("--config.checkpoint.every=5steps", "--config.eval.every=50steps"),
-    *("--config.model.dropout_rate=0.1", "--config.mix.mixup_alpha=0.2"),
-    *("--config.data.randaug_layers=2", "--config.data.workers=2"),
-    *("--config.model.depth=2", "--config.data.batch_size=64"),
+    sys.executable,
+    "-m",
+    "vit_jax.train",
+    "--config=configs/digits.py",
+    "--config.train.duration=150steps",
+    "--config.train.ema_decay=0.99",
+    "--config.checkpoint.every=5steps",
+    "--config.eval.every=50steps",
+    "--config.model.depth=2",
+    "--config.model.dropout_rate=0.1",
+    "--config.mix.mixup_alpha=0.2",
+    "--config.data.batch_size=64",
+    "--config.data.randaug_layers=2",
+    "--config.data.workers=2",
 )
 
 
@@ -50,7 +58,7 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
     folders = (workdir / "checkpoints").absolute().iterdir()
     last = max((f for f in folders if f.name.isdigit()), key=lambda f: int(f.name))
     with warnings.catch_warnings():
-        # Orbax warns that shardings are those of the time of saving, as wanted here.
+        # Orbax warns that it restores the shardings of the checkpoint.
         warnings.simplefilter("ignore", UserWarning)
         tree = ocp.load_checkpointables(last)["state"]
     return {
@@ -75,7 +83,7 @@ def differences(
 def killed_run(
     folder: Path, reference: dict[str, np.ndarray], after: float
 ) -> list[str]:
-    """Kills a run after so many seconds, lets it finish, and compares its end."""
+    """Kills a run after some seconds, resumes it, and compares its final state."""
     first_exit = run(folder, kill_after=after)
     if first_exit not in (0, -signal.SIGKILL):
         raise RuntimeError(f"the run failed by itself, see {folder}.log")
@@ -85,16 +93,16 @@ def killed_run(
 
 
 def resumed_at(folder: Path) -> str:
-    """Where the killed run went on, in the words of its log."""
+    """The line of the log that says where the killed run was resumed."""
     lines = Path(f"{folder}.log").read_text().splitlines()
-    found = [line for line in lines if line.startswith("Going on from step")]
-    return found[0].lower() if found else "began again, since nothing was saved yet"
+    lines = [line for line in lines if line.startswith("Going on from step")]
+    return lines[0].lower() if lines else "began again, since nothing was saved yet"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the kill moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,14 @@
-"""From training to other people's programs: one chain of the public commands.
+"""A chain of the public commands, from training to the files of timm and Hugging Face.
 
     python -m benchmarks.families --workdir runs/families --cifar10 FOLDER
 
 1. The same command trains a ViT, a hybrid and a BiT on CIFAR-10 and on Fashion-MNIST.
 2. The ViT is fine-tuned at twice the resolution from its checkpoint.
 3. The result is converted to timm and to Hugging Face.
-4. All three classify the same images: the answers must be the same.
+4. All three classify the same images with the same probabilities.
 
-About half an hour on 2 CPU cores with the default of 3 epochs; started again, it goes
-on where it was. Prints Markdown tables. The models are small: `configs/families.py`.
+About half an hour on 2 CPU cores with the default of 3 epochs. Started again, it is
+resumed. Prints Markdown tables. The models are small: `configs/families.py`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from vit_jax.storage.jsonl import read_metrics
 
 FAMILIES = ("vit", "hybrid", "bit")
 IMAGES = 64
-# Two programs add in another order, and write six digits.
+# Programs differ in the order of additions, and probabilities have six digits.
 TOLERANCE = 1e-5
 
 
@@ -92,11 +92,7 @@ def predictions(checkpoint: Path, images: Path) -> list[dict[str, float]]:
     """Probability of each class, for each image, by the `predict` command."""
     path = images.parent / f"{checkpoint.stem}.json"
     command(
-        "predict",
-        f"--checkpoint={checkpoint}",
-        images,
-        "--top=10",
-        f"--json={path}",
+        "predict", f"--checkpoint={checkpoint}", images, "--top=10", f"--json={path}"
     )
     rows = json.loads(path.read_text())
     return [
@@ -106,10 +102,10 @@ def predictions(checkpoint: Path, images: Path) -> list[dict[str, float]]:
 
 
 def compare(results: dict[str, list[dict[str, float]]]) -> None:
-    """Prints how far the probabilities are apart.
+    """Prints the differences of the probabilities.
 
     Raises:
-        AssertionError: further than rounding.
+        AssertionError: they are larger than rounding errors.
     """
     first = next(iter(results.values()))
     print("\n| checkpoint | same class | largest difference of a probability |")

@@ -1,12 +1,12 @@
-"""What a fleet gains over the same runs one after the other with the trainer.
+"""Speed of a fleet against the same runs one after the other with the trainer.
 
     python -m benchmarks.fleet_speed --data cifar10 --size tiny --runs 8
 
-Not a figure of the paper: it says whether a device is full although each model is tiny.
-Runs differ in seed and learning rate. Two numbers: images per second once all is
-compiled, as the runs themselves record it, and the seconds that all of it takes, with
-compilation, first evaluation and checkpoints. Rounds are interleaved, since the clock
-of a machine drifts; nothing is taken from a cache of compiled programs.
+It shows whether a fleet uses the device well although each model is tiny. Runs differ
+in seed and learning rate. There are two numbers: images per second after compilation,
+as the runs record them, and the seconds of everything, with compilation, first
+evaluation and checkpoints. Rounds are interleaved, since the speed of a machine drifts;
+no compiled program is taken from a cache.
 
 Sizes are ViTs on 32x32 images with patches of 4 (16 with `micro`): see `SIZES`.
 Cost: some two minutes for `micro` on 2 CPU cores, ten on a GPU for `small`.
@@ -42,7 +42,7 @@ Way = Callable[[list[ml_collections.ConfigDict], list[Path]], None]
 def make_grid(
     data: str, size: str, runs: int, steps: int, batch_size: int
 ) -> list[ml_collections.ConfigDict]:
-    """Configs of that many runs, half of them at another learning rate."""
+    """Configs of a number of runs, half of them at another learning rate."""
     configs = []
     for number in range(runs):
         config = lab.get_config()
@@ -58,7 +58,7 @@ def make_grid(
 
 
 def one_by_one(configs: list[ml_collections.ConfigDict], folders: list[Path]) -> None:
-    """With the trainer."""
+    """Trains the runs with the ordinary trainer."""
     for config, folder in zip(configs, folders, strict=True):
         train(config, folder)
 
@@ -66,7 +66,7 @@ def one_by_one(configs: list[ml_collections.ConfigDict], folders: list[Path]) ->
 def measure(
     way: Way, configs: list[ml_collections.ConfigDict], at_once: int
 ) -> tuple[float, float]:
-    """Images per second over all runs at once, and seconds for all of it."""
+    """Images per second of all runs together, and the seconds of everything."""
     with tempfile.TemporaryDirectory() as root:
         folders = [Path(root, str(number)) for number in range(len(configs))]
         begin = time.perf_counter()
@@ -79,7 +79,7 @@ def measure(
             for row in read_metrics(folder / "metrics.jsonl")
             if "images/s" in row
         ]
-    # The first rows of a run wait for what is still to be compiled.
+    # The median ignores the first rows, in which programs are still compiled.
     return at_once * statistics.median(speeds), seconds
 
 

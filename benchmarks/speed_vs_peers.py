@@ -13,37 +13,22 @@ mode, on GPU with torch.compile and autocast.
 """
 
 import argparse
-import contextlib
-import functools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.worker import TIMM_WORKER, Worker, machine_ticks
+
 PEERS = ("ours", "timm", "linen")
-# A round is quiet if other processes took less than this share of the CPUs in each of
-# its turns.
+# A round is quiet if other processes use less than this share of the CPUs in each turn.
 QUIET = 0.1
-ROOT = Path(__file__).parent.parent
-TIMM_WORKER = str(ROOT / "benchmarks/peers_timm_worker.py")
-
-
-def machine_ticks() -> tuple[int, int]:
-    """Ticks that the CPUs worked, and all ticks; zeros where that is not known."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
-    except FileNotFoundError:
-        return 0, 0
-    ticks = [int(field) for field in fields]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def wait_for_quiet(end: float) -> None:
-    """Waits until the CPUs are idle, at most until `end` by the monotonic clock."""
+    """Waits until the CPUs are idle, at most until `end` (monotonic clock)."""
     while time.monotonic() < end:
         before = machine_ticks()
         time.sleep(0.5)
@@ -52,87 +37,12 @@ def wait_for_quiet(end: float) -> None:
             return
 
 
-class Worker:
-    """A peer in its own process, which works only while `run` waits for it."""
-
-    def __init__(
-        self, peer: str, command: list[str], spec: dict[str, Any], **options: Any
-    ) -> None:
-        """Starts it.
-
-        Args:
-            peer: its name, for messages.
-            command: gets the specification as JSON, its last argument.
-            options: of `subprocess.Popen`.
-        """
-        self.peer = peer
-        # Else the first JAX process would take the memory of the GPU for itself.
-        settings = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        if spec["device"] == "cpu":
-            settings["JAX_PLATFORMS"] = "cpu"
-        self.process = subprocess.Popen(
-            [*command, json.dumps(spec)],
-            cwd=ROOT,
-            env=settings,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-
-    @functools.cached_property
-    def facts(self) -> dict[str, Any]:
-        """What it says of itself; waits until its model is built.
-
-        Raises:
-            RuntimeError: it ended; its own message is on stderr.
-        """
-        return self._read()
-
-    def run(self, steps: int, mode: str = "train") -> tuple[float, float]:
-        """Takes so many steps; returns the seconds and the others' share of the CPUs.
-
-        The share is 0 where it cannot be measured.
-
-        Raises:
-            RuntimeError: it ended.
-        """
-        before = self._cpu_times()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(f"{mode} {steps}\n")
-            self.process.stdin.flush()
-        seconds = self._read()
-        busy, total = (b - a for a, b in zip(before, self._cpu_times(), strict=True))
-        return seconds, max(0.0, busy / total) if total else 0.0
-
-    def _cpu_times(self) -> tuple[int, int]:
-        """Ticks that the CPUs worked for other processes, and all ticks."""
-        busy, total = machine_ticks()
-        if total:
-            own = Path(f"/proc/{self.process.pid}/stat").read_text()
-            # Fields 14 and 15: user and system time; the name before may hold spaces.
-            busy -= sum(int(field) for field in own.rpartition(")")[2].split()[11:13])
-        return busy, total
-
-    def _read(self) -> Any:
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.peer} ended; its message is above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """Ends the process."""
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-
-
 def compare(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures all peers on one model, in turns.
 
     Returns:
-        Per peer what it said of itself, the seconds of a step in each round, and the
-        share of the CPUs that other processes took.
+        For each peer its facts, the seconds of a step in each round, and the share of
+        the CPUs that other processes used.
 
     Raises:
         RuntimeError: a peer failed, or their models have different sizes.
@@ -146,7 +56,7 @@ def compare(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "image_size": 224,
         "clip_norm": 0.0,
     }
-    jax_command = [sys.executable, "-m", "benchmarks.peers_jax_worker"]
+    jax_command = [sys.executable, "-m", "benchmarks.peers.jax_worker"]
     commands = dict.fromkeys(PEERS, jax_command)
     commands["timm"] = [arguments.torch_python, TIMM_WORKER]
     workers: list[Worker] = []
@@ -211,7 +121,7 @@ def report(result: dict[str, Any], rounds: list[int]) -> dict[str, dict[str, flo
 
 
 def quiet_rounds(result: dict[str, Any]) -> list[int]:
-    """Numbers of the quiet rounds; of all rounds, with a warning, if none is."""
+    """Numbers of the quiet rounds; if there are none, of all, with a warning."""
     loads = list(zip(*result["load_of_others"].values(), strict=True))
     quiet = [number for number, shares in enumerate(loads) if max(shares) < QUIET]
     print(f"{result['model']}: {len(quiet)} quiet rounds of {len(loads)}")

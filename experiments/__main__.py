@@ -7,10 +7,10 @@ OTHERS = ("all", "report", "pretrained")
 
 
 def lines() -> list[str]:
-    """A line an experiment, its item of the paper first."""
-    found = [load_experiment(name) for name in EXPERIMENTS]
-    width = max(len(experiment.item) for experiment in found)
-    return [f"{e.item:{width}}  {e.title}" for e in found] + [
+    """A line for each experiment, its item of the paper first."""
+    experiments = [load_experiment(name) for name in EXPERIMENTS]
+    width = max(len(experiment.item) for experiment in experiments)
+    return [f"{e.item:{width}}  {e.title}" for e in experiments] + [
         f"{'':{width}}  {first_line(f'experiments.{name}')}" for name in OTHERS
     ]
 

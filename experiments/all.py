@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
             except Interrupted:
                 raise
             except Exception as error:
-                # The others do not depend on it, and hours of work may be to come.
+                # One failure must not cost hours of the other experiments.
                 traceback.print_exc()
                 failed[name] = error
     if not (arguments.check or arguments.train_only):

@@ -3,7 +3,7 @@
 Figs. 6 and 14: attention rollout. Fig. 7: filters, similarity of position embeddings,
 attention distance of each head. Fig. 11: attention distance of a ViT and of a hybrid.
 
-On the ViT and the hybrid of `data_size`, and, where it is there, on a real pre-trained
+The models are the ViT and the hybrid of `data_size`, and, if given, a pre-trained
 ViT-S/14 with photographs: `--data vit_s14=FOLDER` (made by `experiments.pretrained`)
 and `--data photos=FOLDER` (any images). full: ViT-L/16 and R50+ViT-L/16 on JFT-300M.
 mini: a minute and no training of its own.
@@ -39,8 +39,7 @@ def arms(scale: str) -> dict[str, Arm]:
         models = ("ViT-L/16", "R50+ViT-L/16")
         return {model: full.jft(model, epochs="14") for model in models}
     pretraining = data_size.model_arms(scale)
-    there = [model for model in (VIT, HYBRID) if model in pretraining]
-    return {label(model): pretraining[model] for model in there}
+    return {label(m): pretraining[m] for m in (VIT, HYBRID) if m in pretraining}
 
 
 def conclude(results: RunResults) -> Conclusion:
@@ -55,8 +54,7 @@ def conclude(results: RunResults) -> Conclusion:
     drawing.distances(firsts, images, folder / "distances.png")
     paper_figures.figure_11(folder / "fig11_paper.png")
     drawing.rollouts(firsts[vit], images[:32], folder / "rollout.png")
-    # The paper's photographs and weights are not ours to show: only its numbers are
-    # drawn again.
+    # The paper's photographs and weights are not public: only its numbers are redrawn.
     figures = [
         Figure("Fig. 7, left: filters of the patch embedding", "filters.png"),
         Figure("Fig. 7, centre: similarity of positions", "positions.png"),
@@ -78,7 +76,7 @@ def conclude(results: RunResults) -> Conclusion:
 
 
 def trained_models(results: RunResults, arm: str) -> list[Trained]:
-    """The trained models of an arm, one a seed."""
+    """The trained models of an arm, one for each seed."""
     runs = [load_trained(folder) for folder in results.runs[arm]]
     return [Trained(run.model, run.params) for run in runs]
 

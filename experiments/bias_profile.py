@@ -11,7 +11,7 @@ The runs are those of `data_size`; measuring takes 3 minutes of two CPU cores at
 All models are moved by 16 pixels, the stride of the coarsest.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from experiments import data_size
 from experiments.data_size import HYBRID, RESNET, SHARES, VIT, figure_family, label
@@ -26,7 +26,7 @@ from vit_jax.figures.style import Series
 
 MOVE = 16
 START = "none"
-# Title, name in the profile, and the value that means no bias at all.
+# The name in the profile of each measure, by its title in the report.
 MEASURES = {
     "receptive field, share of the whole image's": "receptive_field/rms_ratio",
     "attention distance, share of uniform attention's": "attention_ratio/mean",
@@ -40,16 +40,88 @@ POSITIONS, SHUFFLED = "positions/rank_correlation", "accuracy_ratio/shuffled_4x4
 Values = dict[str, list[float]]
 
 
+class Comparison(NamedTuple):
+    """A claim about a measure of one arm minus that of another.
+
+    Attributes:
+        difference: the rule's own words for it.
+        plus, minus: the arms, with the models and amounts of data of a scale to be
+            filled in.
+        direction: the sign that is claimed.
+    """
+
+    claim: str
+    difference: str
+    measure: str
+    plus: str
+    minus: str
+    direction: Literal[">", "<"] = ">"
+
+
+COMPARISONS = (
+    Comparison(
+        "Before training a ViT looks further than a ResNet",
+        "receptive field of the ViT minus that of the ResNet",
+        FIELD,
+        "{vit}, {none}",
+        "{resnet}, {none}",
+    ),
+    Comparison(
+        "With all the data, a ViT still looks further than a ResNet",
+        "receptive field of the ViT minus that of the ResNet",
+        FIELD,
+        "{vit}, {all}",
+        "{resnet}, {all}",
+    ),
+    Comparison(
+        "Before training a ResNet's layers are more equivariant than a ViT's",
+        "equivariance error of the ViT minus that of the ResNet",
+        ERROR,
+        "{vit}, {none}",
+        "{resnet}, {none}",
+    ),
+    Comparison(
+        "A ViT learns equivariance",
+        "its equivariance error with all the data minus that before training",
+        ERROR,
+        "{vit}, {all}",
+        "{vit}, {none}",
+        "<",
+    ),
+    Comparison(
+        "Positions know nothing of the plane at first, and learn it",
+        "rank correlation of the ViT with all the data minus that before training",
+        POSITIONS,
+        "{vit}, {all}",
+        "{vit}, {none}",
+    ),
+    Comparison(
+        "More data teach the positions more of the plane",
+        "rank correlation of the ViT with all the data minus that with {little}",
+        POSITIONS,
+        "{vit}, {all}",
+        "{vit}, {little}",
+    ),
+    Comparison(
+        "A ViT depends less on the arrangement of the parts than a ResNet",
+        "share of the accuracy kept under shuffling, ViT minus ResNet",
+        SHUFFLED,
+        "{vit}, {all}",
+        "{resnet}, {all}",
+    ),
+)
+
+
 def models(scale: str) -> list[str]:
-    """One of each family."""
-    there = data_size.model_arms(scale)
+    """One model of each family."""
     if scale == "full":
         return ["ViT-B/32", "BiT-R50x1"]
-    return [model for model in (VIT, HYBRID, RESNET) if model in there]
+    trained = data_size.model_arms(scale)
+    return [model for model in (VIT, HYBRID, RESNET) if model in trained]
 
 
 def arms(scale: str) -> dict[str, Arm]:
-    """Those of `data_size`."""
+    """The arms of these models in `data_size`."""
     chosen = models(scale)
     return {
         name: arm
@@ -59,7 +131,7 @@ def arms(scale: str) -> dict[str, Arm]:
 
 
 def profiles(results: RunResults) -> dict[str, list[Profile]]:
-    """Of each arm, a profile a seed; and of each model before its training."""
+    """The profiles of each seed, by arm; also those of each model before training."""
     found = {
         arm: [trained_profile(folder, MOVE) for folder in folders]
         for arm, folders in results.runs.items()
@@ -71,9 +143,9 @@ def profiles(results: RunResults) -> dict[str, list[Profile]]:
 
 
 def values_of(found: dict[str, list[Profile]], measure: str) -> Values:
-    """A measure of each arm that has it, a value a seed.
+    """The values of a measure in each seed, by arm; arms without it are left out.
 
-    Before training all classes are equally likely, so that accuracy says nothing.
+    Accuracy before training is left out too: all classes are equally likely then.
     """
     return {
         arm: [profile[measure] for profile in rows if measure in profile]
@@ -84,13 +156,13 @@ def values_of(found: dict[str, list[Profile]], measure: str) -> Values:
 
 
 def conclude(results: RunResults) -> Conclusion:
-    """The profile against the amount of data."""
+    """Each measure against the amount of data."""
     scale, found = results.scale, profiles(results)
     shares = SHARES[scale]
     values = {title: values_of(found, name) for title, name in MEASURES.items()}
     panels: dict[str, list[Series]] = {}
     tables = []
-    # A third of the least amount stands for no data: a logarithm has no place for 0.
+    # No data is drawn at a third of the least amount, since the axis is logarithmic.
     places = [shares[0] / 3, *shares]
     for title, arms_of in values.items():
         panels[title], rows = [], []
@@ -132,81 +204,15 @@ def conclude(results: RunResults) -> Conclusion:
 def claims(scale: str, values: dict[str, Values]) -> list[Claim]:
     """What section 3.1 says, and what follows from it, each as one contrast."""
     vit, *_, resnet = models(scale)
-    little = f"{SHARES[scale][0]} %"
-    most = f"{SHARES[scale][-1]} %"
-
-    def gap(when: str) -> dict[str, float]:
-        return {f"{vit}, {when}": 1.0, f"{resnet}, {when}": -1.0}
-
-    def change(begin: str) -> dict[str, float]:
-        return {f"{vit}, {most}": 1.0, f"{vit}, {begin}": -1.0}
-
-    field = "receptive field of the ViT minus that of the ResNet"
-    rows: list[tuple[str, str, str, dict[str, float], Literal[">", "<"]]] = [
-        (
-            "Before training a ViT looks further than a ResNet",
-            field,
-            FIELD,
-            gap(START),
-            ">",
-        ),
-        (
-            "With all the data, a ViT still looks further than a ResNet",
-            field,
-            FIELD,
-            gap(most),
-            ">",
-        ),
-        (
-            "Before training a ResNet's layers are more equivariant than a ViT's",
-            "equivariance error of the ViT minus that of the ResNet",
-            ERROR,
-            gap(START),
-            ">",
-        ),
-        (
-            "A ViT learns equivariance",
-            "its equivariance error with all the data minus that before training",
-            ERROR,
-            change(START),
-            "<",
-        ),
-        (
-            "Positions know nothing of the plane at first, and learn it",
-            "rank correlation of the ViT with all the data minus that before training",
-            POSITIONS,
-            change(START),
-            ">",
-        ),
-        (
-            "More data teach the positions more of the plane",
-            f"rank correlation of the ViT with all the data minus that with {little}",
-            POSITIONS,
-            change(little),
-            ">",
-        ),
-        (
-            "A ViT depends less on the arrangement of the parts than a ResNet",
-            "share of the accuracy kept under shuffling, ViT minus ResNet",
-            SHUFFLED,
-            gap(most),
-            ">",
-        ),
-    ]
+    names = {"vit": vit, "resnet": resnet, "none": START}
+    names |= {"little": f"{SHARES[scale][0]} %", "all": f"{SHARES[scale][-1]} %"}
     found = []
-    for text, rule, measure, weights, direction in rows:
-        interval = contrast(values[measure], weights)
+    for text, difference, measure, plus, minus, direction in COMPARISONS:
+        weights = {plus.format(**names): 1.0, minus.format(**names): -1.0}
         side = "above" if direction == ">" else "below"
-        found.append(
-            judged(
-                text,
-                f"{rule}: the whole 95 % interval is {side} 0",
-                interval,
-                direction,
-                unit="",
-                factor=1,
-            )
-        )
+        rule = f"{difference.format(**names)}: the whole 95 % interval is {side} 0"
+        interval = contrast(values[measure], weights)
+        found.append(judged(text, rule, interval, direction, unit="", factor=1))
     return found
 
 

@@ -25,7 +25,7 @@ from experiments.lab.contrasts import contrast
 from experiments.lab.fits import equal_performance_ratio, fit_power
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.statistics import Interval, verdict
 from experiments.lab.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
@@ -38,7 +38,7 @@ AVERAGE = "average of 5 data sets"
 
 
 def arms(scale: str) -> dict[str, Arm]:
-    """Durations beside that of `data_size`, whose runs come first."""
+    """The runs of `data_size` on all the data, then those of other durations."""
     if scale == "full":
         return full_arms()
     pretraining = data_size.model_arms(scale)
@@ -49,7 +49,7 @@ def arms(scale: str) -> dict[str, Arm]:
         for factor in FACTORS:
             arm = pretraining[model]
             time = {"train.duration": f"{round(factor * EXAMPLES[scale])}examples"}
-            # The longest is the dearest.
+            # One seed of the longest, which costs most.
             seeds = 1 if factor > 1 and scale == "mini" else 0
             arm = arm._replace(changes=arm.changes | time, seeds=seeds)
             found[f"{model}, {factor:g} x"] = arm
@@ -73,8 +73,8 @@ class Point(NamedTuple):
     """A pre-training in Fig. 5.
 
     Attributes:
-        teraflops: 1e12 of the whole run, as the paper counts them.
-        values: accuracy, a share, of each seed, by measure.
+        teraflops: FLOPs / 1e12 of the whole run, as the paper counts them.
+        values: accuracy of each seed as a share of 1, by measure.
     """
 
     label: str
@@ -84,7 +84,7 @@ class Point(NamedTuple):
 
 
 def point(results: RunResults, label: str, family: str) -> Point:
-    """What a pre-training cost and gave."""
+    """The cost and the accuracies of a pre-training."""
     config = results.configs[label]
     steps, _ = results.curve(label, "accuracy", config.eval.splits[0])
     images = int(steps[-1]) * config.data.batch_size
@@ -99,13 +99,13 @@ def point(results: RunResults, label: str, family: str) -> Point:
 
 
 def name_of(label: str) -> str:
-    """What a point is called beside its family's name, such as `0.5 x`."""
+    """The label of a point within its family, such as `0.5 x`."""
     size, _, length = label.removesuffix(f", {ALL} %").partition(", ")
     return length or ("1 x" if label.endswith("%") else size)
 
 
 def points(results: RunResults) -> list[Point]:
-    """All that have run."""
+    """All pre-trainings."""
     if results.scale == "full":
         families = {
             f"{row['name']}, {row['epochs']} epochs": row["family"]
@@ -158,13 +158,7 @@ def conclude(results: RunResults) -> Conclusion:
                 rows=[[row[name] for name in columns] for row in paper.TABLE_6],
             ),
         ],
-        figures=[
-            Figure(
-                "Fig. 5: accuracy by pre-training compute",
-                ours="fig5.png",
-                paper="fig5_paper.png",
-            )
-        ],
+        figures=[pair("Fig. 5: accuracy by pre-training compute", "fig5")],
         claims=[claim for measure in measures for claim in claims_of(measure, found)],
         notes=NOTES,
     )
@@ -218,19 +212,19 @@ def claims_of(measure: str, found: list[Point]) -> list[Claim]:
 def factor_of(
     rows: list[tuple[str, float, float]], first: str, second: str
 ) -> Interval:
-    """How many times the compute of `second` the models of `first` need.
+    """The compute that `first` needs, as a multiple of that of `second`.
 
     Args:
-        rows: family, compute and accuracy, a share, of each run.
+        rows: family, compute and accuracy (a share of 1) of each run.
 
     Returns:
-        NaN where the error does not fall with compute for certain: no line, no factor.
+        NaN unless the error falls with compute with its whole interval.
     """
     chosen = {
         family: list(zip(*((x, 1 - y) for f, x, y in rows if f == family), strict=True))
         for family in (first, second)
     }
-    # Around the means of each family: the slope that the parallel lines have.
+    # Divided by the means of each family, all points have the slope of the parallels.
     around = [
         list(np.divide(column, stats.gmean(column)))
         for pair in zip(*chosen.values(), strict=True)

@@ -20,7 +20,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.fits import Crossing, crossing
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.statistics import Verdict
 from experiments.lab.tables import mean_cell
 from vit_jax.data.pipeline import Data
@@ -60,8 +60,8 @@ SHARES = {
 }
 ALL, LITTLE = 100, 10
 JFT = 303_000_000
-# How often a part of the data is evaluated. All of it is at the end alone: at mini that
-# is less than one epoch.
+# How often runs on a part of the data are evaluated. Those on all the data are only
+# evaluated at their end: at mini that is less than one epoch.
 EVERY = {"smoke": "50%", "mini": "50%", "small": "10%", "full": "10%"}
 FEWSHOT, OWN = "few-shot, held-out classes", "classes of the pre-training"
 
@@ -82,7 +82,7 @@ def family(model: str) -> str:
 
 
 def figure_family(model: str) -> Family:
-    """The name that the figures have for it."""
+    """The family of a model as the figures name it."""
     return FIGURE_FAMILIES[family(model)]
 
 
@@ -101,21 +101,21 @@ def pretraining(scale: str) -> dict[str, Arm]:
 
 
 def part(scale: str, share: int) -> dict[str, Any]:
-    """What the config says of a part of the data: none of it for all the data."""
+    """Changes of the config for a part of the data; none for all the data."""
     if share == ALL:
         return {}
     every = {"eval.every": EVERY[scale], "fewshot.every": EVERY[scale]}
     if scale == "full":
-        # What comes before is held out. As many steps as for seven epochs of all.
+        # The first 51,200 images are held out; as many steps as seven epochs of all.
         split = f"train[51200:{51200 + JFT * share // 100}]"
         return every | {"data.split": split, "train.duration": "2121e6examples"}
     return every | {"data.split": f"train[:{share}%]"}
 
 
 def early_stopped(results: RunResults, arm: str) -> dict[str, list[float]]:
-    """Few-shot accuracy and that on the own classes, where the latter is best.
+    """Few-shot accuracy and accuracy on the own classes where the latter is best.
 
-    A value for each seed.
+    Each is a value for each seed.
     """
     split = results.configs[arm].eval.splits[0]
     _, own = results.curve(arm, "accuracy", split)
@@ -173,13 +173,7 @@ def conclude(results: RunResults) -> Conclusion:
     ]
     return Conclusion(
         tables=tables,
-        figures=[
-            Figure(
-                "Fig. 4: accuracy by the amount of pre-training data",
-                ours="fig4.png",
-                paper="fig4_paper.png",
-            )
-        ],
+        figures=[pair("Fig. 4: accuracy by the amount of pre-training data", "fig4")],
         claims=claims,
         notes=NOTES,
     )

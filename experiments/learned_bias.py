@@ -22,7 +22,7 @@ from experiments.lab.tables import mean_cell
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.figures.style import Series
 
-# Images: half of what the study of data takes, as there are three times the profiles.
+# Images: half as many as in `bias_profile`, as there are three times the profiles.
 COUNT = 64
 KEPT = {"smoke": "50%", "mini": "12.5%", "small": "12.5%", "full": "12.5%"}
 MEASURES = {
@@ -81,7 +81,7 @@ def conclude(results: RunResults) -> Conclusion:
 
 
 def courses(results: RunResults, model: str) -> tuple[list[int], list[list[Profile]]]:
-    """Steps, from 0, and for each seed the profiles there."""
+    """Steps, beginning with 0, and for each seed its profiles at these steps."""
     folders = results.runs[model]
     checkpoints = Checkpoints(folders[0] / "checkpoints", read_only=True)
     steps = list(checkpoints.steps)
@@ -96,7 +96,7 @@ def courses(results: RunResults, model: str) -> tuple[list[int], list[list[Profi
 def claims(
     found: dict[str, tuple[list[int], list[list[Profile]]]], scale: str
 ) -> list[Claim]:
-    """Whether the ViT's biases appear, and in the first half of its training."""
+    """The claims that the ViT's biases appear, and do so in the first half."""
     vit = models(scale)[0]
     steps, seeds = found[vit]
     half = int(np.searchsorted(steps, steps[-1] / 2))

@@ -17,7 +17,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.figures import bar, bars
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.tables import mean_cell
 
 MASKED = {
@@ -28,13 +28,13 @@ MASKED = {
 }
 SCRATCH, SUPERVISED, DEFAULT = "from scratch", "supervised", "mean colour"
 STARTS = (SCRATCH, *MASKED, SUPERVISED)
-# Enough to try the code: each is a program to compile.
+# Two are enough to test the code, as each has to be compiled.
 SMOKE = (DEFAULT, "pixels")
-# Of the fine-tuning: ten epochs of a tenth of the images; small has 50.
+# Duration of the fine-tuning: ten epochs of a tenth of the images; 50 at small.
 TUNING = {"smoke": "2steps", "mini": "20000examples", "small": "100000examples"}
-# Larger than the laboratory's: at 4 pixels each cell of a patch would be one of them.
+# Larger than the laboratory's 4 pixels, at which a cell of a patch would be a pixel.
 PATCHES = {"smoke": "ViT-mu/8", "mini": "ViT-mu/8", "small": "ViT-Ti/8"}
-# B.1.2; its loss is a softmax, whatever that of the labels is.
+# Appendix B.1.2; the loss is a softmax, also where supervised runs have a sigmoid.
 JFT_MASKED = {
     "objective.name": "masked_patch",
     "loss.name": "softmax",
@@ -111,10 +111,9 @@ def conclude(results: RunResults) -> Conclusion:
             ),
         ],
         figures=[
-            Figure(
+            pair(
                 "Section 4.6: accuracy after fine-tuning, by where it started",
-                ours="section4_6.png",
-                paper="section4_6_paper.png",
+                "section4_6",
             )
         ],
         claims=claims(accuracy),
@@ -127,8 +126,7 @@ def conclude(results: RunResults) -> Conclusion:
 
 
 def draw(results: RunResults, accuracy: dict[str, list[float]]) -> None:
-    """Bars by what the pre-training knew; ours begin at chance."""
-
+    """Bars by the kind of pre-training; the axis of ours begins at chance."""
     classes = results.configs[DEFAULT].data.classes
     bars(
         {
@@ -150,7 +148,6 @@ def draw(results: RunResults, accuracy: dict[str, list[float]]) -> None:
 
 def claims(accuracy: dict[str, list[float]]) -> list[Claim]:
     """Better than scratch, worse than labels; the variants slightly worse."""
-
     rows = [
         ("Masked patch prediction helps", DEFAULT, SCRATCH, "+2.0"),
         ("Labels help more", SUPERVISED, DEFAULT, "+4.1"),

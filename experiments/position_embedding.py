@@ -31,7 +31,7 @@ from vit_jax.interop.trained import load_trained
 
 KINDS = {"none": "none", "1-D": "learned", "2-D": "learned2d", "relative": "relative"}
 PLACES = dict(zip(paper.TABLE_8_WHERE, ("stem", "every_layer", "shared"), strict=True))
-# The cells that the paper has too; relative positions are in every layer as it is.
+# The cells that the paper has too; relative positions are in every layer anyway.
 CELLS = {
     f"{kind}, {place}": {"model.positions": KINDS[kind], "model.positions_at": at}
     for kind, row in paper.TABLE_8.items()
@@ -39,14 +39,15 @@ CELLS = {
     if value is not None
 }
 NONE, DEFAULT = "none, stem", "1-D, stem"
-# A program each takes seconds to compile: these are enough to try the code.
+# These are enough to test the code, as each takes seconds to compile.
 SMOKE = (NONE, DEFAULT, "2-D, every layer, shared")
-# Of Table 8 and of the shorter training of Fig. 10; the longer is the laboratory's.
+# Duration for Table 8 and for the shorter training of Fig. 10.
 SHORT = {"smoke": "2steps", "mini": "12800examples", "small": "450000examples"}
 HIGH, LOW = "high rate", "low rate"
 SHORT_LOW, LONG_HIGH = f"short, {LOW}", f"long, {HIGH}"
 SETTINGS = (SHORT_LOW, f"short, {HIGH}", LONG_HIGH, f"long, {LOW}")
-# What the paper changes together: 4e-4 and 0.1 to 2e-4 and 0.01; here from 2e-3, 0.05.
+# Learning rate and weight decay change together, in the paper from 4e-4 and 0.1 to
+# 2e-4 and 0.01; here the high rate is the laboratory's, 2e-3 and 0.05.
 RATES = {HIGH: {}, LOW: {"optim.learning_rate": 1e-3, "optim.weight_decay": 0.005}}
 # Points that leaving the positions out costs in the paper.
 MARGIN = 2.8
@@ -92,7 +93,7 @@ def table_8(values: dict[str, list[float]], caption: str) -> Table:
 
 
 def structure(results: RunResults, label: str) -> dict[str, list[Any]]:
-    """Of the embeddings of each seed: similarities, and what they say of the plane."""
+    """Similarities of the embeddings of each seed, and measures of their structure."""
     found = {"similarity": [], "rank": [], "neighbours": [], "chance": []}
     for folder in results.runs[label]:
         run = load_trained(folder)
@@ -107,7 +108,7 @@ def structure(results: RunResults, label: str) -> dict[str, list[Any]]:
 
 
 def conclude(results: RunResults) -> Conclusion:
-    """Table 8 by test accuracy and few-shot, Fig. 10 by what it shows of the plane."""
+    """Table 8 by test and few-shot accuracy; Fig. 10 with measures of its structure."""
     shots = results.shots(DEFAULT)
     labels = [label for label in CELLS if label in results]
     accuracy = {label: results.accuracy(label) for label in labels}

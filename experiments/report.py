@@ -2,10 +2,10 @@
 
     python -m experiments.report --results runs/experiments/mini --output report.html
 
-Reads what the experiments left, `<results>/<experiment>/result.json` and the figures
-beside it, trains nothing, and writes an HTML page that needs no other file, and the
-same in Markdown, whose images are those in the folders. Several folders, such as those
-of two scales, make one page. What is missing or broken is named in it.
+Reads `<results>/<experiment>/result.json` and the figures beside it, trains nothing,
+and writes an HTML page that needs no other file, and the same in Markdown, whose images
+are those in the folders. Several folders, such as those of two scales, make one page.
+The page names missing and broken files.
 """
 
 import argparse

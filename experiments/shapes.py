@@ -16,7 +16,7 @@ from experiments.lab.contrasts import Rays
 from experiments.lab.figures import lines, over_seeds
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.records import Claim, Conclusion, Table, pair
 from experiments.lab.statistics import Interval, all_of, verdict
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
@@ -102,69 +102,65 @@ def arm_of(scale: str, shape: Shape) -> Arm:
 
 def conclude(results: RunResults) -> Conclusion:
     """Curves of accuracy by relative compute, and the slopes of the axes."""
-    axes = SHAPES[results.scale][1]
-    unit = macs_of(results.configs[BASE])
     labels = {
         axis: [BASE, *(label_of(axis, shape) for shape in shapes)]
-        for axis, shapes in axes.items()
+        for axis, shapes in SHAPES[results.scale][1].items()
     }
-    compute = {x: macs_of(c) / unit for x, c in results.configs.items()}
+    unit = macs_of(results.configs[BASE])
+    compute = {x: macs_of(config) / unit for x, config in results.configs.items()}
     accuracy = {x: results.accuracy(x) for x in results.configs}
     fewshot = {x: results.fewshot(x) for x in results.configs}
     shots = results.shots(BASE)
     panels = {
         title: [series(axis, labels[axis], compute, values) for axis in AXES]
-        for title, values in (("test", accuracy), (f"{shots}", fewshot))
+        for title, values in (("test", accuracy), (shots, fewshot))
     }
-    lines(
-        panels,
-        results.folder / "fig8.png",
-        x_label="relative compute",
-        y_label="accuracy (%)",
-    )
+    path, x_label = results.folder / "fig8.png", "relative compute"
+    lines(panels, path, x_label=x_label, y_label="accuracy (%)")
     paper_figures.figure_8(results.folder / "fig8_paper.png")
-    # The base stands on every axis of the figure, but is one measurement.
-    others = {axis: [x for x in labels[axis] if x != BASE] for axis in AXES}
-    others[DEPTH] = [BASE, *others[DEPTH]]
-    points = {
-        axis: [(compute[x], 100 * y) for x in others[axis] for y in accuracy[x]]
-        for axis in AXES
-    }
-    theirs = {
-        axis: [(x, 100 * y) for x, y, _ in row if x != 1 or axis == DEPTH]
-        for axis, row in paper.FIGURE_8.items()
-    }
-    rows = [
-        [
-            label,
-            compute[label],
-            *(mean_cell(y[label], 100) for y in (accuracy, fewshot)),
-        ]
-        for label in results.configs
-    ]
+    ours, theirs = fitted(labels, compute, accuracy), published()
+    shapes = Table(
+        caption="Fig. 8: shapes",
+        columns=["shape", "relative compute", "test (%)", f"{shots} (%)"],
+        rows=[
+            [
+                label,
+                compute[label],
+                mean_cell(accuracy[label], 100),
+                mean_cell(fewshot[label], 100),
+            ]
+            for label in results.configs
+        ],
+    )
     return Conclusion(
-        tables=[
-            Table(
-                caption="Fig. 8: shapes",
-                columns=["shape", "relative compute", "test (%)", f"{shots} (%)"],
-                rows=rows,
-            ),
-            slopes_table(Rays(points), Rays(theirs)),
-        ],
-        figures=[
-            Figure(
-                "Fig. 8: accuracy of shapes scaled from one base",
-                ours="fig8.png",
-                paper="fig8_paper.png",
-            )
-        ],
-        claims=claims(Rays(points), Rays(theirs)),
-        notes="All shapes are trained on the same number of examples, with one "
-        "learning rate. At mini that is 400 steps, in which deep models are likely "
-        "still behind because they train more slowly: the gain of an axis is not only "
-        "that of its capacity. Lines in the logarithm of compute are a summary: the "
-        "paper's own curves flatten, and by the criteria here its own points leave "
-        "depth and width undecided.",
+        tables=[shapes, slopes_table(ours, theirs)],
+        figures=[pair("Fig. 8: accuracy of shapes scaled from one base", "fig8")],
+        claims=claims(ours, theirs),
+        notes=NOTES,
+    )
+
+
+def fitted(
+    labels: dict[str, list[str]],
+    compute: dict[str, float],
+    accuracy: dict[str, list[float]],
+) -> Rays:
+    """Lines through our shapes; the base counts once, though it is on every axis."""
+    points = {axis: [] for axis in AXES}
+    for axis in AXES:
+        for label in labels[axis]:
+            if label != BASE or axis == DEPTH:
+                points[axis] += [(compute[label], 100 * x) for x in accuracy[label]]
+    return Rays(points)
+
+
+def published() -> Rays:
+    """Lines through the points of the paper's figure; the base counts once."""
+    return Rays(
+        {
+            axis: [(x, 100 * share) for x, share, _ in row if x != 1 or axis == DEPTH]
+            for axis, row in paper.FIGURE_8.items()
+        }
     )
 
 
@@ -183,10 +179,10 @@ def series(
 def slopes_table(ours: Rays, theirs: Rays) -> Table:
     """Points gained by doubling the compute along each axis."""
 
-    def told(x: Interval) -> str:
-        return f"{x.value:.1f} [{x.low:.1f}, {x.high:.1f}]"
+    def cell(slope: Interval) -> str:
+        return f"{slope.value:.1f} [{slope.low:.1f}, {slope.high:.1f}]"
 
-    rows = [[axis, told(ours.slopes[axis]), told(theirs.slopes[axis])] for axis in AXES]
+    rows = [[axis, cell(ours.slopes[axis]), cell(theirs.slopes[axis])] for axis in AXES]
     return Table(
         caption="Points of accuracy gained by twice the compute, 95 % CI (paper: "
         "ImageNet 5-shot, fitted in the same way to the points of its figure)",
@@ -238,6 +234,15 @@ def claims(ours: Rays, theirs: Rays) -> list[Claim]:
         ),
     ]
 
+
+NOTES = (
+    "All shapes are trained on the same number of examples, with one "
+    "learning rate. At mini that is 400 steps, in which deep models are likely "
+    "still behind because they train more slowly: the gain of an axis is not only "
+    "that of its capacity. Lines in the logarithm of compute are a summary: the "
+    "paper's own curves flatten, and by the criteria here its own points leave "
+    "depth and width undecided."
+)
 
 EXPERIMENT = Experiment(
     item="Fig. 8",

@@ -57,14 +57,12 @@ TABLE_3 = (
     ("R50+ViT-L/16", "jft", "7 14", 4e-4, "linear", 0.1, 0.0),
     ("ViT-B/16 ViT-B/32", "imagenet21k", "90", 1e-3, "linear", 0.03, 0.1),
     ("ViT-L/16 ViT-L/32", "imagenet21k", "30 90", 1e-3, "linear", 0.03, 0.1),
-    (
-        "ViT-B/16 ViT-B/32 ViT-L/16 ViT-L/32",
-        *("imagenet2012", "300", 3e-3, "cosine", 0.3, 0.1),
-    ),
+    ("ViT-B/16 ViT-B/32", "imagenet2012", "300", 3e-3, "cosine", 0.3, 0.1),
+    ("ViT-L/16 ViT-L/32", "imagenet2012", "300", 3e-3, "cosine", 0.3, 0.1),
 )
-# Batch, warm-up, Adam's betas, pixels: of all rows.
+# Batch, warm-up, optimizer, Adam's betas and pixels of all rows.
 PRETRAINING = (4096, "10000steps", "adamw", 0.9, 0.999, (224, 224))
-# Steps, learning rates.
+# Steps and learning rates of fine-tuning.
 TABLE_4 = {
     "ImageNet": (20_000, (0.003, 0.01, 0.03, 0.06)),
     "CIFAR-100": (10_000, (0.001, 0.003, 0.01, 0.03)),
@@ -81,14 +79,15 @@ FINETUNING = {
     "Oxford Flowers-102": "configs/finetune.py:dataset=oxford_flowers102",
     "VTAB (19 tasks)": "configs/vtab.py",
 }
-# Optimizer, momentum, schedule, weight decay, clipping, batch, pixels: of all rows.
+# Optimizer, momentum, schedule, weight decay, clipping, batch and pixels of all rows.
 FINETUNING_SETTINGS = ("sgd", 0.9, "cosine", 0.0, 1.0, 512, (384, 384))
-# Of Table 2: model, epochs, images, classes. BiT-L as BiT's own paper has it.
+# Model, epochs and data of the runs of Table 2; BiT-L as in BiT's own paper.
 TABLE_2_RUNS: dict[str, tuple[str, int, dict[str, int]]] = {
     "ViT-H/14 JFT": ("ViT-H/14", 14, {}),
     "ViT-L/16 JFT": ("ViT-L/16", 14, {}),
     "ViT-L/16 ImageNet-21k": (
-        *("ViT-L/16", 90),
+        "ViT-L/16",
+        90,
         {"images": 14_197_122, "num_classes": 21_843},
     ),
     "BiT-L R152x4": ("BiT-R152x4", 40, {}),
@@ -110,14 +109,14 @@ def vit_parameters(name: str, classes: int = 1000, pixels: int = 224) -> int:
 
 
 def our_parameters(name: str) -> int:
-    """Those that the model draws for 224 pixels and 1000 classes."""
+    """Parameters of our model for 224 pixels and 1000 classes."""
     model = create_model(name, num_classes=1000)
     return sum(layer.parameters for layer in layers(model))
 
 
 @functools.cache
 def exaflops_an_epoch(name: str) -> float:
-    """Of JFT-300M."""
+    """ExaFLOPs of an epoch of JFT-300M."""
     return pretraining_exaflops(name, epochs=1)
 
 
@@ -143,7 +142,7 @@ def table_1() -> tuple[Table, bool]:
 
 
 def table_3() -> tuple[Table, bool]:
-    """What configs/pretrain.py makes of each row."""
+    """The values of configs/pretrain.py for each row; whether all are as printed."""
     rows, right = [], True
     for models, data, epochs, *expected in TABLE_3:
         for model in models.split():
@@ -151,21 +150,23 @@ def table_3() -> tuple[Table, bool]:
                 path = f"configs/pretrain.py:model={model},data={data},epochs={count}"
                 config = read_config(path, [])
                 optim = config.optim
-                ours = [
-                    *(optim.learning_rate, optim.schedule, optim.weight_decay),
-                    config.model.dropout_rate,
-                ]
+                ours = [optim.learning_rate, optim.schedule, optim.weight_decay]
+                ours.append(config.model.dropout_rate)
                 rest = (
-                    *(config.data.batch_size, optim.warmup, optim.name),
-                    *(optim.momentum, optim.b2, tuple(config.data.image_size)),
+                    config.data.batch_size,
+                    optim.warmup,
+                    optim.name,
+                    optim.momentum,
+                    optim.b2,
+                    tuple(config.data.image_size),
                 )
                 clip = 1.0 if data == "imagenet2012" else 0.0
                 same = ours == expected and rest == PRETRAINING
                 same &= config.train.duration == f"{count}epochs"
                 same &= optim.clip_norm == clip
                 right &= same
-                told = [f"{x:g}" if isinstance(x, float) else x for x in ours]
-                rows.append([model, data, count, *told, "yes" if same else "NO"])
+                cells = [f"{x:g}" if isinstance(x, float) else x for x in ours]
+                rows.append([model, data, count, *cells, "yes" if same else "NO"])
     return Table(
         caption="Table 3: configs/pretrain.py; all: batch 4096, 10,000 steps of "
         "warm-up, Adam 0.9 and 0.999, 224 pixels",
@@ -178,20 +179,25 @@ def table_3() -> tuple[Table, bool]:
 
 
 def table_4() -> tuple[Table, bool]:
-    """What configs/finetune.py and configs/vtab.py make of each row."""
+    """The values of configs/finetune.py and configs/vtab.py for each row."""
     rows, right = [], True
     for name, (steps, rates) in TABLE_4.items():
         config = read_config(FINETUNING[name], [])
         optim, ours = config.optim, tuple(config.sweep.learning_rates)
         rest = (
-            *(optim.name, optim.momentum, optim.schedule, optim.weight_decay),
-            *(optim.clip_norm, config.data.batch_size, tuple(config.data.image_size)),
+            optim.name,
+            optim.momentum,
+            optim.schedule,
+            optim.weight_decay,
+            optim.clip_norm,
+            config.data.batch_size,
+            tuple(config.data.image_size),
         )
         same = config.train.duration == f"{steps}steps" and ours == rates
         same &= rest == FINETUNING_SETTINGS
         right &= same
-        duration, told = config.train.duration, ", ".join(f"{x:g}" for x in ours)
-        rows.append([name, duration, told, "yes" if same else "NO"])
+        duration, text = config.train.duration, ", ".join(f"{x:g}" for x in ours)
+        rows.append([name, duration, text, "yes" if same else "NO"])
     return Table(
         caption="Table 4: configs/finetune.py and configs/vtab.py; all: SGD, momentum "
         "0.9, cosine, no weight decay, clipped at 1, batch 512, 384 pixels",
@@ -202,7 +208,7 @@ def table_4() -> tuple[Table, bool]:
 
 
 def table_6() -> tuple[Table, dict[str, float]]:
-    """exaFLOPs, and by family the largest deviation in percent."""
+    """ExaFLOPs, and the largest deviation of each family in percent."""
     rows, worst = [], {}
     for row in paper.TABLE_6:
         name = row["name"] if "ViT" in row["name"] else f"BiT-{row['name']}"
@@ -210,8 +216,8 @@ def table_6() -> tuple[Table, dict[str, float]]:
         off = 100 * (ours / row["exaflops"] - 1)
         key = row["name"] if row["name"] in ODD else row["family"]
         worst[key] = max(worst.get(key, 0.0), abs(off))
-        told = [f"{ours:.1f}", f"{row['exaflops']:,}", f"{off:+.2f}"]
-        rows.append([row["name"], f"{row['epochs']}", *told])
+        cells = [f"{ours:.1f}", f"{row['exaflops']:,}", f"{off:+.2f}"]
+        rows.append([row["name"], f"{row['epochs']}", *cells])
     return Table(
         caption="Table 6: exaFLOPs of pre-training",
         side="both",
@@ -231,8 +237,8 @@ def table_2() -> tuple[Table, float]:
         days, printed = core_days(exaflops), paper.TABLE_2[name]["TPUv3-core-days"][0]
         off = 100 * (days / printed - 1)
         worst = max(worst, abs(off) if "ViT" in model else 0.0)
-        told = [f"{exaflops:,.0f}", f"{days:,.0f}", f"{printed:,.0f}", f"{off:+.0f}"]
-        rows.append([name, f"{epochs}", *told])
+        cells = [f"{exaflops:,.0f}", f"{days:,.0f}", f"{printed:,.0f}", f"{off:+.0f}"]
+        rows.append([name, f"{epochs}", *cells])
     return Table(
         caption=f"Table 2: TPUv3-core-days, at {PAPER_UTILISATION:.0%} of the peak",
         side="both",

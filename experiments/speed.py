@@ -18,7 +18,7 @@ from experiments.lab.command import main
 from experiments.lab.figures import lines
 from experiments.lab.frame import Experiment, RunResults
 from experiments.lab.paper_figures import family_of
-from experiments.lab.records import Claim, Conclusion, Figure, Table
+from experiments.lab.records import Claim, Conclusion, Table, pair
 from experiments.lab.statistics import Interval, verdict
 from experiments.lab.throughput import (
     Forward,
@@ -29,8 +29,14 @@ from experiments.lab.throughput import (
 from vit_jax.models import create_model
 
 PAPER = (
-    *("BiT-R50x1", "BiT-R50x2", "BiT-R152x4"),
-    *("ViT-B/32", "ViT-L/32", "ViT-B/16", "ViT-L/16", "ViT-H/14"),
+    "BiT-R50x1",
+    "BiT-R50x2",
+    "BiT-R152x4",
+    "ViT-B/32",
+    "ViT-L/32",
+    "ViT-B/16",
+    "ViT-L/16",
+    "ViT-H/14",
 )
 MODELS = {
     "smoke": ("ViT-mu/16", "BiT-R26x1"),
@@ -44,7 +50,7 @@ SIZES = {
     "small": (64, 128, 224, 384, 512),
     "full": (64, 128, 224, 384, 512),
 }
-# Of a few images a CPU's compiler keeps less than of each of many.
+# A CPU's compiler keeps less for each of a few images than for each of many.
 BATCHES = {"smoke": (1, 2), "mini": (32, 48), "small": (32, 256), "full": (32, 256)}
 # A ViT and a ResNet of about equal multiply-adds at 224 pixels.
 PAIRS = {
@@ -68,9 +74,8 @@ def conclude(results: RunResults) -> Conclusion:
     rows = {}
     for name in MODELS[scale]:
         for size in SIZES[scale]:
-            model = create_model(
-                name, num_classes=1000, image_size=own_size(name, size)
-            )
+            pixels = own_size(name, size)
+            model = create_model(name, num_classes=1000, image_size=pixels)
             rows[name, size] = forward(f"{name}, {size} px", model, BATCHES[scale])
     speed = {key: row["images/s"] for key, row in rows.items()}
     batch = {key: largest_batch(row, memory) for key, row in rows.items()}
@@ -88,48 +93,38 @@ def conclude(results: RunResults) -> Conclusion:
         ticks={size: str(size) for size in SIZES[scale]},
     )
     paper_figures.figure_12(results.folder / "fig12_paper.png")
-    columns = ["model", "GMACs at the largest", *(f"{n} px" for n in SIZES[scale])]
-    tables = [
-        Table(
-            caption=f"Fig. 12: {caption}",
-            columns=columns,
-            rows=[
-                [
-                    name,
-                    rows[name, SIZES[scale][-1]]["macs"] / 1e9,
-                    *(values[name, size] for size in SIZES[scale]),
-                ]
-                for name in MODELS[scale]
-            ],
-        )
-        for caption, values in (
-            (f"images per second of {forward.hardware}", speed),
-            (f"largest batch in {where}, a power of two", batch),
-        )
-    ]
+    macs = {name: rows[name, SIZES[scale][-1]]["macs"] for name in MODELS[scale]}
     return Conclusion(
-        tables=tables,
-        figures=[
-            Figure(
-                "Fig. 12: speed and largest batch of the forward pass",
-                ours="fig12.png",
-                paper="fig12_paper.png",
-            )
+        tables=[
+            table(f"images per second of {forward.hardware}", scale, macs, speed),
+            table(f"largest batch in {where}, a power of two", scale, macs, batch),
         ],
+        figures=[pair("Fig. 12: speed and largest batch of the forward pass", "fig12")],
         claims=claims(scale, rows),
-        notes="The paper does not go beyond batches of 1024; here there is no such "
-        "limit, and no batch of that size was run: the compiler's account of two "
-        "smaller ones is continued, and a CPU's compiler needs other buffers than a "
-        "TPU's. On CPU cores convolutions are likely further from the machine's peak "
-        "than matrix products, and a BiT ResNet standardises its weights again for "
-        "every batch, which small images do not repay. The criterion was an interval "
-        "over image sizes until results at mini were seen: it left speed undecided, "
-        "and memory supported or undecided by the batches compared.",
+        notes=NOTES,
+    )
+
+
+def table(
+    caption: str,
+    scale: str,
+    macs: dict[str, int],
+    values: dict[tuple[str, int], float],
+) -> Table:
+    """A row for each model, a column for each image size."""
+    sizes = SIZES[scale]
+    return Table(
+        caption=f"Fig. 12: {caption}",
+        columns=["model", "GMACs at the largest", *(f"{size} px" for size in sizes)],
+        rows=[
+            [name, macs[name] / 1e9, *(values[name, size] for size in sizes)]
+            for name in MODELS[scale]
+        ],
     )
 
 
 def series(scale: str, values: dict[tuple[str, int], float]) -> list[dict[str, Any]]:
-    """A curve a model; nothing is drawn where nothing fits."""
+    """A curve for each model; nothing is drawn where nothing fits."""
     return [
         {
             "name": name,
@@ -166,30 +161,41 @@ def claims(scale: str, rows: dict[tuple[str, int], dict[str, Any]]) -> list[Clai
             criterion=f"multiply-adds per second, {names}: the ratio is between 1/2 "
             "and 2 at all image sizes, for the slowest and fastest groups of steps",
             verdict=verdict(speed, "within", 1.0),
-            numbers=f"ViT / ResNet {told(speed)}; the paper at 224 pixels: B/32 and "
-            "R50x1 1.4, B/16 and R50x2 1.1",
+            numbers=f"ViT / ResNet {ratio_text(speed)}; the paper at 224 pixels: "
+            "B/32 and R50x1 1.4, B/16 and R50x2 1.1",
         ),
         Claim(
             claim="ViTs need less memory an image than ResNets of equal compute",
             criterion=f"bytes that an image adds to the forward pass, {names}: the "
             "ratio is below 1 at all image sizes",
             verdict=verdict(memory, "<"),
-            numbers=f"ViT / ResNet {told(memory)}; the paper's largest batches at 384 "
-            "pixels: B/32 1024 and R50x1 256, B/16 512 and R50x2 128",
+            numbers=f"ViT / ResNet {ratio_text(memory)}; the paper's largest batches "
+            "at 384 pixels: B/32 1024 and R50x1 256, B/16 512 and R50x2 128",
         ),
     ]
 
 
 def spread(values: list[float], low: float, high: float) -> Interval:
-    """Their mean, and the least and most: no interval of chance, but all there is."""
+    """The mean and the given range, which is not a confidence interval."""
     return Interval(sum(values) / len(values), low, high, 1.0, "least and most")
 
 
-def told(log_ratio: Interval) -> str:
-    """A ratio in words, from its logarithm to base 2."""
+def ratio_text(log_ratio: Interval) -> str:
+    """A ratio and its range, from their logarithms to base 2."""
     value, low, high = (f"{2**x:.2g}" for x in log_ratio[:3])
     return f"{value}, from {low} to {high}"
 
+
+NOTES = (
+    "The paper does not go beyond batches of 1024; here there is no such "
+    "limit, and no batch of that size was run: the compiler's account of two "
+    "smaller ones is continued, and a CPU's compiler needs other buffers than a "
+    "TPU's. On CPU cores convolutions are likely further from the machine's peak "
+    "than matrix products, and a BiT ResNet standardises its weights again for "
+    "every batch, which small images do not repay. The criterion was an interval "
+    "over image sizes until results at mini were seen: it left speed undecided, "
+    "and memory supported or undecided by the batches compared."
+)
 
 EXPERIMENT = Experiment(
     item="Fig. 12",

@@ -19,7 +19,7 @@ from experiments.lab.check import data_is_here
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
@@ -28,8 +28,8 @@ LARGER = f"{VIT}, {ALL} %, 48 pixels"
 STEPS = {"smoke": "2steps", "mini": "100steps", "small": "500steps"}
 # Table 4 has 0.001 to 0.03 for 512 images; here, for models that learned far less.
 RATE = 0.03
-# Of Table 5: the pre-training sets; the test sets, and what `vit_jax.plan` does not
-# know of them, examples and classes.
+# Table 5: the pre-training sets, and the test sets with their numbers of examples and
+# classes, 0 where `vit_jax.plan` knows them.
 SETS = {"ImageNet": "imagenet2012", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
 TESTS = {
     "ImageNet": ("imagenet2012", 0, 0),
@@ -44,8 +44,8 @@ def finetuning(start: str, arm: Arm, scale: str, test: str) -> Arm:
     """An arm that starts from the last checkpoint of another of the laboratory.
 
     Args:
-        start: its label.
-        arm: the other one, for its model.
+        start: label of the other arm.
+        arm: the other arm, for its model.
     """
     name, _, classes = lab.DATA[scale]
     model = {k: v for k, v in arm.changes.items() if k.startswith("model.")}
@@ -62,7 +62,7 @@ def finetuning(start: str, arm: Arm, scale: str, test: str) -> Arm:
 
 
 def finetuning_384(start: str, model: str, test: str) -> Arm:
-    """As in the paper: Table 4, at 384 pixels; ResNets by BiT-HyperRule."""
+    """The paper's fine-tuning: Table 4, at 384 pixels; ResNets by BiT-HyperRule."""
     dataset, examples, classes = TESTS[test]
     # 384 is no multiple of 14.
     size = 378 if model.endswith("/14") else ""
@@ -72,19 +72,19 @@ def finetuning_384(start: str, model: str, test: str) -> Arm:
 
 
 def models(scale: str) -> tuple[str, ...]:
-    """Columns of Table 5; those of equal compute in the laboratory."""
+    """The columns of Table 5; in the laboratory, the models of equal compute."""
     if scale == "full":
         return paper.TABLE_5_MODELS
     return tuple(m for m in (VIT, HYBRID, RESNET) if m in data_size.LAB[scale])
 
 
 def sets(scale: str) -> tuple[str, ...]:
-    """What is pre-trained on, the least first."""
+    """The pre-training sets, the smallest first."""
     return tuple(SETS) if scale == "full" else (f"{LITTLE} %", f"{ALL} %")
 
 
 def tests(scale: str) -> tuple[str, ...]:
-    """What is fine-tuned to."""
+    """The data sets of the fine-tuning."""
     if scale in ("smoke", "full"):
         return (HELD_OUT,) if scale == "smoke" else tuple(TESTS)
     here = scale == "small" and data_is_here(FASHION)
@@ -135,10 +135,10 @@ def conclude(results: RunResults) -> Conclusion:
         panels[test] = []
         for model in names:
             starts = [f"{model}, {source}" for source in sources]
-            there = [found[start] for start in starts if start in found]
-            places = range(len(sources) - len(there), len(sources))
+            rows = [found[start] for start in starts if start in found]
+            places = range(len(sources) - len(rows), len(sources))
             family = figure_family(model)
-            panels[test].append(figures.over_seeds(model, places, there, family=family))
+            panels[test].append(figures.over_seeds(model, places, rows, family=family))
     figures.lines(
         panels,
         results.folder / "fig3.png",
@@ -154,17 +154,8 @@ def conclude(results: RunResults) -> Conclusion:
     if LARGER in results:
         claims.append(claim_of_resolution(values[HELD_OUT], results.accuracy(LARGER)))
     return Conclusion(
-        tables=[
-            table_5(values, names, sources),
-            published_table_5(),
-        ],
-        figures=[
-            Figure(
-                "Fig. 3: transfer by the pre-training data",
-                ours="fig3.png",
-                paper="fig3_paper.png",
-            )
-        ],
+        tables=[table_5(values, names, sources), published_table_5()],
+        figures=[pair("Fig. 3: transfer by the pre-training data", "fig3")],
         claims=claims,
         notes=NOTES,
     )
@@ -175,7 +166,7 @@ def table_5(
     names: tuple[str, ...],
     sources: tuple[str, ...],
 ) -> Table:
-    """In the form of the paper: a row for each pair of pre-training and test set."""
+    """Our Table 5: a row for each pair of pre-training and test set."""
     return Table(
         caption="Accuracy (%) after fine-tuning",
         columns=["pre-training", "test", *names],
@@ -189,7 +180,7 @@ def table_5(
 
 
 def published_table_5() -> Table:
-    """The paper's."""
+    """The paper's Table 5."""
     return Table(
         caption="Table 5: accuracy (%) after fine-tuning",
         side="paper",
@@ -249,7 +240,7 @@ def claims_of(test: str, values: dict[str, list[float]], scale: str) -> list[Cla
 
 
 def claim_of_resolution(values: dict[str, list[float]], larger: list[float]) -> Claim:
-    """Fine-tuning with more tokens."""
+    """The claim that fine-tuning with more tokens helps."""
     gain = contrast(values | {LARGER: larger}, {LARGER: 1, label(VIT): -1})
     return judged(
         "Fine-tuning at a higher resolution than that of the pre-training helps",

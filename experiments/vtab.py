@@ -20,7 +20,7 @@ from experiments.lab.check import data_is_here
 from experiments.lab.command import main
 from experiments.lab.figures import bar, bars
 from experiments.lab.frame import Arm, Experiment, RunResults, resolve
-from experiments.lab.records import Conclusion, Figure, Table, judged
+from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.statistics import difference
 from experiments.lab.tables import mean_cell
 
@@ -53,7 +53,7 @@ def task_arm(scale: str, task: str) -> Arm:
 
 
 def arms(scale: str) -> dict[str, Arm]:
-    """Tasks whose data is here, and what they start from; all tasks of the paper's."""
+    """Tasks whose data is here, all 19 at `full`, and the run that they start from."""
     tasks = [
         task
         for task, row in TASKS.items()
@@ -67,11 +67,16 @@ def arms(scale: str) -> dict[str, Arm]:
 
 
 def task_row(task: str, values: list[float], scale: str) -> list[Any]:
-    """What is run, what it gave, and the paper's."""
+    """A row of Table 9: what is run, our accuracy, and the paper's."""
     row, config = TASKS[task], resolve(task_arm(scale, task))
     return [
-        *(row.group, task, row.data, config.data.label, str(row.classes)),
-        *(config.data.split, config.eval.splits[0]),
+        row.group,
+        task,
+        row.data,
+        config.data.label,
+        str(row.classes),
+        config.data.split,
+        config.eval.splits[0],
         "yes" if config.data.crop != "resize" else "no",
         config.data.flip,
         mean_cell(values, 100) or "not run",
@@ -82,8 +87,7 @@ def task_row(task: str, values: list[float], scale: str) -> list[Any]:
 def conclude(results: RunResults) -> Conclusion:
     """Table 9 and Fig. 2."""
     values = {task: results.accuracy(task) if task in results else [] for task in TASKS}
-    done = [task for task, found in values.items() if found]
-    columns = "group,task,data,label,classes,training,test,crop,flip,ours"
+    done = [task for task, accuracies in values.items() if accuracies]
     groups = {
         group: [t for t, row in TASKS.items() if row.group == group] for group in GROUPS
     }
@@ -96,55 +100,57 @@ def conclude(results: RunResults) -> Conclusion:
         name: [sum(TASKS[t].paper[k] for t in tasks) / len(tasks) for k in range(3)]
         for name, tasks in groups.items()
     }
-    drawn = {name: {"ours": bar(found)} for name, found in means.items() if found}
+    drawn = {name: {"ours": bar(mean)} for name, mean in means.items() if mean}
     if drawn:
         bars(drawn, results.folder / "fig2.png", y_label="accuracy (%)")
     paper_figures.figure_2(results.folder / "fig2_paper.png")
-    claims = []
-    if results.scale == "full" and means["all"]:
-        printed = paper_means["all"][-1]
-        gap = difference([100 * x for x in means["all"]], [printed] * 3)
-        claims.append(
-            judged(
-                f"The mean of all tasks is the paper's, {PAPER_MODELS[-1]}",
-                f"within {MARGIN:g} points with its whole 95 % interval",
-                gap,
-                "within",
-                MARGIN,
-                factor=1,
-            )
-        )
+    group_table = Table(
+        caption="Table 9: means of the groups (%)",
+        side="both",
+        columns=["group", "tasks", "run", "ours", *PAPER_MODELS],
+        rows=[
+            [name, str(len(tasks)), str(len([t for t in tasks if values[t]]))]
+            + [mean_cell(means[name], 100), *paper_means[name]]
+            for name, tasks in groups.items()
+        ],
+    )
+    figure = Figure(
+        "Fig. 2: means of the groups, where all of their tasks ran",
+        ours="fig2.png" if drawn else "",
+        paper="fig2_paper.png",
+    )
+    judge = results.scale == "full" and means["all"]
     return Conclusion(
-        tables=[
-            Table(
-                caption="Table 9: accuracy (%) by task, and what is run",
-                side="both",
-                columns=[*columns.split(","), *PAPER_MODELS],
-                rows=[task_row(t, found, results.scale) for t, found in values.items()],
-            ),
-            Table(
-                caption="Table 9: means of the groups (%)",
-                side="both",
-                columns=["group", "tasks", "run", "ours", *PAPER_MODELS],
-                rows=[
-                    [name, str(len(tasks)), str(len([t for t in tasks if values[t]]))]
-                    + [mean_cell(means[name], 100), *paper_means[name]]
-                    for name, tasks in groups.items()
-                ],
-            ),
-        ],
-        figures=[
-            Figure(
-                "Fig. 2: means of the groups, where all of their tasks ran",
-                ours="fig2.png" if drawn else "",
-                paper="fig2_paper.png",
-            )
-        ],
-        claims=claims,
+        tables=[task_table(values, results.scale), group_table],
+        figures=[figure],
+        claims=[claim_of(means["all"], paper_means["all"][-1])] if judge else [],
         notes=f"{len(done)} of 19 tasks ran, those whose data is here: "
         "tensorflow-datasets builds them from the archives of their authors, some of "
         "which have to be downloaded by hand. The configs of all 19 were resolved.",
         status="done" if len(done) == len(TASKS) else f"{len(done)} of 19 tasks",
+    )
+
+
+def task_table(values: dict[str, list[float]], scale: str) -> Table:
+    """Every task: its data and settings, our accuracy and the paper's."""
+    columns = "group,task,data,label,classes,training,test,crop,flip,ours"
+    return Table(
+        caption="Table 9: accuracy (%) by task, and what is run",
+        side="both",
+        columns=[*columns.split(","), *PAPER_MODELS],
+        rows=[task_row(task, row, scale) for task, row in values.items()],
+    )
+
+
+def claim_of(mean: list[float], printed: float) -> Claim:
+    """The mean of all tasks, a share of each seed, against the paper's percentage."""
+    return judged(
+        f"The mean of all tasks is the paper's, {PAPER_MODELS[-1]}",
+        f"within {MARGIN:g} points with its whole 95 % interval",
+        difference([100 * share for share in mean], [printed] * 3),
+        "within",
+        MARGIN,
+        factor=1,
     )
 
 

@@ -1,1 +1,1 @@
-"""What the experiments are made of: runs, statistics, tables, figures, the report."""
+"""The machinery of the experiments: runs, statistics, tables, figures, the report."""

@@ -1,7 +1,7 @@
-"""What a grid needs before it is run: sizes, arithmetic, and an abstract step of each.
+"""The sizes and compute of a grid of runs, from an abstract training step of each.
 
-Nothing is computed and no data is read, so that the paper's own setting is checked on
-any machine; `python -m vit_jax.plan --config ...` tells more of one config.
+Nothing is computed and no data is read, so that the paper's own setting can be checked
+on any machine; `python -m vit_jax.plan --config ...` says more about one config.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from vit_jax.training.setup import build_program
 
 
 class Needs(NamedTuple):
-    """What one run of an arm needs: FLOPs are 6 a multiply-add, as the paper counts."""
+    """Size and cost of a run; FLOPs are 6 a multiply-add, as the paper counts them."""
 
     label: str
     parameters: int
@@ -72,10 +72,10 @@ def data_is_here(name: str, split: str = "test") -> bool:
 
 
 def needs_table(rows: list[Needs], seeds: dict[str, int], gflops: float) -> str:
-    """Markdown: a line an arm, and the sum over all seeds.
+    """A Markdown table with a line for each arm, and the sum over all seeds.
 
     Args:
-        gflops: what the machine sustains, in GFLOP/s; 0 if that is not known.
+        gflops: sustained speed of the machine in GFLOP/s; 0 if that is not known.
     """
     lines = [
         "| arm | seeds | parameters | MACs an image | steps x batch | FLOPs a run |"

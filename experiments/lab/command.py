@@ -68,7 +68,7 @@ def main(experiment: Experiment) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all experiments take."""
+    """Adds the arguments that all experiments take."""
     parser.add_argument("--scale", choices=SCALES, default="mini")
     parser.add_argument(
         "--root", type=Path, default=Path("runs/experiments"), help="folder of all"
@@ -186,7 +186,7 @@ def check(name: str, experiment: Experiment, arguments: argparse.Namespace) -> N
         first.setdefault(run.label, run)
     print(f"experiments.{name}: {experiment.item} ({scale})\n")
     rows = [needs(without_start(run), arms[label]) for label, run in first.items()]
-    # What two cores of a server sustain on these models (docs/performance.md).
+    # Sustained by two cores of a server on these models (docs/performance.md).
     gflops = 60 if scale in ("smoke", "mini") else 0
     print(needs_table(rows, Counter(run.label for run in runs), gflops))
 
@@ -199,7 +199,7 @@ def without_start(run: GridRun) -> GridRun:
 
 
 def hardware() -> str:
-    """The devices in words."""
+    """A description of the devices, such as `2 CPU cores, Intel Xeon`."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
@@ -210,23 +210,23 @@ def hardware() -> str:
 
 @contextlib.contextmanager
 def working(arguments: argparse.Namespace) -> Iterator[None]:
-    """The work of all processes of a command: until the time is over, or a signal.
+    """Runs helper processes beside the body, until `--minutes` are over or a signal.
 
-    An interruption ends in how to go on, and in the exit code that says so.
+    An interruption prints the command that resumes, and ends with its exit code.
     """
 
     def interrupt(number: int, _: Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
     with contextlib.ExitStack() as stack:
-        # Between runs; within one, the trainer's own handler saves its state first.
+        # For signals between runs; during a run the trainer's own handler saves first.
         previous = signal.signal(signal.SIGTERM, interrupt)
         stack.callback(signal.signal, signal.SIGTERM, previous)
         for helper in start_helpers(arguments.jobs):
             stack.callback(helper.wait)
             stack.callback(helper.terminate)
         if arguments.minutes:
-            # As from outside, so that whatever is running saves and stops.
+            # The signal that others send too: a run in progress saves and stops.
             timer = threading.Timer(
                 60 * arguments.minutes, os.kill, (os.getpid(), signal.SIGTERM)
             )
@@ -238,7 +238,7 @@ def working(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def this_command() -> list[str]:
-    """`python -m experiments.NAME ...`, as it was called."""
+    """The words of this command, `python -m experiments.NAME ...`."""
     module = Path(sys.modules["__main__"].__file__).stem
     return ["python", "-m", f"experiments.{module}", *sys.argv[1:]]
 

@@ -1,10 +1,10 @@
 """Comparisons within a grid of arms that have few seeds each.
 
 Two seeds an arm leave Welch's test with one or two degrees of freedom, and intervals
-that say nothing. Arms of one grid differ little, so here they are supposed to share the
+that say nothing. Arms of one grid differ little, so here they are assumed to share the
 variance over seeds, which is then estimated from all of them: eight arms of two seeds
 have eight degrees of freedom. Where one arm is far noisier than the others the
-intervals are wrong; `statistics.difference` supposes no such thing.
+intervals are wrong; `statistics.difference` makes no such assumption.
 """
 
 import math
@@ -23,8 +23,8 @@ def contrast(
     """A weighted sum of the means of arms, such as `{"none": -1, "1-D": 1}`.
 
     Args:
-        arms: the values of all arms of the grid over their seeds; those without a
-            weight tell of the variance.
+        arms: the values of all arms of the grid over their seeds; arms without a
+            weight contribute to the estimate of the variance.
 
     Returns:
         The whole line around the value if no arm has a second seed.
@@ -56,8 +56,8 @@ class Rays:
     """Straight lines y = c + slope_axis · log2(x) that all meet at x = 1.
 
     For models that are scaled from one base along several axes (Fig. 8): a slope is
-    what doubling the compute gains along that axis. Fitted together by least squares,
-    so that all points tell of the noise; what is not straight adds to it.
+    the gain from doubling the compute along that axis. All lines are fitted together
+    by least squares, and share one residual variance, which curvature adds to.
 
     Attributes:
         slopes: by axis.
@@ -67,7 +67,7 @@ class Rays:
     def __init__(
         self, points: Mapping[str, Sequence[tuple[float, float]]], level: float = 0.95
     ) -> None:
-        """Fits.
+        """Fits the lines.
 
         Args:
             points: pairs of x > 0 and y by axis; the base, at x = 1, on any of them.

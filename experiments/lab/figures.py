@@ -77,9 +77,9 @@ def lines(
 
     Args:
         panels: series by title of the panel, one below the other; "" for no title.
-        ticks: labels by place on the x axis; as suits the numbers if not given.
+        ticks: labels by place on the x axis; chosen by the numbers if not given.
         reference: height and name of a dashed line, such as chance.
-        columns: of panels, read row by row.
+        columns: number of panels side by side.
     """
     rows = -(-len(panels) // columns)
     figure = new_figure(5.2 * columns, (3.6 if columns == 1 else 2.9) * rows)

@@ -1,4 +1,4 @@
-"""Lines and learning curves fitted to what was measured at several sizes.
+"""Lines and learning curves fitted to measurements at several sizes.
 
 Scaling with data and compute: exponents, the factor of compute between two families
 (section 4.4 of the paper) and the amount of data from which one model overtakes
@@ -26,8 +26,8 @@ class Line(NamedTuple):
 class Crossing(NamedTuple):
     """Where one learning curve overtakes another.
 
-    `at.value` and its bounds are amounts of data; -inf or 0 never stands for a
-    number: `0` means below the smallest amount measured, `inf` beyond the largest.
+    `at.value` and its bounds are amounts of data: 0 means below the smallest amount
+    measured, inf beyond the largest.
     """
 
     at: Interval
@@ -39,20 +39,23 @@ class Crossing(NamedTuple):
         """For example `at 2,300 examples, 95 % CI [1,200, 5,000]`."""
         least, most = self.range
 
-        def told(x: float) -> str:
-            if x == 0:
+        def amount_text(amount: float) -> str:
+            if amount == 0:
                 return f"< {least:,.0f}"
-            return f"> {most:,.0f}" if x == math.inf else f"{_round(x):,.0f}"
+            if amount == math.inf:
+                return f"> {most:,.0f}"
+            # Three significant digits.
+            return f"{float(f'{amount:.3g}'):,.0f}"
 
         if self.side == "ahead everywhere":
             place = f"below {least:,.0f} {unit}, if anywhere"
         elif self.side == "behind at the end":
             place = f"beyond {most:,.0f} {unit}, if anywhere"
         else:
-            place = f"at {told(self.at.value)} {unit}"
+            place = f"at {amount_text(self.at.value)} {unit}"
         if math.isnan(self.at.low):
             return f"{place}, no interval ({self.at.method})"
-        ends = f"[{told(self.at.low)}, {told(self.at.high)}]"
+        ends = f"[{amount_text(self.at.low)}, {amount_text(self.at.high)}]"
         return f"{place}, {100 * self.at.level:.0f} % CI {ends} ({self.at.method})"
 
 
@@ -73,7 +76,7 @@ def equal_performance_ratio(
     y_b: Sequence[float],
     level: float = 0.95,
 ) -> Interval:
-    """How many times the x of `b` the models of `a` need for the same y.
+    """The x that models `a` need for the same y, as a multiple of the x of `b`.
 
     Two parallel lines ln y = c + slope · ln x are fitted (section 4.4 of the paper
     reads the factor off Fig. 5). Below 1, `a` needs less. Use an error such as
@@ -147,7 +150,7 @@ def crossing(
     rng = np.random.default_rng(seed)
     drawn = [_redraw(curve, rng) for curve in curves]
     places = np.sort([_overtakes(log_x, *pair) for pair in zip(*drawn, strict=True)])
-    # No interpolation: between a number and infinity there is none.
+    # Order statistics, as no interpolation between a number and infinity is possible.
     ends = [(1 - level) / 2 * RESAMPLES, (1 + level) / 2 * RESAMPLES]
     low, high = (float(places[min(int(end), RESAMPLES - 1)]) for end in ends)
     method = f"resampled curves, {len(curves[0])} and {len(curves[1])} seeds"
@@ -156,7 +159,10 @@ def crossing(
 
 
 def _overtakes(log_x: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """Where a - b, both made monotone, last turns positive: 0 and inf if outside."""
+    """The x at which a - b, both made monotone, last turns positive.
+
+    0 if that is below the first point, inf if beyond the last.
+    """
     above, below = (optimize.isotonic_regression(curve).x for curve in (a, b))
     gap = above - below
     behind = np.flatnonzero(gap < 0)
@@ -170,7 +176,7 @@ def _overtakes(log_x: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _redraw(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mean curves (RESAMPLES, points) as other seeds might have given them."""
+    """Resampled mean curves (RESAMPLES, points), with the noise of the seeds."""
     seeds, points = curve.shape
     freedom = (seeds - 1) * points
     spread = curve.var(axis=0, ddof=1).mean()
@@ -201,8 +207,3 @@ def _positive(values: Sequence[float]) -> np.ndarray:
     if (array <= 0).any():
         raise ValueError(f"a logarithm needs values above 0: got {array.tolist()}")
     return array
-
-
-def _round(value: float) -> float:
-    """Three significant digits."""
-    return float(f"{value:.3g}")

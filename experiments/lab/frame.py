@@ -1,4 +1,4 @@
-"""What an experiment is: arms, seeds, and what follows from their results.
+"""The definition of an experiment: arms, seeds, and how results become a conclusion.
 
 An experiment is a module with a docstring (question, item of the paper, cost) and an
 `EXPERIMENT`. `grid.py` runs its arms, `command.py` is its command line, `report.py`
@@ -44,12 +44,12 @@ class Arm(NamedTuple):
     """One variant: a config and what it changes.
 
     Attributes:
-        config: as after `--config=`, such as "configs/lab.py:family=vit,scale=mini".
+        config: the value of `--config`, as "configs/lab.py:family=vit,scale=mini".
         changes: values by key, such as {"model.positions": "none"}.
         init: label of the arm whose last checkpoint, of the same seed, this one starts
             from; "" to start from random parameters.
-        seeds: how many, where not as many as the experiment's others.
-        examples, classes: of its data, for the check of a run whose data is neither
+        seeds: number of seeds; 0 for the experiment's own.
+        examples, classes: size of its data, needed by `--check` if the data is neither
             here nor known to `vit_jax.plan`.
     """
 
@@ -65,12 +65,12 @@ class RunResults:
     """The finished runs of an experiment, by arm.
 
     Attributes:
-        scale: of `SCALES`.
-        folder: where the figures go.
+        scale: one of `SCALES`.
+        folder: for the figures.
         runs: folders of the finished runs, in the order of the seeds, by label.
-        configs: the resolved config of each arm's first seed, by label; also of arms
-            that have not run.
-        data: what the names of data sets stand for here, such as a folder.
+        configs: the resolved config of each arm's first seed, by label; arms that have
+            not run are included.
+        data: folders that replace data sets, by name of the data set.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class RunResults:
         return [rows[-1][1] for rows in self._curves(label, metric, split)]
 
     def accuracy(self, label: str) -> list[float]:
-        """The last accuracy on the first of the splits that it evaluates."""
+        """The last accuracy of each run on the first split that it evaluates."""
         return self.final(label, "accuracy", self.configs[label].eval.splits[0])
 
     def fewshot(self, label: str) -> list[float]:
-        """The last few-shot accuracy, at the largest number of shots."""
+        """The last few-shot accuracy of each run, at the largest number of shots."""
         return self.final(label, self.shots(label), "fewshot")
 
     def shots(self, label: str) -> str:
-        """The name of that metric, such as `25shot`."""
+        """The metric of the largest number of shots, such as `25shot`."""
         return f"{max(self.configs[label].fewshot.shots)}shot"
 
     def curve(
@@ -127,9 +127,9 @@ class RunResults:
                 if row["split"] == split and metric in row
             ]
             if not found:
-                there = sorted({f"{r['split']} {key}" for r in rows for key in r})
+                known = sorted({f"{r['split']} {key}" for r in rows for key in r})
                 raise KeyError(
-                    f"{folder} has no {metric} of {split}; it has {', '.join(there)}"
+                    f"{folder} has no {metric} of {split}; it has {', '.join(known)}"
                 )
             curves.append(found)
         return curves
@@ -139,12 +139,12 @@ class Experiment(NamedTuple):
     """A question, the runs that answer it, and the answer.
 
     Attributes:
-        item: of the paper, such as "Table 8, Fig. 10".
-        title, question: for the report.
-        conclude: from the results so far to what they say; also takes measurements that
-            need no training.
-        arms: the arms of a scale by label; none if nothing is to be trained.
-        seeds: for each scale.
+        item: the part of the paper, such as "Table 8, Fig. 10".
+        title, question: as the report prints them.
+        conclude: makes the conclusion from the results so far; it also measures what
+            needs no training.
+        arms: gives the arms of a scale by label; none if nothing is trained.
+        seeds: number of seeds by scale.
     """
 
     item: str

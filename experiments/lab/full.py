@@ -1,6 +1,6 @@
-"""What the arms of the paper's own setting have in common.
+"""Arms at the paper's own scale.
 
-Only `--check` has ever seen them: JFT-300M is not public.
+They have only ever been checked (`--check`), never run: JFT-300M is not public.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def jft(model: str, changes: Mapping[str, Any] = {}, epochs: str = "") -> Arm:
 
     Args:
         changes: values by config key.
-        epochs: of JFT, the table's if not given.
+        epochs: passes over JFT-300M; the number in Table 3 if not given.
     """
     config = f"configs/pretrain.py:model={model},data=jft,epochs={epochs}"
     return Arm(config, IMAGENET_5SHOT | dict(changes))

@@ -1,4 +1,4 @@
-"""Runs the arms of an experiment: what is finished is skipped, what broke off goes on.
+"""Runs the arms of an experiment; finished runs are skipped, interrupted ones resumed.
 
 A run lies in `<root>/<scale>/runs/<model>-<hash of its config>/seed<n>`, so that
 experiments share the runs that they have in common. Runs that are one program (seeds,
@@ -25,7 +25,7 @@ from vit_jax.fleet.training import fleet_key, train_fleet, why_not
 from vit_jax.storage.paths import write_atomically
 from vit_jax.training.loop import train
 
-# What a finished run leaves in its folder.
+# The file that marks a run as finished.
 RECORD = "finished.json"
 
 
@@ -33,7 +33,7 @@ class GridRun(NamedTuple):
     """One run: an arm with one seed.
 
     Attributes:
-        config: resolved; data sets under the names that they have here.
+        config: resolved, with folders in the place of data sets that `--data` names.
         start: folder of the run that it starts from, if any.
     """
 
@@ -54,12 +54,12 @@ def plan_runs(
     """All runs of an experiment, each after the one that it starts from.
 
     Args:
-        data: what names of data sets stand for here, such as {"cifar10": "/folder"}.
-        seeds: instead of the experiment's own number.
+        data: folders that replace data sets by name, such as {"cifar10": "/folder"}.
+        seeds: number of seeds; 0 for the experiment's own.
 
     Raises:
         ConfigError: an arm that cannot be resolved.
-        ValueError: an arm that starts from one that is not there, or from itself.
+        ValueError: an arm starts from an unknown arm, or from itself.
     """
     arms = experiment.arms(scale)
     runs: dict[tuple[str, int], GridRun] = {}
@@ -90,11 +90,11 @@ def place(
     root: Path,
     data: Mapping[str, str],
 ) -> GridRun:
-    """A run and its folder, which depends on what is trained, not on where."""
+    """A run and its folder, whose name is a hash of the config without local paths."""
     config = resolve(arm)
     if start:
         config.init = start.folder.parent.name
-    # Without the defaults, so that a new knob does not ask for all to be trained again.
+    # Only what differs from the defaults, so that a new config key changes no hash.
     changes = {key: new for key, (_, new) in difference(get_config(), config).items()}
     identity = json.dumps(changes, sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
@@ -109,20 +109,20 @@ def place(
 
 
 def run_grid(runs: list[GridRun]) -> None:
-    """Trains all that is not finished, and waits for what others train.
+    """Trains all unfinished runs, and waits for those that other processes train.
 
     Any number of processes may do so at once, on one machine or on several with one
-    file system: a run belongs to the process that has its lock, which the system takes
-    from a process that ends.
+    file system: a run belongs to the process that holds its lock, which the system
+    releases when the process ends.
 
     Raises:
-        Interrupted: SIGTERM or Ctrl-C; what was done is saved.
-        ValueError: a config that cannot be used.
+        Interrupted: SIGTERM or Ctrl-C; the work so far is saved.
+        ValueError: a config cannot be used.
     """
     total = len({run.folder for run in runs})
     print(f"{total} runs, {total - len(unfinished(runs))} of them finished", flush=True)
     while waiting := unfinished(runs):
-        # A run may start from one that another process has not finished.
+        # Another process may still be training the run that this one starts from.
         ready = [run for run in waiting if not run.start or is_finished(run.start)]
         trained = 0
         for fleet in fleets(ready):
@@ -139,18 +139,18 @@ def run_grid(runs: list[GridRun]) -> None:
 
 
 def unfinished(runs: list[GridRun]) -> list[GridRun]:
-    """Those to be trained, each folder once."""
+    """The runs that are not finished, each folder once."""
     return list({r.folder: r for r in runs if not is_finished(r.folder)}.values())
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has come to its end, or failed there for good."""
+    """Whether a run has ended, be it with a result or with a permanent failure."""
     return (folder / RECORD).exists()
 
 
 @contextlib.contextmanager
 def claimed(fleet: list[GridRun]) -> Iterator[list[GridRun]]:
-    """Those of a fleet that no other process trains or has trained meanwhile."""
+    """The runs of a fleet that no other process is training or has trained."""
     with contextlib.ExitStack() as stack:
         mine = []
         for run in fleet:
@@ -166,7 +166,7 @@ def claimed(fleet: list[GridRun]) -> Iterator[list[GridRun]]:
 
 
 def train_together(fleet: list[GridRun]) -> None:
-    """Trains runs side by side, and leaves the record of each."""
+    """Trains runs side by side, and writes the record of each."""
     begin = time.time()
     configs, folders = [run.config for run in fleet], [run.folder for run in fleet]
     if why_not(configs[0]):
@@ -179,10 +179,10 @@ def train_together(fleet: list[GridRun]) -> None:
 
 
 def fleets(runs: list[GridRun]) -> Iterator[list[GridRun]]:
-    """The runs in groups that are trained side by side, those alike one after another.
+    """Groups of runs that share a program, to be trained side by side.
 
-    On CPUs a group is one run, so that processes can share them evenly; programs stay
-    compiled between groups.
+    On CPUs a group is one run, so that processes can share the runs evenly; the
+    compiled program is reused, since runs that share it follow one another.
     """
     alike: dict[str, list[GridRun]] = {}
     for run in runs:
@@ -197,7 +197,7 @@ def fleets(runs: list[GridRun]) -> Iterator[list[GridRun]]:
 def collect(
     runs: list[GridRun], scale: str, folder: Path, data: Mapping[str, str]
 ) -> RunResults:
-    """The finished runs by arm; each makes one value of a mean over seeds."""
+    """The finished runs by arm, in the order of their seeds."""
     finished: dict[str, list[Path]] = {}
     configs: dict[str, ml_collections.ConfigDict] = {}
     for run in sorted(runs, key=lambda run: run.seed):
@@ -208,11 +208,11 @@ def collect(
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """Of a finished run: the `seconds` of its training, and whether it `failed`."""
+    """The record of a finished run: `seconds` of training, and whether it `failed`."""
     return json.loads((folder / RECORD).read_text())
 
 
 def seconds(runs: list[GridRun]) -> float:
-    """What the finished runs took to train, each once."""
+    """Seconds of training of all finished runs, each counted once."""
     folders = {run.folder for run in runs if is_finished(run.folder)}
     return sum(record(folder)["seconds"] for folder in folders)

@@ -1,4 +1,4 @@
-"""Every result of the paper, and what its own scale needs that is not at hand.
+"""Every result of the paper, and what reproducing it at the paper's scale needs.
 
 The report has a line for each, run or not.
 """
@@ -47,26 +47,26 @@ ITEMS = (
 )
 
 _KINDS = {"table": "Table", "fig": "Fig.", "figure": "Fig.", "section": "Section"}
-# Two names of one experiment of the paper.
+# The paper describes this experiment in two places.
 _SAME = {"Section B.1.2": "Section 4.6"}
 
 
 def item_names(text: str) -> list[str]:
-    """The items that an experiment's `item` speaks of.
+    """The items that an experiment's `item` names.
 
-    "Tables 2, 5 and 6; Figs. 3/5" as Table 2, Table 5, Table 6, Fig. 3 and Fig. 5.
-    Words that are no item are left out, such as those for a part of a figure.
+    "Tables 2, 5 and 6; Figs. 3/5" gives Table 2, Table 5, Table 6, Fig. 3 and Fig. 5.
+    Other words, such as those for a part of a figure, are ignored.
     """
     names, kind = [], ""
     for part in re.split(r"[,;/+]| and ", text):
-        found = re.match(
+        match = re.match(
             r"\s*(?:(table|fig|figure|section)s?\.?\s+)?([A-D]\.[\d.]*\d|\d[\d.]*)\b",
             part,
             re.IGNORECASE,
         )
-        if not found:
+        if not match:
             continue
-        kind = _KINDS[found[1].lower()] if found[1] else kind
-        name = f"{kind} {found[2]}"
+        kind = _KINDS[match[1].lower()] if match[1] else kind
+        name = f"{kind} {match[2]}"
         names.append(_SAME.get(name, name))
     return list(dict.fromkeys(names))

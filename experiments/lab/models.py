@@ -1,4 +1,4 @@
-"""What the models of configs cost, without training them."""
+"""The models that configs describe, and their compute, without training."""
 
 import ml_collections
 
@@ -9,7 +9,7 @@ from vit_jax.training.setup import build_model
 
 
 def model_of(config: ml_collections.ConfigDict, platform: str = "cpu") -> AnyModel:
-    """The model that a config trains, as for the devices of a platform.
+    """The model that a config trains on the devices of a platform.
 
     Raises:
         ValueError: the config names no classes and its data set is not a known one.

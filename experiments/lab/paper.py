@@ -1,7 +1,7 @@
 """The numbers of the paper (arXiv 2010.11929 v2), as data.
 
 Accuracies are in percent, as the paper prints them, unless a comment says otherwise.
-Numbers of tables and sections are printed in the paper; `SOURCES` tells how those of
+Numbers of tables and sections are printed in the paper; `SOURCES` says how those of
 its figures were read, and how exactly. Where tables of the paper disagree (H/14 in
 Tables 2, 5 and 6), each has its own number here.
 """

@@ -1,7 +1,7 @@
 """The paper's figures, drawn again from its numbers in `paper.py`.
 
-For the left side of the report. Figures without numbers in the paper (1, 6, 7, 10, 14)
-are not drawn: what they show is told in words.
+The report shows them beside ours. Figures 1, 6, 7, 10 and 14 have no numbers in the
+paper, and are not drawn.
 """
 
 from pathlib import Path

@@ -13,7 +13,7 @@ import numpy as np
 from vit_jax.analysis.profile import bias_profile
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
-from vit_jax.interop.trained import TrainedModel, load_trained
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
@@ -29,8 +29,8 @@ def trained_profile(
     """The profile of a run at its end, or at a step whose checkpoint it has.
 
     Args:
-        move: pixels of the moves of the equivariance error; all models alike.
-        count: test images.
+        move: pixels by which images are shifted to measure equivariance.
+        count: number of test images.
     """
     name = f"bias_{'end' if step is None else step}_{move}_{count}.json"
 
@@ -45,7 +45,7 @@ def initial_profile(folder: Path, move: int, *, count: int = IMAGES) -> Profile:
     """The profile of a run's model before its first step."""
 
     def measure() -> Profile:
-        run: TrainedModel = load_trained(folder)
+        run = load_trained(folder)
         params = init_params(run.model, named_keys(run.config.seed).params)
         return profile_of(run.model, params, run.config, move, count)
 
@@ -53,7 +53,7 @@ def initial_profile(folder: Path, move: int, *, count: int = IMAGES) -> Profile:
 
 
 def kept(path: Path, measure: Callable[[], Profile]) -> Profile:
-    """What a file holds, or what is measured and written to it."""
+    """The profile in a file, which is measured and written if it is not there yet."""
     if path.exists():
         return json.loads(path.read_text())
     profile = measure()
@@ -69,10 +69,10 @@ def profile_of(
     move: int,
     count: int,
 ) -> Profile:
-    """Measures on test images of the run's own classes."""
+    """The profile of a model on test images of the run's own classes."""
     images, labels = test_images(config, count)
     pixels = normalize(jnp.asarray(images))
-    # The same blocks are shuffled for all models.
+    # One key, so that blocks are shuffled alike for all models.
     key = jax.random.key(0)
     return bias_profile(model, params, pixels, labels, key=key, step=move)
 

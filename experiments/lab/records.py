@@ -1,4 +1,4 @@
-"""What an experiment found: tables, figures and claims, as its report shows them."""
+"""The results of an experiment: tables, figures and claims, as the report has them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,7 @@ class Table(NamedTuple):
     """A table; a cell is text, a number, None, or a mean as `tables.mean_cell` has it.
 
     Attributes:
-        side: whose numbers it has.
+        side: whose numbers are in it.
     """
 
     caption: str
@@ -20,11 +20,16 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """PNG files in the experiment's folder, "" for none, with SVG and CSV beside."""
+    """PNG files in the experiment's folder, "" for none; each has an SVG and a CSV."""
 
     caption: str
     ours: str = ""
     paper: str = ""
+
+
+def pair(caption: str, stem: str) -> Figure:
+    """Our figure and the paper's, in `<stem>.png` and `<stem>_paper.png`."""
+    return Figure(caption, f"{stem}.png", f"{stem}_paper.png")
 
 
 class Claim(NamedTuple):
@@ -38,11 +43,11 @@ class Claim(NamedTuple):
 
 
 class Conclusion(NamedTuple):
-    """What the results of an experiment say.
+    """The outcome of an experiment.
 
     Attributes:
-        notes: what did not reproduce and the likely reason; limits of the scale.
-        status: "done", or what keeps it from that.
+        notes: results that did not reproduce, the likely reasons, limits of the scale.
+        status: "done", or what is missing.
     """
 
     tables: Sequence[Table] = ()
@@ -71,11 +76,11 @@ def judged(
     paper: str = "",
     comment: str = "",
 ) -> Claim:
-    """The claim that a quantity, known by its interval, lies where the paper says.
+    """The claim that a quantity lies where the paper says, judged by its interval.
 
     Args:
-        direction, bound: where that is, see `statistics.verdict`.
-        unit, factor: for the text: shares are shown in points.
+        direction, bound: the range that is claimed, see `statistics.verdict`.
+        unit, factor: of the numbers as text; by default shares are shown in points.
         paper: the paper's own number, "" if it has none.
     """
     numbers = interval.text(unit, factor, sign=True)

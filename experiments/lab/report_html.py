@@ -20,9 +20,9 @@ from experiments.lab.report_text import (
 from experiments.lab.results import Found, ItemStatus, Report
 from experiments.lab.tables import html_table
 
-# A larger SVG, of many pictures, is no sharper than its PNG.
+# A larger SVG holds bitmaps, and is no sharper than its PNG.
 _MAX_SVG_BYTES = 400_000
-# Tables of more columns take the whole width.
+# Tables with more columns take the whole width of the page.
 _MAX_HALF = 6
 
 
@@ -178,7 +178,7 @@ def _picture(path: Path, text: str) -> str:
     else:
         return f'<p class="missing">{escape(path.name)} is missing</p>'
     data = base64.b64encode(path.read_bytes()).decode()
-    # As an image: ids of several SVGs in one page would be mixed up.
+    # An img element, since several inline SVGs would share one namespace of ids.
     return (
         f'<img alt="{escape(text)}" loading="lazy" '
         f'src="data:image/{kind};base64,{data}">'
@@ -257,7 +257,7 @@ def _badge(verdict: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a full stop, escaped."""
+    """The text as HTML, ending in one full stop."""
     return escape(f"{text.rstrip('. ')}.")
 
 

@@ -24,7 +24,7 @@ def page(report: Report, folder: Path) -> str:
     """The whole text.
 
     Args:
-        folder: where it will lie; images are named relative to it.
+        folder: the text's own folder; images are named relative to it.
     """
     parts = ["# The paper, reproduced", INTRODUCTION, RULE]
     if report.results:

@@ -1,4 +1,4 @@
-"""What both forms of the report say in the same words."""
+"""Text and numbers that both forms of the report share."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -42,8 +42,7 @@ def scale_line(results: Sequence[Found]) -> str:
         span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         parts.append(
             f"{scale}: {len(runs)} experiment{'s' * (len(runs) > 1)}, {count} runs, "
-            f"{duration(spent)} on "
-            f"{hardware}, {span}"
+            f"{duration(spent)} on {hardware}, {span}"
         )
     return ". ".join(parts)
 
@@ -56,7 +55,7 @@ def effort(runs: Mapping[str, Any]) -> str:
 
 
 def interleaved(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's tables each before one of ours, then what is left."""
+    """Tables of both sides first, then the paper's and ours in turns."""
     sides = ("paper", "ours")
     paper, ours = ([t for t in tables if t["side"] == side] for side in sides)
     both = [table for table in tables if table["side"] == "both"]

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 class ItemStatus(NamedTuple):
-    """What became of an item of the paper."""
+    """Whether an item of the paper was reproduced, and by which command."""
 
     name: str
     shows: str
@@ -46,7 +46,7 @@ class ItemStatus(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that the page says."""
+    """The contents of the page."""
 
     results: Sequence[Found]
     items: Sequence[ItemStatus]
@@ -54,7 +54,7 @@ class Report(NamedTuple):
 
 
 def read_report(folders: Sequence[Path]) -> Report:
-    """Reads the results in the order of `EXPERIMENTS`; those of a name side by side.
+    """Reads the results, in the order of `EXPERIMENTS`.
 
     Raises:
         ValueError: a folder that is not there.
@@ -76,17 +76,13 @@ def read_report(folders: Sequence[Path]) -> Report:
             found.append(Found(record, path.parent))
             problems += missing_figures(found[-1])
     order = {name: number for number, name in enumerate(EXPERIMENTS)}
-    # Stable: of one experiment, the folders keep their order.
+    # The sort is stable: results of one experiment stay in the order of the folders.
     found.sort(key=lambda one: order.get(one.record["name"], len(order)))
     return Report(found, item_statuses(found), problems)
 
 
 def check_record(record: Any) -> None:
-    """Checks that a result has all that the report shows.
-
-    Raises:
-        ValueError: it does not; says what is wrong.
-    """
+    """Raises ValueError unless a result has everything that the report shows."""
     check_keys(record, "", "the result")
     for group in ("tables", "figures", "claims"):
         for number, entry in enumerate(record[group]):
@@ -114,7 +110,7 @@ def check_choice(value: Any, choices: Sequence[str], place: str) -> None:
 
 
 def missing_figures(one: Found) -> list[str]:
-    """A sentence for each figure that the result names and that is not there."""
+    """A sentence for each figure that the result names but that does not exist."""
     return [
         f"{one.folder / figure[side]} is not there: named in {one.folder}/result.json"
         for figure in one.record["figures"]
@@ -130,7 +126,7 @@ def item_statuses(found: Sequence[Found]) -> list[ItemStatus]:
         try:
             experiment = load_experiment(name)
         except (ImportError, AttributeError):
-            continue  # Its items are listed as without an experiment.
+            continue  # Its items are then listed as having no experiment.
         for item in item_names(experiment.item):
             planned.setdefault(item, f"python -m experiments.{name}")
     statuses = []

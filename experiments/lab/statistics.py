@@ -40,8 +40,8 @@ class Interval(NamedTuple):
         """For example `+2.1 points, 95 % CI [1.3, 2.9] (t, n = 3)`.
 
         Args:
-            unit: written behind the value.
-            factor: multiplies the numbers; 100 for shares told in points.
+            unit: written after the value.
+            factor: multiplies the numbers; 100 for percentage points.
             sign: whether a positive value has its sign, as differences should.
         """
         value, low, high = (factor * number for number in self[:3])
@@ -99,7 +99,7 @@ def bootstrap(
             numbers of them may differ. Below `MIN_BOOTSTRAP_SEEDS` seeds the interval
             is too narrow for statements about other seeds; with one seed it is about
             other images for the same weights only.
-        seed: of the resampling.
+        seed: for the resampling.
 
     Raises:
         ValueError: there is no seed, or one without measurements.

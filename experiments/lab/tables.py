@@ -1,8 +1,8 @@
 """Tables of results as Markdown and as HTML.
 
 A table is a dict of `caption`, `columns` and `rows`; a cell is text, a number, None
-(nothing there) or `{"mean": x, "std": s, "n": seeds}`. Numbers of a column are told
-with the digits that its spread deserves, so that they can be compared by eye.
+(nothing there) or `{"mean": x, "std": s, "n": seeds}`. The digits of a
+column follow from its spread over seeds, so that numbers can be compared by eye.
 """
 
 import html
@@ -19,7 +19,7 @@ def mean_cell(values: Sequence[float], factor: float = 1.0) -> dict[str, Any] | 
     """The cell of a metric over seeds; None without values.
 
     Args:
-        factor: multiplies the values, such as 100 for shares told in percent.
+        factor: multiplies the values, such as 100 for percent.
     """
     if not values:
         return None
@@ -89,10 +89,8 @@ def cell_text(cell: Any, digits: int) -> str:
         return NOTHING
     if isinstance(cell, Mapping):
         mean, std = cell["mean"], cell.get("std")
-        text = _number(mean, digits)
-        return (
-            text if std is None or math.isnan(std) else (f"{text} ± {std:.{digits}f}")
-        )
+        spread = "" if std is None or math.isnan(std) else f" ± {std:.{digits}f}"
+        return _number(mean, digits) + spread
     return _number(cell, digits) if _is_number(cell) else str(cell)
 
 
@@ -115,7 +113,7 @@ def column_digits(cells: Sequence[Any]) -> int:
     numbers = [abs(number) for number in numbers if math.isfinite(number)]
     most = max(numbers, default=0.0)
     if spreads:
-        # The pooled one: lucky pairs of seeds must not give the column many digits.
+        # Pooled, so that one pair of close seeds does not give the column many digits.
         spread = math.sqrt(sum(s**2 for s in spreads) / len(spreads))
         first = math.floor(math.log10(spread))
         # At least one where numbers are as small as percentages.

@@ -14,26 +14,26 @@ from vit_jax.planning.flops import model_macs
 from vit_jax.planning.timing import GROUPS, measure, repeated_forward
 from vit_jax.storage.paths import write_atomically
 
-# Without an accelerator the batches are those that a core of the paper's could hold.
+# Without an accelerator, batches have to fit into the paper's TPUv3 core.
 TPU_V3_CORE = CHIPS["v3"].memory
 
 
 class Forward:
-    """Measurements by name, in a file: what is there is not measured again.
+    """Measurements by name, kept in a file and taken once.
 
     Args:
-        path: of the file; those of another kind of device in it are ignored.
+        path: the file; measurements of another kind of device in it are ignored.
 
     Attributes:
-        hardware: the device in words.
+        hardware: a description of the device.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
         self.hardware = hardware()
-        there = json.loads(path.read_text()) if path.exists() else {}
-        self.rows: dict[str, dict[str, Any]] = there.get(self.device, {})
+        by_device = json.loads(path.read_text()) if path.exists() else {}
+        self.rows: dict[str, dict[str, Any]] = by_device.get(self.device, {})
 
     def __call__(
         self, name: str, model: AnyModel, batches: Sequence[int]
@@ -80,7 +80,7 @@ def fastest(model: AnyModel, batches: Sequence[int]) -> dict[str, Any]:
 
 
 def image_bytes(row: dict[str, Any]) -> float:
-    """What an image more adds to the memory, by the two largest batches of a row."""
+    """Bytes that one more image needs, from the two largest batches of a row."""
     (small, first), (large, last) = row["bytes"][-2:]
     return (last - first) / (large - small)
 
@@ -88,10 +88,10 @@ def image_bytes(row: dict[str, Any]) -> float:
 def largest_batch(row: dict[str, Any], memory: int) -> int:
     """The largest power of two that fits, 0 for none.
 
-    What the compiler says of two batch sizes is continued as a straight line.
+    The bytes that the compiler states for two batch sizes are extrapolated linearly.
 
     Args:
-        row: of `Forward`, of at least two batch sizes.
+        row: a measurement of `Forward` with at least two batch sizes.
     """
     batch, needed = row["bytes"][-1]
     images = batch + (memory - needed) / image_bytes(row)
@@ -99,6 +99,6 @@ def largest_batch(row: dict[str, Any], memory: int) -> int:
 
 
 def device_memory() -> int:
-    """Bytes of the first device's memory; of a TPUv3 core if it has none of its own."""
+    """Bytes of the first device's memory; those of a TPUv3 core if it is a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", TPU_V3_CORE)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import accelerators
-from benchmarks.accelerator_cases import CASES, Case, target_of
-from benchmarks.accelerator_table import report
+from benchmarks.accelerators import __main__ as accelerators
+from benchmarks.accelerators.cases import CASES, Case, target_of
+from benchmarks.accelerators.table import report
 from vit_jax.cli import read_config
 from vit_jax.config import resolve_lengths
 from vit_jax.planning import run_plan

@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import gpu_checks, gpu_install, gpu_speed
-from benchmarks.gpu_jobs import MODELS, Machine, all_jobs
-from benchmarks.gpu_processes import Job, start
-from benchmarks.gpu_report import write_report
-from benchmarks.gpu_results import Journal, Spec
-from benchmarks.gpu_schedule import Schedule
+from benchmarks.gpu import checks, install, speed
+from benchmarks.gpu.__main__ import locked
+from benchmarks.gpu.jobs import MODELS, Machine, all_jobs
+from benchmarks.gpu.processes import Job, start
+from benchmarks.gpu.report import write_report
+from benchmarks.gpu.results import Journal, Spec
+from benchmarks.gpu.schedule import Schedule
 
 KEY = {"card": "none", "code": "1"}
 FACTS = {"card": "none", "driver": "", "python": "3", "cpus": 2, "commit": ""}
 HEAD = """
 import os, signal, subprocess, sys, time
-from benchmarks.gpu_results import Spec
-spec = Spec.of(sys.argv[1])
+from benchmarks.gpu.results import Spec
+spec = Spec.parse(sys.argv[1])
 """
 WRITES = "for name in spec.names:\n with spec.row(name) as values: values['x'] = 1\n"
 
@@ -184,8 +185,6 @@ def test_the_command_is_ended_and_started_again(tmp_path, number):
 
 
 def test_one_start_at_a_time(tmp_path):
-    from benchmarks.gpu import locked
-
     with locked(tmp_path / "lock"), pytest.raises(OSError, match="at work"):
         locked(tmp_path / "lock")
 
@@ -200,10 +199,10 @@ def test_without_a_card_nothing_is_started(tmp_path):
 
 
 def test_wheels_by_the_driver():
-    assert "jax[cuda13]" in gpu_install.packages("ours", "580.65.06", False)
-    assert "jax[cuda12]" in gpu_install.packages("ours", "570.10", False)
-    assert "torch" in gpu_install.packages("peers", "580.65.06", False)
-    assert "torch<2.11" in gpu_install.packages("peers", "570.10", False)
+    assert "jax[cuda13]" in install.packages("ours", "580.65.06", False)
+    assert "jax[cuda12]" in install.packages("ours", "570.10", False)
+    assert "torch" in install.packages("peers", "580.65.06", False)
+    assert "torch<2.11" in install.packages("peers", "570.10", False)
 
 
 def test_jobs_of_a_card():
@@ -221,12 +220,12 @@ def test_jobs_of_a_card():
 
 def test_a_check_can_fail(monkeypatch):
     values = {}
-    gpu_checks.check_attention("xla", 5, "bfloat16", values)
+    checks.check_attention("xla", 5, "bfloat16", values)
     assert 0 < values["logits"] <= 2e-2
-    monkeypatch.setitem(gpu_checks.TOLERANCES, "bfloat16", (1e-5, 1e-5))
+    monkeypatch.setitem(checks.TOLERANCES, "bfloat16", (1e-5, 1e-5))
     with pytest.raises(RuntimeError, match="more than the tolerance"):
-        gpu_checks.check_attention("xla", 5, "bfloat16", {})
-    assert not gpu_checks.distance([np.array(np.nan)], [np.array(1.0)]) <= 1
+        checks.check_attention("xla", 5, "bfloat16", {})
+    assert not checks.distance([np.array(np.nan)], [np.array(1.0)]) <= 1
 
 
 class Turns:
@@ -248,13 +247,13 @@ def test_speed_is_compared_in_turns_with_the_best_of_the_others():
         Turns("timm reduce-overhead", 0.2, order),
     ]
     options = {"turn_seconds": 1.0, "rounds": 3, "batch": 8}
-    values = gpu_speed.compare(workers, "train", options)
+    values = speed.compare(workers, "train", options)
     assert values["against"] == "timm reduce-overhead"
     assert values["ratio"]["median"] == pytest.approx(2)
     assert values["images/s"]["ours"]["median"] == pytest.approx(80)
     assert order[6:] == [one.peer for one in workers] * 3
     facts = {"flops": {"train": 10}, "peak_flops": 1600}
-    mfu = gpu_speed.utilisation(values, facts, "train")
+    mfu = speed.utilisation(values, facts, "train")
     assert mfu["ours"] == pytest.approx(0.5)
 
 
@@ -280,5 +279,5 @@ def test_a_whole_dry_run(tmp_path):
     assert {row["phase"] for row in rows} == {
         *("install", "checks", "memory", "prepare", "speed", "resume", "cifar")
     }
-    speed = [row for row in rows if row["phase"] == "speed"]
-    assert all(row["values"]["images/s"]["ours"]["median"] > 0 for row in speed)
+    timed = [row for row in rows if row["phase"] == "speed"]
+    assert all(row["values"]["images/s"]["ours"]["median"] > 0 for row in timed)

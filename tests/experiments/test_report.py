@@ -334,8 +334,8 @@ def test_the_page_is_whole_and_needs_no_other_file(tmp_path):
     assert sum(s.startswith("data:") for s in tags.sources) == 2
     assert text.index("The paper: Depth") < text.index("Ours: Depth")  # left, right
     assert "Depth helps &lt;most&gt;" in text and "<most>" not in text
-    for told in ("6 min 52 s", "depth minus width", "--scale mini", "2 CPU cores"):
-        assert told in text
+    for part in ("6 min 52 s", "depth minus width", "--scale mini", "2 CPU cores"):
+        assert part in text
 
 
 def test_the_markdown_names_its_images_from_where_it_lies(tmp_path):
@@ -348,7 +348,7 @@ def test_the_markdown_names_its_images_from_where_it_lies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         ("{", "cannot be used: Expecting"),
         ("[]", "is no object"),
@@ -362,7 +362,7 @@ def test_the_markdown_names_its_images_from_where_it_lies(tmp_path):
         ),
     ],
 )
-def test_broken_results_are_named_and_the_others_shown(tmp_path, broken, said):
+def test_broken_results_are_named_and_the_others_shown(tmp_path, broken, message):
     leave(tmp_path, record())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "result.json").write_text(broken)
@@ -370,7 +370,7 @@ def test_broken_results_are_named_and_the_others_shown(tmp_path, broken, said):
     assert [one.record["name"] for one in found.results] == ["shapes"]
     (problem,) = found.problems
     assert "other/result.json" in problem
-    assert re.search(said, problem)
+    assert re.search(message, problem)
     assert problem.split(": ")[-1] in report.write(tmp_path).read_text().replace(
         "&#x27;", "'"
     )

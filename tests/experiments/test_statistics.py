@@ -144,7 +144,7 @@ def test_a_claim_of_parts_is_as_good_as_the_worst():
         verdict(interval(0, 1), "up")
 
 
-def test_intervals_are_told_with_the_digits_they_deserve():
+def test_intervals_have_the_digits_that_their_width_deserves():
     text = interval(1.3, 2.9).text("points", sign=True)
     assert text == "+2.1 points, 95 % CI [1.3, 2.9] (given)"
     assert interval(0.013, 0.029).text("points", 100, sign=True) == text

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.accelerator_cases import (
+from benchmarks.accelerators.cases import (
     CASES,
     absent_program,
     config_of,
@@ -55,7 +55,7 @@ def check(lowered, kind):
 
 
 def test_every_config_is_lowered():
-    """A new file in `configs/` belongs into `benchmarks/accelerator_cases.py` too."""
+    """A new file in `configs/` belongs into `benchmarks/accelerators/cases.py` too."""
     files = {path.name for path in Path("configs").glob("*.py")}
     lowered = {case.config.partition(":")[0] for case in CASES if not case.slow}
     assert lowered | {"__init__.py", "base.py"} == files

@@ -24,7 +24,7 @@ class Clock:
     """Says when to stop: after a signal, or before a deadline.
 
     Args:
-        deadline: of `time.monotonic()`, in seconds; None for none.
+        deadline: in seconds of `time.monotonic()`; None for none.
     """
 
     def __init__(self, signals: StopSignals, deadline: float | None) -> None:
@@ -32,11 +32,11 @@ class Clock:
         self._longest = 0.0
 
     def took(self, seconds: float) -> None:
-        """Notes how long it was from one question to the next."""
+        """Notes the seconds between two calls of `stop`."""
         self._longest = max(self._longest, seconds)
 
     def stop(self) -> str:
-        """Why to stop now, "" to go on."""
+        """The reason to stop now, "" to go on."""
         if signal := self._signals.stop():
             return signal.name
         ahead = time.monotonic() + 2 * self._longest
@@ -47,10 +47,10 @@ class SideBySide:
     """Runs at the same step of schedules of the same rhythm.
 
     Args:
-        states: on the host, one a member.
-        slots: places in the compiled program; those left over repeat a member.
-        steps: of a dispatch, at most.
-        name: of the group, for the progress.
+        states: one for each member, on the host.
+        slots: runs of the compiled program; unused slots repeat the last member.
+        steps: most steps of a dispatch.
+        name: the group's name, printed with the progress.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class SideBySide:
             self.lengths.checkpoint_every,
             *self.lengths.evaluators.values(),
         )
-        # First step, count and metrics of a dispatch that is under way.
+        # First step, count and metrics of the dispatch in progress.
         self.sent: tuple[int, int, Any] | None = None
         self.compiled, self.last = False, 0.0
 
     def run(self, start: int, clock: Clock) -> None:
-        """To the end of the schedule.
+        """Trains to the end of the schedule.
 
         Raises:
-            Interrupted: all is saved.
+            Interrupted: after a signal or before the deadline; all is saved.
         """
         total, step = self.lengths.total, start
         if start == total:
@@ -99,7 +99,7 @@ class SideBySide:
             self.states, rows = self.program.run(
                 self.states, inputs, self.keys, self.decays, count
             )
-            # While the device is at work.
+            # The host gathers the next inputs while the device is busy.
             if step + count < total:
                 inputs = self.feed(step + count, self.until(step + count))
             self.accept()
@@ -115,7 +115,7 @@ class SideBySide:
                     raise Interrupted(f"{stop} at step {step} of {total}")
                 # Evaluations and saves do not count in the speed of the training.
                 self.last = time.perf_counter()
-            # The first dispatch is compiled before.
+            # The first dispatch includes compilation.
             if step > start + count:
                 clock.took(time.perf_counter() - begin)
 
@@ -124,18 +124,18 @@ class SideBySide:
         return any(self.lengths.due(every, step) for every in self.stops)
 
     def until(self, step: int) -> int:
-        """How many steps may follow without anything in between."""
+        """The number of steps to the next event, at most those of a dispatch."""
         ends = [(step // every + 1) * every for every in self.stops if every]
         return min(step + self.steps, self.lengths.total, *ends) - step
 
     def accept(self) -> None:
-        """Takes the metrics of the steps that were sent before, if any."""
+        """Hands the metrics of the dispatch in progress to the members, if any."""
         if self.sent is None:
             return
         start, count, rows = self.sent
         rows, self.sent = jax.device_get(rows), None
         now = time.perf_counter()
-        # Not of the first dispatch, which is compiled before.
+        # The time of the first dispatch includes compilation.
         speed = count / (now - self.last) if self.compiled else math.nan
         self.compiled, self.last = True, now
         for slot, member in list(self.alive.items()):
@@ -151,7 +151,7 @@ class SideBySide:
                     break
 
     def evaluate(self, step: int) -> None:
-        """All that is due at a step."""
+        """Runs the evaluations that are due at a step."""
         results: dict[int, Results] = {slot: {} for slot in self.alive}
         if not results:
             return
@@ -204,15 +204,15 @@ class SideBySide:
 class Feed:
     """Examples and learning rates of the next steps of all slots.
 
-    The data sets lie on the device, except on CPUs, where the host gathers faster.
+    The data sets are on the device, except on CPUs, where the host gathers faster.
     """
 
     def __init__(self, members: list[Member], steps: int) -> None:
         self.members, self.steps = members, steps
         distinct = list({id(m.images): m.images for m in members}.values())
         starts = np.cumsum([0] + [len(images.label) for images in distinct])
-        at = {id(x): start for x, start in zip(distinct, starts, strict=False)}
-        self.starts = [at[id(member.images)] for member in members]
+        start_of = {id(x): start for x, start in zip(distinct, starts, strict=False)}
+        self.starts = [start_of[id(member.images)] for member in members]
         self.images, self.take = distinct[0], take_images
         if len(distinct) > 1:
             self.images = Images(*map(np.concatenate, zip(*distinct, strict=True)))
@@ -220,7 +220,7 @@ class Feed:
             self.images, self.take = jax.device_put(self.images), jax.jit(take_images)
 
     def __call__(self, step: int, count: int) -> Inputs:
-        """The inputs of the steps after `step`; those after `count` are not used."""
+        """The inputs of `count` steps after `step`, padded to a whole dispatch."""
         pairs = [member.inputs(step, count) for member in self.members]
         numbers = np.stack(
             [n + start for (n, _), start in zip(pairs, self.starts, strict=True)], 1
@@ -235,7 +235,7 @@ class Feed:
 
 
 def take_images(images: Images, numbers: Any) -> Images:
-    """Images and labels of these numbers, in their shape."""
+    """Images and labels by their numbers; the result has the shape of `numbers`."""
     return Images(*(x[numbers] for x in images))
 
 

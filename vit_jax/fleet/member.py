@@ -40,29 +40,29 @@ from vit_jax.training.run_folder import CHANGEABLE_KEYS, GROWING, begin_folder, 
 from vit_jax.training.sections import config_sections, evaluator_class
 
 FAILURE = "failure.txt"
-# Options of reading that do not matter where all is read once, into arrays.
+# Options of reading are irrelevant, as all images are read into arrays once.
 IN_MEMORY = {"cache": "never", "workers": 0, "num_threads": 0}
 
 
-# For all runs of a grid: it holds its images.
+# Shared by the runs of a grid, since it holds the images in memory.
 @functools.lru_cache(maxsize=4)
 def make_evaluator(
     name: str, model: AnyModel, data: Data, mesh: jax.sharding.Mesh, options: str
 ) -> Evaluator:
-    """That of a config section, whose keys but `every` are given as JSON."""
+    """The evaluator of a config section; its keys but `every` are given as JSON."""
     return evaluator_class(name)(
         model, data, mesh, **lists_to_tuples(json.loads(options))
     )
 
 
 class Member:
-    """A run of a fleet; its folder becomes that of an ordinary run.
+    """A run of a fleet; its folder is like that of an ordinary run.
 
     Attributes:
-        data: with no images in memory of its own.
+        data: opened without images in memory.
         label_names: one for each class of the data.
-        lengths: in steps.
-        failure: why it stopped before its end; "" while it did not.
+        lengths: durations in steps.
+        failure: why the run stopped before its end; "" if it did not.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -85,7 +85,7 @@ class Member:
         failure, begun = self.workdir / FAILURE, self.workdir / "config.json"
         if not all(medium(path).exists(path) for path in (failure, begun)):
             return ""
-        # Another learning rate, say, is another try.
+        # A changed config, such as another learning rate, is a new attempt.
         changed = difference(load_config(begun), self.config)
         same = all(key.startswith(CHANGEABLE_KEYS) for key in changed)
         return medium(failure).read_text(failure).strip() if same else ""
@@ -96,26 +96,26 @@ class Member:
         return max(integrity.steps(self.workdir / "checkpoints"), default=0)
 
     def finished_results(self) -> Results:
-        """The last evaluation of a run that is at its end; {} if it is not.
+        """The last evaluation if the run is finished, else {}.
 
         Raises:
-            ConfigError: the folder is that of another config.
+            ConfigError: the folder belongs to another config.
         """
         total = self.lengths.total
         if self.saved_step != total:
             return {}
         begin_folder(self.workdir, self.config, allow_change=False)
         rows = read_metrics(self.workdir / "metrics.jsonl")
-        found = {
+        results = {
             row["split"]: {k: v for k, v in row.items() if k not in ("step", "split")}
             for row in rows
             if row["step"] == total and row["split"] not in ("train", "fault")
         }
-        wanted = {*self.config.eval.splits, *self.lengths.evaluators}
-        return found if wanted <= found.keys() else {}
+        expected = {*self.config.eval.splits, *self.lengths.evaluators}
+        return results if expected <= results.keys() else {}
 
     def rhythm(self) -> str:
-        """Equal for runs that are evaluated in the same way and at the same steps."""
+        """A text that is equal for runs with the same evaluations at the same steps."""
         config = to_dict(self.config)
         sections = {name: config[name] for name in ("eval", *self.lengths.evaluators)}
         data = dataclasses.replace(self.data, split="")
@@ -123,16 +123,16 @@ class Member:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """One for each output of the model; none where it does not classify."""
+        """Names of the outputs of the model; none if it does not classify."""
         labelled = self.config.objective.name == "classification"
         return self.label_names if labelled else ()
 
     def open(self, state: Any, stack: ExitStack) -> Any:
-        """Opens the folder, and gives the state to go on with, None for a new run.
+        """Opens the folder; returns the state to resume from, None for a new run.
 
         Args:
-            state: shapes with shardings, of what may be restored.
-            stack: closes the folder in the end, after the save under way.
+            state: shapes with shardings of the state to restore.
+            stack: closes the folder in the end, after a save in progress.
         """
         begin_folder(self.workdir, self.config, allow_change=False)
         (self.workdir / FAILURE).unlink(missing_ok=True)
@@ -166,8 +166,8 @@ class Member:
         return None if restored is None else restored.state
 
     def evaluator(self, name: str, program: FleetProgram) -> Evaluator:
-        """That of a section such as `fewshot`."""
-        # Read by the pipeline, once for each image; and not the training split.
+        """The evaluator of a section such as `fewshot`."""
+        # The pipeline reads its images once, and not those of the training split.
         options = without_every(self.config[name])
         data = Data(**{**self.config.data, "split": options["train_split"]})
         return make_evaluator(
@@ -175,7 +175,7 @@ class Member:
         )
 
     def inputs(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the examples (count, b) and rates (count,) of the next steps."""
+        """Indices of examples (count, b), learning rates (count,) of the next steps."""
         batch = self.config.data.batch_size
         numbers = examples(
             step * batch,
@@ -186,13 +186,13 @@ class Member:
         return numbers.reshape(count, batch), self._rates[step : step + count]
 
     def accept(self, step: int, row: dict[str, float], speed: float) -> None:
-        """Takes the metrics of a step that is done, and writes them where due.
+        """Takes the metrics of a finished step; writes their means where due.
 
         Args:
             speed: steps a second, NaN if not known.
 
         Raises:
-            FaultyStep: it ends this run.
+            FaultyStep: the step is faulty, which ends this run.
         """
         if self._faults.accept(step, row):
             self._rows.append(row)
@@ -207,7 +207,7 @@ class Member:
             self.writer.train(step, means)
 
     def evaluated(self, step: int, results: Results) -> None:
-        """Takes an evaluation."""
+        """Takes and writes the results of an evaluation."""
         self.results |= results
         self.writer.evaluation(step, results)
 
@@ -227,7 +227,7 @@ class Member:
         self.checkpoints.save(step, state, facts, best)
 
     def fail(self, step: int, fault: FaultyStep) -> None:
-        """Records that this run is over."""
+        """Records why this run has stopped."""
         self.failure = (
             f"stopped by {fault}; the last good checkpoint is "
             f"{self.checkpoints.last_good()}. To go on from it, delete {FAILURE}"

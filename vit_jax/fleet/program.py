@@ -1,8 +1,8 @@
 """The compiled programs of a fleet: several steps of several runs in one call.
 
-Inside is the step of `training/step.py`, as `training/setup.py` makes it for any run.
-What differs between the runs of a fleet are arguments: parameters, random keys,
-examples, learning rates of each step, weight decay.
+The step is that of `training/step.py`, as `training/setup.py` makes it for any run.
+Everything in which the runs differ is an argument: parameters, random keys, examples,
+learning rates of each step, weight decay.
 """
 
 import functools
@@ -33,7 +33,7 @@ from vit_jax.training.step import (
     named_keys,
 )
 
-# Keys that do not enter the compiled programs, except for `data.*`.
+# Keys that do not enter the compiled programs; `program_key` treats `data`.
 MEMBER_SECTIONS = ("seed", "init", "eval", "sweep", "checkpoint", "log", "mesh")
 MEMBER_KEYS = {
     "optim": (*keywords(make_schedule), "weight_decay"),
@@ -42,7 +42,7 @@ MEMBER_KEYS = {
 
 
 class Inputs(NamedTuple):
-    """What the runs of a fleet get for a dispatch of at most k steps.
+    """The inputs of a dispatch of at most k steps for all runs of a fleet.
 
     Attributes:
         batch: image uint8 (k, runs, b, h, w, 3), label int32 (k, runs, b).
@@ -54,18 +54,18 @@ class Inputs(NamedTuple):
 
 
 class FleetKeys(NamedTuple):
-    """The random keys of a run: those of its steps, and of the augmentation."""
+    """The random keys of a run: for its steps, and for the augmentation."""
 
     step: RandomKeys
     augment: jax.Array
 
 
 class FleetProgram(NamedTuple):
-    """What runs on the device; compiled at the first call.
+    """The functions that run on the device, compiled at their first call.
 
     Attributes:
-        state: of one run, as shapes with shardings.
-        draw: `seed -> Params`, as an ordinary run's.
+        state: shapes with shardings of the state of one run.
+        draw: `seed -> Params`, the same as for an ordinary run.
         start: `Params -> TrainState` of one run.
         make_keys: `seed -> FleetKeys`.
         run: `(states, inputs, keys, decays, count) -> (states, metrics)`: the first
@@ -102,12 +102,12 @@ def program_key(config: ml_collections.ConfigDict) -> str:
 def make_program(
     key: str, num_classes: int, slots: int, steps: int, device: Any = None
 ) -> FleetProgram:
-    """Builds, or takes out of the cache, the programs for `slots` runs at once.
+    """Builds the programs for `slots` runs at once, or takes them from the cache.
 
     Args:
-        key: of `program_key`.
-        steps: of a dispatch, at most.
-        device: to compile for; the first one of this process if None.
+        key: the result of `program_key`.
+        steps: most steps of a dispatch.
+        device: the device to compile for; the first one of this process if None.
     """
     config = ml_collections.ConfigDict(lists_to_tuples(json.loads(key)))
     device = device or jax.local_devices()[0]
@@ -131,17 +131,17 @@ def make_program(
         optimizer = optimizer_of(params, optax.constant_schedule(0.0), jnp.zeros(()))
         return initial_state(params, optimizer, average=config.train.ema_decay > 0)
 
-    def make_keys(seed: jax.Array) -> FleetKeys:
-        # A split of the seed is a fold of 0, 1, ...: this one is far from them.
-        augment_key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-        return FleetKeys(named_keys(seed), augment_key)
-
     def draw(seed: jax.Array) -> Params:
         return init_params(model, named_keys(seed).params)
 
+    side_by_side = jax.vmap if slots > 1 else one_by_one
+
+    def evaluate(params: Params, batch: Batch) -> Metrics:
+        return side_by_side(lambda own: eval_step(own, batch))(params)
+
     shapes = jax.eval_shape(start, jax.eval_shape(draw, 0))
     placed = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
-    side_by_side = jax.vmap if slots > 1 else one_by_one
+    run = sharding.on_mesh(many_steps(side_by_side(step), steps), mesh)
     options = compiler_options(device.platform, config.train.deterministic)
     jit = functools.partial(jax.jit, compiler_options=options)
     return FleetProgram(
@@ -151,23 +151,19 @@ def make_program(
         jit(draw),
         jit(start),
         jit(make_keys),
-        jit(
-            sharding.on_mesh(many_steps(side_by_side(step), steps), mesh),
-            donate_argnums=0,
-        ),
-        jit(
-            sharding.on_mesh(
-                lambda params, batch: side_by_side(
-                    lambda params: eval_step(params, batch)
-                )(params),
-                mesh,
-            )
-        ),
+        jit(run, donate_argnums=0),
+        jit(sharding.on_mesh(evaluate, mesh)),
     )
 
 
+def make_keys(seed: jax.Array) -> FleetKeys:
+    # `named_keys` splits the seed, which is folding in 0, 1, ...: this is far from it.
+    augment_key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+    return FleetKeys(named_keys(seed), augment_key)
+
+
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `jax.vmap` for arrays of length 1: without batched products, slow on CPUs."""
+    """`jax.vmap` over an axis of length 1, without batched products, slow on CPUs."""
 
     def single(*arguments: Any) -> Any:
         results = function(*jax.tree.map(lambda x: x[0], arguments))
@@ -179,7 +175,7 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 def many_steps(
     step: Callable[..., tuple[TrainState, Metrics]], steps: int
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`FleetProgram.run` of a step of all runs.
+    """Repeats a step of all runs: `FleetProgram.run`.
 
     The number of steps is an argument, so that a last, shorter dispatch before an
     evaluation needs no other program.

@@ -1,15 +1,15 @@
 """Runs that are the same program, trained side by side on one device.
 
 A tiny model leaves most of an accelerator idle, and its host busy with dispatching. So
-the data set lies on the device and is augmented there (`data/device_augment.py`), many
-steps are one dispatch, and runs that differ only in their arguments (seed, learning
-rate, schedule, weight decay, examples) are vmapped: all around the step of
-`training/step.py`. On CPUs, where products with a batch of weights are slow, runs go
+the data set is kept on the device and augmented there (`data/device_augment.py`), many
+steps are one dispatch, and runs that differ only in arguments of the program (seed,
+learning rate, schedule, weight decay, examples) are vmapped, around the ordinary step
+of `training/step.py`. On CPUs, where products with a batch of weights are slow, runs go
 one after the other through one compiled program.
 
-Each run leaves the folder that `vit_jax.train` would leave, with the same order of
+Each run writes the folder that `vit_jax.train` would write, with the same order of
 examples and the same initial parameters; only the random numbers of the augmentation
-are others. Finished runs are skipped; interrupted ones go on.
+differ. Finished runs are skipped; interrupted ones are resumed.
 """
 
 import math
@@ -31,7 +31,7 @@ from vit_jax.storage.paths import as_path
 from vit_jax.training.initial_weights import complete_model, initial_params
 from vit_jax.training.loop import Interrupted
 
-# Sections and keys that the fleet does not do, with the values that turn them off.
+# Keys that the fleet does not support, with the values that turn them off.
 ORDINARY = {
     "data.randaug_layers": 0,
     "data.three_augment": False,
@@ -44,7 +44,7 @@ ORDINARY = {
 
 
 class Defaults(NamedTuple):
-    """How much is done at once, by default, on a kind of device."""
+    """Default sizes of a dispatch on a kind of device."""
 
     members_at_once: int
     steps_per_dispatch: int
@@ -54,7 +54,7 @@ DEFAULTS = {"cpu": Defaults(1, 1), "gpu": Defaults(16, 50), "tpu": Defaults(16, 
 
 
 def fleet_key(config: ml_collections.ConfigDict) -> str:
-    """Equal for configs whose runs can be trained side by side, as one program.
+    """A text that is equal for configs whose runs can share one program.
 
     They may differ in seed, init, learning rate and its schedule, weight decay, split,
     duration, evaluation, logging and checkpoints.
@@ -64,7 +64,7 @@ def fleet_key(config: ml_collections.ConfigDict) -> str:
 
 
 def why_not(config: ml_collections.ConfigDict) -> str:
-    """Why a config needs `vit_jax.train`, in words; "" if a fleet can train it."""
+    """Why a fleet cannot train a config; "" if it can."""
     values = to_dict(config)
     for key, off in ORDINARY.items():
         section, name = key.split(".")
@@ -87,20 +87,20 @@ def train_fleet(
 ) -> list[Results]:
     """Trains each config in its folder, as `train` does, many at once.
 
-    Any configs may be given; those of one `fleet_key` and equal lengths in steps go
-    side by side.
+    Any configs may be given; those with equal `fleet_key` and equal lengths in steps
+    are trained side by side.
 
     Args:
-        members_at_once: runs side by side at most; None is 16, on CPUs 1.
-        steps_per_dispatch: at most; None is 50, on CPUs 1.
-        deadline: of `time.monotonic()`, in seconds; shortly before it all is saved.
+        members_at_once: most runs side by side; None is 16, on CPUs 1.
+        steps_per_dispatch: most steps of a dispatch; None is 50, on CPUs 1.
+        deadline: in seconds of `time.monotonic()`; all is saved shortly before it.
 
     Returns:
-        The last evaluation of each run, as of `train`; {} for one that stopped since a
-        step was faulty, whose folder then has a `failure.txt`.
+        The last evaluation of each run, as `train` returns it; {} for a run that was
+        stopped by a faulty step, whose folder then has a `failure.txt`.
 
     Raises:
-        ValueError: a config that cannot be used, or not here; nothing was started.
+        ValueError: a config cannot be used, or not by a fleet; nothing was started.
         CheckpointError: no checkpoint could be restored or written.
         Interrupted: SIGTERM, Ctrl-C or the deadline; the states are saved.
     """
@@ -125,10 +125,10 @@ def train_fleet(
 
 
 def groups(members: list[Member], at_once: int) -> list[tuple[list[Member], int]]:
-    """Those that go side by side, and the number of places for them.
+    """Groups of members to train side by side, each with its number of slots.
 
-    Finished runs count: the compiled program, and with it the last bit of the results,
-    must not depend on how much is left to do.
+    Finished runs are counted, so that the compiled program, and with it the last bit of
+    the results, does not depend on how much is left to do.
     """
     alike: dict[tuple[str, str], list[Member]] = {}
     for member in members:
@@ -144,7 +144,7 @@ def groups(members: list[Member], at_once: int) -> list[tuple[list[Member], int]
 def run_group(
     group: list[Member], slots: int, steps: int, clock: Clock, name: str
 ) -> None:
-    """Trains those of a group that are not at their end."""
+    """Trains the unfinished runs of a group."""
     for member in group:
         member.results = member.finished_results()
         if member.failure:
@@ -165,7 +165,7 @@ def run_group(
                 state = first_state(program, member)
             state = jax.device_get(state)
             by_step.setdefault(int(state.step), []).append((member, state))
-        # A kill while they were being saved leaves them at different steps.
+        # A kill during the saves leaves the runs at different steps.
         for start, pairs in sorted(by_step.items()):
             text = f", from step {start}" if start else ""
             print(f"{name}: {len(pairs)} runs{text}", flush=True)
@@ -174,7 +174,7 @@ def run_group(
 
 
 def first_state(program: FleetProgram, member: Member) -> Any:
-    """The state before the first step, as an ordinary run's."""
+    """The state before the first step, equal to that of an ordinary run."""
     config, shapes = member.config, program.state.params
     if not config.init:
         return program.start(program.draw(config.seed))

@@ -1,1 +1,1 @@
-"""What a run needs before it is paid for: the parts of `python -m vit_jax.plan`."""
+"""Memory, time and cost of a run before it starts: the parts of `vit_jax.plan`."""

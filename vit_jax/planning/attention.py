@@ -1,10 +1,10 @@
-"""What each way to compute attention costs on an NVIDIA card, by its compiled program.
+"""The cost of each attention implementation on an NVIDIA card, from compiled programs.
 
     python -m vit_jax.planning.attention --models ViT-B/16 --tokens 197 256
 
-Compiles the gradient of the model for a card that need not be here, two and three
-layers deep; the third is what a layer costs. Nothing runs, so nothing is timed. The
-results are in docs/attention.md. Needs the CUDA wheels of jax, and no GPU.
+Compiles the gradient of the model, two and three layers deep, for a card that this
+machine need not have; the difference is the cost of a layer. Nothing runs, so nothing
+is timed. Results: docs/attention.md. Needs the CUDA wheels of jax, but no GPU.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def library(implementation: str, hidden: int = 0, padding: int = 1) -> Callable:
     """jax.nn.dot_product_attention, the last `hidden` tokens masked as keys.
 
     Args:
-        padding: q, k and v are padded to a multiple of it.
+        padding: the number of tokens is padded to a multiple of this.
     """
 
     def attend(query: Array, key: Array, value: Array) -> Array:
@@ -51,12 +51,10 @@ def library(implementation: str, hidden: int = 0, padding: int = 1) -> Callable:
         more = ((0, 0), (0, -number % padding), (0, 0), (0, 0))
         inputs = [jnp.pad(x, more) for x in (query, key, value)]
         lengths = jnp.full(len(query), number - hidden, jnp.int32)
-        masked = hidden or number % padding
         options: dict[str, Any] = {"implementation": implementation}
-        if masked:
+        if hidden or number % padding:
             options["key_value_seq_lengths"] = lengths
-        x = jax.nn.dot_product_attention(*inputs, **options)
-        return x[:, :number]
+        return jax.nn.dot_product_attention(*inputs, **options)[:, :number]
 
     return attend
 
@@ -80,11 +78,11 @@ def pallas(query: Array, key: Array, value: Array) -> Array:
 
     blocks: dict[str, Any] = {"block_q_dkv": 64, "block_kv_dkv": 64, "block_q_dq": 64}
     config = mosaic.TuningConfig(64, 64, 2, block_kv_dq=64, **blocks)
-    # It has no scale of its own.
+    # This kernel does not scale the scores.
     return mosaic.attention(query * query.shape[-1] ** -0.5, key, value, config)
 
 
-# In place of `softmax_attention`; None is what the model does itself.
+# Replacements of `softmax_attention`; None is the model's own.
 PATHS: dict[str, Callable | None] = {
     "cuDNN (ours)": None,
     "cuDNN, q k v padded": library("cudnn", padding=2),
@@ -98,7 +96,7 @@ PATHS: dict[str, Callable | None] = {
 
 
 def instead(path: Callable | None) -> contextlib.AbstractContextManager[Any]:
-    """The model computes attention that way; its own way for None."""
+    """Replaces the model's attention, unless the path is None."""
     if path is None:
         return contextlib.nullcontext()
     return mock.patch.multiple(
@@ -109,7 +107,7 @@ def instead(path: Callable | None) -> contextlib.AbstractContextManager[Any]:
 
 
 class Figures(NamedTuple):
-    """Of a program, or of a layer: GiB moved, GiB of temporaries, calls of cuDNN."""
+    """GiB moved, GiB of temporaries and calls of cuDNN, of a program or a layer."""
 
     moved: float
     temporaries: float
@@ -120,7 +118,7 @@ def figures(model: Any, batch_size: int, path: str, mesh: Any) -> Figures:
     """Compiles the gradient of a mean over logits.
 
     Raises:
-        NotImplementedError, ValueError: a way that cannot do it.
+        NotImplementedError, ValueError: the implementation does not support it.
     """
 
     def loss(params: Any, images: Array) -> Array:
@@ -144,7 +142,7 @@ def figures(model: Any, batch_size: int, path: str, mesh: Any) -> Figures:
 
 
 def row(name: str, tokens: int, path: str, arguments: argparse.Namespace) -> str:
-    """A line of the table: what the third layer adds, and what the second has."""
+    """A line of the table: the costs that the third layer adds."""
     mesh = sharding.make_mesh(
         data=1, fsdp=1, tensor=1, devices=cards(f"1x{arguments.card}")
     )
@@ -169,7 +167,7 @@ def row(name: str, tokens: int, path: str, arguments: argparse.Namespace) -> str
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """The command: a line of Markdown for each way."""
+    """The command: a line of Markdown for each implementation."""
     print("| model | tokens | way | GiB moved | GiB kept | calls of cuDNN |")
     print("|---|---|---|---|---|---|")
     for name in arguments.models:

@@ -1,7 +1,7 @@
-"""Memory of the programs beside the training step: the start, and the evaluation.
+"""Memory of the programs beside the training step: initialisation and evaluation.
 
-A checkpoint is put on the devices part by part and without a program
-(`vit_jax/parallel/placement.py`), so that loading one needs no more than its parts.
+Loading a checkpoint runs no program: its arrays are placed on the devices one by one
+(`vit_jax/parallel/placement.py`).
 """
 
 import time
@@ -19,14 +19,14 @@ from vit_jax.training.setup import Program, lower_evaluation
 def memory_beside(
     program: Program, batch_size: int, target: Target
 ) -> list[dict[str, Any]]:
-    """Compiles what draws the parameters and what evaluates them.
+    """Compiles the programs that draw the parameters and that evaluate them.
 
     Args:
-        batch_size: images of a step of the evaluation.
+        batch_size: images of an evaluation step.
 
     Returns:
-        A row each: `program` its name; `arguments`, `outputs`, `temporaries` and `peak`
-        in bytes of one device, of a program that the compiler refuses `peak` alone;
+        A row for each: `program`, its name; `arguments`, `outputs`, `temporaries` and
+        `peak` in bytes of one device, only `peak` if the compiler refuses the program;
         `fits`, None where the memory is not known; `compile_seconds`.
     """
     return [
@@ -52,19 +52,19 @@ def row_of(
     with cudnn_for(target.devices):
         lowered = lower()
     try:
-        found = lowered.compile().memory_analysis()
+        sizes = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         peak, available = memory_in_error(error)
     else:
         row |= {
-            "arguments": found.argument_size_in_bytes,
-            "outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
-            "temporaries": found.temp_size_in_bytes,
+            "arguments": sizes.argument_size_in_bytes,
+            "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+            "temporaries": sizes.temp_size_in_bytes,
         }
-        # As of the step: XLA's own account is of use on TPUs alone.
+        # XLA's own figure of the peak is of use on TPUs only.
         on_tpu = target.devices[0].platform == "tpu"
-        sizes = row["arguments"], row["outputs"], row["temporaries"]
-        peak = found.peak_memory_in_bytes if on_tpu else sum(sizes)
+        total = row["arguments"] + row["outputs"] + row["temporaries"]
+        peak = sizes.peak_memory_in_bytes if on_tpu else total
         available = target.memory
     fits = None if available is None else peak <= available
     seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What the chips can do at best: arithmetic, memory, links."""
+"""Peak figures of TPUs and GPUs: arithmetic, memory, links."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ class Chip(NamedTuple):
         links: bytes/s that the device can send to others over all of its links (ICI,
             NVLink) together. It receives as much at the same time; data sheets mostly
             give the sum of both directions.
-        source: where the figures are from.
-        kinds: its names as `jax.Device.device_kind`. They are exact: the PCIe and NVL
-            cards of the same name are slower chips.
+        source: the origin of the figures.
+        kinds: its exact names as `jax.Device.device_kind`, since the PCIe and NVL cards
+            of the same name are slower chips.
         network: bytes/s that it can send to devices that the links do not reach: its
             share of the network adapters of its host. None if it is not known.
     """

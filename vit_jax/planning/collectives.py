@@ -1,4 +1,4 @@
-"""The communication of a compiled program: how much, and over which mesh axes."""
+"""The communication of a compiled program: bytes, and the mesh axes they cross."""
 
 import re
 from collections import defaultdict
@@ -11,24 +11,28 @@ from vit_jax.planning.hlo import Module, Step, walk
 from vit_jax.planning.topology import island
 
 KINDS = (
-    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
-    *("collective-permute", "collective-broadcast", "ragged-all-to-all"),
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
 )
 
 
 class Collective(NamedTuple):
-    """All collectives of one kind, type and place in a run of a program.
+    """All collectives of one kind, dtype and set of mesh axes in a run of a program.
 
     Attributes:
         kind: such as `all-reduce`.
-        axes: of the mesh that they run over.
-        dtype: of what is sent.
-        count: how many run.
-        size: bytes of the arrays that they are about, whole ones for all-gather and
-            reduce-scatter.
-        sent: bytes that each device sends, at least: those of the ring algorithms.
-        network: those of them that leave its island of NVLink or ICI, at least: each
-            byte crosses once for all devices of an island, which share the work.
+        axes: the mesh axes that they run over.
+        dtype: the element type that is sent.
+        count: number of calls.
+        size: bytes of the arrays; for all-gather and reduce-scatter, of the whole ones.
+        sent: least bytes that each device sends, as with ring algorithms.
+        network: least bytes of these that leave the device's island of NVLink or ICI:
+            each byte crosses once for all devices of an island, which share the work.
     """
 
     kind: str
@@ -47,7 +51,7 @@ def collectives(module: Module, mesh: Any) -> list[Collective]:
         mesh: the `jax.sharding.Mesh` that it was compiled for.
 
     Raises:
-        ValueError: a way to write groups of devices that is not known.
+        ValueError: groups of devices are written in an unknown notation.
     """
     counts, sizes = defaultdict(int), defaultdict(int)
     sent, network = defaultdict(float), defaultdict(float)
@@ -66,11 +70,11 @@ def collectives(module: Module, mesh: Any) -> list[Collective]:
         groups = device_groups(step.instruction.text, mesh)
         members = len(groups[0])
         names = mesh_axes(groups, mesh)
-        found = defaultdict(int)
+        operand_bytes = defaultdict(int)
         for name in step.instruction.operands:
             for array in step.computation[name].arrays:
-                found[array.dtype] += array.size
-        for dtype, size in found.items():
+                operand_bytes[array.dtype] += array.size
+        for dtype, size in operand_bytes.items():
             size *= members if kind == "all-gather" else 1
             key = kind, names, dtype
             counts[key] += step.times
@@ -90,23 +94,23 @@ def collective_kind(step: Step) -> str:
     kind = step.instruction.op.removesuffix("-start")
     if kind not in KINDS:
         return ""
-    # How XLA writes a reduce-scatter on TPU: a reduction of which a slice is kept.
+    # On TPU, XLA writes a reduce-scatter as a reduction of which a slice is kept.
     is_scatter = kind == "all-reduce" and step.within.startswith("all-reduce-scatter")
     return "reduce-scatter" if is_scatter else kind
 
 
 def share_sent(kind: str, members: int) -> float:
-    """Of the bytes of an array, the share that each of its devices has to send."""
+    """The bytes that each device has to send, as a share of the array."""
     if kind in ("collective-permute", "collective-broadcast"):
         return 1.0
     return (2.0 if kind == "all-reduce" else 1.0) * (members - 1) / members
 
 
 def share_between(kind: str, islands: np.ndarray) -> float:
-    """Of the bytes of an array, the share that each device sends to other islands.
+    """The bytes that each device sends to other islands, as a share of the array.
 
     Args:
-        islands: of the devices, a row a group.
+        islands: the island of each device, a row for each group.
     """
     between = max(len(set(row)) for row in islands.tolist())
     devices = islands.shape[1] // between
@@ -114,37 +118,37 @@ def share_between(kind: str, islands: np.ndarray) -> float:
 
 
 def device_groups(text: str, mesh: Any) -> np.ndarray:
-    """The groups of devices that talk to each other: numbers in the mesh's order.
+    """The groups of devices that communicate, as their numbers in the mesh's order.
 
     Args:
-        text: of the instruction, whose groups may be written as `{{0,1},{2,3}}`, as
+        text: the instruction, whose groups may be written as `{{0,1},{2,3}}`, as
             `[2,4]<=[4,2]T(1,0)` (numbers 0, 1, ... of a (4, 2) array, transposed, in
             two groups of four), as `mesh['data'=4,'fsdp'=2] {'fsdp'}`, as `{}` for
             all, or as pairs of source and target.
 
     Raises:
-        ValueError: none of these.
+        ValueError: the groups are written in another notation.
     """
     everyone = np.arange(mesh.devices.size)
     groups = re.search(r"(?:replica_groups|source_target_pairs)=(.*)", text)
-    written = groups[1] if groups else "{}"
-    if written.startswith("{}"):
+    notation = groups[1] if groups else "{}"
+    if notation.startswith("{}"):
         return everyone[None]
-    if match := re.match(r"\{(\{[\d,{}]*\})\}", written):
+    if match := re.match(r"\{(\{[\d,{}]*\})\}", notation):
         rows = re.findall(r"\{([\d,]+)\}", match[1])
         return np.array([[int(n) for n in row.split(",")] for row in rows])
-    if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", written):
+    if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", notation):
         shape, source, order = (_numbers(part) for part in match.groups())
         numbers = np.arange(np.prod(source)).reshape(source)
         return (numbers.transpose(order) if order else numbers).reshape(shape)
-    if match := re.match(r"mesh\[([^\]]*)\](?: \{([^}]*)\})?", written):
+    if match := re.match(r"mesh\[([^\]]*)\](?: \{([^}]*)\})?", notation):
         sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", match[1])}
         chosen = re.findall(r"'(\w+)'", match[2] or "") or list(sizes)
         numbers = np.arange(np.prod(list(sizes.values()))).reshape(*sizes.values())
         places = [list(sizes).index(name) for name in chosen]
         numbers = np.moveaxis(numbers, places, range(-len(places), 0))
         return numbers.reshape(-1, np.prod([sizes[name] for name in chosen]))
-    raise ValueError(f"unknown way to write groups of devices: {written[:80]}")
+    raise ValueError(f"unknown way to write groups of devices: {notation[:80]}")
 
 
 def _numbers(text: str | None) -> list[int]:

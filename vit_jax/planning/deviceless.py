@@ -1,10 +1,10 @@
-"""Lowering for NVIDIA cards and TPUs that are not there, on any machine.
+"""Lowering for NVIDIA cards and TPUs that the machine does not have.
 
     program = build_program(config, ..., devices=[ABSENT["v5e"]] * 8)
     lower(program.eval_step, params, batch, mesh=program.mesh)
 
-What jax refuses, or has no way to express there, shows in seconds. To compile what was
-lowered takes the compiler of that machine: `topology.py`.
+It shows in seconds which programs JAX cannot express for a platform. Compiling them
+takes the platform's compiler: `topology.py`.
 """
 
 import contextlib
@@ -18,10 +18,9 @@ from jax._src.cudnn import fused_attention_stablehlo as fused_attention
 from jax.sharding import AbstractDevice, AbstractMesh
 from jax.stages import Lowered
 
-# The oldest that jax's wheels for CUDA 12 and 13 bring with them is newer.
+# Older than every cuDNN that jax's wheels for CUDA 12 and 13 depend on.
 CUDNN_VERSION = 91200
-# One of each kind: as `jax.Device` has its kind, cores (multiprocessors of a GPU) and
-# platform.
+# A device of each kind: `device_kind`, cores (a GPU's multiprocessors), platform.
 ABSENT = {
     "H100": AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu"),
     "v5e": AbstractDevice("TPU v5 lite", 1, "tpu"),
@@ -33,8 +32,8 @@ HOPPER = (9, 0)
 def cudnn_of(capability: tuple[int, int]) -> Iterator[None]:
     """Programs lowered within may call cuDNN, as on a card of this compute capability.
 
-    JAX asks the card of this machine whether cuDNN's attention may run, also where it
-    only lowers a program for another machine.
+    JAX otherwise asks this machine's card whether cuDNN's attention may run, even when
+    it lowers a program for another machine.
 
     Args:
         capability: major and minor, such as (9, 0) of an H100.
@@ -53,13 +52,13 @@ def cudnn_of(capability: tuple[int, int]) -> Iterator[None]:
 
 
 def lower(function: Any, *arguments: Any, mesh: AbstractMesh, **static: Any) -> Lowered:
-    """Lowers a function for devices that are not there.
+    """Lowers a function for devices that this machine does not have.
 
     Args:
-        function: of `jax.jit`.
-        arguments, static: as it is called with; `jax.ShapeDtypeStruct`s are enough.
-        mesh: of `make_mesh(..., devices=[ABSENT[...]] * count)`, of a GPU alone. What
-            has no mesh of its own is traced as on one of them.
+        function: the result of `jax.jit`.
+        arguments, static: its arguments; `jax.ShapeDtypeStruct`s are enough.
+        mesh: made by `make_mesh(..., devices=[ABSENT[...]] * count)`, with one device
+            if that is a GPU. Code without a mesh of its own is traced as on one.
 
     Raises:
         NotImplementedError: the platform has no such operation.
@@ -72,17 +71,17 @@ def lower(function: Any, *arguments: Any, mesh: AbstractMesh, **static: Any) -> 
         traced = function.trace(*arguments, **static)
         if not on_gpu:
             return traced.lower(lowering_platforms=("tpu",))
-        # Where there are shardings, JAX asks for the devices to lower cuDNN's calls.
+        # Without shardings, for which JAX would look for real devices to call cuDNN.
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in traced.jaxpr.in_avals]
         function = jax.jit(jax.extend.core.jaxpr_as_fun(traced.jaxpr))
         return function.trace(*shapes).lower(lowering_platforms=("cuda",))
 
 
 def cudnn_for(devices: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
-    """`cudnn_of` the devices to lower for, if they are GPUs that are not there.
+    """`cudnn_of` the devices to lower for, if they are GPUs of another machine.
 
     Args:
-        devices: of `vit_jax.planning.topology`, or of this machine.
+        devices: those of `vit_jax.planning.topology`, or of this machine.
     """
     device = devices[0]
     if device.platform != "gpu" or device in jax.devices():

@@ -1,7 +1,7 @@
-"""What a training run needs, from what its compiled step costs: memory, time, money.
+"""Memory, time and device-days of a training run, from the costs of its step.
 
 All times are those of a roofline (Williams et al. 2009): arithmetic, memory and links
-each at their peak and all at once. Nothing runs faster; real steps take longer.
+each at their peak and overlapping fully. They are lower bounds of real steps.
 """
 
 import math
@@ -36,12 +36,12 @@ class Memory(NamedTuple):
     Attributes:
         parameters, optimizer, average: of the training state (the average is the EMA).
         batch: the images and labels of a step.
-        temporaries: activations, gradients and all else that lives within a step.
+        temporaries: activations, gradients and everything else within a step.
         total: the sum.
-        peak: the most that is in use at one time, by XLA's own account; less than the
-            sum where temporaries do not all live at once, and not less than it on GPUs,
-            where the temporaries of a program are one piece of memory.
-        available: to a program on the device; None if it is not known.
+        peak: the most that is in use at one time, as XLA states it. Less than the sum
+            where temporaries do not all live at once; never less on GPUs, where the
+            temporaries of a program are one allocation.
+        available: bytes for a program on the device; None if that is not known.
     """
 
     parameters: int
@@ -55,12 +55,12 @@ class Memory(NamedTuple):
 
     @property
     def fits(self) -> bool | None:
-        """Whether it does; None if that is not known."""
+        """Whether the peak fits the device; None if its memory is not known."""
         return None if self.available is None else self.peak <= self.available
 
 
 def memory_in_error(error: RuntimeError) -> tuple[int, int]:
-    """What the compiler asked for and what there was, in bytes.
+    """Bytes that the compiler needed, and bytes that were available.
 
     Raises:
         JaxRuntimeError: the error is another one.
@@ -77,9 +77,9 @@ class Roofline(NamedTuple):
     """Seconds of a step at the peaks of a chip.
 
     Attributes:
-        compute, memory: of arithmetic and of HBM.
-        links: of NVLink or ICI.
-        network: of what is between hosts or slices; None if its speed is not known.
+        compute, memory: for arithmetic, and for traffic with HBM.
+        links: for traffic over NVLink or ICI.
+        network: for traffic between hosts or slices; None if its speed is not known.
     """
 
     compute: float
@@ -89,23 +89,23 @@ class Roofline(NamedTuple):
 
     @property
     def step(self) -> float:
-        """The longest of them."""
+        """The longest of these times."""
         return max(self.compute, self.memory, self.links, self.network or 0.0)
 
     @property
     def bound(self) -> str:
-        """Its name."""
+        """The name of the longest."""
         return max(self._fields, key=lambda name: getattr(self, name) or 0.0)
 
 
 def memory_of(
     state: Any, batch: Any, temporaries: int, peak: int, available: int | None
 ) -> Memory:
-    """Bytes of a device, of arguments that are shapes with shardings.
+    """Bytes of a device, from arguments that are shapes with shardings.
 
     Args:
-        temporaries: those that the program needs beside the arguments.
-        peak: of the program; 0 if the compiler does not tell.
+        temporaries: bytes that the program needs beside the arguments.
+        peak: the program's peak; 0 if the compiler does not state it.
     """
     params, opt_state, ema = map(
         device_bytes, (state.params, state.opt_state, state.ema)
@@ -135,8 +135,8 @@ def roofline(
     """The least time of a step on one kind of chip.
 
     Args:
-        dtype: of the matrix products.
-        flops, hbm_bytes, collectives: of one device.
+        dtype: inputs of the matrix products.
+        flops, hbm_bytes, collectives: those of one device.
     """
     peak = chip.float32 if dtype == "float32" else chip.bfloat16
     network = sum(row.network for row in collectives)
@@ -168,14 +168,14 @@ def core_days(
 def implied_utilisation(
     exaflops: float, days: float, *, peak: float = CHIPS["v3"].bfloat16
 ) -> float:
-    """The share of the peak at which a run took so many device-days.
+    """The share of the peak (MFU) at which a run takes a number of device-days.
 
     With the core-days of Table 2: 0.32 for ViT-H/14 (2.5k) and 0.43 for ViT-L/16
     (0.68k) on JFT, 0.39 for ViT-L/16 on ImageNet-21k (0.23k), 0.25 for BiT-L (R152x4,
     9.9k, with 40 epochs).
 
     Args:
-        exaflops, days, peak: as of `core_days` and its result.
+        exaflops, days, peak: the arguments and the result of `core_days`.
     """
     return core_days(exaflops, utilisation=1.0, peak=peak) / days
 
@@ -183,7 +183,7 @@ def implied_utilisation(
 def advice(
     config: ml_collections.ConfigDict, memory: Memory, devices: int
 ) -> list[str]:
-    """What makes a run fit that does not, the cheapest first."""
+    """Changes of the config that save memory, the cheapest first."""
     state = memory.parameters + memory.optimizer + memory.average
     options = []
     if state > (memory.available or 0) / 4 and config.mesh.fsdp == 1 and devices > 1:
@@ -202,7 +202,7 @@ def advice(
 
 
 def in_gib(size: float) -> str:
-    """Bytes as text, three figures."""
+    """Bytes as text with three significant digits."""
     if size >= 1000 * GIB:
         return f"{size / GIB:,.0f} GiB"
     return f"{size / GIB:.3g} GiB" if size >= GIB / 100 else f"{size / 2**20:.3g} MiB"

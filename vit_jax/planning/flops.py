@@ -21,15 +21,16 @@ Path = tuple[str, ...]
 
 
 class Layer(NamedTuple):
-    """What one layer of a model, or all layers below one name, hold and cost.
+    """Size and cost of one layer, or of all layers below one name.
 
     Attributes:
         name: path of the parameters.
-        shape: of the result for one image, without the batch axis; () for what
-            computes nothing, such as a learned token.
-        parameters: their number.
+        shape: shape of the result for one image, without the batch axis; () for a
+            parameter that computes nothing, such as a learned token.
+        parameters: number of parameters.
         macs: multiply-adds of the matrix products and convolutions for one image.
-        activations: elements that these products give, attention scores included.
+        activations: elements of the results of these products, attention scores
+            included.
     """
 
     name: str
@@ -56,12 +57,12 @@ def layers(model: Any, depth: int | None = None) -> list[Layer]:
 
     Args:
         model: any of `vit_jax.models`.
-        depth: one row for all layers whose names begin with the same so many parts:
-            with 2, all of `encoder/block_00` is one. None for each on its own.
+        depth: number of leading parts of the names by which layers are merged: with
+            2, all of `encoder/block_00` is one row. None merges nothing.
     """
-    # The fused attention kernel does the same, but its products cannot be seen.
+    # The fused attention kernel does the same products, but hides them.
     model = with_plain_attention(model)
-    # A loop over the layers shows one of them.
+    # A loop over the layers would show only one of them.
     if getattr(model, "scan", False):
         model = model.clone(scan=False, remat="none")
     images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
@@ -89,7 +90,7 @@ def layers(model: Any, depth: int | None = None) -> list[Layer]:
         if products := product_macs(equation):
             macs[path] += products
             activations[path] += equation.outvars[0].aval.size
-    # What computes nothing of its own, such as the class token, comes first.
+    # Parameters that compute nothing, such as the class token, come first.
     tables = [path for path in sizes if path not in shapes]
     paths = [path for path in (*tables, *shapes) if sizes[path] or macs[path]]
     return [
@@ -108,8 +109,8 @@ def equations(jaxpr: Any, names: Path = ()) -> Iterator[tuple[Path, Any]]:
     """All equations of a traced function, those of inner functions first.
 
     Yields:
-        the names of the Flax modules that an equation is from, as they are nested,
-        with methods and inner functions between them; and the equation.
+        the nested names of the Flax modules that an equation comes from, mixed with
+        names of methods and inner functions; and the equation.
     """
     for equation in jaxpr.eqns:
         inner_names = names + tuple(str(equation.source_info.name_stack).split("/"))
@@ -121,7 +122,7 @@ def equations(jaxpr: Any, names: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def module_path(names: Path, known: set[Path]) -> Path:
-    """The names that are those of modules: `known` holds all their paths."""
+    """The names that are modules; `known` holds the paths of all modules."""
     path: Path = ()
     for name in names:
         longer = (*path, name.partition(".")[0])
@@ -163,9 +164,9 @@ def pretraining_exaflops(
     """ExaFLOPs (1e18) of a pre-training run, as in arXiv 2010.11929, Table 6.
 
     ViTs and hybrids have the pre-logits layer. The defaults are those of the table's
-    runs. It is met within 0.2 % for ViTs but B/32 (2 %), and within 3 % for hybrids;
-    for ResNets, which the paper's table has 3 to 5 % below, the place of the stride may
-    be another there.
+    runs. The result is within 0.2 % of the table for ViTs but B/32 (2 %), and within
+    3 % for hybrids. The table is 3 to 5 % lower for ResNets, whose stride may be in
+    another place there.
 
     Args:
         model_name: such as `ViT-L/16` or `BiT-R50x1`, see `models/variants.py`.

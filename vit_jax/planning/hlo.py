@@ -22,11 +22,13 @@ _CALLED = re.compile(
 
 
 class Array(NamedTuple):
-    """An array of a program: its type, its sides, and whether it is in HBM.
+    """An array of a program.
 
     Attributes:
-        in_memory: False for what the compiler keeps on the chip (memory space 1 and up:
-            the VMEM of a TPU).
+        dtype: the element type, such as `bf16`.
+        sides: the shape.
+        in_memory: whether it is in HBM; False if the compiler keeps it on the chip
+            (memory space 1 and up: the VMEM of a TPU).
     """
 
     dtype: str
@@ -35,7 +37,7 @@ class Array(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Bytes of the array."""
         return math.prod(self.sides) * bits(self.dtype) // 8
 
 
@@ -44,10 +46,10 @@ class Instruction(NamedTuple):
 
     Attributes:
         name, op: such as `fusion.3` and `fusion`.
-        arrays: of the result; more than one if it is a tuple.
+        arrays: the result; more than one array if it is a tuple.
         operands: names of the instructions whose results it takes.
-        called: computations that it runs; loops their body.
-        text: all that is behind its name.
+        called: names of the computations that it runs, such as the body of a loop.
+        text: the line after the instruction's name.
         is_root: whether its result is that of the computation.
     """
 
@@ -60,7 +62,7 @@ class Instruction(NamedTuple):
     is_root: bool
 
     def attribute(self, pattern: str) -> str:
-        """The first group of a pattern in its text, "" if it is not there."""
+        """The first group of a pattern in its text, "" without a match."""
         match = re.search(pattern, self.text)
         return match[1] if match else ""
 
@@ -69,18 +71,18 @@ Computation = dict[str, Instruction]
 
 
 class Module(NamedTuple):
-    """Computations by name, and that of the one that the program starts with."""
+    """Computations by name, and the name of the one that the program starts with."""
 
     computations: dict[str, Computation]
     entry: str
 
 
 class Step(NamedTuple):
-    """An instruction as the program comes to it.
+    """An instruction that a run of the program executes.
 
     Attributes:
-        instruction, computation: it, and the one that it stands in.
-        times: how often it runs in one run of the program.
+        instruction, computation: the instruction, and the computation that holds it.
+        times: number of executions in one run of the program.
         fused: whether it is inside of a fusion, whose inner results stay on the chip.
         within: name of the computation.
     """
@@ -104,7 +106,7 @@ def parse(text: str) -> Module:
     """Reads the text of a compiled program.
 
     Raises:
-        ValueError: there is no entry computation in it.
+        ValueError: the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
@@ -141,7 +143,7 @@ def _instruction(name: str, text: str, is_root: bool) -> Instruction:
 
 
 def _closing(text: str, opening: int) -> int:
-    """The place behind the parenthesis that closes the one at `opening`."""
+    """The index after the parenthesis that closes the one at `opening`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, opening):
         depth += 1 if match[0] == "(" else -1
@@ -151,7 +153,7 @@ def _closing(text: str, opening: int) -> int:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays of a shape as it is printed, those of tuples side by side."""
+    """The arrays of a printed shape, nested tuples flattened."""
     found = []
     for dtype, sides, layout in _ARRAY.findall(text):
         numbers = tuple(int(side.strip("<=")) for side in sides.split(",") if side)
@@ -161,9 +163,9 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 
 def walk(module: Module, *, loops: bool = True) -> Iterator[Step]:
-    """All instructions that a run of the program comes to, with how often.
+    """All instructions that a run of the program executes, with their counts.
 
-    Of the branches of a condition each is taken to run. The scalar functions that
+    Every branch of a conditional counts as executed. The scalar functions that
     reductions and sorts apply are left out, as are the conditions of loops.
 
     Args:
@@ -184,16 +186,16 @@ def walk(module: Module, *, loops: bool = True) -> Iterator[Step]:
     yield from visit(module.entry, 1, False)
 
 
-# On GPUs some run beside other kernels: `fusion-start`, which `fusion-done` awaits.
+# On GPUs, a `fusion-start` runs beside other kernels until `fusion-done`.
 FUSIONS = ("fusion", "fusion-start")
 # The instructions that run another computation as part of the program.
 _RUNS = {"while", "call", "conditional", "async-start", *FUSIONS}
 
 
 def trip_count(module: Module, instruction: Instruction) -> int | None:
-    """How often the body of a loop runs; None if the text does not say it.
+    """The number of rounds of a loop; None if the text does not contain it.
 
-    Other instructions run what they call once. On CPU and GPU the number is printed;
+    It is 1 for all other instructions. On CPU and GPU the number is printed;
     on TPU the condition compares a counter, which starts at 0, with a constant.
     """
     if instruction.op != "while":
@@ -214,7 +216,7 @@ def trip_count(module: Module, instruction: Instruction) -> int | None:
 
 
 def _increment(body: Computation, place: int) -> int:
-    """What a loop adds to its counter: 2 where XLA does two rounds in one."""
+    """The increment of a loop's counter: 2 where XLA unrolls two rounds into one."""
     root = next(i for i in body.values() if i.is_root)
     after = body[root.operands[place]]
     if after.op != "add":

@@ -1,9 +1,9 @@
 """The largest batch that fits, with few compilations.
 
-Memory grows nearly in proportion to the batch. The line through the state, which is
-there without any batch, and a first small batch tells the next one to compile; from
-then on the line through the two largest while all fit, or through the tries that
-enclose the limit, by turns with the middle between them. What is found was itself
+Memory is nearly linear in the batch. The second batch to compile is extrapolated from
+the state, which is needed without any batch, and a first small batch. Later ones are
+extrapolated from the two largest as long as all fit, then interpolated between the two
+that enclose the limit, in turns with bisection. The batch that is returned was itself
 compiled and fits.
 """
 
@@ -14,15 +14,15 @@ import ml_collections
 
 from vit_jax.planning.estimate import in_gib
 
-# Images of a device by which batches differ, and the first batch in these units.
+# Images a device by which batches differ, and the first batch in these units.
 STEP = 8
 FIRST = 8
-# The search ends when what may still be gained is less than this part of what is found.
+# The search ends when the batch could grow by less than this share.
 NEAR = 1 / 50
 
 
 def batch_unit(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> int:
-    """The batch sizes that are tried are multiples of this one.
+    """The number that all tried batch sizes are multiples of.
 
     8 images for each device that has images of its own, and each piece of
     `train.accumulate_steps`.
@@ -37,13 +37,13 @@ def largest_batch(
     """Searches the largest batch that fits.
 
     Args:
-        plan_of: the plan of a batch size, as `vit_jax.plan.plan_run` gives it.
+        plan_of: gives the plan of a batch size, as `run_plan.plan_run` does.
         unit: batch sizes are multiples of it.
-        show: is given a line of text for each try.
+        show: called with a line of text for each try.
 
     Returns:
-        The plan of that batch. One that is larger by more than a fiftieth and by `unit`
-        does not fit: it was compiled, or the line says so.
+        The plan of that batch. A batch that is larger by a fiftieth and by `unit` does
+        not fit: either it was compiled, or linear interpolation says so.
 
     Raises:
         ValueError: not even one `unit` fits, or the memory of the device is not known.
@@ -62,7 +62,7 @@ def largest_batch(
                 "fits: give --devices or --topology"
             )
         needed.setdefault(0, memory["parameters"] + memory["optimizer"])
-        # Of a program that it refuses, a compiler may say less than what it takes.
+        # A compiler may understate the memory of a program that it refuses.
         fits = memory["fits"]
         needed[units] = memory["peak"] if fits else max(memory["peak"], available + 1)
         show(
@@ -85,8 +85,8 @@ def next_try(needed: dict[int, int], available: int) -> int | None:
     """The next size to compile; None if the largest that fits is among those tried.
 
     Args:
-        needed: bytes for the sizes tried so far, in units, in their order, and for 0.
-        available: bytes there are.
+        needed: bytes by the size in units, for 0 and for the sizes tried, in order.
+        available: bytes of the device.
     """
     fitting = sorted(n for n, size in needed.items() if size <= available)
     above = min((n for n, size in needed.items() if size > available), default=None)
@@ -101,13 +101,13 @@ def next_try(needed: dict[int, int], available: int) -> int | None:
     else:
         first, second = low, above
     growth = (needed[second] - needed[first]) / (second - first)
-    # A compiler that begins to compute twice can need less for a larger batch.
+    # A compiler that begins to rematerialise can need less for a larger batch.
     guess = low + low // 4 + 1
     if growth > 0:
         guess = first + int((available - needed[first]) / growth)
     if above is None:
         return guess if guess - low >= near else None
-    # Where memory is no line, lines alone would come near from one side, bit by bit.
+    # Bisect every other time: where memory is not linear, interpolation alone is slow.
     sizes = list(needed)
     first_above = next(i for i, n in enumerate(sizes) if needed[n] > available)
     if (len(sizes) - first_above) % 2 == 0:

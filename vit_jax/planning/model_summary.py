@@ -27,7 +27,7 @@ def summarize(model: Any, depth: int) -> dict[str, Any]:
 
 
 def table(rows: list[Layer]) -> str:
-    """The layers as text, a line each."""
+    """The layers as text, one on a line."""
     width = max(len(row.name) for row in rows)
     head = f"{'layer':{width}}  {'output':>16}  {'parameters':>13}  {'MACs':>9}"
     lines = [f"{head}  activations"]

@@ -1,7 +1,7 @@
 """The arithmetic of a compiled program: FLOPs of its products and convolutions.
 
-On NVIDIA GPUs they are also calls of libraries, whose names are `custom_call_target`:
-cuBLAS, and cuDNN for convolutions and attention.
+On NVIDIA GPUs some are calls of libraries, named by `custom_call_target`: cuBLAS, and
+cuDNN for convolutions and attention.
 """
 
 import math
@@ -11,14 +11,14 @@ import numpy as np
 
 from vit_jax.planning.hlo import Array, Instruction, Step
 
-# Calls without products. All other unknown ones are named in a plan.
+# Library calls without products. A plan lists all other unknown calls.
 _NO_PRODUCTS = {"AllocateBuffer", "TopK", "__cub$DeviceRadixSort"}
 
 
 def product_flops(step: Step) -> int | None:
-    """FLOPs of a matrix product, convolution or call of a library; 0 for all else.
+    """FLOPs of a matrix product, convolution or library call; 0 for all else.
 
-    None for a call of which it is not known.
+    None for a library call whose FLOPs are not known.
     """
     instruction = step.instruction
     operands = [
@@ -38,7 +38,7 @@ def product_flops(step: Step) -> int | None:
 
 
 def call_target(instruction: Instruction) -> str:
-    """The name of what a custom call runs, such as `__cublas$gemm`."""
+    """The function that a custom call runs, such as `__cublas$gemm`."""
     return instruction.attribute(r'custom_call_target="([^"]*)"')
 
 
@@ -48,7 +48,7 @@ def _call(instruction: Instruction, operands: list[Array]) -> int | None:
     if target.startswith(("__cublas$gemm", "__cublas$lt$matmul")):
         numbers = instruction.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
         return _contraction(result, operands[0], numbers.replace('"', ""))
-    # The labels of dimensions are always those of the forward pass.
+    # Dimension labels are always those of the forward pass.
     if target == "__cudnn$convBackwardInput":
         return _convolution(instruction, result, operands[1], operands[0])
     if target == "__cudnn$convBackwardFilter":
@@ -96,15 +96,13 @@ def _convolution(
 def _window_dimension(window: str, i: int) -> tuple[int, int, int, int]:
     """Stride, padding before, dilation of input and kernel in spatial dimension i."""
 
-    def part(key: str, default: str) -> str:
-        found = re.search(rf"\b{key}=(\S+)", window)
-        return found[1].split("x")[i] if found else default
+    def part(key: str) -> int | None:
+        match = re.search(rf"\b{key}=(\S+)", window)
+        # Padding is written as before_after.
+        return int(match[1].split("x")[i].split("_")[0]) if match else None
 
-    before = int(part("pad", "0_0").split("_")[0])
-    return (
-        *(int(part("stride", "1")), before),
-        *(int(part("lhs_dilate", "1")), int(part("rhs_dilate", "1"))),
-    )
+    stride, dilation, step = map(part, ("stride", "lhs_dilate", "rhs_dilate"))
+    return stride or 1, part("pad") or 0, dilation or 1, step or 1
 
 
 def _valid_pairs(

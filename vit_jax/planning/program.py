@@ -1,7 +1,7 @@
-"""What a compiled program costs a device: arithmetic, bytes, communication.
+"""The costs of a compiled program: arithmetic, bytes, communication of one device.
 
-XLA's own cost analysis counts the body of a loop once, so that a scanned model seems
-to cost one layer. Here its text is read and everything counts as often as it runs.
+XLA's own cost analysis counts the body of a loop once, as if a scanned model had one
+layer. Here the text of the program is read, and everything counts as often as it runs.
 """
 
 from collections import Counter
@@ -21,11 +21,24 @@ from vit_jax.planning.hlo import (
 )
 from vit_jax.planning.products import call_target, product_flops
 
-# Instructions that move nothing: they name, group or await what others have moved.
+# Instructions that move no bytes: they name, group or await results of others.
 _FREE = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
-    *("while", "call", "conditional", "async-start", "async-update", "async-done"),
-    *("partition-id", "replica-id", "opt-barrier", "iota"),
+    "after-all",
+    "async-done",
+    "async-start",
+    "async-update",
+    "bitcast",
+    "call",
+    "conditional",
+    "constant",
+    "get-tuple-element",
+    "iota",
+    "opt-barrier",
+    "parameter",
+    "partition-id",
+    "replica-id",
+    "tuple",
+    "while",
 }
 
 
@@ -33,16 +46,16 @@ class Costs(NamedTuple):
     """Costs of one run of a program on one device.
 
     Attributes:
-        flops: of all that it computes, recomputation included; on GPUs of the products
-            and convolutions alone, since XLA does not count there.
+        flops: all arithmetic, recomputation included; on GPUs only products and
+            convolutions, since XLA does not count there.
         bytes_accessed: operands and results of all instructions (a fusion is one), as
             XLA defines it: memory on the chip counts like HBM.
-        hbm_bytes: those of them that are in HBM, caches not considered.
+        hbm_bytes: the part of these bytes that is in HBM, caches not considered.
         collectives: the largest first.
-        unknown_loops: number of loops that are counted once, because the program does
-            not say how often they run.
-        kernels: how many of each kind run, see `kernel_kind`.
-        uncounted: those of them whose arithmetic is not known and not in `flops`.
+        unknown_loops: number of loops that are counted once, because their number of
+            rounds is not in the program.
+        kernels: number of launches by `kernel_kind`.
+        uncounted: kinds of kernels whose arithmetic is not known and not in `flops`.
     """
 
     flops: float
@@ -55,30 +68,27 @@ class Costs(NamedTuple):
 
 
 def analyze(compiled: Any, mesh: Any) -> Costs:
-    """Counts what a step costs.
+    """Counts the costs of a program.
 
-    To XLA's totals comes what loops add: the matrix products of their further rounds,
-    and bytes in the proportion in which our own count of them grows. On GPUs XLA has no
-    totals for cards that are not there, nor FLOPs of library calls: all is our count.
+    XLA's totals, which count a loop once, are corrected by our own count: the FLOPs of
+    products in further rounds are added, and bytes are scaled by the ratio of our
+    counts. For GPUs of another machine XLA has no totals, and never FLOPs of library
+    calls: all is our count.
 
     Args:
-        compiled: of `jax.jit(...).lower(...).compile()`.
+        compiled: the result of `jax.jit(...).lower(...).compile()`.
         mesh: the `jax.sharding.Mesh` that it was compiled for.
     """
     module = parse(compiled.as_text())
-    once, all_times = _totals(module, loops=False), _totals(module, loops=True)
-    flops, bytes_accessed, hbm = (
-        all_times["flops"],
-        all_times["bytes"],
-        all_times["hbm"],
-    )
+    once, totals = _totals(module, loops=False), _totals(module, loops=True)
+    flops, bytes_accessed, hbm = totals["flops"], totals["bytes"], totals["hbm"]
     if mesh.devices.flat[0].platform == "gpu":
-        # Other memory spaces are places in HBM, too, as that of collectives.
+        # On GPUs all memory spaces, such as that of collectives, are in HBM.
         hbm = bytes_accessed
     else:
-        found = compiled.cost_analysis()
-        flops += found["flops"] - once["flops"]
-        bytes_accessed *= found["bytes accessed"] / once["bytes"]
+        xla = compiled.cost_analysis()
+        flops += xla["flops"] - once["flops"]
+        bytes_accessed *= xla["bytes accessed"] / once["bytes"]
     steps = list(walk(module))
     kernels: Counter[str] = Counter()
     for step in steps:
@@ -96,10 +106,10 @@ def analyze(compiled: Any, mesh: Any) -> Costs:
 
 
 def kernel_kind(step: Step) -> str:
-    """The kind of kernel that an instruction starts, "" for none of these.
+    """The kind of kernel that an instruction starts, "" for all other instructions.
 
-    The target of a custom call, such as `__cudnn$fmhaSoftmax`; of a fusion its backend,
-    such as `__triton_nested_gemm_fusion` on GPUs, or `fusion`.
+    It is the target of a custom call, such as `__cudnn$fmhaSoftmax`, or the backend of
+    a fusion, such as `__triton_nested_gemm_fusion` on GPUs; else `fusion`.
     """
     instruction = step.instruction
     if instruction.op == "custom-call":
@@ -121,7 +131,7 @@ def _totals(module: Module, *, loops: bool) -> dict[str, float]:
 
 
 def moved(step: Step, module: Module) -> list[Array]:
-    """What an instruction reads and writes."""
+    """The arrays that an instruction reads and writes."""
     instruction = step.instruction
     if instruction.op.endswith("-done"):
         return []
@@ -135,7 +145,7 @@ def moved(step: Step, module: Module) -> list[Array]:
         update = operands[1].arrays[0]
         return [update, update._replace(in_memory=instruction.arrays[0].in_memory)]
     elif instruction.op in ("copy-start", "slice-start"):
-        # The result is of the copy, the original and a semaphore, in no fixed order.
+        # The result holds the copy, the original and a semaphore, in no fixed order.
         spaces = {array.in_memory for array in instruction.arrays[:2]}
         smaller = min(instruction.arrays[:2], key=lambda array: array.size)
         both = spaces if len(spaces) == 2 else [*spaces, *spaces]
@@ -150,9 +160,9 @@ def moved(step: Step, module: Module) -> list[Array]:
 def _moved_by_fusion(
     instruction: Instruction, operands: list[Instruction], module: Module
 ) -> list[Array]:
-    """Operands and results of a fusion; of those that it slices or updates, the part.
+    """The operands and results of a fusion, or the parts that it slices or updates.
 
-    A loop over layers keeps the parameters of all in one array, and reads a slice.
+    A loop over layers keeps all their parameters in one array, and reads slices of it.
     """
     inner = module.computations[instruction.called[0]]
     arrays = []
@@ -167,7 +177,7 @@ def _moved_by_fusion(
     roots = [inner[n] for n in root.operands] if root.op == "tuple" else [root]
     results = instruction.arrays
     if instruction.op == "fusion-start":
-        # Its result is a tuple of operands, results and a context.
+        # The result is a tuple of operands, results and a context.
         results = results[sum(len(operand.arrays) for operand in operands) :]
     for result, root in zip(results, roots, strict=False):
         update = _update(root, inner)
@@ -187,35 +197,35 @@ def parameters(computation: Computation) -> dict[int, str]:
 def parts_read(
     name: str, computation: Computation, module: Module
 ) -> list[Array] | None:
-    """What is read of an array in a computation; None if all of it."""
+    """The parts of an array that a computation reads; None for the whole array."""
     parts = []
     for user in computation.values():
         if name not in user.operands:
             continue
         if user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
-            found = [user.arrays[0]]
+            read = [user.arrays[0]]
         elif user.op == "dynamic-update-slice" and user.operands[0] == name:
-            found = []  # It is written to in place; see `_update`.
+            read = []  # It is written to in place; see `_update`.
         elif user.op == "bitcast":
-            found = parts_read(user.name, computation, module)
+            read = parts_read(user.name, computation, module)
         elif user.op == "fusion":
             inner = module.computations[user.called[0]]
             parameter = parameters(inner)[user.operands.index(name)]
-            found = parts_read(parameter, inner, module)
+            read = parts_read(parameter, inner, module)
         else:
-            found = None
-        if found is None:
+            read = None
+        if read is None:
             return None
-        parts += found
+        parts += read
     return parts
 
 
 def _update(root: Instruction, inner: Computation) -> Array | None:
-    """What is written of a result, if the rest of it stays as it is."""
+    """The part of a result that is written, if it is updated in place; else None."""
     root = _behind_bitcasts(root, inner)
     if root.op != "dynamic-update-slice":
         return None
-    # What the fusion itself computes is written as a whole.
+    # If the fusion computes the updated array too, it is written as a whole.
     updated = _behind_bitcasts(inner[root.operands[0]], inner)
     return inner[root.operands[1]].arrays[0] if updated.op == "parameter" else None
 

@@ -1,8 +1,8 @@
-"""What a run needs, from its compiled training step.
+"""The plan of a run: memory, compute and time, from its compiled training step.
 
-The step is compiled for a TPU pod or for GPUs that are not there, or for the devices of
-this machine. Nothing is computed and no data is read, so that any size can be planned
-anywhere.
+The step is compiled for a TPU pod or GPUs of another machine, or for the devices of
+this one. Nothing is computed and no data is read, so that runs of any size can be
+planned anywhere.
 """
 
 import copy
@@ -41,7 +41,7 @@ def data_facts(
     """Number of training examples and of classes, if possible without the data.
 
     Raises:
-        ValueError: neither given nor known, and the data is not there.
+        ValueError: the numbers are not given nor known, and the data cannot be read.
     """
     known = DATA_SETS.get(config.data.name)
     part = re.fullmatch(r"\w+(?:\[(\d*)(%?):(\d*)(%?)\])?", config.data.split)
@@ -71,10 +71,10 @@ def plan_run(
     *,
     whole_run: bool = False,
 ) -> dict[str, Any]:
-    """Compiles the training step of a config and sums up what a run needs.
+    """Compiles the training step of a config, and plans the run.
 
     Args:
-        whole_run: with the programs beside that step, see `planning/beside.py`.
+        whole_run: also plan initialisation and evaluation, see `planning/beside.py`.
 
     Returns:
         Plain values, as `--json` writes them; sizes in bytes, times in seconds, all of
@@ -117,7 +117,7 @@ def plan_batch(
     """`plan_run` with another batch size; `facts` are those of `data_facts`."""
     config = copy.deepcopy(config)
     config.data.batch_size = batch_size
-    # Of a larger batch the run has fewer steps, maybe fewer than those of its warm-up.
+    # A larger batch means fewer steps, maybe fewer than those of the warm-up.
     config.optim.update(warmup="1%", cooldown="0steps")
     return plan_run(config, target, *facts)
 
@@ -153,11 +153,11 @@ def measure(
             "program": None,
         }
     plan["compile_seconds"] = time.perf_counter() - traced
-    found = compiled.memory_analysis()
-    temporaries = found.temp_size_in_bytes
-    temporaries += found.output_size_in_bytes - found.alias_size_in_bytes
+    sizes = compiled.memory_analysis()
+    temporaries = sizes.temp_size_in_bytes
+    temporaries += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     # On CPUs, XLA leaves the temporaries out of the peak.
-    peak = found.peak_memory_in_bytes if target.devices[0].platform == "tpu" else 0
+    peak = sizes.peak_memory_in_bytes if target.devices[0].platform == "tpu" else 0
     memory = memory_of(program.state, program.batch, temporaries, peak, target.memory)
     costs = analyze(compiled, program.mesh)
     plan |= {
@@ -180,7 +180,7 @@ def measure(
 
 
 def times(least: Roofline, batch_size: int, steps: int, devices: int) -> dict[str, Any]:
-    """Seconds of a step, and what the run takes at that speed."""
+    """Seconds of a step, and the duration of the run at that speed."""
     return least._asdict() | {
         "step": least.step,
         "bound": least.bound,

@@ -1,4 +1,4 @@
-"""What a plan is for: devices, their figures, what of their memory a run can have."""
+"""The devices of a plan, their peak figures, and the memory that a run can use."""
 
 import os
 import re
@@ -9,20 +9,20 @@ import jax
 from vit_jax.planning.chips import Chip, find_chip
 from vit_jax.planning.topology import CARDS, cards, pod
 
-# What jax takes of a GPU's memory, unless XLA_CLIENT_MEM_FRACTION says otherwise. The
-# rest is for CUDA itself, libraries, NCCL and other programs.
+# The share of a GPU's memory that jax allocates, unless XLA_CLIENT_MEM_FRACTION is set.
+# The rest is for CUDA itself, libraries, NCCL and other programs.
 POOL = 0.75
 
 
 class Target(NamedTuple):
-    """What is compiled for.
+    """The devices to compile for.
 
     Attributes:
-        name: for people, such as `v5e:16x16`.
-        devices: those to compile for.
-        chip: its figures; None if they are not known.
-        memory: bytes of a device that a program can have; None if they are not known.
-        share: of the device's memory, for which jax takes only a part of a GPU's.
+        name: such as `v5e:16x16`.
+        devices: all of them.
+        chip: peak figures of each; None if they are not known.
+        memory: bytes of each that a program can use; None if that is not known.
+        share: the share of a device's memory that `memory` is; below 1 for GPUs.
     """
 
     name: str
@@ -53,13 +53,13 @@ def find_target(topology: str | None, devices: str | None) -> Target:
 
 
 def card_memory(name: str) -> int:
-    """Bytes of the memory of a card of `cards`, as its driver gives them."""
+    """Memory of a card in bytes, as its driver reports it."""
     text = (CARDS / f"{name.rpartition('x')[2]}.txtpb").read_text()
     return int(re.search(r"device_memory_size: (\d+)", text)[1])
 
 
 def pool_share() -> float:
-    """The share of a GPU's memory in which jax allocates: 0.75 by default.
+    """The share of a GPU's memory that jax allocates, 0.75 by default.
 
     Raises:
         ValueError: XLA_CLIENT_MEM_FRACTION is no number between 0 and 1.

@@ -7,7 +7,7 @@ from vit_jax.planning.estimate import in_gib
 
 
 def describe(plan: dict[str, Any]) -> str:
-    """The figures of `vit_jax.plan.plan_run`, a paragraph a subject."""
+    """The plan of `run_plan.plan_run` in paragraphs."""
     mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items())
     seconds = plan["trace_seconds"], plan["compile_seconds"]
     lines = [
@@ -31,7 +31,7 @@ def describe(plan: dict[str, Any]) -> str:
 
 
 def memory_lines(plan: dict[str, Any]) -> list[str]:
-    """What a device holds, and the verdict."""
+    """The memory of a device, and whether the run fits."""
     memory = plan["memory"]
     lines = ["memory of a device"]
     for name in (
@@ -60,13 +60,13 @@ def memory_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def beside_line(row: dict[str, Any]) -> str:
-    """What another program than the step holds at most, and the verdict."""
+    """The peak memory of another program than the step, and whether it fits."""
     verdict = {True: ", fits", False: ", does not fit", None: ""}[row["fits"]]
     return f"  at most {in_gib(row['peak'])} {row['program']}{verdict}"
 
 
 def program_lines(plan: dict[str, Any]) -> list[str]:
-    """A step of a device: arithmetic, bytes, communication, time."""
+    """The costs of a step on a device: arithmetic, bytes, communication, time."""
     program = plan["program"]
     lines = [
         "a step of a device",
@@ -119,7 +119,7 @@ def program_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def kernel_lines(program: dict[str, Any]) -> list[str]:
-    """Calls of libraries and generated kernels, most frequent first."""
+    """Library calls and generated kernels, the most frequent first."""
     kernels = [f"{count:,} {kind}" for kind, count in program["kernels"].items()]
     lines = textwrap.wrap(
         "kernels: " + ", ".join(kernels),

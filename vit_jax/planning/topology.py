@@ -1,10 +1,10 @@
-"""Devices that are not there, to compile for: a TPU pod, GPUs of one host or of many.
+"""Devices of other machines to compile for: a TPU pod, GPUs of one host or several.
 
     devices = pod("v5e:16x16")
     devices = cards("2x8xH100")
     mesh = make_mesh(data=-1, fsdp=1, tensor=1, devices=devices)
 
-Needs no such device, but the wheels that hold the compiler: `libtpu`, or those of
+No such device is needed, only the wheels that hold the compiler: `libtpu`, or those of
 `jax[cuda13]` or `jax[cuda12]`.
 """
 
@@ -20,9 +20,8 @@ import jax
 CARDS = Path(__file__).parent / "cards"
 CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 EXAMPLES = "v3:4x4, v4:4x4x4, v5e:16x16, v5p:4x4x4, v6e:16x16"
-# What libtpu would otherwise ask the metadata server of a TPU's host, for minutes; and
-# it must not claim the machine's own TPU, should there be one, nor fail when another
-# process compiles at the same time.
+# Otherwise libtpu would query the metadata server of a TPU's host, for minutes. It must
+# neither claim a TPU of this machine nor fail when another process compiles too.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -34,8 +33,8 @@ _ENVIRONMENT = {
 def pod(name: str) -> list[Any]:
     """The devices of `v5e:16x16`, or of two such slices, `2*v5e:16x16`.
 
-    They are chips, of a v3 cores. To be called before anything is computed: JAX itself
-    runs on the CPU from then on.
+    A device is a chip, or a core of a v3. Call this before anything is computed: JAX
+    itself runs on the CPU from then on.
 
     Raises:
         ImportError: libtpu is not installed.
@@ -60,7 +59,7 @@ def pod(name: str) -> list[Any]:
 def cards(name: str) -> list[Any]:
     """The GPUs of `8xH100`, or of two hosts of eight each, `2x8xH100`.
 
-    To be called before anything is computed: JAX itself runs on the CPU from then on.
+    Call this before anything is computed: JAX itself runs on the CPU from then on.
 
     Raises:
         ImportError: no CUDA wheels of jax are installed.
@@ -85,7 +84,7 @@ def cards(name: str) -> list[Any]:
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     options = {
         "target_config": (CARDS / f"{match[3]}.txtpb").read_text(),
-        # A slice is what NVLink joins: here, as mostly, one host.
+        # A slice is the GPUs that NVLink joins: here one host, as is usual.
         "topology": f"{match[1] or 1}x1x{match[2]}",
     }
     return _devices(f"--devices={name}", "8xH100", match[3], "cuda", options)
@@ -108,10 +107,10 @@ def _devices(
 
 
 def island(device: Any) -> int:
-    """The number of the group that a device reaches over NVLink or ICI.
+    """The number of the island, the devices reached over NVLink or ICI.
 
-    What is between groups goes through the network. Of GPUs it is the host, of TPUs the
-    slice.
+    Traffic between islands goes through the network. An island is a host of GPUs or a
+    slice of a TPU.
     """
     if device.platform == "gpu":
         return device.process_index

@@ -1,7 +1,7 @@
-"""Our training step and forward pass as `make gpu` measures them: also a worker.
+"""Our training step and forward pass as `make gpu` measures them, also as a worker.
 
-As a worker it reads lines such as `train 10` from stdin and answers with the seconds
-that the steps took, as `benchmarks/peers_timm_worker.py` does.
+The worker reads lines such as `train 10` from stdin and answers with the seconds that
+the steps took, as `benchmarks/peers/timm_worker.py` does.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import plain
+from benchmarks.gpu import vit
 from vit_jax.models import AnyModel
 from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops, model_macs
@@ -27,14 +27,12 @@ from vit_jax.planning.timing import (
 
 
 def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, RepeatedStep]]:
-    """The model, and what is timed: `train` and `forward`, on a random batch.
+    """The model, and its programs `train` and `forward` on a random batch.
 
     Args:
         spec: `model`, `batch`, `image_size`, `dtype`.
     """
-    config = plain.get_config(
-        spec["model"], str(spec["batch"]), str(spec["image_size"])
-    )
+    config = vit.get_config(spec["model"], str(spec["batch"]), str(spec["image_size"]))
     config.model.dtype = spec["dtype"]
     model, train = repeated_training(config, num_classes=1000)
     forward = repeated_forward(model, spec["batch"])
@@ -42,14 +40,14 @@ def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, RepeatedStep]]:
 
 
 class Timed:
-    """A compiled program with its state, which takes steps when told to."""
+    """A compiled program with its state, to be timed."""
 
     def __init__(self, program: RepeatedStep) -> None:
         self.program = program
         self.compiled, self.state = compile_program(program)
 
     def run(self, steps: int) -> float:
-        """Takes so many steps as the training loop does; returns the seconds."""
+        """Takes steps as the training loop does; returns the seconds."""
         batches = itertools.repeat(self.program.batch)
         step, keys = self.compiled.step, self.program.keys
         self.state, seconds = run_steps(step, self.state, keys, batches, steps)
@@ -57,13 +55,13 @@ class Timed:
 
 
 def peak_bytes() -> int | None:
-    """What the allocator of the device has held at most; None where it is not known."""
+    """The peak of the device's allocator; None where it is not known."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use")
 
 
 def facts(model: AnyModel, timed: dict[str, Timed]) -> dict[str, Any]:
-    """What the process says of itself."""
+    """The first line of a worker's output: versions, sizes, compute, device."""
     device = jax.devices()[0].device_kind
     macs, params = model_macs(model), timed["train"].state.params
     return {
@@ -80,7 +78,7 @@ def facts(model: AnyModel, timed: dict[str, Timed]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Says what was compiled, then answers until stdin ends."""
+    """Prints the facts, then answers until stdin ends."""
     model, parts = programs(json.loads(sys.argv[1]))
     timed = {mode: Timed(program) for mode, program in parts.items()}
     print(json.dumps(facts(model, timed)), flush=True)

@@ -1,7 +1,6 @@
 """Rows of `results.jsonl`: written at once, read again by a second start.
 
-Everything here works with Python alone, so that the command can start on a bare
-machine.
+This needs Python alone, so that the command can start on a bare machine.
 """
 
 import contextlib
@@ -18,15 +17,15 @@ RowKey = tuple[str, str]
 
 
 class Journal(NamedTuple):
-    """The file of rows, and what all rows of this start have in common.
+    """The file of rows, and the key that all rows of this start have in common.
 
     A row is one line, appended by one system call: several processes may write, and a
     kill at any moment leaves every line that was written whole.
 
     Attributes:
-        path: of `results.jsonl`.
-        key: the card and the code that are measured. Rows of others are kept in the
-            file, and count for nothing.
+        path: the path of `results.jsonl`.
+        key: the card and the code that are measured. Rows with other keys stay in the
+            file, and are ignored.
     """
 
     path: str
@@ -49,51 +48,50 @@ class Journal(NamedTuple):
         try:
             size = os.fstat(file).st_size
             if size and os.pread(file, 1, size - 1) != b"\n":
-                line = "\n" + line  # After a line that a lost machine cut short.
+                line = "\n" + line  # The last line is incomplete, after a crash.
             os.write(file, line.encode())
         finally:
             os.close(file)
 
     def size(self) -> int:
-        """Bytes that are written, as a position for `rows`."""
+        """The size of the file in bytes, as a position for `rows`."""
         path = Path(self.path)
         return path.stat().st_size if path.exists() else 0
 
     def rows(self, since: int = 0) -> dict[RowKey, dict[str, Any]]:
         """The newest row of each (phase, name) that was measured under this key.
 
-        Lines that are not whole are left out.
+        Incomplete lines are left out.
 
         Args:
             since: a position in the file; older rows are left out.
         """
         if not self.size():
             return {}
-        found = {}
+        newest = {}
         text = Path(self.path).read_bytes()[since:].decode(errors="replace")
         for line in text.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
                 if all(row[name] == value for name, value in self.key.items()):
-                    found[row["phase"], row["name"]] = row
-        return found
+                    newest[row["phase"], row["name"]] = row
+        return newest
 
     def measured(self, row: RowKey) -> bool:
-        """Whether a row is there and did not fail."""
-        found = self.rows().get(row)
-        return found is not None and found["ok"]
+        """Whether a row exists and did not fail."""
+        return self.rows().get(row, {"ok": False})["ok"]
 
 
 class Spec(NamedTuple):
-    """What the process of a job is told, as JSON, its last argument.
+    """The task of a job's process, passed as JSON in its last argument.
 
     Attributes:
-        journal: where its rows go.
-        phase: its name in the rows.
-        names: the rows that are still to be measured.
+        journal: the file for its rows.
+        phase: the phase of its rows.
+        names: names of the rows to measure.
         work: folder for environments, compilation caches and run folders.
-        dry: tiny sizes on the CPU.
-        options: of the phase.
+        dry: whether to use tiny sizes on the CPU.
+        options: settings of the phase.
     """
 
     journal: Journal
@@ -104,21 +102,21 @@ class Spec(NamedTuple):
     options: dict[str, Any]
 
     @classmethod
-    def of(cls, text: str) -> "Spec":
-        """From a command line."""
+    def parse(cls, text: str) -> "Spec":
+        """The specification from the argument of a command."""
         journal, *others = json.loads(text)
         return cls(Journal(*journal), *others)
 
     def text(self) -> str:
-        """For a command line."""
+        """The specification as the argument of a command."""
         return json.dumps(self)
 
     @contextlib.contextmanager
     def row(self, name: str) -> Iterator[dict[str, Any]]:
-        """A measurement: gives a dictionary for its values, and writes the row.
+        """A measurement: yields a dictionary for its values, and writes the row.
 
-        An exception makes it a failed row and ends here, so that the next measurement
-        has its turn; what was measured until then is kept.
+        An exception makes it a failed row and is suppressed, so that the next
+        measurement has its turn; values measured before it are kept.
         """
         values: dict[str, Any] = {}
         started, error = time.monotonic(), ""
@@ -132,6 +130,6 @@ class Spec(NamedTuple):
 
 
 def in_one_line(exception: BaseException) -> str:
-    """The beginning of an exception, for a table."""
+    """The first 500 characters of an exception on one line."""
     words = f"{type(exception).__name__}: {exception}".split()
     return " ".join(words)[:500]

@@ -1,4 +1,4 @@
-"""A plain flax.linen ViT, as a newcomer would write it: the peer to be faster than.
+"""A plain flax.linen ViT, as most would write it first: a baseline of speed.
 
 Convolution stem, `nn.MultiHeadDotProductAttention`, `optax.adamw`, no tricks.
 """

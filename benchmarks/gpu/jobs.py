@@ -1,26 +1,26 @@
-"""What `make gpu` measures, in the order of its value; with Python alone.
+"""The jobs of `make gpu`, the more valuable first; with Python alone.
 
-Limits and memory are estimates for one H100 and 16 CPU cores, see README.md.
+Limits and memory are estimates for one H100 and 16 CPU cores, see docs/gpu.md.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import gpu_install
-from benchmarks.gpu_processes import Job
+from benchmarks.gpu import install
+from benchmarks.gpu.processes import Job
 
 OURS, PEERS = ("install", "ours"), ("install", "peers")
 TIMM, GRAPHS = "timm default", "timm reduce-overhead"
 
 
 class Machine(NamedTuple):
-    """What is measured on.
+    """The machine of the measurements.
 
     Attributes:
-        python, peers_python: those whose packages are used.
-        work: folder for all that is not a result.
-        driver: version of NVIDIA's; "" for a dry run on the CPU.
-        facts: for the rows of the installation.
+        python, peers_python: Pythons from which the environments are made.
+        work: folder for everything but results.
+        driver: version of NVIDIA's driver; "" for a dry run on the CPU.
+        facts: values for the rows of the installation.
         cifar: zip file or folder of CIFAR-10's images; "" for none.
     """
 
@@ -33,19 +33,19 @@ class Machine(NamedTuple):
 
     @property
     def dry(self) -> bool:
-        """Whether there is no card."""
+        """Whether the CPU stands in for a card."""
         return not self.driver
 
     def module(self, name: str, *, bare: bool = False) -> tuple[str, ...]:
-        """The command of a phase; `bare` before anything is installed."""
+        """The command of a phase; `bare` if vit_jax is not installed yet."""
         python = self.python if bare else str(self.work / "ours/bin/python")
-        return python, "-m", f"benchmarks.{name}"
+        return python, "-m", f"benchmarks.gpu.{name}"
 
 
 class Model(NamedTuple):
-    """A model to be timed, and the memory in GiB that ours or timm's takes at most.
+    """A model to be timed, and the most memory in GiB of ours and of timm's.
 
-    The batch fills the card's multiprocessors, and leaves memory for both at a time.
+    The batch fills the card's multiprocessors, and leaves memory for both processes.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Model(NamedTuple):
 MODELS = (
     Model("ViT-B/16", 256, 28),
     Model("ViT-L/16", 128, 36),
-    # The most calls for the least arithmetic: here CUDA graphs may gain something.
+    # The most kernel launches for the least arithmetic, where CUDA graphs may help.
     Model("ViT-S/16", 512, 26, ("ours", TIMM, GRAPHS)),
     Model("ViT-H/14", 48, 36),
     Model("R50+ViT-B/16", 128, 32),
@@ -66,7 +66,7 @@ DRY_MODELS = (Model("ViT-Ti/16", 4, 0),)
 
 
 def all_jobs(machine: Machine) -> list[Job]:
-    """Every job; those of the first start that a second one does not repeat."""
+    """Every job; the schedule skips rows that an earlier start has measured."""
     jobs = [*installations(machine), *checks(machine)]
     models = DRY_MODELS if machine.dry else MODELS
     jobs += [job for model in models for job in compilations(machine, model)]
@@ -80,9 +80,9 @@ def installations(machine: Machine) -> list[Job]:
     """Phase 0."""
     jobs = []
     for which, python in (("ours", machine.python), ("peers", machine.peers_python)):
-        proof = gpu_install.proof(machine.work, which, machine.driver, machine.dry)
+        proof = install.proof(machine.work, which, machine.driver, machine.dry)
         facts = {"python": python, "driver": machine.driver, "facts": machine.facts}
-        command = machine.module("gpu_install", bare=True)
+        command = machine.module("install", bare=True)
         job = Job("install", (which,), command, 400, proof=str(proof), options=facts)
         jobs.append(job)
     return jobs
@@ -95,13 +95,16 @@ def checks(machine: Machine) -> list[Job]:
     jobs = []
     for path, dtypes in (("cudnn", half), ("xla", ("float32", *half)), ("auto", half)):
         if path == "cudnn" and machine.dry:
-            continue  # It runs on NVIDIA cards alone.
+            continue  # It runs on NVIDIA cards only.
         names = [f"{path} {count} {d}" for count in tokens for d in dtypes]
         names += [f"{path} losses {dtype}" for dtype in dtypes]
-        command, options = machine.module("gpu_checks"), {"steps": steps}
+        command, options = machine.module("checks"), {"steps": steps}
         jobs.append(
             Job(
-                *("checks", tuple(names), command, 150),
+                "checks",
+                tuple(names),
+                command,
+                seconds=150,
                 least=20,
                 gib=6,
                 needs=(OURS,),
@@ -112,17 +115,23 @@ def checks(machine: Machine) -> list[Job]:
 
 
 def compilations(machine: Machine, model: Model) -> list[Job]:
-    """Phase 2, and timm's side of phase 3 made ready."""
+    """Phase 2, and the compilation of timm for phase 3."""
     options = step_options(machine, model)
     memory = Job(
-        *("memory", (model.name,), machine.module("gpu_memory"), 150),
+        "memory",
+        (model.name,),
+        machine.module("memory"),
+        seconds=150,
         least=20,
         gib=model.gib,
         needs=(OURS,),
         options=options,
     )
     prepare = Job(
-        *("prepare", (model.name,), machine.module("gpu_speed"), 180),
+        "prepare",
+        (model.name,),
+        machine.module("speed"),
+        seconds=180,
         least=30,
         gib=model.gib,
         needs=(OURS, PEERS),
@@ -135,7 +144,10 @@ def timing(machine: Machine, model: Model, after: tuple) -> Job:
     """Phase 3."""
     names = tuple(f"{model.name} {mode}" for mode in ("training", "inference"))
     return Job(
-        *("speed", names, machine.module("gpu_speed"), 150),
+        "speed",
+        names,
+        machine.module("speed"),
+        seconds=150,
         least=5 if machine.dry else 30,
         alone=True,
         needs=(OURS,),
@@ -145,7 +157,7 @@ def timing(machine: Machine, model: Model, after: tuple) -> Job:
 
 
 def step_options(machine: Machine, model: Model) -> dict[str, Any]:
-    """The step of a model, and how it is timed."""
+    """Settings of the step of a model, and of its timing."""
     return {
         "model": model.name,
         "batch": model.batch,
@@ -161,7 +173,9 @@ def resuming(machine: Machine) -> list[Job]:
     """Phase 4."""
     return [
         Job(
-            *("resume", (name,), machine.module("gpu_resume")),
+            "resume",
+            (name,),
+            machine.module("resume"),
             seconds=600 if machine.dry else 150,
             least=20,
             gib=4,
@@ -183,7 +197,10 @@ def cifar(machine: Machine, after: tuple) -> list[Job]:
         options["overrides"] = ["--config.model.depth=1", "--config.data.batch_size=8"]
     options["overrides"] += ["--config.log.tensorboard=false"]
     job = Job(
-        *("cifar", ("trained",), machine.module("gpu_cifar"), 3600),
+        "cifar",
+        ("trained",),
+        machine.module("cifar"),
+        seconds=3600,
         least=5 if machine.dry else 20,
         gib=10,
         needs=(OURS,),

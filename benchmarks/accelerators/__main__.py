@@ -1,14 +1,13 @@
-"""What configs need on an H100 and on a TPU v5e, compiled for them without either.
+"""Memory and communication of configs on an H100 and a TPU v5e, without either.
 
     make accelerators
     python -m benchmarks.accelerators --device H100 --only ViT-B/16
 
-Lowers the training step of each run of `accelerator_cases.py` for both, compiles those
-that have a name in full, each in a process of its own, and writes
-`docs/accelerators.md`. A row is kept as soon as it is there, in
-`docs/results/accelerators.jsonl`; what is kept is not compiled again while neither the
-lowered program nor the compilers change. A run that cannot be lowered or compiled is
-told in the table, and the command ends with 1.
+Lowers the training step of each run of `cases.py` for both, compiles those with a
+name, each in a process of its own, and writes `docs/accelerators.md`. Each row is saved
+at once in `docs/results/accelerators.jsonl`; a saved program is not compiled again
+unless the lowered program or the compilers change. The table names runs that cannot be
+lowered or compiled, and the command then ends with exit code 1.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.accelerator_cases import (
+from benchmarks.accelerators.cases import (
     CASES,
     Case,
     absent_program,
@@ -34,7 +33,7 @@ from benchmarks.accelerator_cases import (
     label,
     target_of,
 )
-from benchmarks.accelerator_table import report
+from benchmarks.accelerators.table import report
 from experiments.lab.command import hardware
 from vit_jax.cli import run_command
 from vit_jax.planning.deviceless import ABSENT, lower
@@ -46,13 +45,14 @@ from vit_jax.storage.paths import write_atomically
 ROWS = Path("docs/results/accelerators.jsonl")
 REPORT = Path("docs/accelerators.md")
 COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "libtpu")
-# Seconds to compile beyond which no larger batch is searched, with some five more.
+# Seconds of compilation beyond which no larger batch is searched, as that takes about
+# five more compilations.
 LONGEST = 120
 Row = dict[str, Any]
 
 
 def lowered_row(case: Case, kind: str) -> Row:
-    """A row without a plan: what identifies the program, or why there is none."""
+    """A row without a plan: a hash of the lowered program, or an error."""
     row = {
         "case": label(case),
         "name": case.compiled,
@@ -63,7 +63,7 @@ def lowered_row(case: Case, kind: str) -> Row:
         program = absent_program(case, kind)
         arguments = program.state, program.batch, program.keys
         text = lower(program.train_step, *arguments, mesh=program.mesh).as_text()
-    # Whatever it is that jax refuses, the table is to say it.
+    # Whatever error it is, the table shows it.
     except Exception as error:
         return row | {"error": f"{type(error).__name__}: {error}"}
     finally:
@@ -72,7 +72,7 @@ def lowered_row(case: Case, kind: str) -> Row:
 
 
 def compiled_row(row: Row) -> Row:
-    """The row with its plan, or why there is none, from a process of its own."""
+    """The row with its plan or an error, compiled in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.accelerators"]
     command += ["--compile", row["name"], "--target", row["target"]]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -84,14 +84,14 @@ def compiled_row(row: Row) -> Row:
 
 
 def compile_case(name: str, target: str) -> None:
-    """Compiles one case and prints its plan as JSON; the work of a process.
+    """Compiles one case and prints its plan as JSON; runs in a process of its own.
 
-    `largest_batch` is None where one compilation takes so long that none was searched.
+    `largest_batch` is None where compilation takes too long to search it.
 
     Raises:
         ValueError: not even 8 images a device fit.
     """
-    # A program from the cache would not say how long it takes to compile.
+    # Without the cache, so that the time of compilation is real.
     jax.config.update("jax_enable_compilation_cache", False)
     (case,) = (case for case in CASES if case.compiled == name)
     config, is_tpu = config_of(case), ":" in target
@@ -112,14 +112,14 @@ def compile_case(name: str, target: str) -> None:
 
 
 def kept_rows() -> dict[tuple[str, str], Row]:
-    """The rows on disk by case and target; of several, the last."""
+    """The saved rows by case and target; the last one wins."""
     lines = ROWS.read_text().splitlines() if ROWS.exists() else []
     rows = map(json.loads, lines)
     return {(row["case"], row["target"]): row for row in rows}
 
 
 def is_same(old: Row, new: Row) -> bool:
-    """Whether what was kept is of the same program and compilers, and no failure."""
+    """Whether a saved row has the same program and compilers, and is no failure."""
     same = all(old.get(key) == new[key] for key in ("program", "versions", "name"))
     return same and "error" not in old and bool(new["name"]) == ("plan" in old)
 
@@ -128,7 +128,7 @@ def chosen(only: list[str] | None) -> list[Case]:
     """All cases, or those with these names.
 
     Raises:
-        ValueError: there is no such name.
+        ValueError: no case has this name.
     """
     names = [case.compiled for case in CASES if case.compiled]
     for name in only or []:
@@ -138,7 +138,7 @@ def chosen(only: list[str] | None) -> list[Case]:
 
 
 def check_compilers() -> None:
-    """Raises ImportError where one of the two compilers is not installed."""
+    """Raises ImportError unless both compilers are installed."""
     for package in ("jax_cuda13_plugin", "libtpu"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
@@ -177,7 +177,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def write(rows: dict[tuple[str, str], Row]) -> None:
-    """Writes the rows of cases that there are still, in their order, and the table."""
+    """Writes the rows of existing cases in their order, and the table."""
     order = [(label(c), target_of(c, kind)) for c in CASES for kind in ABSENT]
     kept = [rows[key] for key in order if key in rows]
     ROWS.parent.mkdir(parents=True, exist_ok=True)

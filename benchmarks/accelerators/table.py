@@ -1,4 +1,4 @@
-"""`docs/accelerators.md`, from the rows that `accelerators.py` keeps."""
+"""`docs/accelerators.md`, from the rows that `make accelerators` saves."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ All figures are of one device and one step, with loops counted as often as they 
   once takes more than two minutes.
 - `sent`: by each device over each axis of the mesh, at least.
 """
-# What kinds of kernels begin with.
+# Libraries by the first letters of their kinds of kernels.
 LIBRARIES = {
     "__cudnn$fmhaSoftmaxBackward": "cuDNN attention backward",
     "__cudnn$fmha": "cuDNN attention",
@@ -53,16 +53,25 @@ def report(rows: list[Row]) -> str:
 
 
 def compiled_table(rows: list[Row]) -> dict[str, Any]:
-    """A line a run on one kind of device."""
+    """A line for each run on one kind of device."""
     columns = (
-        *("run", "devices", "batch", "parameters, optimizer", "temporaries", "peak"),
-        *("largest batch", "calls", "sent", "HBM", "compiled"),
+        "run",
+        "devices",
+        "batch",
+        "parameters, optimizer",
+        "temporaries",
+        "peak",
+        "largest batch",
+        "calls",
+        "sent",
+        "HBM",
+        "compiled",
     )
     return {"columns": columns, "rows": [compiled_cells(row) for row in rows]}
 
 
 def compiled_cells(row: Row) -> list[Any]:
-    """What its plan says, or why there is none."""
+    """The cells of a run: the figures of its plan, or an error."""
     start = [row["name"], row["target"]]
     if "error" in row:
         return [*start, f"fails: {row['error']}", *[None] * 8]
@@ -92,7 +101,7 @@ def compiled_cells(row: Row) -> list[Any]:
 
 
 def largest(plan: Row) -> str | None:
-    """The largest batch, and what that is a device."""
+    """The largest batch, in all and on a device."""
     if plan["largest_batch"] is None:
         return None
     each = plan["largest_batch"] // plan["devices"]
@@ -100,9 +109,9 @@ def largest(plan: Row) -> str | None:
 
 
 def calls(kernels: dict[str, int]) -> str | None:
-    """How often libraries and generated kernels run, the fusions of XLA's own left out.
+    """Calls of libraries and of generated kernels, without XLA's own fusions.
 
-    The convolutions of cuDNN are one, and so are all kinds of Triton's kernels.
+    All convolutions of cuDNN are counted together, as are all kernels of Triton.
     """
     counts: Counter[str] = Counter()
     for kind, count in kernels.items():
@@ -115,7 +124,7 @@ def calls(kernels: dict[str, int]) -> str | None:
 
 
 def sent(collectives: Iterable[Row]) -> str:
-    """What a device sends in a step, by mesh axis."""
+    """The bytes that a device sends in a step, by mesh axis."""
     sizes = defaultdict(float)
     kinds = defaultdict(Counter)
     for one in collectives:
@@ -132,13 +141,13 @@ def sent(collectives: Iterable[Row]) -> str:
 
 
 def runs_table(rows: list[Row]) -> dict[str, Any]:
-    """The config of each name."""
+    """The config of each named run."""
     named = {row["name"]: f"`{row['case']}`" for row in rows if row["name"]}
     return {"columns": ("run", "config"), "rows": list(map(list, named.items()))}
 
 
 def lowered(rows: list[Row]) -> str:
-    """What was lowered and not compiled; failures by name."""
+    """The runs that were lowered and not compiled, failures first."""
     others = [row for row in rows if not row["name"]]
     failures = [row for row in others if "error" in row]
     names = dict.fromkeys(row["case"] for row in others if "error" not in row)
@@ -152,14 +161,14 @@ def lowered(rows: list[Row]) -> str:
 
 
 def provenance(rows: list[Row]) -> str:
-    """Where and by what it was compiled; rows of several days and machines."""
-    found = Counter(
+    """Dates, machines and versions of the compilations."""
+    programs = Counter(
         (row["date"], row["hardware"], tuple(sorted(row["versions"].items())))
         for row in rows
         if "plan" in row
     )
     lines = ["## Compiled on", ""]
-    for (date, hardware, versions), count in sorted(found.items()):
+    for (date, hardware, versions), count in sorted(programs.items()):
         named = ", ".join(" ".join(pair) for pair in versions)
         lines.append(f"- {count} programs on {date}, {hardware}: {named}")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,9 @@
 """Phase 0: environments for vit_jax and for its peers; with Python alone.
 
-Each is a virtual environment in the work folder. Packages of the Python that starts it
-are used where it has JAX or PyTorch for NVIDIA cards already: nothing is then fetched
-but what is missing. pip's own settings hold (`PIP_INDEX_URL`, or `PIP_FIND_LINKS` and
-`PIP_NO_INDEX=1` where no registry can be reached).
+Each is a virtual environment in the work folder. If the Python that makes it has JAX or
+PyTorch for NVIDIA cards already, its packages are visible in the environment, and only
+missing ones are fetched. pip's own settings apply (`PIP_INDEX_URL`, or without a
+registry `PIP_FIND_LINKS` and `PIP_NO_INDEX=1`).
 """
 
 import hashlib
@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # The first driver that runs CUDA 13, by NVIDIA's release notes; before it, CUDA 12.
 CUDA_13_DRIVER = 580
-# The wheels of later ones on PyPI are for CUDA 13.
+# Later wheels on PyPI are for CUDA 13.
 CUDA_12_TORCH = "torch<2.11"
 
 FACTS = {
@@ -32,37 +32,37 @@ print(json.dumps({"jax": jax.__version__, "jaxlib": jaxlib.__version__,
     "device": jax.devices()[0].device_kind}))
 """,
     "peers": """
-import sys; sys.path.insert(0, "experiments")
-import peers_timm_worker
-torch, timm = peers_timm_worker.import_timm()
+import sys; sys.path.insert(0, "benchmarks/peers")
+import timm_worker
+torch, timm = timm_worker.import_timm()
 import json
-there = torch.cuda.is_available()
+on_gpu = torch.cuda.is_available()
 print(json.dumps({"torch": torch.__version__, "timm": timm.__version__,
-    "cuda": torch.version.cuda, "platform": "gpu" if there else "cpu",
-    "device": torch.cuda.get_device_name() if there else "cpu"}))
+    "cuda": torch.version.cuda, "platform": "gpu" if on_gpu else "cpu",
+    "device": torch.cuda.get_device_name() if on_gpu else "cpu"}))
 """,
 }
 
 
 def packages(which: str, driver: str, dry: bool) -> list[str]:
-    """What pip is asked for."""
+    """The arguments of `pip install` for an environment."""
     if which == "peers":
         old = driver and int(driver.split(".")[0]) < CUDA_13_DRIVER
         return [CUDA_12_TORCH if old else "torch", "torchvision", "timm"]
-    wanted = ["-r", str(ROOT / "requirements.txt")]
+    requirements = ["-r", str(ROOT / "requirements.txt")]
     if dry:
-        return wanted
+        return requirements
     cuda = 13 if int(driver.split(".")[0]) >= CUDA_13_DRIVER else 12
-    return [*wanted, f"jax[cuda{cuda}]"]
+    return [*requirements, f"jax[cuda{cuda}]"]
 
 
 class Starting(NamedTuple):
-    """The Python that an environment is made of.
+    """The Python that an environment is made from.
 
     Attributes:
         python: its path.
-        has: those of `MODULES` that it can import.
-        folders: of packages, if it has what takes long to install.
+        has: the names in `MODULES` that it can import.
+        folders: its package folders, if they hold JAX or PyTorch as needed.
     """
 
     python: str
@@ -74,9 +74,9 @@ MODULES = ("venv", "ensurepip", "pip", "jax", "torch")
 
 
 def look_at(python: str, which: str) -> Starting:
-    """What a Python has.
+    """Inspects a Python.
 
-    JAX counts, where there is an NVIDIA card, if it has a plugin for such cards.
+    On a machine with an NVIDIA card, JAX only counts with its plugin for such cards.
     """
     code = (
         "import importlib.util as u, json, sys; print(json.dumps(["
@@ -97,13 +97,13 @@ def make_environment(folder: Path, starting: Starting) -> list[str]:
     The modules `venv` and `ensurepip` are packages of their own on some systems.
 
     Raises:
-        RuntimeError: there is neither pip nor a way to it.
+        RuntimeError: this Python has no pip and cannot install it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     python = str(folder / "bin/python")
     venv = [starting.python, "-m", "venv", str(folder)]
     if {"venv", "pip"} <= set(starting.has):
-        # The quickest: nothing is unpacked.
+        # The fastest way, as pip need not be unpacked.
         run([*venv, "--without-pip"])
         pip = [starting.python, "-m", "pip", "--python", python]
     elif {"venv", "ensurepip"} <= set(starting.has):
@@ -111,7 +111,7 @@ def make_environment(folder: Path, starting: Starting) -> list[str]:
         pip = [python, "-m", "pip"]
     elif uv := shutil.which("uv"):
         run([uv, "venv", "--python", starting.python, str(folder)])
-        # It does not look at packages outside, and installs all anew.
+        # uv ignores packages outside of the environment, and installs all.
         return [uv, "pip", "install", "--python", python]
     else:
         raise RuntimeError(
@@ -126,7 +126,7 @@ def make_environment(folder: Path, starting: Starting) -> list[str]:
 
 
 def run(command: list[str]) -> None:
-    """Runs a command that ends with this process.
+    """Runs a command, which is killed if this process ends.
 
     Raises:
         RuntimeError: it failed; its output is in the log.
@@ -138,7 +138,7 @@ def run(command: list[str]) -> None:
 
 
 def install(spec: Spec, which: str, values: dict[str, Any]) -> None:
-    """Makes one of the environments, and asks it what it is.
+    """Makes an environment, and records its versions and device.
 
     Raises:
         RuntimeError: it could not be made, or does not see the card.
@@ -151,35 +151,35 @@ def install(spec: Spec, which: str, values: dict[str, Any]) -> None:
             f"not installed: {starting.python} has no torch, and a dry run fetches "
             "none; name a Python that has torch and timm by --peers-python"
         )
-    wanted = packages(which, driver, spec.dry)
+    arguments = packages(which, driver, spec.dry)
     started = time.monotonic()
     pip = make_environment(folder, starting)
     if not (spec.dry and which == "peers"):
-        run([*pip, *wanted])
+        run([*pip, *arguments])
     values["install_seconds"] = round(time.monotonic() - started, 1)
     values["on top of"] = starting.python if starting.folders else ""
     python = str(folder / "bin/python")
-    found = subprocess.run(
+    result = subprocess.run(
         [python, "-c", FACTS[which]], capture_output=True, text=True, cwd=ROOT
     )
-    print(found.stderr, file=sys.stderr)
-    if found.returncode:
-        last = (found.stderr.strip() or "no message").splitlines()[-1]
+    print(result.stderr, file=sys.stderr)
+    if result.returncode:
+        last = (result.stderr.strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"{python} cannot use what was installed: {last}")
-    values |= json.loads(found.stdout.splitlines()[-1])
+    values |= json.loads(result.stdout.splitlines()[-1])
     if not spec.dry and values["platform"] != "gpu":
         raise RuntimeError(f"{python} sees no NVIDIA card, driver {driver}")
 
 
 def proof(work: Path, which: str, driver: str, dry: bool) -> Path:
-    """The file that says that an environment is whole, for what is wanted now."""
-    wanted = [*packages(which, driver, dry), (ROOT / "requirements.txt").read_text()]
-    mark = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
-    return work / which / f"installed.{mark}"
+    """The file that marks an environment as complete, named after its packages."""
+    texts = [*packages(which, driver, dry), (ROOT / "requirements.txt").read_text()]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+    return work / which / f"installed.{digest}"
 
 
 def main(spec: Spec) -> None:
-    """Installs what is named, "ours" or "peers"."""
+    """Installs the named environments, "ours" or "peers"."""
     for which in spec.names:
         with spec.row(which) as values:
             values |= spec.options["facts"]
@@ -189,4 +189,4 @@ def main(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
-    main(Spec.of(sys.argv[1]))
+    main(Spec.parse(sys.argv[1]))

@@ -1,7 +1,7 @@
-"""Phase 2: memory of the real training step, beside what `vit_jax.plan` says of it.
+"""Phase 2: memory of the real training step against the prediction of `vit_jax.plan`.
 
-The compiled programs, also that of the forward pass, stay in the compilation cache, so
-that the phase of speed finds them there.
+The programs of the step and of the forward pass stay in the compilation cache for the
+speed phase.
 """
 
 import json
@@ -12,20 +12,20 @@ from typing import Any
 
 import jax
 
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
-from benchmarks.gpu_step import CLASSES, IMAGES, Timed, peak_bytes, programs
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
+from benchmarks.gpu.step import CLASSES, IMAGES, Timed, peak_bytes, programs
 from vit_jax.planning.chips import CHIPS, GIB
 
-ROOT = Path(__file__).parent.parent
-# A plan is wrong if the step takes more or less than these shares of it.
+ROOT = Path(__file__).parents[2]
+# The range of measured over planned memory in which a plan is right.
 AGREES = (0.85, 1.15)
 
 
 def start_plan(options: dict[str, Any], path: Path, device_kind: str):
     """Starts `vit_jax.plan` for the same step on the CPU; it writes JSON to `path`."""
     chips = [name for name, chip in CHIPS.items() if device_kind in chip.kinds]
-    config = "benchmarks/plain.py:model={model},batch={batch},size={image_size}"
+    config = "benchmarks/gpu/vit.py:model={model},batch={batch},size={image_size}"
     command = [sys.executable, "-m", "vit_jax.plan", "--json", str(path)]
     command += ["--config", config.format(**options)]
     command += [f"--config.model.dtype={options['dtype']}"]
@@ -41,7 +41,7 @@ def measure(spec: Spec, values: dict[str, Any]) -> None:
     """Takes three steps, and compares their memory with the plan.
 
     Raises:
-        RuntimeError: there is no plan, or it is not what the step takes.
+        RuntimeError: there is no plan, or the measured memory differs from it.
     """
     options = spec.options
     name = options["model"].replace("/", "_")
@@ -50,7 +50,7 @@ def measure(spec: Spec, values: dict[str, Any]) -> None:
     _, parts = programs(options)
     timed = Timed(parts["train"])
     timed.run(3)
-    # The CPU's allocator does not count.
+    # The CPU's allocator does not count its bytes.
     needed = peak_bytes() or timed.compiled.program_bytes
     values |= {
         "batch": options["batch"],
@@ -82,4 +82,4 @@ def main(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
-    main(Spec.of(sys.argv[1]))
+    main(Spec.parse(sys.argv[1]))

@@ -1,8 +1,8 @@
-"""Training runs as they are meant for GPUs and TPUs: each config file, model, option.
+"""Training runs for GPUs and TPUs that cover each config file, model and option.
 
-The test suite lowers them for both, `benchmarks/accelerators.py` also compiles some of
-them in full. A run is the config unchanged, at its own batch, on the devices that this
-batch is divided over; what is added is said in `overrides`.
+The test suite lowers them for both, `benchmarks/accelerators` also compiles some of
+them in full. A run has the config's own batch size on a realistic number of devices;
+every change of the config is in `overrides`.
 """
 
 import math
@@ -19,14 +19,14 @@ from vit_jax.planning.deviceless import ABSENT
 from vit_jax.planning.run_plan import data_facts
 from vit_jax.training.setup import Program, build_program
 
-# Loops over layers: the same arithmetic, traced and compiled in a fraction of the time.
+# A loop over layers is traced and compiled in a fraction of the time.
 SCAN = ("model.scan=true",)
 DOTS = (*SCAN, "model.remat=dots")
 FULL = (*SCAN, "model.remat=full")
 FSDP = ("mesh.data=1", "mesh.fsdp=-1")
-# For models without a choice of positions.
+# For models without other position embeddings.
 LEARNED = ("model.positions=learned",)
-# Training examples and classes of data sets that no plan knows.
+# Training examples and classes of data sets that `vit_jax.plan` does not know.
 FACTS = {
     "digits": (1_438, 10),
     "fashion_mnist": (60_000, 10),
@@ -41,12 +41,12 @@ class Case(NamedTuple):
     """A training run.
 
     Attributes:
-        config: file of `configs/` and its arguments.
-        overrides: what `--config.` is put before.
-        gpus: their number.
-        tpus: the slice, rows and columns of chips.
-        slow: takes more than a few seconds to trace: not in the test suite.
-        compiled: name among those that are compiled in full; "" for none.
+        config: file in `configs/`, and its arguments.
+        overrides: changes, without the prefix `--config.`.
+        gpus: number of GPUs.
+        tpus: rows and columns of chips of the TPU slice.
+        slow: whether it is left out of the tests, since tracing takes long.
+        compiled: name in the table if it is compiled, else "".
     """
 
     config: str
@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
 
 def one(config: str, *overrides: str, **options: Any) -> Case:
-    """A run of one device."""
+    """A run on one device."""
     return Case(config, overrides, gpus=1, tpus=(1, 1), **options)
 
 
@@ -126,7 +126,7 @@ SMALL = (
         for family in families.MODELS
     ),
 )
-# What no config sets by itself, at the size of ViT-S/16 and of ImageNet's images.
+# Options that no config sets, with ViT-S/16 on ImageNet.
 OPTIONS = (
     Case(
         "plain_s16.py",
@@ -143,8 +143,10 @@ OPTIONS = (
     Case(
         "plain_s16.py",
         (
-            *("model.dtype=float16", "model.positions=learned2d"),
-            *("model.positions_at=every_layer", *FULL),
+            "model.dtype=float16",
+            "model.positions=learned2d",
+            "model.positions_at=every_layer",
+            *FULL,
         ),
     ),
     Case("plain_s16.py", ("model.dtype=float32", "train.ema_decay=0.9999", *SCAN)),
@@ -162,23 +164,23 @@ CASES = PRETRAINING + FINE_TUNING + SMALL + OPTIONS
 
 
 def label(case: Case) -> str:
-    """Its config and overrides as text."""
+    """The config and overrides of a case as text."""
     return " ".join((case.config, *case.overrides))
 
 
 def config_of(case: Case) -> Any:
-    """Its config, read."""
+    """The resolved config of a case."""
     flags = [f"--config.{override}" for override in case.overrides]
     return read_config(f"configs/{case.config}", flags)
 
 
 def facts_of(config: Any) -> tuple[int, int]:
-    """Training examples and classes of a config's data, which need not be there."""
+    """Numbers of training examples and classes, without the data where known."""
     return FACTS.get(config.data.name) or data_facts(config, None, None)
 
 
 def target_of(case: Case, kind: str) -> str:
-    """The devices that it is meant for, of a kind of `ABSENT`: `8xH100`, `v5e:4x8`."""
+    """The devices of a case, as `8xH100` or `v5e:4x8`; `kind` is a key of `ABSENT`."""
     if ABSENT[kind].platform == "gpu":
         return f"{case.gpus}x{kind}"
     rows, columns = case.tpus
@@ -186,10 +188,10 @@ def target_of(case: Case, kind: str) -> str:
 
 
 def absent_program(case: Case, kind: str) -> Program:
-    """Its program for devices that are not there, to be lowered.
+    """The program of a case, to be lowered for devices of other machines.
 
-    For GPUs it is that of one of them with its share of the batch, since JAX lowers
-    cuDNN's attention over several only if they are there.
+    For GPUs it is the program of one GPU with its share of the batch, since JAX lowers
+    cuDNN's attention over several GPUs only on a machine that has them.
     """
     config = config_of(case)
     examples, classes = facts_of(config)
@@ -204,7 +206,7 @@ def absent_program(case: Case, kind: str) -> Program:
 
 
 def evaluation_batch(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the step of evaluation gets beside images and labels, as shapes."""
+    """Shapes of a batch of the evaluation step."""
     batch, placement = program.batch, batch_sharding(program.mesh)
     shape = batch["label"].shape
     return batch | {

@@ -1,4 +1,4 @@
-"""Jobs side by side, in the order of their value, until a time; with Python alone."""
+"""A schedule of jobs with a deadline, the more valuable first; with Python alone."""
 
 import subprocess
 import time
@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.gpu_processes import Job, end, how_it_ended
-from benchmarks.gpu_results import Journal
+from benchmarks.gpu.processes import Job, end, how_it_ended
+from benchmarks.gpu.results import Journal
 
-# Seconds that a training has to save its state at the end of the time.
+# Seconds that a training has to save its state at the deadline.
 GRACE = 5.0
+# Starts the process of a job for some of its rows.
+Launch = Callable[[Job, list[str]], subprocess.Popen]
 
 
 class Running(NamedTuple):
-    """A job at work on some of its rows; `since` is a position in the journal."""
+    """A running job with its rows; `since` is the journal's size at its start."""
 
     job: Job
     names: list[str]
@@ -24,22 +26,22 @@ class Running(NamedTuple):
 
 
 class Schedule:
-    """Starts jobs, ends them at their limits, and writes the rows that they do not.
+    """Starts jobs, ends them at their limits, and writes rows for those that failed.
 
     Args:
         jobs: the more valuable first.
-        journal: where rows are read and written.
+        journal: the file of rows.
         launch: starts the process of a job for some of its rows.
-        parallel: processes at a time.
-        gib: memory of the card that they may take together.
-        until: by the monotonic clock; everything is ended then.
+        parallel: most processes at a time.
+        gib: memory of the card that they may use together.
+        until: deadline by the monotonic clock, at which everything is ended.
     """
 
     def __init__(
         self,
         jobs: Iterable[Job],
         journal: Journal,
-        launch: Callable[[Job, list[str]], subprocess.Popen],
+        launch: Launch,
         *,
         parallel: int,
         gib: float,
@@ -50,23 +52,23 @@ class Schedule:
         self.running: list[Running] = []
 
     def run(self, changed: Callable[[], None]) -> None:
-        """Until all jobs had their turn or the time is over.
+        """Runs the jobs until all had their turn or the time is over.
 
         Args:
-            changed: is called whenever jobs began or ended.
+            changed: called whenever jobs began or ended.
         """
         while time.monotonic() < self.until:
             ended, began = self.collect(), self.begin()
             if ended or began:
                 changed()
             elif not self.running:
-                break  # Nothing is left, or what is left takes more time than there is.
+                break  # Nothing is left for which the time is long enough.
             else:
                 time.sleep(0.1)
         self.stop("the time was over")
 
     def begin(self) -> bool:
-        """Starts what can start now; whether any job had its turn."""
+        """Starts the jobs that can start now; whether any job had its turn."""
         began = False
         for job in list(self.pending):
             others = [*self.pending, *(other.job for other in self.running)]
@@ -79,7 +81,7 @@ class Schedule:
                 if self.until - time.monotonic() < job.least:
                     continue
                 if self.must_wait(job):
-                    break  # What comes later may not overtake it for ever.
+                    break  # Later jobs may not overtake it.
                 since, now = self.journal.size(), time.monotonic()
                 process = self.launch(job, names)
                 self.running.append(Running(job, names, process, now, since))
@@ -102,13 +104,13 @@ class Schedule:
         )
 
     def names_left(self, job: Job) -> list[str]:
-        """Rows of a job that are still to be measured."""
+        """The rows of a job that are still to be measured."""
         if job.proof and not Path(job.proof).exists():
             return list(job.names)
         return [n for n in job.names if not self.journal.measured((job.phase, n))]
 
     def collect(self) -> bool:
-        """Takes note of jobs that ended, and ends those that take too long."""
+        """Removes ended jobs, and ends those that take too long; whether any ended."""
         before = len(self.running)
         for running in list(self.running):
             code = running.process.poll()
@@ -121,7 +123,7 @@ class Schedule:
         return len(self.running) < before
 
     def account(self, running: Running, why: str) -> None:
-        """Leaves a job, with a failed row for each that it did not write."""
+        """Removes a job, with a failed row for each that it did not write."""
         self.running.remove(running)
         seconds = time.monotonic() - running.started
         written = self.journal.rows(running.since)
@@ -134,7 +136,7 @@ class Schedule:
         self.journal.write(job.phase, name, {}, seconds, why)
 
     def stop(self, why: str) -> None:
-        """Ends all that is running."""
+        """Ends all running jobs."""
         end([running.process for running in self.running], GRACE)
         for running in list(self.running):
             self.account(running, why)

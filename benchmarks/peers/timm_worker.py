@@ -1,4 +1,4 @@
-"""Takes steps of a timm ViT when told to, for `speed_vs_peers` and `make gpu`.
+"""Takes steps of a timm ViT on demand, for `speed_vs_peers` and `make gpu`.
 
 Needs PyTorch and timm only, so it may run in a Python environment of its own. Reads
 lines such as `train 10` from stdin and answers with the seconds that the steps took;
@@ -8,10 +8,6 @@ lines such as `train 10` from stdin and answers with the seconds that the steps 
 import json
 import sys
 import time
-
-# Run as a file, its folder comes first, and the statistics.py there would be imported
-# by PyTorch in place of Python's own.
-del sys.path[0]
 
 NAMES = {
     "ViT-Ti/16": "vit_tiny_patch16_224",
@@ -35,8 +31,8 @@ def import_timm():
     try:
         import torch
 
-        # Two operators that a torchvision of another build lacks, and no ViT needs.
-        # To import it fails without them.
+        # The import fails if torchvision, built for another torch, lacks two operators,
+        # which no ViT needs.
         try:
             import torchvision  # noqa: F401
         except RuntimeError:
@@ -66,7 +62,7 @@ def make_model(torch, timm, spec: dict):
     labels = torch.randint(0, 1000, (spec["batch"],), device=device)
     model = model.to(device).train()
     if "+" in spec["model"]:
-        # Convolutions of cuDNN are faster so.
+        # This layout makes cuDNN's convolutions faster.
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     return model, (images, labels)
@@ -78,7 +74,7 @@ def make_steps(torch, spec: dict, model, images, labels):
     CPU: eager mode. GPU: torch.compile. Autocast for bfloat16 on both.
     """
     on_gpu = spec["device"] == "gpu"
-    # The fused update is the fastest one of torch, on CPU too.
+    # The fused update is the fastest one of torch, also on the CPU.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, weight_decay=0.1, fused=True
     )
@@ -116,7 +112,7 @@ def make_steps(torch, spec: dict, model, images, labels):
 
 
 def main() -> None:
-    """Says what was built, then answers until stdin ends."""
+    """Prints facts of the model, then answers until stdin ends."""
     spec = json.loads(sys.argv[1])
     torch, timm = import_timm()
     if spec["device"] == "gpu" and not torch.cuda.is_available():

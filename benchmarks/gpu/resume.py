@@ -1,6 +1,6 @@
-"""Phase 4: a training killed by SIGKILL ends with the bits of one left alone.
+"""Phase 4: a training killed by SIGKILL ends with the bits of an uninterrupted one.
 
-What the runs are, and how ends are compared, is `benchmarks/exact_resume.py`'s.
+The runs and their comparison are those of `benchmarks/exact_resume.py`.
 """
 
 import shutil
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.exact_resume import COMMAND, differences, final_state
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
 from configs import base
 from vit_jax.checkpoints.integrity import steps
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def train(folder: Path, options: list[str]) -> subprocess.Popen:
-    """Starts the training in a folder, or goes on with it."""
+    """Starts or resumes the training in a folder."""
     command = [*COMMAND, *options, "--workdir", str(folder)]
     return start(command, own_group=False, cwd=ROOT)
 
@@ -38,16 +38,16 @@ def finish(folder: Path, options: list[str]) -> None:
 
 
 def kill_in_the_middle(folder: Path, options: list[str], step: int) -> int:
-    """Trains until a checkpoint of `step` or later is there, then kills it.
+    """Trains until there is a checkpoint of `step` or later, then kills the training.
 
     Returns:
         The step of the newest checkpoint.
 
     Raises:
-        RuntimeError: it ended before.
+        RuntimeError: it ended before that.
     """
     process = train(folder, options)
-    while not any(found >= step for found in steps(folder / "checkpoints")):
+    while not any(saved >= step for saved in steps(folder / "checkpoints")):
         if process.poll() is not None:
             raise RuntimeError(f"the training ended before step {step}; see the log")
         time.sleep(0.02)
@@ -57,10 +57,10 @@ def kill_in_the_middle(folder: Path, options: list[str], step: int) -> int:
 
 
 def compare(spec: Spec, name: str, values: dict[str, Any]) -> None:
-    """One run left alone, the same again, and one that is killed.
+    """Compares an uninterrupted run with a second one and with a killed one.
 
     Raises:
-        RuntimeError: a run failed, or bits differ where they were promised.
+        RuntimeError: a run failed, or bits differ where they must not.
     """
     on = name == "deterministic"
     if on and "deterministic" not in base.get_config().train:
@@ -92,11 +92,11 @@ def compare(spec: Spec, name: str, values: dict[str, Any]) -> None:
 
 
 def main(spec: Spec) -> None:
-    """Compares with `deterministic`, or with `as it comes`."""
+    """Compares runs with `train.deterministic` on, or off (`as it comes`)."""
     for name in spec.names:
         with spec.row(name) as values:
             compare(spec, name, values)
 
 
 if __name__ == "__main__":
-    main(Spec.of(sys.argv[1]))
+    main(Spec.parse(sys.argv[1]))

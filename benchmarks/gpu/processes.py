@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from benchmarks.gpu_results import RowKey
+from benchmarks.gpu.results import RowKey
 
 PR_SET_PDEATHSIG = 1
 
@@ -19,16 +19,17 @@ class Job(NamedTuple):
     """A process that measures some rows.
 
     Attributes:
-        phase, names: of the rows that it writes.
-        command: the process, but for its last argument, the specification.
+        phase, names: keys of the rows that it writes.
+        command: its command, without the last argument, the specification.
         seconds: its time limit.
-        least: it is not started if less time is left.
-        gib: memory of the card that it takes at most.
+        least: seconds that must be left to start it.
+        gib: most memory of the card that it uses.
         alone: whether it is timed, so that nothing may run beside it.
-        needs: rows without which it cannot run.
+        needs: rows that must have been measured before.
         after: rows that it waits for, whether they fail or not.
-        proof: a file without which its rows do not count: what it made on a machine.
-        options: for the process.
+        proof: a file that the job makes on the machine, without which its rows are
+            invalid; "" for none.
+        options: settings in the specification.
     """
 
     phase: str
@@ -45,12 +46,12 @@ class Job(NamedTuple):
 
     @property
     def rows(self) -> tuple[RowKey, ...]:
-        """Keys of the rows that it writes."""
+        """Keys of the rows that the job writes."""
         return tuple((self.phase, name) for name in self.names)
 
 
 def end_with_parent() -> None:
-    """For `preexec_fn`: on Linux the process is killed when its parent is gone."""
+    """For `preexec_fn`: on Linux, the process is killed when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -61,8 +62,8 @@ def start(
     """Starts a process that ends with this one.
 
     Args:
-        own_group: whether `end` can end it with all that it starts in turn.
-        options: of `subprocess.Popen`.
+        own_group: whether `end` also ends the processes that it starts in turn.
+        options: arguments of `subprocess.Popen`.
     """
     return subprocess.Popen(
         list(command),
@@ -74,7 +75,7 @@ def start(
 
 
 def end(processes: Iterable[subprocess.Popen], grace: float = 0.0) -> None:
-    """Ends processes of `start` with all that they started.
+    """Ends processes of `start` and their own child processes.
 
     Args:
         grace: seconds between a SIGTERM and the kill, for states to be saved.
@@ -93,13 +94,13 @@ def end(processes: Iterable[subprocess.Popen], grace: float = 0.0) -> None:
 
 
 def signal_group(process: subprocess.Popen, number: int) -> None:
-    """Sends a signal to a process of `start` and to all that it started."""
+    """Sends a signal to a process of `start` and to its child processes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
 
 def how_it_ended(code: int) -> str:
-    """An exit code in words."""
+    """A phrase for an exit code, such as `killed by SIGKILL; see the log`."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}; see the log"
     return f"ended with exit code {code}; see the log"

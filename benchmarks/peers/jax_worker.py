@@ -1,4 +1,4 @@
-"""Takes training steps of a JAX model when told to: a worker of `speed_vs_peers`.
+"""Takes training steps of a JAX model on demand: a worker of `speed_vs_peers`.
 
 Reads lines such as `train 10` from stdin and answers with the seconds they took.
 """
@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import plain
-from benchmarks.peers_linen import PlainViT, make_linen_step
+from benchmarks.gpu import vit
+from benchmarks.peers.linen import PlainViT, make_linen_step
 from vit_jax.models.variants import parse_name
 from vit_jax.planning.timing import repeated_training
 
 
 def ours(spec: dict):
     """A closure that takes one step of vit_jax's training, and the parameters."""
-    config = plain.get_config(spec["model"], str(spec["batch"]))
+    config = vit.get_config(spec["model"], str(spec["batch"]))
     config.model.dtype = spec["dtype"]
     _, program = repeated_training(config, num_classes=1000)
     state = program.init_state()
@@ -55,7 +55,7 @@ def linen(spec: dict):
 
 
 def main() -> None:
-    """Says what was built, then answers until stdin ends."""
+    """Prints facts of the model, then answers until stdin ends."""
     spec = json.loads(sys.argv[1])
     if spec["device"] == "gpu" and jax.default_backend() != "gpu":
         sys.exit(f"--device gpu, but JAX has {jax.default_backend()} only")

@@ -1,10 +1,10 @@
-"""The step that `make gpu` measures: a plain ViT at 224 px, as timm has it too.
+"""The config that `make gpu` measures: a plain ViT at 224 px, which timm has too.
 
-    python -m vit_jax.plan --config benchmarks/plain.py:model=ViT-L/16,batch=128 \\
+    python -m vit_jax.plan --config benchmarks/gpu/vit.py:model=ViT-L/16,batch=128 \\
         --devices 1xH100 --num-examples 1281167 --num-classes 1000
 
 No dropout and no augmentation on the device: AdamW with weight decay, gradients clipped
-at norm 1, softmax loss, class token. It has no data: nothing can be trained with it.
+at norm 1, softmax loss, class token. It names no data set, so it cannot be trained.
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config(model: str, batch: str, size: str = "224") -> ml_collections.ConfigDict:
-    """The defaults of base.py, with a model and so many images of `size` pixels."""
+    """The defaults of base.py with a model, batch and image size."""
     config = base.get_config()
     config.model.name = model
     config.data.update(batch_size=int(batch), image_size=(int(size), int(size)))

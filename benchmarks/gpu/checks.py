@@ -1,7 +1,7 @@
-"""Phase 1: one attention path computes on the card what float32 does on the CPU.
+"""Phase 1: attention on the card against float32 on the CPU.
 
 Two blocks of a ViT, forward and gradient, at several numbers of tokens; then the losses
-of a training on scikit-learn's digits, with the batches and random draws of the CPU's.
+of a training on scikit-learn's digits with the same batches and random draws.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.results import Spec
 from configs import digits
 from vit_jax.config import resolve_lengths
 from vit_jax.data.pipeline import Data
@@ -23,11 +23,11 @@ from vit_jax.training.setup import build_program
 # Half precision rounds to 2^-9; float32 is multiplied in TF32 on NVIDIA cards, 2^-11.
 # bfloat16 on the CPU gives at most 0.004 and 0.014 at the numbers of tokens below.
 TOLERANCES = {"float32": (5e-3, 5e-3), "bfloat16": (2e-2, 3e-2)}
-# Largest difference of the losses, each the mean of 20 steps; the loss starts at 2.3.
-# Rounding grows where it falls fast: bfloat16 on the CPU differs by 0.11 there.
+# Largest difference of losses, as means of 20 steps; the loss starts at 2.3. Rounding
+# errors grow where it falls fast: bfloat16 on the CPU differs by 0.11 there.
 LOSS_TOLERANCES = {"float32": 0.1, "bfloat16": 0.25}
 WINDOW = 20
-# Image side and pooling that give a number of tokens with patches of 16 pixels.
+# Image size and pooling for each number of tokens, with patches of 16 pixels.
 TOKENS = {
     4: (32, "gap"),
     5: (32, "token"),
@@ -39,7 +39,7 @@ TOKENS = {
 
 
 def gradient_of(implementation: str, tokens: int, dtype: str, device: jax.Device):
-    """Logits and gradients of a small ViT in training, as arrays of the host."""
+    """Logits and gradients of a small ViT in training mode, as host arrays."""
     size, pooling = TOKENS[tokens]
     model = create_model(
         "ViT-Ti/16",
@@ -52,7 +52,7 @@ def gradient_of(implementation: str, tokens: int, dtype: str, device: jax.Device
     )
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    # Large enough that attention is not flat, and none zero as the head's would be.
+    # Large enough that attention is not uniform, and nonzero also in the head.
     params = jax.tree.map(
         lambda x: rng.normal(0, 0.08, x.shape).astype(np.float32), shapes
     )
@@ -69,9 +69,9 @@ def gradient_of(implementation: str, tokens: int, dtype: str, device: jax.Device
         return jax.device_get((logits, gradients))
 
 
-def distance(found: Any, wanted: Any) -> float:
-    """||found - wanted|| / ||wanted|| over all arrays of two trees."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+def distance(tree: Any, reference: Any) -> float:
+    """||tree - reference|| / ||reference|| over all arrays of two trees."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(reference), strict=True)
     squares = [
         (np.square(a.astype(np.float64) - b).sum(), np.square(b, dtype=float).sum())
         for a, b in pairs
@@ -83,24 +83,24 @@ def distance(found: Any, wanted: Any) -> float:
 def check_attention(
     implementation: str, tokens: int, dtype: str, values: dict[str, Any]
 ) -> None:
-    """Compares forward and gradient.
+    """Compares forward pass and gradient.
 
     Raises:
         RuntimeError: they differ by more than `TOLERANCES`.
     """
     reference = gradient_of("xla", tokens, "float32", jax.devices("cpu")[0])
-    found = gradient_of(implementation, tokens, dtype, jax.devices()[0])
+    result = gradient_of(implementation, tokens, dtype, jax.devices()[0])
     names = ("logits", "gradient")
     for name, one, other, most in zip(
-        names, found, reference, TOLERANCES[dtype], strict=True
+        names, result, reference, TOLERANCES[dtype], strict=True
     ):
         values |= {name: distance(one, other), f"{name}_at_most": most}
-    # NaN is no agreement either.
+    # Written so that NaN fails too.
     if not all(values[name] <= values[f"{name}_at_most"] for name in names):
         raise RuntimeError("forward or gradient differ by more than the tolerance")
 
 
-def losses(
+def training_losses(
     implementation: str, dtype: str, steps: int, device: jax.Device
 ) -> np.ndarray:
     """Losses of the first steps of a training on digits."""
@@ -120,7 +120,7 @@ def losses(
         devices=[device],
     )
     with jax.default_device(device):
-        state, keys, found = program.init_state(), program.make_keys(), []
+        state, keys, losses = program.init_state(), program.make_keys(), []
         batches = data.train_batches(seed=config.seed)
         try:
             for batch in itertools.islice(batches, steps):
@@ -129,10 +129,10 @@ def losses(
                     for k, v in program.batch.items()
                 }
                 state, metrics = program.train_step(state, placed, keys)
-                found.append(float(metrics["loss"]))
+                losses.append(float(metrics["loss"]))
         finally:
             batches.close()
-    return np.array(found)
+    return np.array(losses)
 
 
 def check_losses(
@@ -143,12 +143,12 @@ def check_losses(
     Raises:
         RuntimeError: they differ by more than `LOSS_TOLERANCES`, or did not fall.
     """
-    reference = losses("xla", "float32", steps, jax.devices("cpu")[0])
-    found = losses(implementation, dtype, steps, jax.devices()[0])
-    means = [one.reshape(-1, WINDOW).mean(1) for one in (found, reference)]
+    reference = training_losses("xla", "float32", steps, jax.devices("cpu")[0])
+    result = training_losses(implementation, dtype, steps, jax.devices()[0])
+    means = [one.reshape(-1, WINDOW).mean(1) for one in (result, reference)]
     values |= {
         "steps": steps,
-        "first_step": float(abs(found[0] - reference[0])),
+        "first_step": float(abs(result[0] - reference[0])),
         "largest_difference": float(np.abs(means[0] - means[1]).max()),
         "at_most": LOSS_TOLERANCES[dtype],
         "last_loss": float(means[0][-1]),
@@ -156,7 +156,7 @@ def check_losses(
     }
     if not values["largest_difference"] <= values["at_most"]:
         raise RuntimeError("the losses differ by more than the tolerance")
-    if not means[0][-1] < found[0]:
+    if not means[0][-1] < result[0]:
         raise RuntimeError("the loss did not fall")
 
 
@@ -174,4 +174,4 @@ def main(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
-    main(Spec.of(sys.argv[1]))
+    main(Spec.parse(sys.argv[1]))

@@ -1,12 +1,12 @@
-"""Everything that is to be measured on an NVIDIA card, in nine minutes.
+"""All measurements on an NVIDIA card, in nine minutes.
 
     make gpu                         or    python3 -m benchmarks.gpu
     make gpu CIFAR=cifar10.zip RESULTS=folder
     make gpu DRY=1                   tiny sizes on the CPU, without a card
 
-Needs Python alone: the first phase installs the rest. Each result is written to
-`results.jsonl` as soon as it is there, and `results.md` is made of them. Started again,
-it measures what is missing or failed. README.md in this folder says how to read it.
+Needs Python alone: the first phase installs the rest. Each result is appended to
+`results.jsonl` at once, and `results.md` shows all of them. Started again, it measures
+the missing and failed ones. docs/gpu.md says how to read the results.
 """
 
 import argparse
@@ -19,16 +19,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from benchmarks.gpu_jobs import Machine, all_jobs
-from benchmarks.gpu_processes import Job, start
-from benchmarks.gpu_report import TITLES, write_report
-from benchmarks.gpu_results import Journal, Spec
-from benchmarks.gpu_schedule import Schedule
+from benchmarks.gpu.jobs import Machine, all_jobs
+from benchmarks.gpu.processes import Job, start
+from benchmarks.gpu.report import TITLES, write_report
+from benchmarks.gpu.results import Journal, Spec
+from benchmarks.gpu.schedule import Launch, Schedule
 
-ROOT = Path(__file__).parent.parent
-# The code whose results are kept apart from those of other code.
+ROOT = Path(__file__).parents[2]
+# Results are valid for one state of this code.
 MEASURED = ("vit_jax", "configs", "experiments", "benchmarks", "requirements.txt")
 FORMAT = "--format=csv,noheader,nounits"
 QUERY = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", FORMAT]
@@ -38,7 +38,7 @@ def find_card() -> tuple[str, str, float]:
     """Name, driver and memory in GiB of the first NVIDIA card.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no card.
     """
     try:
         lines = subprocess.check_output(QUERY, text=True).splitlines()
@@ -51,8 +51,8 @@ def find_card() -> tuple[str, str, float]:
     return name, driver, float(mebibytes) / 1024
 
 
-def code_mark() -> str:
-    """A checksum of the files that are measured, so that no commit is needed."""
+def code_checksum() -> str:
+    """A checksum of the measured code, which need not be committed."""
     digest = hashlib.sha256()
     for name in MEASURED:
         paths = [ROOT / name] if "." in name else sorted((ROOT / name).rglob("*.py"))
@@ -62,7 +62,7 @@ def code_mark() -> str:
 
 
 def commit() -> str:
-    """The commit, for people; "" outside of git."""
+    """The commit as text for the report; "" outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
         return subprocess.check_output(
@@ -77,7 +77,7 @@ def settings(work: Path, dry: bool) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
-        # Without a usable card JAX would go on with the CPU, and say so in a warning.
+        # Without this, JAX would fall back to the CPU with only a warning.
         "JAX_PLATFORMS": "cpu" if dry else "cuda,cpu",
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -89,10 +89,10 @@ def settings(work: Path, dry: bool) -> dict[str, str]:
 
 
 def locked(path: Path) -> Any:
-    """A lock that the system gives up with the process, however it ends.
+    """A lock that the system releases when the process ends, however it ends.
 
     Raises:
-        OSError: another process has it.
+        OSError: another process holds it.
     """
     file = path.open("w")
     try:
@@ -106,7 +106,7 @@ def measure(arguments: argparse.Namespace, until: float) -> int:
     """Runs all phases; returns how many rows failed or are missing.
 
     Raises:
-        OSError: there is no card, or another start is at work.
+        OSError: there is no card, or another `make gpu` is at work.
     """
     results, work = arguments.results.absolute(), arguments.work.absolute()
     card, driver, gib = ("CPU, dry run", "", 0.0) if arguments.dry else find_card()
@@ -115,7 +115,6 @@ def measure(arguments: argparse.Namespace, until: float) -> int:
         raise FileNotFoundError(f"--cifar={cifar}: there is no such file or folder")
     for folder in (results, work):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = locked(work / "lock")
     facts = {
         "card": card,
         "driver": driver,
@@ -127,44 +126,47 @@ def measure(arguments: argparse.Namespace, until: float) -> int:
     machine = Machine(
         sys.executable, arguments.peers_python, work, driver, facts, str(cifar or "")
     )
-    journal = Journal(
-        str(results / "results.jsonl"), {"card": card, "code": code_mark()}
-    )
-    environment = settings(work, machine.dry)
+    key = {"card": card, "code": code_checksum()}
+    journal = Journal(str(results / "results.jsonl"), key)
     jobs = [
         job
         for job in all_jobs(machine)
         if not arguments.only or job.phase in ("install", *arguments.only.split(","))
     ]
-    log = (results / "log.txt").open("a")
-
-    def launch(job: Job, names: list[str]):
-        print(f"{job.phase}: {', '.join(names)}", flush=True)
-        spec = Spec(journal, job.phase, names, str(work), machine.dry, job.options)
-        command = [*job.command, spec.text()]
-        return start(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
     def report() -> None:
         write_report(results / "results.md", journal, jobs, facts)
 
-    schedule = Schedule(
-        jobs,
-        journal,
-        launch,
-        parallel=arguments.parallel or max(1, min(4, facts["cpus"] // 4)),
-        gib=0.92 * gib,
-        until=until,
-    )
-    try:
-        schedule.run(report)
-    finally:
-        schedule.stop("the command was ended")
-        report()
-        log.close()
-        lock.close()
+    with locked(work / "lock"), (results / "log.txt").open("a") as log:
+        schedule = Schedule(
+            jobs,
+            journal,
+            launcher(machine, journal, log),
+            parallel=arguments.parallel or max(1, min(4, facts["cpus"] // 4)),
+            gib=0.92 * gib,
+            until=until,
+        )
+        try:
+            schedule.run(report)
+        finally:
+            schedule.stop("the command was ended")
+            report()
     print(f"Results: {results / 'results.md'}")
-    wanted = [row for job in jobs for row in job.rows]
-    return sum(not journal.measured(row) for row in wanted)
+    return sum(not journal.measured(row) for job in jobs for row in job.rows)
+
+
+def launcher(machine: Machine, journal: Journal, log: IO[str]) -> Launch:
+    """The function that starts the process of a job for some of its rows."""
+    environment = settings(machine.work, machine.dry)
+
+    def launch(job: Job, names: list[str]) -> subprocess.Popen:
+        print(f"{job.phase}: {', '.join(names)}", flush=True)
+        work = str(machine.work)
+        spec = Spec(journal, job.phase, names, work, machine.dry, job.options)
+        command = [*job.command, spec.text()]
+        return start(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    return launch
 
 
 def main() -> None:
@@ -191,7 +193,7 @@ def main() -> None:
         parser.error(f"--only={arguments.only}: wanted some of {', '.join(TITLES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        # The last seconds are for ending what is at work, and for the report.
+        # The last seconds are for ending the processes, and for the report.
         failed = measure(arguments, started + arguments.budget - 8)
     except OSError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,7 @@
-"""Phase 5: CIFAR-10 from scratch by configs/cifar.py, for the time that is left.
+"""Phase 5: CIFAR-10 from scratch by configs/cifar.py, for the remaining time.
 
 The data is a zip file with `train/class/*.jpg` and `test/class/*.jpg`, or such a
-folder. Stopped by the time, the training goes on at the next start.
+folder. Stopped at the deadline, the training is resumed by the next start.
 """
 
 import shutil
@@ -12,18 +12,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_processes import start
-from benchmarks.gpu_results import Spec
+from benchmarks.gpu.processes import start
+from benchmarks.gpu.results import Spec
 from vit_jax.storage.jsonl import read_metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def image_folder(given: Path, work: Path) -> Path:
     """The folder of images; a zip file is unpacked, once.
 
     Raises:
-        FileNotFoundError: there is no train/ and test/ in it.
+        FileNotFoundError: it holds no train/ and test/.
     """
     folder = given
     if given.is_file():
@@ -48,11 +48,11 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def train(spec: Spec, values: dict[str, Any]) -> None:
-    """Trains, and writes a row for each evaluation as soon as it is there.
+    """Trains, and writes a row for each evaluation at once.
 
     Raises:
         RuntimeError: the training failed or was stopped.
-        OSError: the images are not there.
+        OSError: the images are missing.
     """
     images = image_folder(Path(spec.options["images"]), Path(spec.work))
     folder = Path(spec.work) / "cifar"
@@ -61,7 +61,7 @@ def train(spec: Spec, values: dict[str, Any]) -> None:
     command += ["--config", f"configs/cifar.py:size={size}"]
     command += [f"--config.data.name={images}", f"--config.train.duration={duration}"]
     command += spec.options["overrides"]
-    # A signal to the group reaches the training, which saves and ends; this waits.
+    # A signal to the group reaches the training, which saves and ends meanwhile.
     signal.signal(signal.SIGTERM, lambda *_: None)
     begun, written = time.monotonic(), len(evaluations(folder))
     process = start(command, own_group=False, cwd=ROOT)
@@ -69,14 +69,14 @@ def train(spec: Spec, values: dict[str, Any]) -> None:
     while code is None:
         time.sleep(0.2)
         code = process.poll()
-        found = evaluations(folder)
-        for row in found[written:]:
+        rows = evaluations(folder)
+        for row in rows[written:]:
             seconds = time.monotonic() - begun
             name = f"{row['split']} at step {row['step']}"
             spec.journal.write(spec.phase, name, row, seconds)
-        written = len(found)
-        if found:
-            values |= found[-1]
+        written = len(rows)
+        if rows:
+            values |= rows[-1]
     if code:
         raise RuntimeError(f"the training ended with exit code {code}; see the log")
 
@@ -89,4 +89,4 @@ def main(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
-    main(Spec.of(sys.argv[1]))
+    main(Spec.parse(sys.argv[1]))

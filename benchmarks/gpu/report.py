@@ -1,12 +1,12 @@
-"""`results.md`: the rows as a table for people; with Python alone."""
+"""`results.md`: the rows as a table; with Python alone."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_processes import Job
-from benchmarks.gpu_results import Journal, RowKey
+from benchmarks.gpu.processes import Job
+from benchmarks.gpu.results import Journal, RowKey
 
 TITLES = {
     "install": "0. Installation",
@@ -22,9 +22,9 @@ TITLES = {
 def write_report(
     path: Path, journal: Journal, jobs: Iterable[Job], facts: dict[str, Any]
 ) -> None:
-    """Writes the report in one piece: what is there, what failed, what is missing."""
+    """Writes the report atomically: results, failed rows, missing rows."""
     rows = journal.rows()
-    wanted = [row for job in jobs for row in job.rows]
+    planned = [row for job in jobs for row in job.rows]
     lines = [
         f"# {facts['card']}",
         "",
@@ -32,23 +32,23 @@ def write_report(
         f"{facts['cpus']} CPUs, commit {facts['commit'] or 'unknown'}, "
         f"code {journal.key['code']}.",
         "",
-        *missing(wanted, rows),
+        *missing(planned, rows),
     ]
     for phase, title in TITLES.items():
-        found = [row for row in rows.values() if row["phase"] == phase]
-        if found:
+        own = [row for row in rows.values() if row["phase"] == phase]
+        if own:
             lines += ["", f"## {title}", "", "| | | | s |", "|---|---|---|---|"]
-            lines += [table_row(row) for row in found]
+            lines += [table_row(row) for row in own]
     partial = path.with_name(path.name + ".tmp")
     partial.write_text("\n".join(lines) + "\n")
     os.replace(partial, path)
 
 
-def missing(wanted: list[RowKey], rows: dict[RowKey, dict[str, Any]]) -> list[str]:
-    """What failed and what was not reached."""
-    failed = [row for row in wanted if row in rows and not rows[row]["ok"]]
-    absent = [row for row in wanted if row not in rows]
-    lines = [f"{len(wanted) - len(failed) - len(absent)} of {len(wanted)} measured."]
+def missing(planned: list[RowKey], rows: dict[RowKey, dict[str, Any]]) -> list[str]:
+    """Lines with the number of measured rows, the failed rows and the missing ones."""
+    failed = [row for row in planned if row in rows and not rows[row]["ok"]]
+    absent = [row for row in planned if row not in rows]
+    lines = [f"{len(planned) - len(failed) - len(absent)} of {len(planned)} measured."]
     lines += [f"- failed: {' '.join(row)}: {rows[row]['error']}" for row in failed]
     if absent:
         lines.append(f"- not reached: {', '.join(' '.join(row) for row in absent)}")
@@ -57,18 +57,18 @@ def missing(wanted: list[RowKey], rows: dict[RowKey, dict[str, Any]]) -> list[st
 
 def table_row(row: dict[str, Any]) -> str:
     """Name, outcome, values and seconds of a row."""
-    said = in_words(row["values"])
-    cells = [row["name"], "ok" if row["ok"] else "FAILED", said, str(row["seconds"])]
+    outcome = "ok" if row["ok"] else "FAILED"
+    cells = [row["name"], outcome, formatted(row["values"]), str(row["seconds"])]
     return f"| {' | '.join(cells)} |"
 
 
-def in_words(value: Any) -> str:
+def formatted(value: Any) -> str:
     """Values as `name number, ...`; a spread as `median (least-most)`."""
     if isinstance(value, dict):
         if value.keys() == {"median", "least", "most"}:
             return "{median:.4g} ({least:.4g}-{most:.4g})".format(**value)
         shown = {k: v for k, v in value.items() if k != "facts"}
-        return "; ".join(f"{k} {in_words(v)}" for k, v in shown.items())
+        return "; ".join(f"{k} {formatted(v)}" for k, v in shown.items())
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value).replace("|", "/")

@@ -1,8 +1,8 @@
 """Phase 3: images/s and MFU, ours and timm's in turns on the same card.
 
-For each model both live in processes of their own and only one works at a time (A B A
-B ...). `prepare` compiles timm's first, so that its kernels are in the cache. With
-Python alone: the workers bring what they need.
+For each model both have processes of their own and only one works at a time (A B A B
+...). `prepare` compiles timm's first, so that its kernels are in the cache. This file
+needs Python alone; the workers have environments of their own.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_processes import end_with_parent
-from benchmarks.gpu_results import Spec, in_one_line
-from benchmarks.speed_vs_peers import TIMM_WORKER, Worker
+from benchmarks.gpu.processes import end_with_parent
+from benchmarks.gpu.results import Spec, in_one_line
+from benchmarks.peers.worker import TIMM_WORKER, Worker
 
-# The modes by the names of their rows.
+# Modes of the workers by the names in rows.
 MODES = {"training": "train", "inference": "forward"}
 
 
@@ -25,7 +25,7 @@ MODES = {"training": "train", "inference": "forward"}
 def worker(peer: str, spec: Spec) -> Iterator[Worker]:
     """A process that takes steps; `peer` is `ours`, or `timm` with a compile mode."""
     options = spec.options
-    command = [sys.executable, "-m", "benchmarks.gpu_step"]
+    command = [sys.executable, "-m", "benchmarks.gpu.step"]
     settings = {"device": "cpu" if spec.dry else "gpu", "clip_norm": 1.0}
     if peer != "ours":
         command = [str(Path(spec.work) / "peers/bin/python"), TIMM_WORKER]
@@ -38,21 +38,21 @@ def worker(peer: str, spec: Spec) -> Iterator[Worker]:
         made.close()
 
 
-def turn_steps(made: Worker, mode: str, seconds: float) -> int:
-    """Warms up, and returns the steps that take so long."""
-    made.run(3, mode)
-    taken, _ = made.run(3, mode)
+def turn_steps(peer: Worker, mode: str, seconds: float) -> int:
+    """Warms up, and returns the number of steps that fills a turn."""
+    peer.run(3, mode)
+    taken, _ = peer.run(3, mode)
     return max(1, round(3 * seconds / taken))
 
 
 def compare(
     workers: list[Worker], mode: str, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Times of all in turns.
+    """Times all workers in turns.
 
     Returns:
-        For each worker images/s: `median`, `least`, `most` over the rounds. Beside
-        them `ratio`: of ours to the best of the others, of neighbours in time.
+        `images/s` of each worker: `median`, `least`, `most` over the rounds; `ratio`,
+        the same of ours to the best of the others in each round; `against`, its name.
     """
     steps = {
         one.peer: turn_steps(one, mode, options["turn_seconds"]) for one in workers
@@ -81,7 +81,7 @@ def spread(numbers: list[float]) -> dict[str, float]:
 def utilisation(
     values: dict[str, Any], facts: dict[str, Any], mode: str
 ) -> dict[str, Any]:
-    """MFU of each: its FLOP/s by the model's arithmetic, over the peak of the card."""
+    """MFU of each worker: FLOP/s of the model's arithmetic over the card's peak."""
     if not facts["peak_flops"]:
         return {}
     share = facts["flops"][mode] / facts["peak_flops"]
@@ -93,7 +93,7 @@ def measure(spec: Spec) -> None:
     with contextlib.ExitStack() as stack:
         started, facts, failed = {}, {}, {}
         for peer in spec.options["peers"]:
-            # Of a peer that is not installed there is not even a Python.
+            # Popen fails if the peer is not installed, since it then has no Python.
             try:
                 started[peer] = stack.enter_context(worker(peer, spec))
             except OSError as error:
@@ -139,5 +139,5 @@ def prepare(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
-    spec = Spec.of(sys.argv[1])
+    spec = Spec.parse(sys.argv[1])
     (prepare if spec.phase == "prepare" else measure)(spec)

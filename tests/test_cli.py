@@ -56,13 +56,26 @@ def test_old_spellings_are_taken_with_a_word(capsys):
     assert "use --allow-config-change\n" in capsys.readouterr().err
 
 
-def test_keys_without_config_are_hinted_at_and_init_is_a_short_form(capsys):
+def test_init_is_a_short_form(capsys):
     words = ("--checkpoint=x", "--config=digits", "--init=y", "--config.seed=1")
     found = parse(*words, config=True)
     assert found.overrides == ["--config.seed=1", "--config.init=y"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--optim.lr=1", "did you mean --config.optim.lr=1?"),
+        ("--epochs=3", "did you mean --config.train.duration=3epochs?"),
+        ("--batch-size", "did you mean --config.data.batch_size?"),
+        ("--config.seed", "wanted --config.seed=value, without a space"),
+    ],
+)
+def test_keys_without_config_are_hinted_at(word, hint, capsys):
     with pytest.raises(SystemExit):
-        parse(*words, "--optim.lr=1", config=True)
-    assert "did you mean --config.optim.lr=1?" in capsys.readouterr().err
+        parse("--checkpoint=x", "--config=digits", word, "1", config=True)
+    assert hint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

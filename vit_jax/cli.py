@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 import ml_collections
 
-from vit_jax.config import ConfigError, unknown_key
+from vit_jax.config import ConfigError, other_name, unknown_key
 from vit_jax.parallel import distributed
 
 LIBRARY = Path(__file__).parent
@@ -102,13 +102,19 @@ def checked_flag(parser: argparse.ArgumentParser, word: str) -> str:
     if not flag.startswith("--") or any(name.startswith(flag) for name in known):
         return word
     if flag.startswith("--config.") and takes_config:
+        if not equals:
+            parser.error(f"{flag}: wanted {flag}=value, without a space")
         return word
     dashed = flag.replace("_", "-")
     if dashed in known:
         print(f"{parser.prog}: use {dashed}", file=sys.stderr)
         return dashed + equals + value
-    if "." in flag and takes_config:
-        hint = f"did you mean --config.{word.removeprefix('--')}?"
+    key = flag.removeprefix("--")
+    other, unit = other_name(key.replace("-", "_"))
+    if takes_config and "." in key:
+        hint = f"did you mean --config.{key}{equals}{value}?"
+    elif takes_config and other:
+        hint = f"did you mean --config.{other}{equals}{value}{unit if equals else ''}?"
     elif nearest := difflib.get_close_matches(dashed, known, n=1):
         hint = f"did you mean {nearest[0]}?"
     else:
@@ -216,9 +222,7 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
     module_spec.loader.exec_module(module)
     config = call_get_config(module.get_config, text, spec)
     for override in overrides:
-        key, equals, value = override.removeprefix("--config.").partition("=")
-        if not equals:
-            raise ConfigError(f"{override}: wanted --config.{key}=value")
+        key, _, value = override.removeprefix("--config.").partition("=")
         set_value(config, key, value)
     return config
 

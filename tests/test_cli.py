@@ -9,6 +9,7 @@ import pytest
 from vit_jax import cli
 from vit_jax.__main__ import COMMANDS
 from vit_jax.command_list import first_line
+from vit_jax.config_file import read_config
 
 
 def parser_of(**options):
@@ -94,7 +95,7 @@ def test_wrong_image_sizes(text):
 @pytest.mark.parametrize("name", ["digits", "digits.py", "configs/digits.py"])
 def test_configs_are_found_by_name_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.read_config(name, []).data.name == "digits"
+    assert read_config(name, []).data.name == "digits"
 
 
 def test_a_config_elsewhere_imports_those_of_the_library(tmp_path):
@@ -104,7 +105,7 @@ def test_a_config_elsewhere_imports_those_of_the_library(tmp_path):
         "    config = digits.get_config()\n"
         "    config.optim.learning_rate = sibling.RATE\n    return config\n"
     )
-    assert cli.read_config(str(tmp_path / "mine.py"), []).optim.learning_rate == 7
+    assert read_config(str(tmp_path / "mine.py"), []).optim.learning_rate == 7
 
 
 def run(*command):

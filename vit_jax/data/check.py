@@ -24,8 +24,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, run_command
 from vit_jax.config import EVALUATORS, check_config
+from vit_jax.config_file import read_config
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import CachedSource, Source, read_many

@@ -35,7 +35,9 @@ def data_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
     """Name, size of each split, and the classes with the first of their names."""
     data, names = setup.data, setup.data.label_names()
     splits = dict.fromkeys((data.split, *config.eval.splits))
-    sizes = ", ".join(f"{data.num_examples(split):,} images in {split}" for split in splits)
+    sizes = ", ".join(
+        f"{data.num_examples(split):,} images in {split}" for split in splits
+    )
     shown = ", ".join(names[:SHOWN_CLASSES])
     more = ", ..." if len(names) > SHOWN_CLASSES else ""
     return f"{data.name}: {sizes}; {len(names):,} classes: {shown}{more}"

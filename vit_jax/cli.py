@@ -5,7 +5,6 @@ import difflib
 import logging
 import os
 import platform
-import re
 import sys
 import traceback
 import warnings
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from vit_jax.config import other_name
+from vit_jax import config
 from vit_jax.parallel import distributed
 
 CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
@@ -99,7 +98,7 @@ def checked_flag(parser: argparse.ArgumentParser, word: str) -> str:
         print(f"{parser.prog}: use {dashed}", file=sys.stderr)
         return dashed + equals + value
     key = flag.removeprefix("--")
-    other, unit = other_name(key.replace("-", "_"))
+    other, unit = config.other_name(key.replace("-", "_"))
     if takes_config and "." in key:
         hint = f"did you mean --config.{key}{equals}{value}?"
     elif takes_config and other:
@@ -158,17 +157,11 @@ def take_words(
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """Reads `384` or `384x512` (height x width).
-
-    Raises:
-        ArgumentTypeError: the text is neither.
-    """
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.lower())
-    if not match:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: wanted pixels, as 384 or 384x512 (height x width)"
-        )
-    return int(match[1]), int(match[2] or match[1])
+    """`config.image_size` as the type of a flag."""
+    try:
+        return config.image_size(text)
+    except config.ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -182,6 +182,20 @@ class Lengths(NamedTuple):
     evaluators: dict[str, int]  # those that are on, and how often they run
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Reads `384`, `384x512` or `384,512` (height, width).
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    match = re.fullmatch(r"\(?([1-9]\d*)(?:\s*[x,]\s*([1-9]\d*))?\)?", text.lower())
+    if not match:
+        raise ConfigError(
+            f"{text!r}: wanted pixels, as 384 or 384x512 (height x width)"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
 def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
     """Turns the durations of a config into steps, for an epoch of so many examples.
 

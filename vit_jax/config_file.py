@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config import ConfigError, unknown_key
+from vit_jax.config import ConfigError, image_size, unknown_key
 
 LIBRARY = Path(__file__).parent
 # The configs that come with the library: beside it in a clone, inside it if installed.
@@ -120,7 +120,11 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         raise ConfigError(unknown_key(key, all_keys(config), text))
     old = section[name]
     try:
-        section[name] = parse_value(text, old)
+        section[name] = (
+            image_size(text) if name == "image_size" else parse_value(text, old)
+        )
+    except ConfigError as error:
+        raise ConfigError(f"--config.{key}={error}") from None
     except (KeyError, ValueError, SyntaxError, TypeError):
         raise ConfigError(
             f"--config.{key}={text}: wanted {type(old).__name__}, like {old!r}"

@@ -39,6 +39,7 @@ def config():
         ("num_workers=4", "did you mean 'data.workers'"),
         ("seed=many", "wanted int, like 0"),
         ("optim.learning_rate=fast", "wanted float"),
+        ("data.image_size=big", "wanted pixels"),
         ("log.tensorboard=maybe", "wanted bool"),
     ],
 )
@@ -52,7 +53,7 @@ def test_overrides_take_the_type_of_the_default():
         "configs/digits.py",
         [
             "--config.optim.learning_rate=1",
-            "--config.data.image_size=24,32",
+            "--config.data.image_size=24x32",
             "--config.data.crop_area=(0.1, 1)",
             "--config.eval.splits=val,test",
             "--config.log.tensorboard=false",

@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     dataset = arguments.dataset or arguments.folder
     if dataset and Path(dataset).is_file():
         raise ValueError(
-            f"{dataset} is a file: give a folder of labelled images here, and image files "
+            f"{dataset} is a file: give a folder of labelled images, and files "
             "to vit_jax.predict"
         )
     data = protocols.data_of(protocol, run, dataset, arguments.split)

@@ -106,7 +106,7 @@ def test_a_batch_larger_than_the_split_is_found(tmp_path):
     arguments = parser.parse_args(
         ["--config", f"configs/folder.py:data={tmp_path / 'pets'}", "--seconds", "1"]
     )
-    arguments.overrides = []
+    arguments.overrides = ["--config.data.batch_size=32"]
     with pytest.raises(ValueError, match="batch_size=32 is larger than the split"):
         check.main(arguments)
     arguments.seconds = -1

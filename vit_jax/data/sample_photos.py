@@ -27,7 +27,7 @@ COUNTS = {"train": 40, "val": 10}
 
 def write_photos(folder: Path) -> int:
     """Writes the pieces as JPEG files; returns how many there are."""
-    # Imported here, since it takes seconds and a wrong flag needs none of it.
+    # Imported here: it takes seconds, and a wrong flag should be reported at once.
     from sklearn.datasets import load_sample_image
 
     generator = np.random.default_rng(0)

@@ -20,8 +20,9 @@ import jax
 import numpy as np
 
 from vit_jax.checkpoints.store import Checkpoints
-from vit_jax.cli import read_config, run_command
+from vit_jax.cli import run_command
 from vit_jax.config import to_dict
+from vit_jax.config_file import read_config
 from vit_jax.data import sources
 from vit_jax.data.pipeline import prefetch_to_device
 from vit_jax.parallel import sharding

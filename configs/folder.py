@@ -2,12 +2,12 @@
 
     python -m vit_jax.train --config configs/folder.py:data=photos --workdir runs/photos
 
-`photos` holds a folder a class (a tenth of each is held out to evaluate on), or
-train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels),
-`init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless `model` names
-one). Every knob of base.py can be set behind it, such as
+`photos` holds a folder for each class (a tenth of each is held out to evaluate on), or
+train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels, or
+`64x96`), `init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless
+`model` names one). Every value of base.py can be changed as in
 `--config.train.duration=20epochs`. A batch is 32 images, or fewer where the folder has
-not so many.
+fewer.
 """
 
 import os
@@ -15,6 +15,7 @@ import os
 import ml_collections
 
 from configs import base
+from vit_jax.config import image_size
 from vit_jax.data.folder import FolderSource
 
 BATCH_SIZE = 32
@@ -25,7 +26,6 @@ def get_config(
 ) -> ml_collections.ConfigDict:
     """Small batches and strong augmentation, as small data sets need them."""
     config = base.get_config()
-    pixels = int(size)
     config.init = init
     config.model.name = model or ("" if init else "ViT-Ti/16")
     if "ViT" in config.model.name:
@@ -33,7 +33,7 @@ def get_config(
     config.data.update(
         name=data,
         batch_size=fitting_batch(data),
-        image_size=(pixels, pixels),
+        image_size=image_size(size),
         crop_area=(0.2, 1.0),
         randaug_layers=2,
     )
@@ -45,11 +45,11 @@ def get_config(
 
 
 def fitting_batch(folder: str) -> int:
-    """The largest power of two, up to 32, of which the folder fills a batch."""
+    """The largest power of two, up to 32, that the folder can fill."""
     try:
         images = len(FolderSource(os.path.expanduser(folder), "train"))
     except (OSError, ValueError):
-        # Shards, a bucket, or what is wrong with the folder: opening it tells.
+        # Shards, a bucket, or a folder whose fault shows when it is opened.
         return BATCH_SIZE
     if images >= BATCH_SIZE:
         return BATCH_SIZE

@@ -14,7 +14,7 @@ from experiments.lab import paper
 from experiments.lab.command import main
 from experiments.lab.frame import Experiment, RunResults
 from experiments.lab.records import Claim, Conclusion, Table
-from vit_jax.cli import read_config
+from vit_jax.config_file import read_config
 from vit_jax.models import create_model
 from vit_jax.models.variants import SIZES
 from vit_jax.planning.estimate import PAPER_UTILISATION, core_days

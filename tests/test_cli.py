@@ -9,6 +9,7 @@ import pytest
 from vit_jax import cli
 from vit_jax.__main__ import COMMANDS
 from vit_jax.command_list import first_line
+from vit_jax.config_file import read_config
 
 
 def parser_of(**options):
@@ -56,13 +57,26 @@ def test_old_spellings_are_taken_with_a_word(capsys):
     assert "use --allow-config-change\n" in capsys.readouterr().err
 
 
-def test_keys_without_config_are_hinted_at_and_init_is_a_short_form(capsys):
+def test_init_is_a_short_form(capsys):
     words = ("--checkpoint=x", "--config=digits", "--init=y", "--config.seed=1")
     found = parse(*words, config=True)
     assert found.overrides == ["--config.seed=1", "--config.init=y"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--optim.lr=1", "did you mean --config.optim.lr=1?"),
+        ("--epochs=3", "did you mean --config.train.duration=3epochs?"),
+        ("--batch-size", "did you mean --config.data.batch_size?"),
+        ("--config.seed", "wanted --config.seed=value, without a space"),
+    ],
+)
+def test_keys_without_config_are_hinted_at(word, hint, capsys):
     with pytest.raises(SystemExit):
-        parse(*words, "--optim.lr=1", config=True)
-    assert "did you mean --config.optim.lr=1?" in capsys.readouterr().err
+        parse("--checkpoint=x", "--config=digits", word, "1", config=True)
+    assert hint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,7 @@ def test_wrong_image_sizes(text):
 @pytest.mark.parametrize("name", ["digits", "digits.py", "configs/digits.py"])
 def test_configs_are_found_by_name_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.read_config(name, []).data.name == "digits"
+    assert read_config(name, []).data.name == "digits"
 
 
 def test_a_config_elsewhere_imports_those_of_the_library(tmp_path):
@@ -91,7 +105,7 @@ def test_a_config_elsewhere_imports_those_of_the_library(tmp_path):
         "    config = digits.get_config()\n"
         "    config.optim.learning_rate = sibling.RATE\n    return config\n"
     )
-    assert cli.read_config(str(tmp_path / "mine.py"), []).optim.learning_rate == 7
+    assert read_config(str(tmp_path / "mine.py"), []).optim.learning_rate == 7
 
 
 def run(*command):

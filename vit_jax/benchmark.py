@@ -20,9 +20,9 @@ from vit_jax.cli import (
     CONFIG_HELP,
     command_parser,
     image_size,
-    read_config,
     run_command,
 )
+from vit_jax.config_file import read_config
 from vit_jax.models import AnyModel, create_model
 from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops

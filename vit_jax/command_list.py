@@ -33,7 +33,9 @@ def start(
             print(f"  {command:{width}}  {text}")
     else:
         nearest = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {nearest[0]}" if nearest else f"wanted {', '.join(names)}"
+        hint = (
+            f"did you mean {nearest[0]}?" if nearest else f"wanted {', '.join(names)}"
+        )
         sys.exit(f"error: {package} has no command {name}: {hint}")
 
 

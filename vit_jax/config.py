@@ -19,7 +19,7 @@ import ml_collections
 Keys = dict[str, bool]
 # Sections of evaluators that run at intervals of their own; "" is never.
 EVALUATORS = ("fewshot", "knn")
-# What people call a key who know other projects, where no likeness leads to ours.
+# Names that other projects give to keys, where no likeness leads to ours.
 OTHER_NAMES = {
     "accumulation_steps": "train.accumulate_steps",
     "batch": "data.batch_size",
@@ -32,14 +32,21 @@ OTHER_NAMES = {
     "drop_path": "model.stochastic_depth_rate",
     "drop_path_rate": "model.stochastic_depth_rate",
     "ema": "train.ema_decay",
+    "epochs": "train.duration",
     "grad_clip": "optim.clip_norm",
     "gradient_accumulation_steps": "train.accumulate_steps",
     "gradient_clipping": "optim.clip_norm",
+    "image_size": "data.image_size",
     "img_size": "data.image_size",
     "input_size": "data.image_size",
+    "learning_rate": "optim.learning_rate",
     "lr": "optim.learning_rate",
+    "max_epochs": "train.duration",
+    "max_steps": "train.duration",
     "mixup": "mix.mixup_alpha",
     "model": "model.name",
+    "num_epochs": "train.duration",
+    "num_steps": "train.duration",
     "num_workers": "data.workers",
     "opt": "optim.name",
     "optimizer": "optim.name",
@@ -47,19 +54,14 @@ OTHER_NAMES = {
     "pretrained": "init",
     "resolution": "data.image_size",
     "smoothing": "loss.label_smoothing",
+    "steps": "train.duration",
+    "total_steps": "train.duration",
+    "warmup_epochs": "optim.warmup",
+    "warmup_steps": "optim.warmup",
     "wd": "optim.weight_decay",
+    "weight_decay": "optim.weight_decay",
 }
-DURATION_NAMES = {
-    "epochs": ("train.duration", "epochs"),
-    "num_epochs": ("train.duration", "epochs"),
-    "max_epochs": ("train.duration", "epochs"),
-    "steps": ("train.duration", "steps"),
-    "num_steps": ("train.duration", "steps"),
-    "max_steps": ("train.duration", "steps"),
-    "total_steps": ("train.duration", "steps"),
-    "warmup_epochs": ("optim.warmup", "epochs"),
-    "warmup_steps": ("optim.warmup", "steps"),
-}
+DURATIONS = ("train.duration", "optim.warmup")
 
 
 class ConfigError(ValueError):
@@ -112,6 +114,12 @@ def check_config(config: ml_collections.ConfigDict, sections: dict[str, Keys]) -
         raise ConfigError(f"the config lacks {', '.join(missing)}")
 
 
+def other_name(name: str) -> tuple[str, str]:
+    """The key that other projects call by a name, and the unit in the name, or ""."""
+    key = OTHER_NAMES.get(name, "")
+    return key, name.rpartition("_")[2] if key in DURATIONS else ""
+
+
 def unknown_key(key: str, valid: list[str], value: str = "") -> str:
     """A sentence that names the valid key nearest to an unknown one.
 
@@ -119,11 +127,7 @@ def unknown_key(key: str, valid: list[str], value: str = "") -> str:
         value: what it was to be set to, if that is known.
     """
     section, _, last = key.rpartition(".")
-    unit = ""
-    if last in DURATION_NAMES:
-        nearest, unit = DURATION_NAMES[last]
-    else:
-        nearest = OTHER_NAMES.get(last, "")
+    nearest, unit = other_name(last)
     beside = f"{section}.{nearest.rpartition('.')[2]}"
     if nearest and beside in valid:
         nearest = beside
@@ -186,6 +190,20 @@ class Lengths(NamedTuple):
         return any(
             self.due(n, step) for n in (self.eval_every, *self.evaluators.values())
         )
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Reads `384`, `384x512` or `384,512` (height, width).
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    match = re.fullmatch(r"\(?([1-9]\d*)(?:\s*[x,]\s*([1-9]\d*))?\)?", text.lower())
+    if not match:
+        raise ConfigError(
+            f"{text!r}: wanted pixels, as 384 or 384x512 (height x width)"
+        )
+    return int(match[1]), int(match[2] or match[1])
 
 
 def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:

@@ -40,6 +40,11 @@ def main(arguments: argparse.Namespace) -> None:
     mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
     run = load_trained(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
     dataset = arguments.dataset or arguments.folder
+    if dataset and Path(dataset).is_file():
+        raise ValueError(
+            f"{dataset} is a file: give a folder of labelled images, and files "
+            "to vit_jax.predict"
+        )
     data = protocols.data_of(protocol, run, dataset, arguments.split)
     if not data.name:
         raise ValueError(

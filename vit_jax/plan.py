@@ -22,9 +22,9 @@ from vit_jax.cli import (
     add_checkpoint_argument,
     command_parser,
     image_size,
-    read_config,
     run_command,
 )
+from vit_jax.config_file import read_config
 from vit_jax.planning.largest_batch import batch_unit, largest_batch
 from vit_jax.planning.model_summary import summarize_command
 from vit_jax.planning.run_plan import data_facts, plan_batch, plan_run

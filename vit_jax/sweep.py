@@ -15,8 +15,9 @@ from pathlib import Path
 
 import ml_collections
 
-from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, run_command
 from vit_jax.config import ConfigError
+from vit_jax.config_file import read_config
 from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.training.loop import Results, exit_on_interrupt, train
 

@@ -10,7 +10,8 @@ Any value of a config (configs/base.py lists them) is changed by
 
 import argparse
 
-from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, run_command
+from vit_jax.config_file import read_config
 from vit_jax.figures import pictures
 from vit_jax.parallel import distributed
 from vit_jax.storage.paths import as_path

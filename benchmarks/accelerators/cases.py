@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from configs import families
-from vit_jax.cli import read_config
 from vit_jax.config import resolve_lengths
+from vit_jax.config_file import read_config
 from vit_jax.parallel.sharding import batch_sharding
 from vit_jax.planning.deviceless import ABSENT
 from vit_jax.planning.run_plan import data_facts

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.accelerators import __main__ as accelerators
 from benchmarks.accelerators.cases import CASES, Case, target_of
 from benchmarks.accelerators.table import report
-from vit_jax.cli import read_config
 from vit_jax.config import resolve_lengths
+from vit_jax.config_file import read_config
 from vit_jax.planning import run_plan
 from vit_jax.planning.deviceless import ABSENT
 from vit_jax.planning.estimate import GIB

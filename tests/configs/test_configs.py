@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from configs import augreg, families, pretrain, vtab
-from vit_jax import cli
 from vit_jax.config import difference, resolve_lengths
+from vit_jax.config_file import read_config
 from vit_jax.data.pipeline import Data
 from vit_jax.models import create_model
 from vit_jax.training.optim import make_schedule
@@ -91,7 +91,7 @@ def test_config_builds_and_steps(spec, monkeypatch):
         Data, "label_names", lambda d: tuple(map(str, range(SIZES[d.name][0])))
     )
     monkeypatch.setattr(Data, "num_examples", lambda d, _="": SIZES[d.name][1])
-    config = cli.read_config(f"configs/{spec}", [])
+    config = read_config(f"configs/{spec}", [])
     # Evaluators of features open data of their own.
     config.fewshot.every = config.knn.every = ""
     shorten(config)
@@ -112,7 +112,7 @@ def test_config_builds_and_steps(spec, monkeypatch):
 
 def test_table_3_in_steps():
     """Batch 4096, 300 epochs of 99 % of ImageNet; 93.8 k steps with all of it."""
-    config = cli.read_config("configs/imagenet.py", [])
+    config = read_config("configs/imagenet.py", [])
     lengths = resolve_lengths(config, 1_281_167)
     assert lengths.warmup == 10_000 and abs(lengths.total - 93_836) <= 1
 
@@ -132,7 +132,7 @@ TABLE_4 = {
 def test_table_4(dataset, model):
     steps, rates, share, split = TABLE_4[dataset]
     spec = f"configs/finetune.py:model={model},dataset={dataset}"
-    config = cli.read_config(spec, [])
+    config = read_config(spec, [])
     assert config.train.duration == f"{steps}steps"
     assert config.sweep.learning_rates == rates
     assert config.sweep.train_split == f"train[:{share}]"
@@ -152,10 +152,10 @@ def test_table_2_has_larger_images_and_an_average_on_imagenet_alone(
     model, side, elsewhere
 ):
     read = "configs/finetune.py:table=2,model={},dataset={}".format
-    config = cli.read_config(read(model, "imagenet2012"), [])
+    config = read_config(read(model, "imagenet2012"), [])
     assert config.data.image_size == (side, side)
     assert config.train.ema_decay == 0.9999
-    other = cli.read_config(read(model, "cifar10"), [])
+    other = read_config(read(model, "cifar10"), [])
     assert other.data.image_size == (elsewhere, elsewhere)
     assert other.train.ema_decay == 0
 
@@ -171,7 +171,7 @@ def test_table_2_has_larger_images_and_an_average_on_imagenet_alone(
 )
 def test_bit_hyperrule(dataset, model, steps, sides, warmup, mixup):
     spec = f"configs/finetune.py:recipe=bit,model={model},dataset={dataset}"
-    config = cli.read_config(spec, [])
+    config = read_config(spec, [])
     assert config.train.duration == f"{steps}steps"
     assert (config.data.crop_resize, config.data.image_size[0]) == sides
     assert config.mix.mixup_alpha == mixup and config.optim.clip_norm == 0
@@ -205,7 +205,7 @@ def rates(config, examples, steps):
 )
 def test_bit_pretraining(data, epochs, rate_at):
     arguments = f"data={data}" + (f",epochs={epochs}" if epochs else "")
-    config = cli.read_config(f"configs/bit.py:{arguments}", [])
+    config = read_config(f"configs/bit.py:{arguments}", [])
     examples = 99 * SIZES[data][1] // 100 if data == "imagenet2012" else SIZES[data][1]
     steps = [epoch * examples / 4096 for epoch in rate_at]
     assert rates(config, examples, steps) == pytest.approx(list(rate_at.values()))
@@ -214,7 +214,7 @@ def test_bit_pretraining(data, epochs, rate_at):
 
 def test_a_wrong_recipe_is_named():
     with pytest.raises(ValueError, match="wanted a recipe of paper, bit, vit_jax"):
-        cli.read_config("configs/finetune.py:recipe=papers", [])
+        read_config("configs/finetune.py:recipe=papers", [])
 
 
 # Table 3 as it is printed, but for powers of ten.
@@ -285,7 +285,7 @@ def test_table_3_is_the_papers_cell_by_cell():
 )
 def test_table_3_resolves_and_steps(model, data, epochs):
     spec = f"configs/pretrain.py:model={model},data={data},epochs={epochs}"
-    config = cli.read_config(spec, [])
+    config = read_config(spec, [])
     row = PRINTED.get((model, data, epochs)) or PRINTED["ViT-*", data, epochs]
     optim = config.optim
     assert row == (
@@ -319,17 +319,17 @@ def test_runs_beside_table_3():
     assert pretrain.find_row("R50+ViT-L/16", "jft").learning_rate == 4e-4
     for model, data in (("BiT-R200x3", "jft"), ("ViT-H/14", "imagenet21k")):
         assert pretrain.find_row(model, data) in pretrain.NOT_IN_TABLE_3
-    config = cli.read_config("configs/pretrain.py:model=ViT-8B/14,data=jft3b", [])
+    config = read_config("configs/pretrain.py:model=ViT-8B/14,data=jft3b", [])
     assert config.model.depth == 32 and config.model.name == "ViT-G/14"
 
 
 def test_pretraining_without_a_recipe_is_an_error():
     with pytest.raises(ValueError, match="there are recipes for ViT-B/16, ViT-B/32"):
-        cli.read_config("configs/pretrain.py:model=ViT-Ti/14", [])
+        read_config("configs/pretrain.py:model=ViT-Ti/14", [])
     with pytest.raises(ValueError, match="wanted one of jft, imagenet21k, imagenet201"):
-        cli.read_config("configs/pretrain.py:data=mnist", [])
+        read_config("configs/pretrain.py:data=mnist", [])
     with pytest.raises(ValueError, match="recipes for ViT-\\*"):
-        cli.read_config("configs/imagenet.py:BiT-R50x1", [])
+        read_config("configs/imagenet.py:BiT-R50x1", [])
 
 
 # arXiv 2106.10270, section 3.3: operations, magnitude, alpha of MixUp.
@@ -345,7 +345,7 @@ def test_augreg(preset, data):
     name, *numbers = preset.split()
     for reg, wd in (("no", "0.1"), ("yes", "0.03")):
         spec = f"configs/augreg.py:data={data},aug={name},reg={reg},wd={wd},epochs=30"
-        config = cli.read_config(spec, [])
+        config = read_config(spec, [])
         found = (
             *(config.data.randaug_layers, config.data.randaug_magnitude),
             config.mix.mixup_alpha,
@@ -364,12 +364,12 @@ def test_augreg_defaults_are_those_of_big_vision():
     choices = {"ViT-Ti/16": "none", "ViT-S/16": "light1", "ViT-B/16": "light2"}
     assert choices.items() <= augreg.DEFAULT_PRESETS["imagenet21k"].items()
     with pytest.raises(ValueError, match="aug= one of none, light1"):
-        cli.read_config("configs/augreg.py:model=ViT-H/14", [])
+        read_config("configs/augreg.py:model=ViT-H/14", [])
 
 
 def test_plain_s16_and_what_its_arms_change():
     """arXiv 2205.01580; big_vision's vit_s16_i1k.py."""
-    config = cli.read_config("configs/plain_s16.py", [])
+    config = read_config("configs/plain_s16.py", [])
     model, optim = config.model, config.optim
     assert (model.name, model.pooling, model.positions) == (
         *("ViT-S/16", "gap", "sincos2d"),
@@ -380,12 +380,12 @@ def test_plain_s16_and_what_its_arms_change():
     assert config.mix.mixup_alpha == 0.2 and config.data.batch_size == 1024
     steps = {90: 111_477, 150: 185_794, 300: 371_588}
     for epochs, total in steps.items():
-        config = cli.read_config(f"configs/plain_s16.py:{epochs}", [])
+        config = read_config(f"configs/plain_s16.py:{epochs}", [])
         lengths = resolve_lengths(config, round(0.99 * 1_281_167))
         assert abs(lengths.total - total) <= 1
 
     def changed(arm):
-        other = cli.read_config(f"configs/plain_s16.py:epochs=300,arm={arm}", [])
+        other = read_config(f"configs/plain_s16.py:epochs=300,arm={arm}", [])
         return set(difference(config, other))
 
     aug = {"data.randaug_layers", "mix.mixup_alpha"}
@@ -411,7 +411,7 @@ DEIT = {
 @pytest.mark.parametrize("model", DEIT)
 def test_deit3(model):
     rate, pixels, drop, pixels_21k, epochs_21k, drop_21k = DEIT[model]
-    config = cli.read_config(f"configs/deit3.py:model={model}", [])
+    config = read_config(f"configs/deit3.py:model={model}", [])
     assert (config.optim.name, config.optim.learning_rate) == ("lamb", rate)
     assert config.data.image_size == (pixels, pixels)
     assert config.model.stochastic_depth_rate == drop
@@ -419,7 +419,7 @@ def test_deit3(model):
     assert (config.mix.mixup_alpha, config.mix.cutmix_alpha) == (0.8, 1.0)
     assert config.data.three_augment and config.data.color_jitter == 0.3
     assert config.data.batch_size == 2048 and config.data.crop == "inception"
-    config = cli.read_config(f"configs/deit3.py:model={model},data=imagenet21k", [])
+    config = read_config(f"configs/deit3.py:model={model},data=imagenet21k", [])
     assert config.data.image_size == (pixels_21k, pixels_21k)
     assert config.train.duration == f"{epochs_21k}epochs"
     assert config.model.stochastic_depth_rate == drop_21k
@@ -441,4 +441,4 @@ def test_deit3(model):
 )
 def test_wrong_arguments_are_named(spec, message):
     with pytest.raises(ValueError, match=message):
-        cli.read_config(f"configs/{spec}", [])
+        read_config(f"configs/{spec}", [])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import vtab
-from vit_jax import cli
+from vit_jax.config_file import read_config
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
 from vit_jax.data.vtab_labels import RULES, clevr_distance, kitti_distance
@@ -76,7 +76,7 @@ def test_exceptions_of_crop_and_flip():
 @pytest.mark.parametrize("name", vtab.TASKS)
 def test_the_protocol(name):
     task = vtab.TASKS[name]
-    config = cli.read_config(f"configs/vtab.py:task={name},model=ViT-L/16", [])
+    config = read_config(f"configs/vtab.py:task={name},model=ViT-L/16", [])
     optim, data = config.optim, Data(**config.data)
     assert (optim.name, optim.learning_rate, optim.momentum) == ("sgd", 0.01, 0.9)
     assert (optim.schedule, optim.warmup) == ("cosine", "200steps")

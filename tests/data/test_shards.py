@@ -230,6 +230,8 @@ def test_stream_of_tar_shards_is_that_of_the_folder_they_were_packed_from(tmp_pa
         path.write_bytes(_png(k, (20, 16)))
     prepare.main([str(folder), "--output", str(shards), "--per-shard", "7"])
     assert len(list(shards.glob("train-*.tar"))) == 6
+    prepared = {"data_dir": str(tmp_path / "prepared")}
+    prepare.main(["pets", "--from", str(folder), "--data-dir", prepared["data_dir"]])
 
     def batches(name, start=0, **options):
         data = Data(name=str(name), batch_size=8, image_size=(8, 8), **options)
@@ -239,6 +241,7 @@ def test_stream_of_tar_shards_is_that_of_the_folder_they_were_packed_from(tmp_pa
     wanted = batches(folder)
     for found in (
         batches(shards),
+        batches("pets", **prepared),
         batches(shards, cache="never", num_threads=3),
         batches(shards, cache="never", workers=2),
     ):

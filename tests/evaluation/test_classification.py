@@ -259,3 +259,7 @@ def test_errors_of_the_command(digits_run, tmp_path):
         evaluate_command.main(_arguments(digits_run, batch_size=0))
     with pytest.raises(ValueError, match="no split 'tset'"):
         evaluate_command.main(_arguments(digits_run, split="tset"))
+    image = tmp_path / "image.png"
+    image.touch()
+    with pytest.raises(ValueError, match="image.png is a file: give a folder"):
+        evaluate_command.main(_arguments(digits_run, dataset=str(image)))

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import cli
 from vit_jax.config import ConfigError
+from vit_jax.config_file import read_config
 from vit_jax.data.pipeline import Data
 from vit_jax.fleet import __main__ as fleet_command
 from vit_jax.fleet import loop, training
@@ -43,7 +43,7 @@ TINY = (
 
 def tiny(*overrides: str):
     overrides = [f"--config.{text}" for text in (*TINY, *overrides)]
-    return cli.read_config("configs/digits.py", overrides)
+    return read_config("configs/digits.py", overrides)
 
 
 def grid():

@@ -252,7 +252,7 @@ def test_a_scanned_run_is_the_same_run(tiny_run_config, tmp_path):
 
 @pytest.fixture
 def tiny_run_config():
-    from vit_jax.cli import read_config
+    from vit_jax.config_file import read_config
 
     def config(*overrides):
         texts = (

@@ -18,10 +18,10 @@ from jax._src import array, pjit
 from jax._src.interpreters import pxla
 
 import vit_jax
-from vit_jax import cli
 from vit_jax import evaluate as evaluate_command
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import to_dict
+from vit_jax.config_file import read_config
 from vit_jax.interop import save_checkpoint
 from vit_jax.interop.trained import load_trained
 from vit_jax.models.depth import unstack_blocks
@@ -106,7 +106,7 @@ def share(tree):
 
 def config_of(*overrides):
     overrides = [f"--config.{text}" for text in (*TINY, *overrides)]
-    return cli.read_config("configs/digits.py", overrides)
+    return read_config("configs/digits.py", overrides)
 
 
 def save_start(workdir, config):

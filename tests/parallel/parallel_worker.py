@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from vit_jax import cli
+from vit_jax.config_file import read_config
 from vit_jax.parallel import distributed
 from vit_jax.training import loop
 
@@ -53,7 +53,7 @@ def run(workdir, overrides, stop_at):
     loop.build, loop.Meter.add = build_and_look, add_and_stop
     overrides = [f"--config.{text}" for text in overrides]
     try:
-        config = cli.read_config("configs/digits.py", overrides)
+        config = read_config("configs/digits.py", overrides)
         facts["results"] = loop.train(config, workdir)
     except loop.Interrupted as stop:
         facts["stopped"] = str(stop)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vit_jax.cli import read_config
 from vit_jax.config import resolve_lengths
+from vit_jax.config_file import read_config
 from vit_jax.fleet import program
 from vit_jax.parallel import determinism
 from vit_jax.training import loop, setup

@@ -26,7 +26,7 @@ from configs import families
 from vit_jax.analysis import heads, profile, shuffle, translation
 from vit_jax.analysis.features import total_stride
 from vit_jax.checkpoints.fingerprint import examine_arrays
-from vit_jax.cli import read_config
+from vit_jax.config_file import read_config
 from vit_jax.evaluation import fewshot, knn, linear_probe, predictions
 from vit_jax.evaluation.features import feature_step
 from vit_jax.evaluation.objectnet import make_objectnet_step

@@ -298,7 +298,7 @@ ENTRY %main (a: f32[8,64], b: f32[1,64]) -> f32[8,64] {
 WORKER = """
 import json, sys, jax
 from vit_jax.training.setup import build_program
-from vit_jax.cli import read_config
+from vit_jax.config_file import read_config
 from vit_jax.config import resolve_lengths
 from vit_jax.planning.program import analyze
 

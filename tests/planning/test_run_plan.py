@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from configs import pretrain
-from vit_jax.cli import read_config
+from vit_jax.config_file import read_config
 from vit_jax.models import create_model
 from vit_jax.parallel.sharding import make_mesh
 from vit_jax.planning.chips import CHIPS, GIB

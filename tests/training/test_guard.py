@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import cli
 from vit_jax.checkpoints.store import Checkpoints
+from vit_jax.config_file import read_config
 from vit_jax.interop.trained import load_trained
 from vit_jax.storage.jsonl import read_metrics
 from vit_jax.training import loop
@@ -98,7 +98,7 @@ TINY = (
 
 def config(*overrides):
     texts = [f"--config.{text}" for text in (*TINY, *overrides)]
-    return cli.read_config("configs/digits.py", texts)
+    return read_config("configs/digits.py", texts)
 
 
 def poison(monkeypatch, steps):

@@ -18,8 +18,8 @@ from PIL import Image
 
 import vit_jax
 from benchmarks import exact_resume
-from vit_jax import cli
 from vit_jax.config import ConfigError
+from vit_jax.config_file import read_config
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
 from vit_jax.interop.trained import load_trained
@@ -45,7 +45,7 @@ TINY = (
 
 def tiny_config(*overrides: str):
     overrides = [f"--config.{text}" for text in (*TINY, *overrides)]
-    return cli.read_config("configs/digits.py", overrides)
+    return read_config("configs/digits.py", overrides)
 
 
 def final_params(workdir):

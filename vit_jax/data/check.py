@@ -24,8 +24,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, run_command
 from vit_jax.config import EVALUATORS, check_config
+from vit_jax.config_file import read_config
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import CachedSource, Source, read_many
@@ -212,8 +213,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Checks, prints, and raises ValueError if something is wrong."""
     # Set before anything asks for devices: those of this host may be in use.
     jax.config.update("jax_platforms", "cpu")
-    if arguments.seconds <= 0 or arguments.sample < 1:
-        raise ValueError("--seconds and --sample must be more than 0")
+    if arguments.seconds < 0 or arguments.sample < 1:
+        raise ValueError("--seconds must be at least 0, --sample at least 1")
     config = read_config(arguments.config, arguments.overrides)
     check_config(config, config_sections())
     data = Data(**config.data)
@@ -223,7 +224,8 @@ def main(arguments: argparse.Namespace) -> None:
     try:
         data.check_splits(())
         tolerant = dataclasses.replace(data, on_error="skip", max_errors=1 << 30)
-        report_speed(tolerant, config.seed, arguments.seconds)
+        if arguments.seconds:
+            report_speed(tolerant, config.seed, arguments.seconds)
         if arguments.picture:
             draw(tolerant, config.seed, Path(arguments.picture))
     except (ValueError, OSError, ImportError) as error:
@@ -245,7 +247,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("vit_jax.data.check", __doc__)
     add_config_arguments(parser)
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="for each measured rate (5)"
+        "--seconds",
+        type=float,
+        default=5.0,
+        help="for each measured rate (5); 0 measures none",
     )
     parser.add_argument(
         "--sample", type=int, default=512, help="records read of each split (512)"

@@ -29,6 +29,8 @@ def opener(
         OSError: a bucket that cannot be listed.
     """
     bucket = None
+    if os.path.isdir(packed := packed_folder(name, data_dir)):
+        name = packed
     if is_url(name):
         bucket = Bucket(name, stage)
         path, names = bucket.folder, bucket.names
@@ -62,6 +64,12 @@ def opener(
         )
     refuse_label(name, label)
     return functools.partial(FolderSource, path, holdout=holdout)
+
+
+def packed_folder(name: str, data_dir: str | os.PathLike | None) -> str:
+    """Where `vit_jax.data.prepare NAME --from IMAGES` puts the shards of a data set."""
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    return os.path.join(os.path.expanduser(data_dir or default), name, "from_images")
 
 
 def refuse_label(name: str, label: str) -> None:

@@ -2,13 +2,16 @@
 
     python -m vit_jax.data.prepare cifar10
     python -m vit_jax.data.prepare imagenet2012 --manual-dir TARS --data-dir DISK/tfds
+    python -m vit_jax.data.prepare cifar10 --from cifar10-images.zip
     python -m vit_jax.data.prepare photos --output photos_shards
-    python -m vit_jax.data.prepare cifar10-images.zip --output cifar10_shards
 
 A name downloads a data set of tensorflow-datasets with the official builder and writes
 ArrayRecord files, which the training reads without TensorFlow; it is the only step that
-needs it. A folder of images, train/CLASS/*.jpg and test/CLASS/*.jpg or CLASS/*.jpg, is
-data as it is: `--config.data.name=FOLDER`, or `--data cifar10=FOLDER` for the
+needs it. With `--from` the images come from a folder or .zip that you have instead, and
+need no TensorFlow; the name then stands for them.
+
+A folder of images, train/CLASS/*.jpg and test/CLASS/*.jpg or CLASS/*.jpg, can be
+trained on as it is: `--config.data.name=FOLDER`, or `--data cifar10=FOLDER` for the
 experiments. With `--output` it, or a .zip of it, is packed into tar shards, which take
 its place everywhere and are faster to copy and to list.
 
@@ -31,6 +34,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vit_jax.cli import command_parser, parse
+from vit_jax.data.openers import packed_folder
 from vit_jax.data.pack import pack
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
@@ -55,20 +59,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", help="folder of the tar shards")
     parser.add_argument(
+        "--from", dest="images", help="folder or .zip of the images of the data set"
+    )
+    parser.add_argument(
         "--per-shard", type=int, default=5000, help="images in a tar shard (5000)"
     )
     parser.add_argument("--data-dir", help="where to write; default: that of tfds")
     parser.add_argument("--manual-dir", help="files that you downloaded by hand")
     args = parse(parser, list(sys.argv[1:] if argv is None else argv))
-    if args.output:
-        if args.data_dir or args.manual_dir:
-            parser.error("--data-dir and --manual-dir do not go with --output")
+    if args.output or args.images:
+        if args.manual_dir or (args.output and (args.data_dir or args.images)):
+            parser.error(
+                "--output goes without --from and --data-dir, and --manual-dir without "
+                "--output and --from"
+            )
+        shards = args.output or packed_folder(args.name, args.data_dir)
         try:
-            with images_of(args.name, args.output) as folder:
-                counts = pack(folder, args.output, args.per_shard)
+            with images_of(args.images or args.name, shards) as folder:
+                counts = pack(folder, shards, args.per_shard)
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise SystemExit(f"error: {error}") from error
-        print(_packed(counts, args))
+        overrides = _overrides(args.name if args.images else shards, args.data_dir)
+        print(_packed(counts, shards, overrides))
         return
     if os.path.exists(args.name):
         raise SystemExit(
@@ -79,9 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise SystemExit(
             "preparing a data set needs TensorFlow, which is not installed; run "
-            '`pip install "vit_jax[prepare]"` (training does not need it). Or give its '
-            "images as a folder train/CLASS/*.jpg, test/CLASS/*.jpg, which needs no "
-            "preparation: --config.data.name=FOLDER"
+            '`pip install "vit_jax[prepare]"` (training does not need it), or give the '
+            "images, train/CLASS/*.jpg and test/CLASS/*.jpg, with --from FOLDER_OR_ZIP"
         )
     print(_summary(prepare(args.name, args.data_dir, args.manual_dir), args))
 
@@ -205,24 +216,28 @@ def _download_help(builder: Any, manual_dir: str | None, error: Exception) -> st
     )
 
 
-def _packed(counts: dict[str, int], args: argparse.Namespace) -> str:
+def _overrides(name: str, data_dir: str | None) -> str:
+    """The flags of a training command that choose a data set."""
+    place = f" --config.data.data_dir={data_dir}" if data_dir else ""
+    return f"--config.data.name={name}{place}"
+
+
+def _packed(counts: dict[str, int], shards: str, overrides: str) -> str:
     lines = [f"  {split}: {count} images" for split, count in counts.items()]
     return "\n".join(
         [
-            f"{args.output} is ready",
+            f"{shards} is ready",
             *lines,
             "look at it, and train on it, with",
-            "  python -m vit_jax.data.check --config configs/CONFIG.py "
-            f"--config.data.name={args.output}",
+            "  python -m vit_jax.data.check --config configs/CONFIG.py " + overrides,
             "  python -m vit_jax.train --config configs/CONFIG.py --workdir runs/NAME "
-            f"--config.data.name={args.output}",
+            + overrides,
         ]
     )
 
 
 def _summary(builder: Any, args: argparse.Namespace) -> str:
     splits = builder.info.splits.values()
-    override = f" --config.data.data_dir={args.data_dir}" if args.data_dir else ""
     return "\n".join(
         [
             f"{builder.info.full_name} is ready in {builder.data_path}",
@@ -233,7 +248,7 @@ def _summary(builder: Any, args: argparse.Namespace) -> str:
             ),
             "train on it with",
             "  python -m vit_jax.train --config configs/CONFIG.py --workdir runs/"
-            f"{builder.name} --config.data.name={args.name}{override}",
+            f"{builder.name} {_overrides(args.name, args.data_dir)}",
         ]
     )
 

@@ -3,9 +3,9 @@
     python -m vit_jax.data.sample_photos photos
 
 Pieces of the two photographs that scikit-learn bundles, a Chinese temple and a dahlia:
-`photos/train/CLASS` from the left half of each, `photos/val/CLASS` from the right half,
-so that no pixel of the one is in the other. It shows that all works; two
-photographs teach no model anything of other ones.
+`photos/train/CLASS` from the left half of the temple or flower, `photos/val/CLASS` from
+its right half, so that the two share no pixel. Two photographs teach a model nothing
+about others: they only show that the commands work.
 """
 
 import argparse
@@ -16,8 +16,12 @@ from PIL import Image
 
 from vit_jax.cli import command_parser, run_command
 
-CLASSES = {"temple": "china.jpg", "flower": "flower.jpg"}
-SIDE = 160
+# The photograph of each class, and the rows and columns that the object fills.
+CLASSES = {
+    "temple": ("china.jpg", slice(40, 400), slice(70, 350)),
+    "flower": ("flower.jpg", slice(80, 360), slice(160, 460)),
+}
+SIDE = 112
 COUNTS = {"train": 40, "val": 10}
 
 
@@ -27,8 +31,8 @@ def write_photos(folder: Path) -> int:
     from sklearn.datasets import load_sample_image
 
     generator = np.random.default_rng(0)
-    for name, file in CLASSES.items():
-        photo = load_sample_image(file)
+    for name, (file, rows, columns) in CLASSES.items():
+        photo = load_sample_image(file)[rows, columns]
         middle = photo.shape[1] // 2
         parts = {"train": photo[:, :middle], "val": photo[:, middle:]}
         for split, part in parts.items():

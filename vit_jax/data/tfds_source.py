@@ -158,9 +158,9 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name.split("/")[0], known)
         raise ValueError(
-            f"unknown data set {name!r}; "
-            + (f"did you mean {' or '.join(near)}? " if near else "")
-            + 'Give "digits", the path of a folder of images, or a name of '
+            f"unknown data set {name!r}: "
+            + (f"did you mean {' or '.join(near)}? Else " if near else "")
+            + 'give "digits", the path of a folder of images, or a name of '
             "tensorflow-datasets"
         ) from error
     advice = f"`python -m vit_jax.data.prepare {name}`"

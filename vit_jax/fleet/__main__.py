@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.cli import add_config_arguments, command_parser, read_config, run_command
+from vit_jax.cli import add_config_arguments, command_parser, run_command
+from vit_jax.config_file import read_config
 from vit_jax.fleet.member import Results
 from vit_jax.fleet.training import train_fleet
 from vit_jax.storage.paths import as_path

@@ -136,7 +136,7 @@ class Writer:
             # A terminal that does not tell its width gets a bar for 80 columns.
             dynamic_ncols=terminal_width() > 0,
             ncols=None if terminal_width() else 80,
-            bar_format="step {n}/{total} {percentage:3.0f}%|{bar}|{postfix}",
+            bar_format="step {n}/{total} {percentage:3.0f}%|{bar}|  {desc}",
         )
         self._total, self._show = total_steps, show
         self._skipped: set[str] = set()
@@ -160,7 +160,7 @@ class Writer:
         if self._bar.disable:
             print(f"step {step}/{self._total}  {text}", flush=True)
         else:
-            self._bar.set_postfix_str(text)
+            self._bar.set_description_str(text)
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Records the metrics of each split and prints a line a split."""

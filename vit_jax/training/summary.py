@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import ml_collections
+from tqdm import tqdm
 
 from vit_jax.models import AnyModel
 from vit_jax.parallel import distributed
@@ -34,10 +35,12 @@ def data_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
     """Name, size of each split, and the classes with the first of their names."""
     data, names = setup.data, setup.data.label_names()
     splits = dict.fromkeys((data.split, *config.eval.splits))
-    sizes = ", ".join(f"{split} {data.num_examples(split):,}" for split in splits)
+    sizes = ", ".join(
+        f"{data.num_examples(split):,} images in {split}" for split in splits
+    )
     shown = ", ".join(names[:SHOWN_CLASSES])
     more = ", ..." if len(names) > SHOWN_CLASSES else ""
-    return f"{data.name}: images {sizes}; {len(names):,} classes: {shown}{more}"
+    return f"{data.name}: {sizes}; {len(names):,} classes: {shown}{more}"
 
 
 def model_in_words(program: Program) -> str:
@@ -90,7 +93,8 @@ def announce_compilation() -> Callable[[], None]:
     begin = [time.perf_counter()]
 
     def done() -> None:
-        if begin:
-            distributed.say(f"compiled in {time.perf_counter() - begin.pop():.0f} s")
+        if begin and distributed.is_primary():
+            # Above the bar, if there is one.
+            tqdm.write(f"compiled in {time.perf_counter() - begin.pop():.0f} s")
 
     return done

@@ -1,0 +1,157 @@
+"""A config from a file, with the values that the command line changes."""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vit_jax.config import ConfigError, image_size, unknown_key
+
+LIBRARY = Path(__file__).parent
+# The configs that come with the library: beside it in a clone, inside it if installed.
+CONFIGS = next(
+    folder
+    for folder in (LIBRARY / "configs", LIBRARY.parent / "configs")
+    if (folder / "base.py").is_file()
+)
+
+
+def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
+    """Reads `path.py`, `path.py:text` or `path.py:name=value,name=value`.
+
+    The file defines `get_config`, which gets the text, or the named values, if any. A
+    config of the library can be given by its name alone, from anywhere.
+
+    Args:
+        overrides: `--config.section.key=value`, each of a key that the config has.
+
+    Raises:
+        ConfigError: no such file, wrong arguments, or an unknown key.
+    """
+    name, _, text = spec.partition(":")
+    path = find_config(name)
+    make_configs_importable(path.parent)
+    module_spec: Any = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    config = call_get_config(module.get_config, text, spec)
+    for override in overrides:
+        key, _, value = override.removeprefix("--config.").partition("=")
+        set_value(config, key, value)
+    return config
+
+
+def find_config(name: str) -> Path:
+    """The file of a config: `digits`, `digits.py` and `configs/digits.py` are one.
+
+    Raises:
+        ConfigError: there is no such file, here or in the library.
+    """
+    path = Path(name)
+    path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
+    if path.is_file():
+        return path.absolute()
+    if len(path.parts) == 1 or path.parent.name == "configs":
+        if (CONFIGS / path.name).is_file():
+            return CONFIGS / path.name
+    names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
+    nearest = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"wanted {', '.join(names)}"
+    raise ConfigError(
+        f"--config={name}: there is no such file, nor a config of that name; {hint}"
+    )
+
+
+def make_configs_importable(folder: Path) -> None:
+    """Lets a config import those of the library and its siblings from `configs`.
+
+    So `from configs import base` works in any file, wherever it is run.
+    """
+    if "configs" not in sys.modules:
+        spec: Any = importlib.util.spec_from_file_location(
+            "configs", CONFIGS / "__init__.py", submodule_search_locations=[]
+        )
+        sys.modules["configs"] = importlib.util.module_from_spec(spec)
+    places = sys.modules["configs"].__path__
+    for place in map(str, (folder, CONFIGS)):
+        if place not in places:
+            places.append(place)
+
+
+def call_get_config(
+    get_config: Callable[..., ml_collections.ConfigDict], text: str, spec: str
+) -> ml_collections.ConfigDict:
+    """Calls `get_config` with the text behind the colon of `--config`.
+
+    Raises:
+        ConfigError: the arguments are not those that `get_config` takes.
+    """
+    names = [part.partition("=")[0] for part in text.split(",") if "=" in part]
+    if names:
+        args, kwargs = (), dict(part.split("=", 1) for part in text.split(","))
+    else:
+        args, kwargs = ((text,) if text else ()), {}
+    signature = inspect.signature(get_config)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = ", ".join(signature.parameters) or "no arguments"
+        raise ConfigError(f"--config={spec}: {error}; it takes {known}") from None
+    return get_config(*args, **kwargs)
+
+
+def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    """Sets `section.key` to a text, read as the type of the value that is there.
+
+    Raises:
+        ConfigError: there is no such key, or the text is not of that type.
+    """
+    *sections, name = key.split(".")
+    section = config
+    for part in sections:
+        section = section[part] if part in section else ml_collections.ConfigDict()
+    if name not in section or isinstance(section[name], ml_collections.ConfigDict):
+        raise ConfigError(unknown_key(key, all_keys(config), text))
+    old = section[name]
+    try:
+        section[name] = (
+            image_size(text) if name == "image_size" else parse_value(text, old)
+        )
+    except ConfigError as error:
+        raise ConfigError(f"--config.{key}={error}") from None
+    except (KeyError, ValueError, SyntaxError, TypeError):
+        raise ConfigError(
+            f"--config.{key}={text}: wanted {type(old).__name__}, like {old!r}"
+        ) from None
+
+
+def parse_value(text: str, old: Any) -> Any:
+    """Reads a text as a value of the type of `old`; a tuple is `a,b` or `(a, b)`."""
+    if isinstance(old, bool):
+        return {"true": True, "false": False}[text.lower()]
+    if isinstance(old, int):
+        return int(text)
+    if isinstance(old, float):
+        return float(text)
+    if isinstance(old, tuple):
+        if text.startswith("("):
+            return tuple(ast.literal_eval(text))
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        numbers = old and not isinstance(old[0], str)
+        return tuple(ast.literal_eval(part) if numbers else part for part in parts)
+    return text
+
+
+def all_keys(config: ml_collections.ConfigDict) -> list[str]:
+    """Every key of a config, as `section.key`."""
+    return [
+        f"{section}.{key}" if isinstance(value, ml_collections.ConfigDict) else section
+        for section, value in config.items()
+        for key in (value if isinstance(value, ml_collections.ConfigDict) else [""])
+    ]

@@ -27,7 +27,7 @@ ORDER = (
 )
 LEAVES = ("config", "losses")
 # All that the loop needs at its start; what a run may do besides is imported there.
-MOST_FILES, MOST_LINES = 66, 8700
+MOST_FILES, MOST_LINES = 65, 8750
 
 
 @cache

@@ -1,13 +1,13 @@
-"""A folder of your own images, on whatever machine is at hand.
+"""A folder of your own images, on any machine.
 
     python -m vit_jax.train --config configs/folder.py:data=photos --workdir runs/photos
 
 `photos` holds a folder a class (a tenth of each is held out to evaluate on), or
 train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels),
 `init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless `model` names
-one). Every knob of base.py can be set behind it, such as
-`--config.train.duration=20epochs`. A batch is 32 images, or fewer where the folder has
-not so many.
+one). Every key of base.py can be set after it, such as
+`--config.train.duration=20epochs`. A batch is 32 images, or fewer if the folder has
+fewer.
 """
 
 import os
@@ -45,11 +45,11 @@ def get_config(
 
 
 def fitting_batch(folder: str) -> int:
-    """The largest power of two, up to 32, of which the folder fills a batch."""
+    """The largest power of two up to 32 and up to the number of images."""
     try:
         images = len(FolderSource(os.path.expanduser(folder), "train"))
     except (OSError, ValueError):
-        # Shards, a bucket, or what is wrong with the folder: opening it tells.
+        # Shards, a bucket or a broken folder: opening the data reports problems.
         return BATCH_SIZE
     if images >= BATCH_SIZE:
         return BATCH_SIZE

@@ -4,8 +4,8 @@
         --config configs/augreg.py:model=ViT-B/16,aug=medium2,reg=yes
 
 Arguments: `model`; `data`, imagenet2012 (the default) or imagenet21k; `epochs`, 300
-(the default) or 30; `aug`, of the seven presets below; `reg=yes` for dropout and
-stochastic depth of 0.1; `wd`, 0.1 (the default) or 0.03. Without `aug` it is
+(the default) or 30; `aug`, one of the seven presets below; `reg=yes` for dropout and
+stochastic depth of 0.1; `wd`, 0.1 (the default) or 0.03. The default of `aug` is
 big_vision's choice for the model (`vit_i1k.py`, `vit_i21k.py`). Batch 4096, Adam,
 learning rate 1e-3, cosine, 10,000 steps of warm-up, gradients clipped at 1, Inception
 crop and flip, sigmoid loss as in big_vision. The pre-logits layer is left out on

@@ -1,4 +1,4 @@
-"""Every knob there is, with its default. The other configs state what they change.
+"""All config keys with their defaults. The other configs state what they change.
 
 Durations are text: "300epochs", "20000steps", "1e6examples", "10%" (of the whole run).
 0 and "" mean off unless said otherwise.
@@ -8,10 +8,10 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The defaults; `data.name` and `model.name` are left to the experiment."""
+    """The defaults; `data.name` and `model.name` have none."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    # Checkpoint whose parameters training starts from: a run folder, a file, a name of
+    # Checkpoint whose parameters training starts from: a run folder, a file, a name in
     # vit_jax/interop/public.csv. With model.name="" the architecture is taken from it.
     config.init = ""
 
@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
         norm_after_pooling=False,
         norm_epsilon=1e-6,
         activation="gelu_tanh",  # or gelu (exact), quick_gelu, relu, silu, ...
-        pixel_mean=(0.5, 0.5, 0.5),  # what the weights expect of pixels in [0, 1]
+        pixel_mean=(0.5, 0.5, 0.5),  # normalisation of pixels in [0, 1]
         pixel_std=(0.5, 0.5, 0.5),
         pre_logits=False,  # tanh layer before the head, for pre-training
         head_bias_init=0.0,  # -6.9 (1000 classes) or -10 with the sigmoid loss
@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         num_registers=0,
         attention_implementation="auto",  # auto, xla, cudnn
         scan=False,  # compile one block and loop; parameters are stacked
-        remat="none",  # computed again in the backward pass: none, dots, full
+        remat="none",  # recomputed in the backward pass: none, dots, full
         dtype="auto",  # auto (bfloat16 on GPU and TPU), float32, bfloat16, float16
     )
     config.data = dict(
@@ -47,39 +47,38 @@ def get_config() -> ml_collections.ConfigDict:
         # bucket: docs/data.md
         name="",
         split="train",
-        classes=(),  # only these, relabelled in this order: names or numbers as text
-        # the class: a field of a tensorflow-datasets record, or a rule that derives it
-        # from one, such as clevr_count: vit_jax/data/vtab_labels.py
+        classes=(),  # only these, relabelled in this order: names, or numbers as text
+        # the field of a tensorflow-datasets record that is the class, or a rule that
+        # derives the class, such as clevr_count: vit_jax/data/vtab_labels.py
         label="label",
-        # where tensorflow-datasets are prepared, also gs://bucket/folder; "" for its
-        # default
+        # folder of tensorflow-datasets, also gs://bucket/folder; "" for its default
         data_dir="",
-        stage="",  # folder of each host that data in buckets is copied to
+        stage="",  # folder on each host that data in buckets is copied to
         holdout=0.1,  # share held out of a folder without splits
         batch_size=512,  # global
         image_size=(224, 224),  # (height, width) fed to the model
         # inception, resize_small_random_crop, resize_random_crop, padded_random_crop,
         # resize
         crop="inception",
-        crop_area=(0.05, 1.0),  # of the Inception crop
-        crop_resize=0,  # side before a random crop; 0 is 8/7 of the image's
+        crop_area=(0.05, 1.0),  # share of the image that an Inception crop has
+        crop_resize=0,  # side before a random crop; 0 is 8/7 of the image size
         eval_crop="resize_small_center_crop",  # or resize_center_crop, resize
-        eval_resize=0,  # side before the centre crop, likewise
+        eval_resize=0,  # side before the centre crop; 0 is 8/7 of the image size
         eval_interpolation="bilinear",  # or bicubic
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
         randaug_magnitude=10.0,
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
-        num_threads=0,  # threads without workers; 0 is one for each CPU it may use
+        num_threads=0,  # threads if workers=0; 0 is one for each usable CPU
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never
         on_error="raise",  # or skip, for broken images
-        max_errors=100,  # training stops beyond so many skipped images
+        max_errors=100,  # training stops after more skipped images
     )
     config.objective = dict(
         name="classification",  # or masked_patch: no labels, a ViT, appendix B.1.2
-        # of masked_patch: the colour of a patch as one of 512 classes (mean_colour), of
+        # for masked_patch: a patch's mean colour, one of 512 (mean_colour), those of
         # its 4 x 4 cells (downscaled), or all of its pixels by least squares (pixels)
         target="mean_colour",
         corrupt_rate=0.5,  # share of patches that are corrupted and predicted
@@ -87,52 +86,53 @@ def get_config() -> ml_collections.ConfigDict:
     config.mix = dict(
         mixup_alpha=0.0,
         cutmix_alpha=0.0,
-        per_example=False,  # one draw an example, not one a batch
+        per_example=False,  # a draw for each example, not one for a batch
     )
     config.loss = dict(name="softmax", label_smoothing=0.0)  # softmax or sigmoid
     config.optim = dict(
         name="adamw",  # adamw, lamb or sgd
         learning_rate=1e-3,  # the peak
         schedule="cosine",  # cosine, linear, rsqrt, constant, staircase
-        milestones=(),  # of staircase: shares of the run where it falls to a tenth
+        milestones=(),  # for staircase: shares of the run where it falls to a tenth
         warmup="10000steps",
         cooldown="0steps",
         end_learning_rate=0.0,
-        weight_decay=0.0,  # on kernels only; times the learning rate but with SGD
+        weight_decay=0.0,  # on kernels only; times the learning rate except for SGD
         clip_norm=1.0,
         momentum=0.9,  # beta_1 of Adam and LAMB, momentum of SGD
-        b2=0.999,  # of Adam and LAMB
-        epsilon=1e-8,  # of Adam and LAMB
+        b2=0.999,  # for Adam and LAMB
+        epsilon=1e-8,  # for Adam and LAMB
         momentum_dtype="float32",  # or bfloat16
         layer_decay=1.0,  # learning-rate factor for each layer below the head
         freeze=(),  # regular expressions of parameter paths
     )
     config.train = dict(
         duration="300epochs",
-        accumulate_steps=1,  # the batch is cut into so many pieces
-        ema_decay=0.0,  # moving average of the parameters, evaluated beside them
-        # bfloat16: all gradients cross the network so, not those of products alone
+        accumulate_steps=1,  # number of pieces of the batch
+        ema_decay=0.0,  # of the parameters' average, which is evaluated too
+        # bfloat16: all gradients cross the network in it, not only those of products
         gradient_dtype="float32",
         sam_rho=0.0,  # radius of sharpness-aware minimisation, which doubles the cost
         step_timeout=0.0,  # seconds; a step that takes longer dumps all stacks
-        # the same bits each time on GPUs too, for some speed: docs/reliability.md
+        # reproducible bits also on GPUs, at some cost of speed: docs/reliability.md
         deterministic=False,
     )
     config.guard = dict(
         policy="stop",  # for a faulty step: stop, skip, rollback (to a checkpoint)
-        spike=0.0,  # a loss so many times its running mean is a fault; 0: only NaN, Inf
-        max_faults=10,  # skipped in a row, or rollbacks, before the training stops
+        # a loss above this multiple of its running mean is a fault; 0: only NaN and Inf
+        spike=0.0,
+        max_faults=10,  # skipped steps in a row, or rollbacks, before training stops
     )
     config.eval = dict(every="1epochs", splits=("test",), batch_size=512)
-    # Frozen features, at intervals: written as metrics of the splits `fewshot`, `knn`.
+    # Evaluations of frozen features, written as metrics of splits `fewshot` and `knn`.
     frozen = dict(
         every="",  # a duration; "" is off
-        name="",  # of another data set; "" for the training's own
+        name="",  # another data set; "" for that of the training
         train_split="train",
         test_split="test",
-        classes=(),  # () for those of the training, or all of another data set
+        classes=(),  # () for those of the training, or for all of another data set
         data_dir="",
-        crop="",  # as data.eval_crop, "" for that; big_vision: resize_center_crop
+        crop="",  # "" for data.eval_crop; big_vision has resize_center_crop
         batch_size=512,
     )
     config.fewshot = dict(
@@ -142,13 +142,13 @@ def get_config() -> ml_collections.ConfigDict:
         l2=1024.0,  # the penalty
     )
     config.knn = dict(**frozen, neighbours=20, temperature=0.07)
-    # For `python -m vit_jax.sweep`: the best on dev_split is trained on data.split.
+    # For `vit_jax.sweep`: the best rate on dev_split is used to train on data.split.
     config.sweep = dict(learning_rates=(), train_split="", dev_split="")
     config.checkpoint = dict(
         every="1epochs",
-        keep_last=2,  # with 1 there is none to fall back to if it gets damaged
+        keep_last=2,  # 1 leaves no older one if the last is damaged
         keep_best=0,  # needs checkpoint.every to be a multiple of eval.every
-        keep_every="0steps",  # steps kept for ever
+        keep_every="0steps",  # checkpoints at these steps are kept for ever
         best_metric="accuracy",  # on the first of eval.splits
     )
     config.log = dict(
@@ -156,5 +156,5 @@ def get_config() -> ml_collections.ConfigDict:
         tensorboard=True,
         wandb="",  # Weights & Biases project
     )
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1 takes the devices left
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1 takes the remaining devices
     return config

@@ -6,10 +6,10 @@
         --config configs/bit.py:model=BiT-R152x2,data=jft,epochs=7
 
 Arguments: `model`; `data`, imagenet2012 (BiT-S, the default), imagenet21k (BiT-M) or
-jft (BiT-L); `epochs`, of the schedule if not given. With `data=jft,epochs=7` and the
+jft (BiT-L); `epochs`, by default the schedule's. With `data=jft,epochs=7` and the
 models BiT-R50x1 and BiT-R152x2 these are the SGD rows of the ViT paper's Table 7, whose
-Adam rows are in pretrain.py; the falls of the learning rate then keep their share of
-the run, which is our reading. SGD with momentum 0.9, learning rate 0.03 for 256
+Adam rows are in pretrain.py; the learning rate then falls at the same shares of the
+run, which is our reading. SGD with momentum 0.9, learning rate 0.03 for 256
 images, batch 4096, 5,000 steps of warm-up, weight decay 1e-4 added to the gradient, no
 clipping, 224 px, Inception crop and flip.
 

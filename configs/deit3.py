@@ -1,4 +1,4 @@
-"""The recipe of DeiT III (arXiv 2204.07118), nearly.
+"""Nearly the recipe of DeiT III (arXiv 2204.07118).
 
     python -m vit_jax.train --config configs/deit3.py:model=ViT-S/16 --workdir runs/s
     python -m vit_jax.train --config configs/deit3.py:model=ViT-B/16 --workdir runs/b
@@ -9,17 +9,17 @@ Arguments: `model`, ViT-S/16, ViT-B/16, ViT-L/16 or ViT-H/14; `data`, imagenet20
 default) or imagenet21k; `epochs`; `stage`: `pretrain`, at the model's own resolution;
 `finetune` on ImageNet after it, at `size` pixels (224 or 384); or `from21k`, on
 ImageNet after ImageNet-21k. Values are those of the commands in facebookresearch/deit,
-`README_revenge.md`. Recalled from the paper: the stochastic depth of 400 epochs, and
-that its weight decay on ImageNet is 0.02, where the commands have 0.05.
+`README_revenge.md`. Two values are recalled from the paper: the stochastic depth for
+400 epochs, and its weight decay of 0.02 on ImageNet, where the commands have 0.05.
 
 LAMB, batch 2048, binary cross-entropy, 3-Augment and colour jitter, MixUp or CutMix,
-LayerScale 1e-4, one rate of stochastic depth in all blocks. Different here: no repeated
-augmentation (three copies of an image in a batch); targets of mixed images stay shares,
-which the original rounds up to 1; training images are resized bilinearly, not
-bicubically; `finetune` has AugReg's RandAugment, not timm's. Images of ViT-H/14 are cut
-to whole patches, 154 px for 160, which leaves the number of patches as it is there.
+LayerScale 1e-4, one rate of stochastic depth in all blocks. Differences: there is no
+repeated augmentation (three copies of an image in a batch); targets of mixed images
+stay shares, which the original rounds up to 1; training images are resized bilinearly,
+not bicubically; `finetune` has AugReg's RandAugment, not timm's. Images of ViT-H/14 are
+154 px instead of 160, a multiple of the patch size with the same number of patches.
 
-Expected on ImageNet's validation set, percent, of 800 epochs: ViT-S 81.4; after the
+Expected on ImageNet's validation set, in percent, after 800 epochs: ViT-S 81.4; after
 fine-tuning at 224 px ViT-B 83.8, ViT-L 84.9, ViT-H 85.2; at 384 px 83.4 (S), 85.0 (B),
 85.8 (L); by way of ImageNet-21k at 224 px 83.1 (S), 85.7 (B), 87.0 (L), 87.2 (H). Not
 run by us.
@@ -33,11 +33,11 @@ from configs import base, finetune, pretrain
 
 
 class Size(NamedTuple):
-    """What differs from model to model.
+    """The settings that differ between models.
 
-    Rates of stochastic depth are those of 400 and of 800 epochs, of ImageNet-21k, and
-    of the fine-tunings at 224 and 384 px and from ImageNet-21k. Not theirs: ViT-S at
-    224 px, which it is trained at already, and ViT-H at 384 px.
+    Rates of stochastic depth are for 400 and 800 epochs, for ImageNet-21k, and for
+    fine-tuning at 224 and 384 px and from ImageNet-21k. Ours are those of ViT-S at
+    224 px, its resolution in pre-training, and of ViT-H at 384 px.
     """
 
     learning_rate: float
@@ -95,7 +95,7 @@ def get_config(
     )
     config.data.update(eval_interpolation="bicubic", crop_area=(0.08, 1.0))
     config.mix.cutmix_alpha = 1.0
-    # The evaluation crops nothing away: --eval-crop-ratio 1.0.
+    # The evaluation does not crop: --eval-crop-ratio 1.0.
     config.data.eval_resize = row.pixels
     config.optim.update(end_learning_rate=1e-5, warmup="5epochs")
     if stage == "finetune":
@@ -118,14 +118,14 @@ def get_config(
 
 
 def set_imagenet(config: ml_collections.ConfigDict, row: Size, epochs: str) -> None:
-    """800 epochs of ImageNet, with the loss of one binary decision a class."""
+    """800 epochs of ImageNet with a binary cross-entropy for each class."""
     config.model.stochastic_depth_rate = (
         row.drop_800 if float(epochs) > 400 else row.drop_400
     )
     config.loss.name = "sigmoid"
     config.mix.mixup_alpha = 0.8
-    # Theirs is the mean over 1000 classes of what is summed here, so that their clip
-    # at 1 and epsilon of 1e-8 are a thousandfold; Adam knows no other difference.
+    # Their loss is a mean over 1000 classes, ours a sum. So their clip of 1 and epsilon
+    # of 1e-8 are multiplied by 1000; otherwise Adam does not depend on the scale.
     config.optim.update(weight_decay=0.05, clip_norm=1000.0, epsilon=1e-5)
     config.train.duration = f"{epochs}epochs"
 
@@ -145,7 +145,7 @@ def set_imagenet21k(
         config.model.stochastic_depth_rate = row.drop_21k
         config.optim.learning_rate = 1e-3
         is_huge = model == "ViT-H/14"
-        # 126 is 128 in whole patches.
+        # 126 is the multiple of 14 below 128.
         pixels, usual = (126, "90") if is_huge else (224, "240")
     config.data.update(image_size=(pixels, pixels), eval_resize=pixels)
     config.train.duration = f"{epochs or usual}epochs"
@@ -154,7 +154,7 @@ def set_imagenet21k(
 def set_finetuning(
     config: ml_collections.ConfigDict, row: Size, pixels: int, epochs: str
 ) -> None:
-    """A few epochs of AdamW at the resolution of the test."""
+    """A few epochs of AdamW at the test resolution."""
     config.model.stochastic_depth_rate = row.drop_384 if pixels > 224 else row.drop_224
     config.data.update(
         batch_size=512,
@@ -165,6 +165,6 @@ def set_finetuning(
     )
     config.mix.mixup_alpha = 0.8
     config.loss.label_smoothing = 0.1
-    # The rate stays at its end value, and the gradients are not clipped.
+    # The learning rate is constant at its end value; gradients are not clipped.
     config.optim.update(learning_rate=1e-5, weight_decay=0.1, clip_norm=0.0)
     config.train.duration = f"{epochs}epochs"

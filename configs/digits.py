@@ -12,7 +12,7 @@ from configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Digits, drawn larger, so that there are 16 patches to attend to."""
+    """Enlarged digits, so that there are 16 patches."""
     config = base.get_config()
     config.model.update(name="ViT-mu/4", depth=6, width=64, mlp_dim=256, num_heads=4)
     config.model.stochastic_depth_rate = 0.1

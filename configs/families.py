@@ -4,9 +4,9 @@
         --config configs/families.py:family=hybrid,data=cifar10
 
 `family` is vit, hybrid, bit, mixer, axial_vit or axial_resnet; `data` a data set by
-name or a folder of images. Each has about a million parameters and takes minutes on a
-CPU: they show that the families train, not what they can reach. Smaller images are
-enlarged.
+name or a folder of images; smaller images are enlarged. Each model has about a million
+parameters and takes minutes on a CPU: the runs show that the families train, not what
+they can reach.
 """
 
 import ml_collections

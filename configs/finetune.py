@@ -16,11 +16,11 @@ size; its head is replaced by a zero one where the classes differ. Arguments:
              vit_jax     google-research/vision_transformer's defaults: Inception crop
              big_vision  its `transfer.py`: crop and learning rate for each data set
     table    5 (384 px; Table 6 too) or 2: ImageNet at 512 px, 518 px for ViT-H/14, and
-             the parameters' average of decay 0.9999 (read the metrics of
+             an average of the parameters of decay 0.9999 (metrics of
              `validation_ema`); other data sets as in 5
-    size     pixels, instead of the recipe's; with patches of 14 pixels whose model is
-             not named, give one that they divide, as 378 for 384
-    probe    yes trains the head alone (linear probe)
+    size     pixels, instead of the recipe's; for patches of 14 pixels without `model=`,
+             give a multiple, such as 378 for 384
+    probe    yes trains only the head (linear probe)
 
 `train` takes the recipe's usual learning rate; `sweep` tries those of Table 4 on a part
 of the training set that is held out, and trains on all of it with the best. ViTs,
@@ -38,7 +38,7 @@ from configs import base
 
 
 class Task(NamedTuple):
-    """What the recipes say of a data set; `small` ones are below 96 x 96 pixels."""
+    """Settings of the recipes for a data set; `small`: images below 96 x 96 pixels."""
 
     steps: int = 2_500
     train_share: int = 90  # percent trained on while the learning rate is chosen
@@ -67,7 +67,7 @@ TASKS = {
     "oxford_iiit_pet": Task(500),
     "oxford_flowers102": Task(500),
 }
-# Dropout of google-research/vision_transformer's configs; 0 for all others.
+# Dropout in the configs of google-research/vision_transformer; 0 for other models.
 DROPOUT = {"ViT-H/14": 0.1, "ViT-L/16": 0.1, "R50+ViT-B/16": 0.1}
 RECIPES = ("paper", "bit", "vit_jax", "big_vision")
 
@@ -124,7 +124,7 @@ def get_config(
 
 
 def whole_patches(model: str, pixels: int) -> int:
-    """The longest side, up to so many pixels, that the patches of a model fill."""
+    """The largest multiple of a model's patch size up to a number of pixels."""
     patch = model.rpartition("/")[2]
     return pixels - pixels % int(patch) if patch.isdecimal() else pixels
 
@@ -137,7 +137,7 @@ def set_images(
     if recipe == "vit_jax":
         config.data.eval_crop = "resize"
         return
-    # As in BiT-HyperRule: 448 for 384, 160 for 128, 512 for 480.
+    # BiT-HyperRule: 448 for 384, 160 for 128, 512 for 480.
     enlarged = {128: 160, 480: 512}.get(pixels, pixels * 7 // 6)
     config.data.update(crop_resize=enlarged, eval_resize=enlarged)
     if recipe == "big_vision":

@@ -1,12 +1,12 @@
-"""A folder of your own images, on whatever machine is at hand.
+"""A folder of your own images, on any machine.
 
     python -m vit_jax.train --config configs/folder.py:data=photos --workdir runs/photos
 
-`photos` holds a folder for each class (a tenth of each is held out to evaluate on), or
-train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels, or
-`64x96`), `init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless
-`model` names one). Every value of base.py can be changed as in
-`--config.train.duration=20epochs`. A batch is 32 images, or fewer where the folder has
+`photos` holds a folder a class (a tenth of each is held out to evaluate on), or
+train/class and val/class. Other arguments: `model=ViT-S/16`, `size=64` (pixels),
+`init=ViT-B_16.npz` (start from a checkpoint, whose model is taken unless `model` names
+one). Every key of base.py can be set after it, such as
+`--config.train.duration=20epochs`. A batch is 32 images, or fewer if the folder has
 fewer.
 """
 
@@ -15,7 +15,6 @@ import os
 import ml_collections
 
 from configs import base
-from vit_jax.config import image_size
 from vit_jax.data.folder import FolderSource
 
 BATCH_SIZE = 32
@@ -26,6 +25,7 @@ def get_config(
 ) -> ml_collections.ConfigDict:
     """Small batches and strong augmentation, as small data sets need them."""
     config = base.get_config()
+    pixels = int(size)
     config.init = init
     config.model.name = model or ("" if init else "ViT-Ti/16")
     if "ViT" in config.model.name:
@@ -33,7 +33,7 @@ def get_config(
     config.data.update(
         name=data,
         batch_size=fitting_batch(data),
-        image_size=image_size(size),
+        image_size=(pixels, pixels),
         crop_area=(0.2, 1.0),
         randaug_layers=2,
     )
@@ -45,11 +45,11 @@ def get_config(
 
 
 def fitting_batch(folder: str) -> int:
-    """The largest power of two, up to 32, that the folder can fill."""
+    """The largest power of two up to 32 and up to the number of images."""
     try:
         images = len(FolderSource(os.path.expanduser(folder), "train"))
     except (OSError, ValueError):
-        # Shards, a bucket, or a folder whose fault shows when it is opened.
+        # Shards, a bucket or a broken folder: opening the data reports problems.
         return BATCH_SIZE
     if images >= BATCH_SIZE:
         return BATCH_SIZE

@@ -3,10 +3,10 @@
     python -m vit_jax.train --workdir runs/hybrid --config configs/lab.py:family=hybrid
 
 The base of the grids in `experiments/`. `family` is vit, hybrid or resnet, at about
-equal compute an image; `scale` smoke (seconds, for tests), mini (25 seconds on two
+equal compute an image; `scale` is smoke (seconds, for tests), mini (25 seconds on two
 CPU cores) or small (minutes on a GPU). Pre-training is on the classes `UPSTREAM` of
 CIFAR-10, few-shot evaluation and transfer on the classes `DOWNSTREAM`, which the
-pre-training never sees: what ImageNet and Flowers are to JFT-300M in the paper. Smoke
+pre-training never sees, like ImageNet and Flowers after JFT-300M in the paper. Smoke
 has digits, which need no preparation.
 """
 
@@ -40,8 +40,8 @@ SMOKE = {
     "resnet": dict(name="BiT-R26x1", blocks=(1,), width=32),
 }
 MODELS = {"smoke": SMOKE, "mini": MINI, "small": SMALL}
-# Steps, not epochs, so that a run on a part of the data is as long as one on all of it.
-# Small is 30 epochs of all of it.
+# Not in epochs, so that a run on a part of the data is as long as one on all of it.
+# Small is 30 epochs of all the data.
 DURATIONS = {"smoke": "4steps", "mini": "25600examples", "small": "900000examples"}
 BATCHES = {"smoke": 16, "mini": 64, "small": 256}
 

@@ -4,9 +4,9 @@
     python -m vit_jax.sweep --workdir runs/masked_fine \\
         --config configs/finetune.py:dataset=imagenet2012 --init runs/masked
 
-Half of the patch embeddings are corrupted; the mean colour of each, as one of 512, is
-predicted. 1M steps of batch 4096 (14 epochs of JFT), Adam, learning rate 2e-4, 10,000
-steps of warm-up, cosine. Arguments:
+Half of the patch embeddings are corrupted, and the mean colour of each of these patches
+is predicted, as one of 512 classes. 1M steps of batch 4096 (14 epochs of JFT), Adam,
+learning rate 2e-4, 10,000 steps of warm-up, cosine. Arguments:
 
     model   default ViT-B/16
     data    imagenet2012 (default; the paper saw a similar gain) or jft, which is not
@@ -15,10 +15,10 @@ steps of warm-up, cosine. Arguments:
     target  mean_colour (default), downscaled or pixels (slightly worse)
     rate    share that is corrupted: 0.5 (default) or BERT's 0.15 (slightly worse)
 
-Weight decay, clipping, image size and augmentation are not stated: here none, at 1, 224
-pixels, Inception crop and flip. Expected: 79.9 % on ImageNet after fine-tuning at 384
-px, 2 more than from scratch, 4 less than after supervised pre-training (section 4.6).
-Not run by us at this size.
+The paper does not state the following: no weight decay, clipping at 1, 224 pixels,
+Inception crop and flip. Expected: 79.9 % on ImageNet after fine-tuning at 384 px, 2
+more than from scratch, 4 less than after supervised pre-training (section 4.6). Not run
+by us at this size.
 """
 
 import ml_collections
@@ -39,7 +39,7 @@ def get_config(
     target: str = "mean_colour",
     rate: str = "0.5",
 ) -> ml_collections.ConfigDict:
-    """Labels are read with the images, and not used."""
+    """Pre-training without labels, which are read with the images but not used."""
     if data not in SPLITS:
         raise ValueError(f"data={data}: wanted one of {', '.join(SPLITS)}")
     config = base.get_config()

@@ -18,14 +18,14 @@ percent (the paper's table; 6 h 30 for 90 epochs on a TPU v3-8 there):
     original_aug  original + RandAugment, MixUp       71.6    74.8    76.1
     original      no_aug, learned, batch_4096, token  66.8    67.2    67.1
 
-What the paper does not spell out of the last two is our reading. Not run by us.
+Details of the last two that the paper does not state are our reading. Not run by us.
 """
 
 import ml_collections
 
 from configs import base, pretrain
 
-# The improvements that each arm is without.
+# The improvements that each arm leaves out.
 ARMS = {
     "improved": (),
     "no_aug": ("aug",),

@@ -4,16 +4,16 @@
         --topology v5e:16x16 --config.model.scan=true --config.model.remat=dots
     python -m vit_jax.train --config configs/pretrain.py:model=ViT-L/16 --workdir runs/l
 
-Arguments: `model`; `data`, of imagenet21k (the default), jft, jft3b and imagenet2012;
-`epochs`, the most of the table's if not given. All of it: batch 4096, 224 px, Adam,
+Arguments: `model`; `data`: imagenet21k (the default), jft, jft3b or imagenet2012;
+`epochs`, by default the most in the table. All rows have batch 4096, 224 px, Adam,
 10,000 steps of warm-up, and for ViTs a pre-logits layer. Hybrids and axial ViTs take
 the row of their ViT where they have none of their own (section 4.1).
 
 ImageNet-21k has no public builder and JFT is not public: `--config.data.name=FOLDER`
-with a folder of images, a folder a class, or the name of a builder of your own. The
+with a folder of images, one for each class, or the name of a builder of your own. The
 paper holds nothing out; here the first 51,200 images are for evaluation, as in
-big_vision's vit_i21k.py. The loss, which the paper does not state, and the head's bias
-are as there. Augmentation as in BiT: Inception crop and flip. None of it has been run.
+big_vision's vit_i21k.py, which also has the loss, not stated in the paper, and the
+head's bias. Augmentation as in BiT: Inception crop and flip. None of it has been run.
 Expected: Table 5 of the paper after fine-tuning; exaFLOPs of Table 6 by
 `vit_jax.planning.flops.pretraining_exaflops`.
 """
@@ -46,7 +46,7 @@ def imagenet21k(models: tuple[str, ...], epochs: tuple[int, ...]) -> Row:
     return Row(models, "imagenet21k", epochs, 1e-3, "linear", 0.03, 0.1)
 
 
-# A name that ends in "*" stands for all that begin so.
+# A name that ends in "*" is a prefix.
 TABLE_3 = (
     jft(("ViT-B/16", "ViT-B/32"), (7,), 8e-4),
     jft(("ViT-L/32",), (7,), 6e-4),
@@ -62,15 +62,15 @@ TABLE_3 = (
     imagenet21k(("ViT-L/16", "ViT-L/32"), (30, 90)),
     Row(("ViT-*",), "imagenet2012", (300,), 3e-3, "cosine", 0.3, 0.1),
 )
-# Runs whose results are in the paper, but not their recipes: rates and, for ViT-b, all
-# of it are our reading. Table 6 also has BiT-R152x2 at 14 epochs: `epochs=14`.
+# Runs whose results are in the paper, but not their recipes: learning rates and, for
+# ViT-b, the whole row are our reading. Table 6 also has BiT-R152x2 at `epochs=14`.
 NOT_IN_TABLE_3 = (
     jft(("BiT-R200x3",), (14,), 6e-4),
     jft(("ViT-b/32",), (7,), 8e-4),
     imagenet21k(("ViT-H/14",), (90,)),
 )
-# Not of the paper. Rates are those of ViT-g in big_vision and, for the largest, ours;
-# the data is what arXiv 2106.04560 used, the epochs are ours.
+# Models that are not in the paper. The learning rate of ViT-g is big_vision's, that of
+# ViT-8B ours; the data is that of arXiv 2106.04560, the epochs are ours.
 LARGER = (
     Row(("ViT-g*",), "jft3b", (4,), 8e-4, "linear", 0.03, 0.0),
     Row(("ViT-8B*",), "jft3b", (4,), 3e-4, "linear", 0.03, 0.0),
@@ -86,7 +86,7 @@ def find_row(model: str, data: str) -> Row:
     """The recipe of a model on a data set.
 
     Raises:
-        ValueError: there is none; names those there are.
+        ValueError: there is none; the message lists the recipes.
     """
 
     def fits(pattern: str, name: str) -> bool:
@@ -110,7 +110,7 @@ def find_row(model: str, data: str) -> Row:
 def get_config(
     model: str = "ViT-B/16", data: str = "imagenet21k", epochs: str = ""
 ) -> ml_collections.ConfigDict:
-    """A row of the table, for the whole run."""
+    """The recipe of a row."""
     row = find_row(model, data)
     config = base.get_config()
     config.model.update(name=model, dropout_rate=row.dropout)
@@ -127,7 +127,7 @@ def get_config(
         learning_rate=row.learning_rate,
         schedule=row.decay,
         weight_decay=row.weight_decay,
-        # Only its ImageNet runs were clipped.
+        # The paper clips gradients on ImageNet only.
         clip_norm=1.0 if data == "imagenet2012" else 0.0,
     )
     config.train.duration = f"{epochs or max(row.epochs)}epochs"
@@ -135,7 +135,7 @@ def get_config(
 
 
 def set_data(config: ml_collections.ConfigDict, data: str) -> None:
-    """Splits of a large data set, its loss, and when to evaluate; batch 4096."""
+    """Splits, loss and evaluations of a large data set; batch 4096."""
     config.data.update(name=data, batch_size=4096, workers=8)
     if data == "imagenet2012":
         config.data.split = "train[:99%]"

@@ -2,8 +2,8 @@
 
     python -m vit_jax.train --config configs/sam.py:ViT-B/16 --workdir runs/b16_sam
 
-The recipe of `imagenet.py`, each gradient taken at the worst parameters near by (SAM,
-arXiv 2010.01412): twice the cost. Inception crop and flip alone, 300 epochs.
+The recipe of `imagenet.py` with each gradient taken at the worst parameters nearby
+(SAM, arXiv 2010.01412), which doubles the cost. Inception crop and flip, 300 epochs.
 
 The authors ran on 64 chips, each of which perturbs by the gradient of its own 64 images
 (google-research/vision_transformer, issue 153): `pieces`, the second argument, does the
@@ -31,7 +31,7 @@ RADII = {
 def get_config(
     model: str = "ViT-B/16", pieces: str = "64"
 ) -> ml_collections.ConfigDict:
-    """The radius of the model, which has to be one of the table."""
+    """The recipe for a model of the table of radii."""
     if model not in RADII:
         raise ValueError(f"model={model}: there are radii for {', '.join(RADII)}")
     config = imagenet.get_config(model)

@@ -36,13 +36,13 @@ class Task(NamedTuple):
     """A task of the benchmark.
 
     Attributes:
-        group: of `GROUPS`.
+        group: one of `GROUPS`.
         data: tensorflow-datasets name.
-        classes: their number.
+        classes: number of classes.
         validation: the 200 images on which settings are compared.
         test: the split that is reported.
-        paper: accuracy in percent in Table 9, as `PAPER_MODELS`.
-        label: `data.label`.
+        paper: accuracy in percent in Table 9, for each of `PAPER_MODELS`.
+        label: the value of `data.label`.
         crop, flip: whether training images are cropped and mirrored.
     """
 
@@ -189,7 +189,7 @@ TASKS = {
 def get_config(
     task: str = "cifar100", model: str = "", init: str = "", size: str = ""
 ) -> ml_collections.ConfigDict:
-    """The one setting, for one task."""
+    """The setting that all tasks share, for one task."""
     if task not in TASKS:
         raise ValueError(f"task={task}: wanted one of {', '.join(TASKS)}")
     row, pixels = TASKS[task], int(size or finetune.whole_patches(model, 384))
@@ -210,7 +210,7 @@ def get_config(
         name="sgd", learning_rate=0.01, momentum_dtype="bfloat16", warmup="200steps"
     )
     config.train.duration = "2500steps"
-    # The test splits are many times as large as what is trained on.
+    # The test splits are many times as large as the training set.
     config.eval.update(every="100%", splits=(row.test,))
     config.checkpoint.every = "20%"
     config.sweep.update(

@@ -160,24 +160,22 @@ def conclude(results: RunResults) -> Conclusion:
     scale, found = results.scale, profiles(results)
     shares = SHARES[scale]
     values = {title: values_of(found, name) for title, name in MEASURES.items()}
-    panels: dict[str, list[Series]] = {}
-    tables = []
     # No data is drawn at a third of the least amount, since the axis is logarithmic.
     places = [shares[0] / 3, *shares]
-    for title, arms_of in values.items():
-        panels[title], rows = [], []
-        for model in models(scale):
-            names = [f"{model}, {START}", *(label(model, s) for s in shares)]
-            if not any(name in arms_of for name in names):
-                continue
-            cells = [arms_of.get(name, []) for name in names]
-            family = figure_family(model)
-            panels[title].append(
-                figures.over_seeds(model, places, cells, factor=1, family=family)
-            )
-            rows.append([model, *(mean_cell(cell) for cell in cells)])
-        columns = ["model", "before training", *(f"{s} % of the data" for s in shares)]
-        tables.append(Table(caption=title, columns=columns, rows=rows))
+    names = {
+        model: [f"{model}, {START}", *(label(model, s) for s in shares)]
+        for model in models(scale)
+    }
+    cells = {
+        title: {
+            model: [of_arm.get(arm, []) for arm in arms]
+            for model, arms in names.items()
+            if of_arm.keys() & set(arms)
+        }
+        for title, of_arm in values.items()
+    }
+    columns = ["before training", *(f"{share} % of the data" for share in shares)]
+    panels, tables = curves_and_tables(cells, places, columns)
     ticks = {places[0]: "none"} | {share: f"{share} %" for share in shares}
     figures.lines(
         panels,
@@ -199,6 +197,36 @@ def conclude(results: RunResults) -> Conclusion:
         claims=claims(scale, by_name),
         notes=NOTES,
     )
+
+
+def curves_and_tables(
+    cells: dict[str, dict[str, list[list[float]]]],
+    places: list[float],
+    columns: list[str],
+) -> tuple[dict[str, list[Series]], list[Table]]:
+    """A panel and a table for each measure.
+
+    Args:
+        cells: values over seeds at each place, by title of the measure and model.
+        places: on the x axis.
+        columns: names of the places in the tables.
+    """
+    panels = {
+        title: [
+            figures.over_seeds(m, places, row, factor=1, family=figure_family(m))
+            for m, row in rows.items()
+        ]
+        for title, rows in cells.items()
+    }
+    tables = [
+        Table(
+            caption=title,
+            columns=["model", *columns],
+            rows=[[model, *map(mean_cell, row)] for model, row in rows.items()],
+        )
+        for title, rows in cells.items()
+    ]
+    return panels, tables
 
 
 def claims(scale: str, values: dict[str, Values]) -> list[Claim]:

@@ -137,15 +137,18 @@ def conclude(results: RunResults) -> Conclusion:
         data = dict(results.configs[label(VIT)].data) | {"cache": "never"}
         total = Data(**data).num_examples()
     images = [round(total * share / 100) for share in shares]
-    panels: dict[str, list[Series]] = {}
-    for measure in (FEWSHOT, OWN):
-        panels[measure] = []
-        for model in models:
-            values = [found[label(model, share)][measure] for share in shares]
-            family = figure_family(model)
-            panels[measure].append(
-                figures.over_seeds(model, images, values, family=family)
+    panels: dict[str, list[Series]] = {
+        measure: [
+            figures.over_seeds(
+                model,
+                images,
+                [found[label(model, share)][measure] for share in shares],
+                family=figure_family(model),
             )
+            for model in models
+        ]
+        for measure in (FEWSHOT, OWN)
+    }
     figures.lines(
         panels,
         results.folder / "fig4.png",

@@ -10,17 +10,14 @@ mini: 3 models, 2 seeds at 25 seconds, 2 minutes of two CPU cores, and 4 of meas
 import numpy as np
 
 from experiments import data_size
-from experiments.bias_profile import MOVE, models
-from experiments.data_size import figure_family
+from experiments.bias_profile import MOVE, curves_and_tables, models
 from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.profiles import Profile, initial_profile, trained_profile
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
-from experiments.lab.tables import mean_cell
+from experiments.lab.records import Claim, Conclusion, Figure, judged
 from vit_jax.checkpoints.store import Checkpoints
-from vit_jax.figures.style import Series
 
 # Images: half as many as in `bias_profile`, as there are three times the profiles.
 COUNT = 64
@@ -49,21 +46,16 @@ def conclude(results: RunResults) -> Conclusion:
     """Each measure against the step."""
     found = {model: courses(results, model) for model in results.runs}
     steps = next(iter(found.values()))[0]
-    panels: dict[str, list[Series]] = {}
-    tables = []
-    for title, measure in MEASURES.items():
-        panels[title], rows = [], []
-        for model, (_, seeds) in found.items():
-            if not all(measure in profile for row in seeds for profile in row):
-                continue
-            cells = [[row[i][measure] for row in seeds] for i in range(len(steps))]
-            family = figure_family(model)
-            panels[title].append(
-                figures.over_seeds(model, steps, cells, factor=1, family=family)
-            )
-            rows.append([model, *map(mean_cell, cells)])
-        columns = ["model", *(f"step {step}" for step in steps)]
-        tables.append(Table(caption=title, columns=columns, rows=rows))
+    cells = {
+        title: {
+            model: [[row[i][measure] for row in seeds] for i in range(len(steps))]
+            for model, (_, seeds) in found.items()
+            if all(measure in profile for row in seeds for profile in row)
+        }
+        for title, measure in MEASURES.items()
+    }
+    columns = [f"step {step}" for step in steps]
+    panels, tables = curves_and_tables(cells, steps, columns)
     figures.lines(
         panels,
         results.folder / "learned_bias.png",

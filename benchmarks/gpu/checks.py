@@ -5,14 +5,13 @@ of a training on scikit-learn's digits with the same batches and random draws.
 """
 
 import itertools
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu.results import Spec
+from benchmarks.gpu.results import Spec, run_phase
 from configs import digits
 from vit_jax.config import resolve_lengths
 from vit_jax.data.pipeline import Data
@@ -160,18 +159,15 @@ def check_losses(
         raise RuntimeError("the loss did not fall")
 
 
-def main(spec: Spec) -> None:
-    """Checks named `cudnn 197 bfloat16` or `cudnn losses bfloat16`."""
-    for name in spec.names:
-        with spec.row(name) as values:
-            implementation, what, dtype = name.split()
-            values |= {"device": jax.devices()[0].device_kind}
-            if what == "losses":
-                steps = spec.options["steps"]
-                check_losses(implementation, dtype, steps, values)
-            else:
-                check_attention(implementation, int(what), dtype, values)
+def check(spec: Spec, name: str, values: dict[str, Any]) -> None:
+    """Runs a check named `cudnn 197 bfloat16` or `cudnn losses bfloat16`."""
+    implementation, what, dtype = name.split()
+    values |= {"device": jax.devices()[0].device_kind}
+    if what == "losses":
+        check_losses(implementation, dtype, spec.options["steps"], values)
+    else:
+        check_attention(implementation, int(what), dtype, values)
 
 
 if __name__ == "__main__":
-    main(Spec.parse(sys.argv[1]))
+    run_phase(check)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.processes import start
-from benchmarks.gpu.results import Spec
+from benchmarks.gpu.results import Spec, run_phase
 from vit_jax.storage.jsonl import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["split"].startswith("test")]
 
 
-def train(spec: Spec, values: dict[str, Any]) -> None:
+def train(spec: Spec, _: str, values: dict[str, Any]) -> None:
     """Trains, and writes a row for each evaluation at once.
 
     Raises:
@@ -81,12 +81,5 @@ def train(spec: Spec, values: dict[str, Any]) -> None:
         raise RuntimeError(f"the training ended with exit code {code}; see the log")
 
 
-def main(spec: Spec) -> None:
-    """Trains to the end, or until it is stopped."""
-    for name in spec.names:
-        with spec.row(name) as values:
-            train(spec, values)
-
-
 if __name__ == "__main__":
-    main(Spec.parse(sys.argv[1]))
+    run_phase(train)

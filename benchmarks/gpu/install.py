@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.processes import start
-from benchmarks.gpu.results import Spec
+from benchmarks.gpu.results import Spec, run_phase
 
 ROOT = Path(__file__).parents[2]
 # The first driver that runs CUDA 13, by NVIDIA's release notes; before it, CUDA 12.
@@ -143,6 +143,7 @@ def install(spec: Spec, which: str, values: dict[str, Any]) -> None:
     Raises:
         RuntimeError: it could not be made, or does not see the card.
     """
+    values |= spec.options["facts"]
     folder = Path(spec.work) / which
     starting = look_at(spec.options["python"], which)
     driver = spec.options["driver"]
@@ -169,6 +170,7 @@ def install(spec: Spec, which: str, values: dict[str, Any]) -> None:
     values |= json.loads(result.stdout.splitlines()[-1])
     if not spec.dry and values["platform"] != "gpu":
         raise RuntimeError(f"{python} sees no NVIDIA card, driver {driver}")
+    proof(Path(spec.work), which, driver, spec.dry).touch()
 
 
 def proof(work: Path, which: str, driver: str, dry: bool) -> Path:
@@ -178,15 +180,5 @@ def proof(work: Path, which: str, driver: str, dry: bool) -> Path:
     return work / which / f"installed.{digest}"
 
 
-def main(spec: Spec) -> None:
-    """Installs the named environments, "ours" or "peers"."""
-    for which in spec.names:
-        with spec.row(which) as values:
-            values |= spec.options["facts"]
-            install(spec, which, values)
-            driver = spec.options["driver"]
-            proof(Path(spec.work), which, driver, spec.dry).touch()
-
-
 if __name__ == "__main__":
-    main(Spec.parse(sys.argv[1]))
+    run_phase(install)

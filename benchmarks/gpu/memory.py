@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from benchmarks.gpu.processes import start
-from benchmarks.gpu.results import Spec
+from benchmarks.gpu.results import Spec, run_phase
 from benchmarks.gpu.step import CLASSES, IMAGES, Timed, peak_bytes, programs
 from vit_jax.planning.chips import CHIPS, GIB
 
@@ -37,15 +37,14 @@ def start_plan(options: dict[str, Any], path: Path, device_kind: str):
     return start(command, own_group=False, env=settings, cwd=ROOT)
 
 
-def measure(spec: Spec, values: dict[str, Any]) -> None:
+def measure(spec: Spec, _: str, values: dict[str, Any]) -> None:
     """Takes three steps, and compares their memory with the plan.
 
     Raises:
         RuntimeError: there is no plan, or the measured memory differs from it.
     """
     options = spec.options
-    name = options["model"].replace("/", "_")
-    path = Path(spec.work) / f"plan-{name}.json"
+    path = Path(spec.work) / f"plan-{options['model'].replace('/', '_')}.json"
     planning = start_plan(options, path, jax.devices()[0].device_kind)
     _, parts = programs(options)
     timed = Timed(parts["train"])
@@ -74,12 +73,5 @@ def measure(spec: Spec, values: dict[str, Any]) -> None:
         raise RuntimeError(f"the step takes {values['ratio']:.2f} of what was planned")
 
 
-def main(spec: Spec) -> None:
-    """Measures one model."""
-    for name in spec.names:
-        with spec.row(name) as values:
-            measure(spec, values)
-
-
 if __name__ == "__main__":
-    main(Spec.parse(sys.argv[1]))
+    run_phase(measure)

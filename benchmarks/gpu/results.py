@@ -6,9 +6,10 @@ This needs Python alone, so that the command can start on a bare machine.
 import contextlib
 import json
 import os
+import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +128,14 @@ class Spec(NamedTuple):
             error = in_one_line(exception)
         seconds = time.monotonic() - started
         self.journal.write(self.phase, name, values, seconds, error)
+
+
+def run_phase(measure: Callable[[Spec, str, dict[str, Any]], None]) -> None:
+    """The command of a phase: calls `measure` with the name and values of each row."""
+    spec = Spec.parse(sys.argv[1])
+    for name in spec.names:
+        with spec.row(name) as values:
+            measure(spec, name, values)
 
 
 def in_one_line(exception: BaseException) -> str:

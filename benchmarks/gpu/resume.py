@@ -6,14 +6,13 @@ The runs and their comparison are those of `benchmarks/exact_resume.py`.
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.exact_resume import COMMAND, differences, final_state
 from benchmarks.gpu.processes import start
-from benchmarks.gpu.results import Spec
+from benchmarks.gpu.results import Spec, run_phase
 from configs import base
 from vit_jax.checkpoints.integrity import steps
 
@@ -59,6 +58,9 @@ def kill_in_the_middle(folder: Path, options: list[str], step: int) -> int:
 def compare(spec: Spec, name: str, values: dict[str, Any]) -> None:
     """Compares an uninterrupted run with a second one and with a killed one.
 
+    Args:
+        name: `deterministic`, for `train.deterministic`, or `as it comes`.
+
     Raises:
         RuntimeError: a run failed, or bits differ where they must not.
     """
@@ -91,12 +93,5 @@ def compare(spec: Spec, name: str, values: dict[str, Any]) -> None:
         raise RuntimeError(f"the ends have not the same bits: {differing}")
 
 
-def main(spec: Spec) -> None:
-    """Compares runs with `train.deterministic` on, or off (`as it comes`)."""
-    for name in spec.names:
-        with spec.row(name) as values:
-            compare(spec, name, values)
-
-
 if __name__ == "__main__":
-    main(Spec.parse(sys.argv[1]))
+    run_phase(compare)

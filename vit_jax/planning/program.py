@@ -22,24 +22,11 @@ from vit_jax.planning.hlo import (
 from vit_jax.planning.products import call_target, product_flops
 
 # Instructions that move no bytes: they name, group or await results of others.
-_FREE = {
-    "after-all",
-    "async-done",
-    "async-start",
-    "async-update",
-    "bitcast",
-    "call",
-    "conditional",
-    "constant",
-    "get-tuple-element",
-    "iota",
-    "opt-barrier",
-    "parameter",
-    "partition-id",
-    "replica-id",
-    "tuple",
-    "while",
-}
+_FREE = frozenset(
+    "after-all async-done async-start async-update bitcast call conditional constant "
+    "get-tuple-element iota opt-barrier parameter partition-id replica-id tuple "
+    "while".split()
+)
 
 
 class Costs(NamedTuple):

@@ -3,7 +3,7 @@
 import textwrap
 from typing import Any
 
-from vit_jax.planning.estimate import in_gib
+from vit_jax.planning.estimate import Memory, in_gib
 
 
 def describe(plan: dict[str, Any]) -> str:
@@ -34,15 +34,7 @@ def memory_lines(plan: dict[str, Any]) -> list[str]:
     """The memory of a device, and whether the run fits."""
     memory = plan["memory"]
     lines = ["memory of a device"]
-    for name in (
-        "parameters",
-        "optimizer",
-        "average",
-        "batch",
-        "temporaries",
-        "total",
-        "peak",
-    ):
+    for name in Memory._fields[:-1]:
         lines.append(f"  {name:12} {in_gib(memory[name]):>10}")
     if memory["available"]:
         lines[-1] += f" of {in_gib(memory['available'])}"

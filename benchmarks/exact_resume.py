@@ -41,9 +41,9 @@ COMMAND = (
 )
 
 
-def run(workdir: Path, *, kill_after: float | None = None) -> int:
+def run(workdir: Path, *overrides: str, kill_after: float | None = None) -> int:
     """Runs the training; returns its exit code, -9 if it was killed before its end."""
-    command = [*COMMAND, "--workdir", str(workdir)]
+    command = [*COMMAND, *overrides, "--workdir", str(workdir)]
     with (workdir.parent / f"{workdir.name}.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

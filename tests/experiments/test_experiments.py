@@ -14,7 +14,13 @@ from experiments.lab.grid import plan_runs
 from vit_jax.config import check_config, resolve_lengths
 from vit_jax.training.sections import config_sections
 
+# `make test` runs these, all kinds of runs among them; `make test-all` every one.
+FEW = ("attention", "class_token", "position_embedding", "transfer")
 NAMES = [name for name in EXPERIMENTS if Path(f"experiments/{name}.py").exists()]
+SOME_IN_FULL = [
+    name if name in FEW else pytest.param(name, marks=pytest.mark.full)
+    for name in NAMES
+]
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +33,7 @@ def root(tmp_path_factory) -> Path:
     return (base.parent if several else base) / "experiments"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME_IN_FULL)
 def test_smoke(name, root):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -57,7 +63,7 @@ def test_arms_resolve(name, scale, root):
         assert resolve_lengths(config, 10_000).total > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME_IN_FULL)
 def test_the_papers_own_setting_is_traced(name, root):
     """The smallest of its arms; `--scale full --check` traces all."""
     experiment = load_experiment(name)

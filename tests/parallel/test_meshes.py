@@ -223,21 +223,16 @@ STAGES = (
     (17, 1, 1, (1, 1, 1), ("model.remat=full",)),
     (0, 8, 1, (8, 1, 1), ()),
 )
-FEW_STAGES = (9, 2, 2, (1, 2, 2), ()), (0, 4, 1, (2, 2, 1), ("model.remat=full",))
 
 
-@pytest.mark.parametrize(
-    "stages", [FEW_STAGES, pytest.param(STAGES, marks=pytest.mark.full)]
-)
-def test_a_run_moves_between_devices_processes_and_layouts(
-    references, tmp_path, stages
-):
+@pytest.mark.full
+def test_a_run_moves_between_devices_processes_and_layouts(references, tmp_path):
     """One run, no example lost or twice."""
     run = tmp_path / "run"
-    for stop_at, devices, processes, mesh, overrides in stages:
+    for stop_at, devices, processes, mesh, overrides in STAGES:
         overrides = [*mesh_overrides(mesh), *overrides]
         stage = job(run, "adamw", *overrides, stop_at=stop_at)
         launch(tmp_path, [stage], devices=devices, processes=processes)
         if stop_at:
             assert "SIGTERM at step" in facts(run)["stopped"]
-    assert_same_run(run, references / "adamw", "adamw", stops=len(stages) - 1)
+    assert_same_run(run, references / "adamw", "adamw", stops=len(STAGES) - 1)

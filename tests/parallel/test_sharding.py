@@ -165,6 +165,7 @@ def test_the_batch_is_divided_over_data_and_fsdp():
     assert PartitionSpec(("data", "fsdp")) == sharding.BATCH
 
 
+@pytest.mark.full
 def test_no_device_ever_holds_more_than_its_share(tmp_path):
     """Starts from checkpoints, evaluation and `load`, on eight devices, fsdp=8.
 

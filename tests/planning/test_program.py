@@ -320,6 +320,7 @@ print(json.dumps(rows))
 """
 
 
+@pytest.mark.full
 def test_scanned_and_unrolled_models_cost_the_same():
     """A training step on eight fake devices: arithmetic, and what is communicated."""
     flags = "--xla_force_host_platform_device_count=8"

@@ -267,17 +267,18 @@ def test_another_config_is_refused_with_the_difference(finished):
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     """SIGKILL for real, with worker processes; see benchmarks/exact_resume.py."""
+    shorter = "--config.train.duration=60steps"
     for name in ("reference", "killed"):
         (tmp_path / name).mkdir()
-    assert exact_resume.run(tmp_path / "reference") == 0
+    assert exact_resume.run(tmp_path / "reference", shorter) == 0
     reference = exact_resume.final_state(tmp_path / "reference")
     killed = tmp_path / "killed"
-    command = [*exact_resume.COMMAND, "--workdir", str(killed)]
+    command = [*exact_resume.COMMAND, shorter, "--workdir", str(killed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(lambda: any((killed / "checkpoints").glob("[123]*/manifest.json")))
     process.kill()
     process.wait()
-    assert exact_resume.run(killed) == 0
+    assert exact_resume.run(killed, shorter) == 0
     log = Path(f"{killed}.log").read_text()
     assert "Going on from step" in log
     assert exact_resume.differences(reference, exact_resume.final_state(killed)) == []

@@ -50,7 +50,9 @@ def wait_for_compilation(process, log, name):
     time.sleep(1)
 
 
-@pytest.mark.parametrize("name", ["eval_step", "train_step"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("eval_step", marks=pytest.mark.full), "train_step"]
+)
 def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
     log = tmp_path / "log"
     process = start(tmp_path / "run", tmp_path / "empty", log)
@@ -73,7 +75,7 @@ def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_one_of_two_processes_is_told_and_both_leave(tmp_path, told):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -9,6 +9,10 @@ The same at every scale: a minute of one CPU core.
 """
 
 import functools
+from operator import attrgetter
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from experiments.lab import paper
 from experiments.lab.command import main
@@ -60,36 +64,41 @@ TABLE_3 = (
     ("ViT-B/16 ViT-B/32", "imagenet2012", "300", 3e-3, "cosine", 0.3, 0.1),
     ("ViT-L/16 ViT-L/32", "imagenet2012", "300", 3e-3, "cosine", 0.3, 0.1),
 )
-# Batch, warm-up, optimizer, Adam's betas and pixels of all rows.
-PRETRAINING = (4096, "10000steps", "adamw", 0.9, 0.999, (224, 224))
-# Steps and learning rates of fine-tuning.
+# Settings that all rows share.
+PRETRAINING = {
+    "data.batch_size": 4096,
+    "data.image_size": (224, 224),
+    "optim.warmup": "10000steps",
+    "optim.name": "adamw",
+    "optim.momentum": 0.9,
+    "optim.b2": 0.999,
+}
+RATES = (0.001, 0.003, 0.01, 0.03)
+# Config, steps and learning rates of fine-tuning.
 TABLE_4 = {
-    "ImageNet": (20_000, (0.003, 0.01, 0.03, 0.06)),
-    "CIFAR-100": (10_000, (0.001, 0.003, 0.01, 0.03)),
-    "CIFAR-10": (10_000, (0.001, 0.003, 0.01, 0.03)),
-    "Oxford-IIIT Pets": (500, (0.001, 0.003, 0.01, 0.03)),
-    "Oxford Flowers-102": (500, (0.001, 0.003, 0.01, 0.03)),
-    "VTAB (19 tasks)": (2_500, (0.01,)),
+    "ImageNet": ("finetune.py:dataset=imagenet2012", 20_000, (0.003, 0.01, 0.03, 0.06)),
+    "CIFAR-100": ("finetune.py:dataset=cifar100", 10_000, RATES),
+    "CIFAR-10": ("finetune.py:dataset=cifar10", 10_000, RATES),
+    "Oxford-IIIT Pets": ("finetune.py:dataset=oxford_iiit_pet", 500, RATES),
+    "Oxford Flowers-102": ("finetune.py:dataset=oxford_flowers102", 500, RATES),
+    "VTAB (19 tasks)": ("vtab.py", 2_500, (0.01,)),
 }
+# Settings that all rows share.
 FINETUNING = {
-    "ImageNet": "configs/finetune.py:dataset=imagenet2012",
-    "CIFAR-100": "configs/finetune.py:dataset=cifar100",
-    "CIFAR-10": "configs/finetune.py:dataset=cifar10",
-    "Oxford-IIIT Pets": "configs/finetune.py:dataset=oxford_iiit_pet",
-    "Oxford Flowers-102": "configs/finetune.py:dataset=oxford_flowers102",
-    "VTAB (19 tasks)": "configs/vtab.py",
+    "data.batch_size": 512,
+    "data.image_size": (384, 384),
+    "optim.name": "sgd",
+    "optim.momentum": 0.9,
+    "optim.schedule": "cosine",
+    "optim.weight_decay": 0.0,
+    "optim.clip_norm": 1.0,
 }
-# Optimizer, momentum, schedule, weight decay, clipping, batch and pixels of all rows.
-FINETUNING_SETTINGS = ("sgd", 0.9, "cosine", 0.0, 1.0, 512, (384, 384))
-# Model, epochs and data of the runs of Table 2; BiT-L as in BiT's own paper.
+IMAGENET_21K = {"images": 14_197_122, "num_classes": 21_843}
+# Model, epochs and data, JFT-300M if not given; BiT-L as in BiT's own paper.
 TABLE_2_RUNS: dict[str, tuple[str, int, dict[str, int]]] = {
     "ViT-H/14 JFT": ("ViT-H/14", 14, {}),
     "ViT-L/16 JFT": ("ViT-L/16", 14, {}),
-    "ViT-L/16 ImageNet-21k": (
-        "ViT-L/16",
-        90,
-        {"images": 14_197_122, "num_classes": 21_843},
-    ),
+    "ViT-L/16 ImageNet-21k": ("ViT-L/16", 90, IMAGENET_21K),
     "BiT-L R152x4": ("BiT-R152x4", 40, {}),
 }
 
@@ -115,9 +124,9 @@ def our_parameters(name: str) -> int:
 
 
 @functools.cache
-def exaflops_an_epoch(name: str) -> float:
-    """ExaFLOPs of an epoch of JFT-300M."""
-    return pretraining_exaflops(name, epochs=1)
+def exaflops_an_epoch(name: str, **options: int) -> float:
+    """ExaFLOPs of an epoch, by default of JFT-300M."""
+    return pretraining_exaflops(name, epochs=1, **options)
 
 
 def table_1() -> tuple[Table, bool]:
@@ -141,6 +150,11 @@ def table_1() -> tuple[Table, bool]:
     ), right
 
 
+def agrees(config: ConfigDict, settings: dict[str, Any]) -> bool:
+    """Whether a config has all of these values."""
+    return all(attrgetter(key)(config) == value for key, value in settings.items())
+
+
 def table_3() -> tuple[Table, bool]:
     """The values of configs/pretrain.py for each row; whether all are as printed."""
     rows, right = [], True
@@ -152,18 +166,9 @@ def table_3() -> tuple[Table, bool]:
                 optim = config.optim
                 ours = [optim.learning_rate, optim.schedule, optim.weight_decay]
                 ours.append(config.model.dropout_rate)
-                rest = (
-                    config.data.batch_size,
-                    optim.warmup,
-                    optim.name,
-                    optim.momentum,
-                    optim.b2,
-                    tuple(config.data.image_size),
-                )
-                clip = 1.0 if data == "imagenet2012" else 0.0
-                same = ours == expected and rest == PRETRAINING
+                same = ours == expected and agrees(config, PRETRAINING)
                 same &= config.train.duration == f"{count}epochs"
-                same &= optim.clip_norm == clip
+                same &= optim.clip_norm == (1.0 if data == "imagenet2012" else 0.0)
                 right &= same
                 cells = [f"{x:g}" if isinstance(x, float) else x for x in ours]
                 rows.append([model, data, count, *cells, "yes" if same else "NO"])
@@ -181,20 +186,11 @@ def table_3() -> tuple[Table, bool]:
 def table_4() -> tuple[Table, bool]:
     """The values of configs/finetune.py and configs/vtab.py for each row."""
     rows, right = [], True
-    for name, (steps, rates) in TABLE_4.items():
-        config = read_config(FINETUNING[name], [])
-        optim, ours = config.optim, tuple(config.sweep.learning_rates)
-        rest = (
-            optim.name,
-            optim.momentum,
-            optim.schedule,
-            optim.weight_decay,
-            optim.clip_norm,
-            config.data.batch_size,
-            tuple(config.data.image_size),
-        )
+    for name, (file, steps, rates) in TABLE_4.items():
+        config = read_config(f"configs/{file}", [])
+        ours = tuple(config.sweep.learning_rates)
         same = config.train.duration == f"{steps}steps" and ours == rates
-        same &= rest == FINETUNING_SETTINGS
+        same &= agrees(config, FINETUNING)
         right &= same
         duration, text = config.train.duration, ", ".join(f"{x:g}" for x in ours)
         rows.append([name, duration, text, "yes" if same else "NO"])
@@ -230,10 +226,7 @@ def table_2() -> tuple[Table, float]:
     """TPUv3-core-days; the largest deviation of the ViTs in percent."""
     rows, worst = [], 0.0
     for name, (model, epochs, options) in TABLE_2_RUNS.items():
-        if options:
-            exaflops = pretraining_exaflops(model, epochs=epochs, **options)
-        else:
-            exaflops = exaflops_an_epoch(model) * epochs
+        exaflops = exaflops_an_epoch(model, **options) * epochs
         days, printed = core_days(exaflops), paper.TABLE_2[name]["TPUv3-core-days"][0]
         off = 100 * (days / printed - 1)
         worst = max(worst, abs(off) if "ViT" in model else 0.0)
@@ -255,7 +248,7 @@ def conclude(_: RunResults) -> Conclusion:
 
     def claim(text: str, criterion: str, holds: bool, numbers: str) -> Claim:
         result = "supported" if holds else "not supported"
-        return Claim(claim=text, criterion=criterion, verdict=result, numbers=numbers)
+        return Claim(text, criterion, result, numbers)
 
     return Conclusion(
         tables=[sizes, pretraining, finetuning, flops, days],

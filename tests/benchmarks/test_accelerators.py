@@ -1,4 +1,4 @@
-"""`make accelerators`: what is kept, what is compiled again, what the table says."""
+"""`make accelerators`: saved rows, repeated compilations, the table."""
 
 import json
 
@@ -19,15 +19,23 @@ PLAN = {
     "compile_seconds": 17.4,
     "largest_batch": 8192,
     "memory": {
-        **{"parameters": GIB, "optimizer": 2 * GIB, "average": 0, "batch": 0},
-        **{"temporaries": 20 * GIB, "peak": 23 * GIB, "available": 60 * GIB},
-        **{"fits": True, "share": 0.75},
+        "parameters": GIB,
+        "optimizer": 2 * GIB,
+        "average": 0,
+        "temporaries": 20 * GIB,
+        "peak": 23 * GIB,
+        "available": 60 * GIB,
+        "fits": True,
     },
     "program": {
         "hbm_bytes": 70 * GIB,
         "kernels": {
-            **{"__cudnn$fmhaSoftmax": 12, "__cudnn$fmhaSoftmaxBackward": 12},
-            **{"__cublas$gemm": 4, "__triton_gemm": 5, "__triton": 6, "fusion": 99},
+            "__cudnn$fmhaSoftmax": 12,
+            "__cudnn$fmhaSoftmaxBackward": 12,
+            "__cublas$gemm": 4,
+            "__triton_gemm": 5,
+            "__triton": 6,
+            "fusion": 99,
         },
         "collectives": [
             {"axes": ["data"], "kind": "all-reduce", "count": 8, "sent": GIB},
@@ -42,7 +50,7 @@ CASE = Case("imagenet.py", compiled="ViT-B/16")
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """One case and one that is lowered only, in a folder of its own."""
+    """A compiled case and one that is only lowered, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(accelerators, "CASES", (CASE, Case("digits.py")))
     monkeypatch.setattr(accelerators, "check_compilers", lambda: None)
@@ -75,7 +83,7 @@ def test_what_is_compiled_stays(here, monkeypatch):
     assert len(here) == 2
     rows = [json.loads(line) for line in accelerators.ROWS.read_text().splitlines()]
     assert [row["case"] for row in rows] == ["imagenet.py"] * 2 + ["digits.py"] * 2
-    # Another program, or another compiler.
+    # Another program or another compiler is compiled again.
     row = accelerators.lowered_row
     monkeypatch.setattr(
         accelerators, "lowered_row", lambda *of: row(*of) | {"program": "0b"}
@@ -88,7 +96,7 @@ def test_what_is_compiled_stays(here, monkeypatch):
     assert len(here) == 6
 
 
-def test_a_failure_is_told_and_tried_again(here, monkeypatch):
+def test_a_failure_is_reported_and_tried_again(here, monkeypatch):
     compiled_row = accelerators.compiled_row
     monkeypatch.setattr(
         accelerators, "compiled_row", lambda row: row | {"error": "no such kernel"}

@@ -15,7 +15,7 @@ from benchmarks.gpu import checks, install, speed
 from benchmarks.gpu.__main__ import locked
 from benchmarks.gpu.jobs import MODELS, Machine, all_jobs
 from benchmarks.gpu.processes import Job, start
-from benchmarks.gpu.report import write_report
+from benchmarks.gpu.report import TITLES, write_report
 from benchmarks.gpu.results import Journal, Spec
 from benchmarks.gpu.schedule import Schedule
 
@@ -90,7 +90,7 @@ def test_a_second_start_measures_what_is_missing_or_failed(tmp_path):
     assert errors(run(tmp_path, *jobs, parallel=1))["flaky"]
     assert not any(errors(run(tmp_path, *jobs, parallel=1)).values())
     assert (tmp_path / "count").read_text() == "fine flaky "
-    # What was made on another machine, and is not here, is made again.
+    # A file made on another machine does not exist here, and is made again.
     proven = job("fine", count + WRITES, proof=str(tmp_path / "installed"))
     run(tmp_path, proven)
     assert (tmp_path / "count").read_text() == "fine flaky fine "
@@ -114,9 +114,8 @@ open({log!r}, 'a').write(f'-{{name}} ')
         job("timed", code, alone=True),
         job("b", code),
     )
-    assert (tmp_path / "log").read_text().split() == [
-        *("+a", "-a", "+big", "-big", "+timed", "-timed", "+b", "-b")
-    ]
+    order = "+a -a +big -big +timed -timed +b -b "
+    assert (tmp_path / "log").read_text() == order
 
 
 def test_the_time_is_kept(tmp_path):
@@ -149,15 +148,15 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 def processes_of(folder: Path) -> list[str]:
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue  # It ended.
         if str(folder) in words and "benchmarks.gpu" in words:
-            found.append(words)
-    return found
+            commands.append(words)
+    return commands
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -179,7 +178,7 @@ def test_the_command_is_ended_and_started_again(tmp_path, number):
     last = {row["name"]: row for row in rows}
     assert last["ours"]["ok"], last["ours"]["error"]
     assert last["ours"]["values"]["platform"] == "cpu"
-    # torch may be here or not; without it that is said, and the exit code says so too.
+    # Without torch, both the row and the exit code say so.
     assert last["peers"]["ok"] or "not installed" in last["peers"]["error"]
     assert again.returncode == (0 if last["peers"]["ok"] else 1)
 
@@ -192,9 +191,9 @@ def test_one_start_at_a_time(tmp_path):
 def test_without_a_card_nothing_is_started(tmp_path):
     line = [word for word in command(tmp_path) if word != "--dry"]
     environment = {"PATH": str(tmp_path), "PYTHONPATH": "."}
-    found = subprocess.run(line, capture_output=True, text=True, env=environment)
-    assert found.returncode == 1
-    assert found.stderr.startswith("error: nvidia-smi shows no NVIDIA card")
+    result = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: nvidia-smi shows no NVIDIA card")
     assert not (tmp_path / "out").exists()
 
 
@@ -276,8 +275,6 @@ def test_a_whole_dry_run(tmp_path):
     without_timm = {("install", "peers"), ("prepare", "ViT-Ti/16")}
     without_timm |= {("speed", f"ViT-Ti/16 {m}") for m in ("training", "inference")}
     assert failed in (set(), without_timm)
-    assert {row["phase"] for row in rows} == {
-        *("install", "checks", "memory", "prepare", "speed", "resume", "cifar")
-    }
+    assert {row["phase"] for row in rows} == set(TITLES)
     timed = [row for row in rows if row["phase"] == "speed"]
     assert all(row["values"]["images/s"]["ours"]["median"] > 0 for row in timed)

@@ -109,10 +109,10 @@ def test_a_missing_key_is_found(config):
     ],
 )
 def test_durations(text, steps):
-    found = parse_duration(
+    result = parse_duration(
         text, batch_size=100, examples_per_epoch=1000, total_steps=200
     )
-    assert found == steps
+    assert result == steps
 
 
 @pytest.mark.parametrize("text", ["", "10", "ten steps", "5minutes", "-1steps"])

@@ -55,8 +55,8 @@ def test_the_groups_and_the_papers_means():
         ]
         for column in range(3)
     ]
-    wanted = [[86.69, 87.00, 65.03], [85.56, 86.72, 62.96], [83.27, 84.65, 57.50]]
-    np.testing.assert_allclose(means, wanted, atol=0.006)
+    expected = [[86.69, 87.00, 65.03], [85.56, 86.72, 62.96], [83.27, 84.65, 57.50]]
+    np.testing.assert_allclose(means, expected, atol=0.006)
     overall = np.mean([task.paper for task in vtab.TASKS.values()], axis=0)
     np.testing.assert_allclose(overall, [77.6, 76.3, 72.7], atol=0.06)
 
@@ -65,10 +65,15 @@ def test_exceptions_of_crop_and_flip():
     """BiT paper, appendix F."""
     tasks = vtab.TASKS.items()
     assert {name for name, task in tasks if not task.flip} == {
-        *("dsprites_orientation", "dsprites_location", "smallnorb_azimuth"),
+        "dsprites_orientation",
+        "dsprites_location",
+        "smallnorb_azimuth",
     }
     assert {name for name, task in tasks if not task.crop} == {
-        *("clevr_count", "clevr_distance", "dmlab", "kitti_distance"),
+        "clevr_count",
+        "clevr_distance",
+        "dmlab",
+        "kitti_distance",
         "dsprites_location",
     }
 
@@ -84,15 +89,14 @@ def test_the_protocol(name):
     assert config.train.duration == "2500steps" and data.batch_size == 512
     assert data.split == f"train[:800]+{task.validation}"
     assert config.eval.splits == (task.test,)
-    assert (config.sweep.train_split, config.sweep.dev_split) == (
-        *("train[:800]", task.validation),
-    )
+    assert config.sweep.train_split == "train[:800]"
+    assert config.sweep.dev_split == task.validation
     assert data.flips() == task.flip and data.image_size == (384, 384)
     image = np.zeros((500, 600, 3), np.uint8)
     image[:, :300] = 255
     out = data.train_transform(image, np.random.default_rng(0))
     assert out.shape == (384, 384, 3)
-    # Without a crop the edge stays in the middle, but for the flip.
+    # Without a crop the edge stays in the middle; a flip swaps its sides.
     edge = abs(int((out[0, :, 0] > 127).sum()) - 192)
     assert edge <= 1 if not task.crop else data.crop_resize == 448
 
@@ -154,9 +158,9 @@ def write(folder, name, splits) -> None:
 
 def labels(folder, name, split, label) -> list[int]:
     source = make_source(name, split, label=label, data_dir=folder)
-    found = [source[index]["label"] for index in range(len(source))]
-    assert source.labels().tolist() == found
-    return found
+    result = [source[index]["label"] for index in range(len(source))]
+    assert source.labels().tolist() == result
+    return result
 
 
 def test_clevr(tmp_path):
@@ -171,8 +175,8 @@ def test_clevr(tmp_path):
     write(tmp_path, "clevr", {"train": train, "validation": [scene(1, 2, 3, 4)]})
     both = "train[:2]+validation[:1]"
     assert labels(tmp_path, "clevr", both, "clevr_count") in ([0, 7, 1], [7, 0, 1])
-    found = labels(tmp_path, "clevr", both, "clevr_distance")
-    assert found in ([1, 5, 0], [5, 1, 0])
+    result = labels(tmp_path, "clevr", both, "clevr_distance")
+    assert result in ([1, 5, 0], [5, 1, 0])
     data = Data(
         name="clevr",
         split=both,
@@ -214,11 +218,11 @@ def test_dsprites(tmp_path):
         }
 
     write(tmp_path, "dsprites", {"train": [sprite(i, i % 32) for i in range(40)]})
-    found = labels(tmp_path, "dsprites", "train", "dsprites_orientation")
+    result = labels(tmp_path, "dsprites", "train", "dsprites_orientation")
     # floor(angle / 2.5), as task_adaptation has it.
-    assert sorted(found) == [int(angle / 2.5) for angle in range(40)]
-    found = labels(tmp_path, "dsprites", "train", "dsprites_location")
-    assert sorted(found) == sorted(i % 32 // 2 for i in range(40))
+    assert sorted(result) == [int(angle / 2.5) for angle in range(40)]
+    result = labels(tmp_path, "dsprites", "train", "dsprites_location")
+    assert sorted(result) == sorted(i % 32 // 2 for i in range(40))
     image = make_source("dsprites", "train", label="label_shape", data_dir=tmp_path)
     assert np.unique(image[0]["image"]).tolist() == [0, 255]
     assert image[0]["image"].shape == (64, 64, 3)

@@ -11,22 +11,22 @@ from experiments.lab.contrasts import Rays, contrast, mean_against
 
 def test_contrast_of_two_arms_is_students_test_with_pooled_variance():
     a, b = [1.0, 2.0, 4.0], [3.0, 5.0, 4.0]
-    found = contrast({"a": a, "b": b}, {"a": 1, "b": -1})
+    interval = contrast({"a": a, "b": b}, {"a": 1, "b": -1})
     expected = stats.ttest_ind(a, b).confidence_interval()
-    np.testing.assert_allclose(found[:3], [-5 / 3, expected.low, expected.high])
+    np.testing.assert_allclose(interval[:3], [-5 / 3, expected.low, expected.high])
 
 
 def test_contrast_takes_the_variance_of_all_arms():
     arms = {"a": [1.0, 3.0], "b": [5.0, 5.0], "c": [0.0, 6.0]}
-    found = contrast(arms, {"a": -1, "b": 1})
+    interval = contrast(arms, {"a": -1, "b": 1})
     # Squares 2, 0 and 18 over 3 degrees of freedom; two means of two seeds each.
     half = math.sqrt(20 / 3) * stats.t.ppf(0.975, 3)
-    np.testing.assert_allclose(found[:3], [3, 3 - half, 3 + half])
+    np.testing.assert_allclose(interval[:3], [3, 3 - half, 3 + half])
 
 
 def test_contrast_of_single_seeds_excludes_nothing():
-    found = contrast({"a": [1.0], "b": [2.0]}, {"a": -1, "b": 1})
-    assert found[:3] == (1, -math.inf, math.inf)
+    interval = contrast({"a": [1.0], "b": [2.0]}, {"a": -1, "b": 1})
+    assert interval[:3] == (1, -math.inf, math.inf)
 
 
 def test_mean_against_weighs_the_other_arms_equally():

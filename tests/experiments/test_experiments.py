@@ -27,8 +27,8 @@ SOME_IN_FULL = [
 def root(tmp_path_factory) -> Path:
     """One for all processes of the tests: experiments share runs."""
     base = tmp_path_factory.getbasetemp()
-    # Several processes have folders of their own in that of the session; the parent of
-    # a single one's would keep runs from session to session.
+    # Several processes have folders of their own in the session's; a single process has
+    # none, and the parent of its folder outlives the session.
     several = "PYTEST_XDIST_WORKER" in os.environ
     return (base.parent if several else base) / "experiments"
 

@@ -85,7 +85,7 @@ def test_cells_have_the_digits_of_their_spread():
         ["relative", "–", "1,000"],
     ]
     assert tables.column_digits([{"mean": 64.2, "std": 0.14, "n": 2}]) == 2
-    # Lucky pairs of seeds among others; percentages have one decimal at least.
+    # One pair of close seeds among others; percentages have a decimal at least.
     spreads = (0.02, 0.03, 0.04, 1.5, 3.0)
     cells = [{"mean": 50.0, "std": std, "n": 2} for std in spreads]
     assert tables.column_digits(cells) == tables.column_digits(cells[4:]) == 1
@@ -298,9 +298,8 @@ def test_a_figure_is_a_png(tmp_path):
 
 
 def test_items_are_found_in_what_experiments_say():
-    assert item_names("Tables 2, 5 and 6; Figs. 3/5") == [
-        *("Table 2", "Table 5", "Table 6", "Fig. 3", "Fig. 5")
-    ]
+    names = ["Table 2", "Table 5", "Table 6", "Fig. 3", "Fig. 5"]
+    assert item_names("Tables 2, 5 and 6; Figs. 3/5") == names
     assert item_names("Fig. 7 left, Section B.1.2") == ["Fig. 7", "Section 4.6"]
     assert item_names("beyond the paper") == []
     assert all(item_names(item.name) == [item.name] for item in ITEMS)
@@ -366,9 +365,9 @@ def test_broken_results_are_named_and_the_others_shown(tmp_path, broken, message
     leave(tmp_path, record())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "result.json").write_text(broken)
-    found = read_report([tmp_path])
-    assert [one.record["name"] for one in found.results] == ["shapes"]
-    (problem,) = found.problems
+    contents = read_report([tmp_path])
+    assert [one.record["name"] for one in contents.results] == ["shapes"]
+    (problem,) = contents.problems
     assert "other/result.json" in problem
     assert re.search(message, problem)
     assert problem.split(": ")[-1] in report.write(tmp_path).read_text().replace(
@@ -397,11 +396,10 @@ def test_two_scales_make_one_page(tmp_path):
     leave(tmp_path / "mini", record())
     leave(tmp_path / "mini", record("data_size", item="Fig. 4"))
     leave(tmp_path / "small", record(scale="small"))
-    found = read_report([tmp_path / "mini", tmp_path / "small"])
-    assert [one.anchor for one in found.results] == [
-        *("data_size-mini", "shapes-mini", "shapes-small")
-    ]
-    line = report_text.scale_line(found.results)
+    contents = read_report([tmp_path / "mini", tmp_path / "small"])
+    anchors = ["data_size-mini", "shapes-mini", "shapes-small"]
+    assert [one.anchor for one in contents.results] == anchors
+    line = report_text.scale_line(contents.results)
     assert line.startswith("mini: 2 experiments, 36 runs, 13 min 44 s on 2 CPU cores")
     assert "small: 1 experiment, 18 runs" in line
 

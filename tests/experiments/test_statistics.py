@@ -1,4 +1,4 @@
-"""Intervals cover as often as they say; fits find what was put in; verdicts' rule."""
+"""Intervals have their stated coverage; fits recover true values; verdicts."""
 
 import math
 
@@ -24,8 +24,8 @@ def interval(low: float, high: float) -> Interval:
 
 def coverage(make_interval, truth: float, rounds: int, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
-    found = [make_interval(rng) for _ in range(rounds)]
-    return float(np.mean([i.low <= truth <= i.high for i in found]))
+    result = [make_interval(rng) for _ in range(rounds)]
+    return float(np.mean([i.low <= truth <= i.high for i in result]))
 
 
 def test_mean_and_deviation_are_of_the_sample():
@@ -40,15 +40,17 @@ def test_mean_and_deviation_are_of_the_sample():
 
 def test_two_seeds_have_the_interval_of_students_t():
     # t(0.975, 1) = 12.706; the standard error of (0, 2) is 1.
-    found = mean_interval([0.0, 2.0])
-    assert (found.low, found.high) == pytest.approx((1 - 12.706, 1 + 12.706), abs=1e-3)
+    result = mean_interval([0.0, 2.0])
+    assert (result.low, result.high) == pytest.approx(
+        (1 - 12.706, 1 + 12.706), abs=1e-3
+    )
 
 
 def test_one_seed_has_no_interval_and_decides_nothing():
-    found = mean_interval([5.0])
-    assert (found.low, found.high) == (-math.inf, math.inf)
-    assert verdict(found, ">", 0) == "undecided"
-    assert "no interval" in found.text()
+    result = mean_interval([5.0])
+    assert (result.low, result.high) == (-math.inf, math.inf)
+    assert verdict(result, ">", 0) == "undecided"
+    assert "no interval" in result.text()
     assert verdict(difference([1.0], [0.0, 0.1]), ">") == "undecided"
 
 
@@ -65,13 +67,13 @@ def test_the_bootstrap_counts_seeds_and_examples():
     rng = np.random.default_rng(0)
     offsets = rng.normal(size=(20, 1))
     samples = offsets + rng.normal(size=(20, 50))
-    found = bootstrap(samples)
+    result = bootstrap(samples)
     # Half-width 1.96 sqrt((s^2 + s_within^2 / 50) / 20), s^2 of the seeds' means.
     s2 = samples.mean(axis=1).var() + samples.var(axis=1).mean() / 50
     expected = 1.96 * math.sqrt(s2 / 20)
-    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.1)
-    assert found.value == pytest.approx(samples.mean())
-    assert found == bootstrap(samples)  # the same numbers each time
+    assert (result.high - result.low) / 2 == pytest.approx(expected, rel=0.1)
+    assert result.value == pytest.approx(samples.mean())
+    assert result == bootstrap(samples)  # the same numbers each time
     one_seed = bootstrap(samples[:1])
     within = 1.96 * samples[0].std() / math.sqrt(50)
     assert (one_seed.high - one_seed.low) / 2 == pytest.approx(within, rel=0.15)
@@ -79,12 +81,12 @@ def test_the_bootstrap_counts_seeds_and_examples():
 
 def test_welch_by_the_textbook():
     a, b = [27.5, 21.0, 19.0, 23.6, 17.0], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5]
-    found = difference(a, b)
+    result = difference(a, b)
     # scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     from scipy import stats
 
     ends = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+    assert (result.low, result.high) == pytest.approx((ends.low, ends.high))
 
 
 def test_pairs_by_seed_cancel_what_they_share():
@@ -112,7 +114,7 @@ def test_welch_covers_at_two_and_three_seeds():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "direction", "bound", "wanted"),
+    ("low", "high", "direction", "bound", "expected"),
     [
         (0.1, 2, ">", 0, "supported"),
         (-0.1, 2, ">", 0, "undecided"),
@@ -129,9 +131,9 @@ def test_welch_covers_at_two_and_three_seeds():
     ],
 )
 def test_the_verdict_is_where_the_whole_interval_lies(
-    low, high, direction, bound, wanted
+    low, high, direction, bound, expected
 ):
-    assert verdict(interval(low, high), direction, bound) == wanted
+    assert verdict(interval(low, high), direction, bound) == expected
 
 
 def test_a_claim_of_parts_is_as_good_as_the_worst():
@@ -176,9 +178,9 @@ def test_slopes_cover():
 
 def test_the_factor_of_compute_at_equal_error():
     x = np.array([1.0, 10, 100])
-    found = fits.equal_performance_ratio(x, 5 * x**-0.2, 3 * x, 5 * x**-0.2)
-    assert found.value == pytest.approx(1 / 3)
-    assert found.low == pytest.approx(found.high)
+    result = fits.equal_performance_ratio(x, 5 * x**-0.2, 3 * x, 5 * x**-0.2)
+    assert result.value == pytest.approx(1 / 3)
+    assert result.low == pytest.approx(result.high)
 
 
 def test_the_factor_of_compute_covers():
@@ -202,8 +204,8 @@ def test_the_papers_factor_is_that_of_its_text():
             [row["exaflops"] for row in rows],
             [100 - row["average_5"] for row in rows],
         )
-    found = fits.equal_performance_ratio(*curve["ViT"], *curve["ResNet"])
-    assert 1 / 4.5 < found.value < 1 / 2
+    result = fits.equal_performance_ratio(*curve["ViT"], *curve["ResNet"])
+    assert 1 / 4.5 < result.value < 1 / 2
 
 
 def test_crossings_of_the_paper():
@@ -214,19 +216,19 @@ def test_crossings_of_the_paper():
         ("ViT-L/16", "R152x2", 30e6, 90e6),
     ):
         accuracy = paper.FIGURE_4["accuracy"]
-        found = fits.crossing(images, [accuracy[a]], [accuracy[b]])
-        assert found.side == "crosses" and low < found.at.value < high
-        assert math.isnan(found.at.low) and "no interval" in found.text()
+        result = fits.crossing(images, [accuracy[a]], [accuracy[b]])
+        assert result.side == "crosses" and low < result.at.value < high
+        assert math.isnan(result.at.low) and "no interval" in result.text()
 
 
 def test_the_crossing_is_where_the_lines_meet():
     x = np.array([1.0, 10, 100, 1000])
     rise = np.log10(x)  # 0 1 2 3
-    found = fits.crossing(x, [rise], [np.full(4, 1.5)])
-    assert found.at.value == pytest.approx(10**1.5)
+    result = fits.crossing(x, [rise], [np.full(4, 1.5)])
+    assert result.at.value == pytest.approx(10**1.5)
     # Both at chance first, where a happens to be ahead: the last crossing counts.
-    found = fits.crossing(x, [[0.11, 0.2, 0.6, 0.9]], [[0.1, 0.4, 0.5, 0.55]])
-    assert 10 < found.at.value < 100
+    result = fits.crossing(x, [[0.11, 0.2, 0.6, 0.9]], [[0.1, 0.4, 0.5, 0.55]])
+    assert 10 < result.at.value < 100
 
 
 def test_crossings_cover():
@@ -255,9 +257,9 @@ def test_a_crossing_near_the_end_has_an_open_bound():
     x = [10.0, 100.0, 1000.0]
     a = np.array([[0.1, 0.3, 0.52], [0.1, 0.28, 0.5]])
     b = np.array([[0.2, 0.4, 0.5], [0.22, 0.4, 0.5]])
-    found = fits.crossing(x, a, b)
-    assert 100 < found.at.low < 1000 and found.at.high == math.inf
-    assert 0.5 < found.share < 1 and "> 1,000" in found.text()
+    result = fits.crossing(x, a, b)
+    assert 100 < result.at.low < 1000 and result.at.high == math.inf
+    assert 0.5 < result.share < 1 and "> 1,000" in result.text()
 
 
 def test_curves_must_fit_the_amounts():
@@ -269,16 +271,16 @@ def test_curves_must_fit_the_amounts():
 
 def test_rank_correlation_and_its_exact_p():
     up = spearman([1, 2, 3, 4], [10, 100, 1000, 10000])
-    # Of 24 orders, the identity and its reverse are as extreme.
+    # The identity and its reverse are as extreme, of 24 orders.
     assert up == (1.0, pytest.approx(2 / 24), 4)
     rng = np.random.default_rng(3)
     x = rng.normal(size=30)
     from scipy import stats
 
     noisy = x + rng.normal(size=30)
-    found, wanted = spearman(x, noisy), stats.spearmanr(x, noisy)
-    assert found.rho == pytest.approx(wanted.statistic)
-    assert found.p < 0.01 and wanted.pvalue < 0.01
+    result, reference = spearman(x, noisy), stats.spearmanr(x, noisy)
+    assert result.rho == pytest.approx(reference.statistic)
+    assert result.p < 0.01 and reference.pvalue < 0.01
     unrelated = rng.normal(size=30)
     assert spearman(x, unrelated).p == pytest.approx(
         stats.spearmanr(x, unrelated).pvalue, abs=0.03

@@ -1,4 +1,4 @@
-"""Speed and memory of forward passes: what is kept, and what is made of it."""
+"""Speed and memory of forward passes: saved measurements, and the largest batch."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_measurements_are_kept(tmp_path, monkeypatch):
     assert calls == [("model", [1, 2])]
     assert Forward(path)("one", "model", (1, 2)) == {"a": 1}
     assert len(calls) == 1
-    # Those of another machine do not count.
+    # Measurements of another machine are ignored.
     path.write_text(json.dumps({"abacus x 1": {"one": {"a": 2}}}))
     assert Forward(path)("one", "model", (1, 2)) == {"a": 1}
 

@@ -199,12 +199,12 @@ def test_an_interrupted_fleet_goes_on_to_the_same_bits(together, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Clock, "stop", stop)
-        # Asked before the group, then after steps 3 and 4, at which it evaluates.
+        # `stop` is called before the group, then after steps 3 and 4.
         with pytest.raises(Interrupted, match="deadline at step 4 of 8"):
             side_by_side(tmp_path)
     for folder in folders(tmp_path):
         assert (folder / "checkpoints" / "4").is_dir()
-    # As a kill amid the saves would leave it.
+    # The state of the folders after a kill during the saves.
     shutil.rmtree(tmp_path / "run2" / "checkpoints" / "4")
     results = side_by_side(tmp_path)
     assert_same_runs(tmp_path, together[0])

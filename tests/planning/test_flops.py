@@ -54,7 +54,7 @@ VIT_GIGA_MACS = {
 
 @pytest.mark.parametrize("name", VIT_GIGA_MACS)
 def test_macs_of_vision_transformers(name):
-    """Of one block traced and of the formula, which counts as many as there are."""
+    """One traced block, multiplied by the depth, agrees with the formula."""
     model = create_model(f"ViT-{name}", num_classes=1000)
     shallow = model.clone(depth=1)
     macs = model_macs(shallow)
@@ -71,8 +71,8 @@ def counted(name, **options):
     return layers(create_model(name, **options))
 
 
-# Section 1.3: parameters with 1000 classes, and giga-MACs. Those of the hybrids are
-# without the head, which would change the second of them by its last digit.
+# Section 1.3: parameters with 1000 classes, and giga-MACs; for hybrids without the
+# head, which would change the last digit of the second.
 TRUNKS = {
     "BiT-R50x1": (25549352, 4.09),
     "BiT-R50x2": (97988712, 16.12),
@@ -95,8 +95,8 @@ def test_resnets_and_hybrids(name):
     if "ViT" in name:
         macs -= rows[-1].macs
         assert rows[-1].name == "head"
-    found = sum(row.parameters for row in rows), round(macs / 1e9, 2)
-    assert found == TRUNKS[name]
+    totals = sum(row.parameters for row in rows), round(macs / 1e9, 2)
+    assert totals == TRUNKS[name]
 
 
 # google-research/vision_transformer, `models_test.py`
@@ -170,8 +170,8 @@ def test_training_flops_are_those_of_the_paper(name, epochs, exa_flops, toleranc
     ],
 )
 def test_pretraining_exaflops(name, options, exa_flops, tolerance):
-    found = pretraining_exaflops(name, **options)
-    assert found == pytest.approx(exa_flops, rel=tolerance)
+    result = pretraining_exaflops(name, **options)
+    assert result == pytest.approx(exa_flops, rel=tolerance)
 
 
 # Figure 13, read off: exaFLOPs of 7 epochs.
@@ -208,7 +208,7 @@ def test_options_count(pooling):
     options = {"pooling": pooling, "num_registers": 2, "pre_logits": True}
     model = create_model("ViT-mu/8", **SMALL, **options)
     assert model_macs(model) == formula(model)
-    # The fused kernel is no other arithmetic, nor is another dtype.
+    # Neither a fused kernel nor another dtype changes the arithmetic.
     fused = model.clone(attention_implementation="cudnn", dtype=jnp.bfloat16)
     assert model_macs(fused) == formula(model)
 
@@ -220,11 +220,11 @@ def test_scanned_blocks_count_each():
 
 
 def test_relative_positions_count():
-    plain = create_model("ViT-mu/8", **SMALL, depth=3)
+    learned = create_model("ViT-mu/8", **SMALL, depth=3)
     relative = create_model("ViT-mu/8", **SMALL, depth=3, positions="relative2d")
     tokens, offsets, width = 64, 15, 32
     added = 3 * tokens * 2 * offsets * width
-    assert model_macs(relative) - model_macs(plain) == added
+    assert model_macs(relative) - model_macs(learned) == added
 
 
 def test_axial_attention_by_hand():
@@ -274,7 +274,7 @@ def test_layers_are_all_of_the_model(name, options):
 
 
 def test_shapes_of_layers():
-    """They are those of the activations that the model itself gives."""
+    """The shapes are those of the model's own activations."""
     model = create_model("R50+ViT-mu/32", **SMALL, dtype="float32")
     rows = {row.name: row for row in layers(model, 2)}
     assert rows["class_token"].shape == ()

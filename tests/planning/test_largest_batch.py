@@ -7,7 +7,7 @@ from vit_jax.planning.largest_batch import batch_unit, largest_batch
 
 
 def search(needed, available, unit=8):
-    """The sizes compiled, and the plan found, for bytes that a batch needs."""
+    """The compiled sizes and the resulting plan, given the bytes of a batch."""
     sizes = []
 
     def plan_of(size):
@@ -22,22 +22,22 @@ def search(needed, available, unit=8):
 
 
 def test_the_largest_batch_of_a_line_takes_three_compilations():
-    sizes, found = search(lambda size: 400 + 10 * size, 13_000)
-    assert found["batch_size"] == sizes[-1] == 1256 and len(sizes) == 3
+    sizes, plan = search(lambda size: 400 + 10 * size, 13_000)
+    assert plan["batch_size"] == sizes[-1] == 1256 and len(sizes) == 3
     # 400 + 10 * 1264 is more.
     assert 400 + 10 * 1264 > 13_000
 
 
 @pytest.mark.parametrize("available", [5_000, 5_600, 10_000, 98_000])
 def test_the_largest_batch_where_memory_is_no_line(available):
-    """As where the compiler itself begins to compute twice, and then cannot."""
+    """The compiler begins to rematerialise, until it no longer can."""
 
     def needed(size):
         jump = 90_000 if size > 900 else 0
         return 400 + 10 * min(size, 500) + max(0, size - 500) + jump
 
-    sizes, found = search(needed, available)
-    best = found["batch_size"]
+    sizes, plan = search(needed, available)
+    best = plan["batch_size"]
     assert needed(best) <= available and len(sizes) < 14
     larger = [size for size in range(best, 8000, 8) if needed(size) <= available]
     assert max(larger) <= 1.03 * best

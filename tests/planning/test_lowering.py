@@ -1,4 +1,4 @@
-"""Programs lowered for NVIDIA GPUs and TPUs that are not there: what JAX refuses.
+"""Programs lowered for absent NVIDIA GPUs and TPUs: what JAX refuses.
 
 Of each config, the steps of training and evaluation at their full size; of each
 command, what it runs on a device. Nothing is computed.
@@ -59,7 +59,7 @@ def test_every_config_is_lowered():
     files = {path.name for path in Path("configs").glob("*.py")}
     lowered = {case.config.partition(":")[0] for case in CASES if not case.slow}
     assert lowered | {"__init__.py", "base.py"} == files
-    # Those that only `make accelerators` lowers can be read, too.
+    # Cases that only `make accelerators` lowers can be read, too.
     for case in CASES:
         assert config_of(case).model.name, label(case)
 
@@ -89,7 +89,7 @@ def test_steps(case, kind):
 
 
 def can_fuse(model):
-    """Whether cuDNN's attention is there for a model, whatever its tokens' number."""
+    """Whether cuDNN's attention supports a model with any number of tokens."""
     return (
         isinstance(model, VisionTransformer)
         and model.dtype != jnp.float32
@@ -105,7 +105,7 @@ def shaped(*shape, dtype=jnp.float32):
 
 
 def features(count):
-    """Of S/16, with labels."""
+    """Shapes of features of ViT-S/16, and of labels."""
     return shaped(count, 384), shaped(count, dtype=jnp.int32)
 
 
@@ -115,7 +115,7 @@ def caller(mesh):
 
 
 def calls_of(model, mesh):
-    """What predict, evaluate, the evaluators and the analyses run, by name."""
+    """The programs of predict, evaluate, the evaluators and the analyses, by name."""
     key = jax.random.key(0)
     params = jax.eval_shape(partial(init_params, model), key)
     photos = shaped(BATCH, *model.image_size, 3, dtype=jnp.uint8)

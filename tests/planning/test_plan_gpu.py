@@ -1,4 +1,4 @@
-"""Plans for NVIDIA GPUs that are not there: cards, their memory, the real program."""
+"""Plans for absent NVIDIA GPUs: cards, their memory, the real program."""
 
 import importlib.util
 import json
@@ -39,19 +39,19 @@ def test_a_plan_for_two_hosts_of_gpus(tmp_path):
     result = plan(*arguments, "--devices", "2x2xH100", "--json", str(path))
     assert result.returncode == 0, result.stderr
     assert "cuPTI" not in result.stderr and "E0000" not in result.stderr
-    found = json.loads(path.read_text())
-    assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
-    assert found["device_kind"] == "NVIDIA H100 80GB HBM3"
-    assert found["dtype"] == "bfloat16" and found["num_classes"] == 7
-    memory = found["memory"]
-    whole = 4 * found["parameters"]
+    values = json.loads(path.read_text())
+    assert values["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert values["device_kind"] == "NVIDIA H100 80GB HBM3"
+    assert values["dtype"] == "bfloat16" and values["num_classes"] == 7
+    memory = values["memory"]
+    whole = 4 * values["parameters"]
     assert whole / 2 <= memory["parameters"] < whole / 1.5
     assert memory["batch"] == 256 / 4 * (16 * 16 * 3 + 4)
     # Three quarters of what the driver has, not of 80 GiB.
     assert memory["available"] == int(0.75 * 84942979072) and memory["fits"] is True
     assert memory["peak"] == memory["total"] > 2 * memory["parameters"]
-    program = found["program"]
-    assert found["model_flops"] < program["flops"] < 1.2 * found["model_flops"]
+    program = values["program"]
+    assert values["model_flops"] < program["flops"] < 1.2 * values["model_flops"]
     assert program["kernels"]["__triton_nested_gemm_fusion"] > 10
     # A class token and 16 patches: an odd number, which cuDNN has padded.
     layers = program["kernels"]["__cudnn$fmhaSoftmax"]
@@ -59,7 +59,7 @@ def test_a_plan_for_two_hosts_of_gpus(tmp_path):
     assert program["uncounted"] == [] and program["unknown_loops"] == 0
     network = {tuple(row["axes"]): row["network"] > 0 for row in program["collectives"]}
     assert network[("data",)] and not network[("fsdp",)]
-    least = found["roofline"]
+    least = values["roofline"]
     assert least["memory"] > 0 and least["network"] > 0
     assert least["images/s"] == pytest.approx(256 / least["step"])
     assert "jax takes 75%" in result.stdout and "  fits" in result.stdout
@@ -73,14 +73,14 @@ def test_the_largest_batch_for_a_gpu(tmp_path):
     arguments = (*DIGITS, "--devices", "1xH200", "--largest-batch")
     result = plan(*arguments, "--json", str(path), environment=share)
     assert result.returncode == 0, result.stderr
-    found = json.loads(path.read_text())
+    values = json.loads(path.read_text())
     tried = dict(
         re.findall(r"batch +([\d,]+): .*, (fits|does not fit);", result.stdout)
     )
     sizes = {int(size.replace(",", "")): fits == "fits" for size, fits in tried.items()}
-    assert found["batch_size"] == max(size for size, fits in sizes.items() if fits)
-    assert found["batch_size"] > 64 and len(sizes) < 8
-    memory = found["memory"]
+    assert values["batch_size"] == max(size for size, fits in sizes.items() if fits)
+    assert values["batch_size"] > 64 and len(sizes) < 8
+    memory = values["memory"]
     assert 0.9 < memory["peak"] / memory["available"] <= 1
 
 

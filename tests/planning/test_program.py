@@ -98,7 +98,7 @@ def test_loops_of_a_tpu_count():
     assert trip_count(module, loop) == 12
     known = loop._replace(text=loop.text + ', {"known_trip_count":{"n":"5"}}')
     assert trip_count(module, known) == 5
-    # As in products whose operands are gathered piece by piece meanwhile.
+    # XLA unrolls two rounds where it overlaps products with gathering their operands.
     two_at_once = parse(TPU.replace("constant(1)", "constant(2)"))
     assert trip_count(two_at_once, loop) == 6
     module.computations["cond"]["lt"] = module.computations["cond"]["lt"]._replace(
@@ -231,8 +231,8 @@ def cost_of(function, *shapes):
 )
 def test_products_are_those_that_xla_counts(function, shapes):
     compiled = cost_of(function, *shapes)
-    found = sum(product_flops(step) for step in walk(parse(compiled.as_text())))
-    assert found == compiled.cost_analysis()["flops"]
+    flops = sum(product_flops(step) for step in walk(parse(compiled.as_text())))
+    assert flops == compiled.cost_analysis()["flops"]
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -340,8 +340,8 @@ def test_scanned_and_unrolled_models_cost_the_same():
         assert scanned["xla"] < 0.4 * scanned["flops"]
         assert scanned["hbm_bytes"] == pytest.approx(unrolled["hbm_bytes"], rel=0.2)
         pair = [
-            {tuple(map(str, row[:3])): row[4] for row in found["collectives"]}
-            for found in (unrolled, scanned)
+            {tuple(map(str, row[:3])): row[4] for row in costs["collectives"]}
+            for costs in (unrolled, scanned)
         ]
         assert pair[0] == {
             key: pytest.approx(size, rel=1e-3, abs=1024)

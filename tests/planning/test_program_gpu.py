@@ -48,9 +48,9 @@ def costs_of(text):
     ],
 )
 def test_products_of_libraries_and_triton(name, flops):
-    found = {s.instruction.name: product_flops(s) for s in walk(parse(TEXT))}
-    assert found[name] == flops
-    assert costs_of(TEXT).flops == sum(found.values())
+    counts = {s.instruction.name: product_flops(s) for s in walk(parse(TEXT))}
+    assert counts[name] == flops
+    assert costs_of(TEXT).flops == sum(counts.values())
 
 
 def test_kernels_are_named():
@@ -147,7 +147,7 @@ def test_cudnn_answers_for_cards_that_are_not_there():
     old = SimpleNamespace(platform="gpu", compute_capability="8.0")
     with cudnn_for([old]), pytest.raises(NotImplementedError, match="128"):
         lower_attention(66)
-    # Of this machine: no cuDNN, or that of the wheels and no card.
+    # This machine's devices: there is no cuDNN, or only that of the wheels.
     refused = pytest.raises(RuntimeError, match="cuDNN|head dim")
     with cudnn_for(jax.devices()), refused:
         lower_attention(68)

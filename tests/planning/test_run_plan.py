@@ -1,4 +1,4 @@
-"""What a run needs, and the summary of a model: layers, totals, sizes as text."""
+"""Plans of runs, and the summary of a model: layers, totals, sizes as text."""
 
 import importlib.util
 import json
@@ -37,17 +37,18 @@ def plan(*arguments):
 def test_totals_are_those_of_the_paper():
     """ViT-L/16 at 384 px has 24 x 24 patches: 191 GMACs by the formula of 1.2."""
     model = create_model("ViT-L/16", num_classes=1000, image_size=384, dtype="float32")
-    found = summarize(model, 2)
+    values = summarize(model, 2)
     tokens, width, mlp_dim = 577, 1024, 4096
     block = tokens * (4 * width**2 + 2 * width * mlp_dim) + 2 * tokens**2 * width
-    wanted = 576 * 3 * 16**2 * width + 24 * block + width * 1000
-    assert found["macs"] == wanted
-    assert found["parameters"] == 304_326_632 + (577 - 197) * width
-    assert found["name"] == "ViT-L/16"
-    names = [layer["name"] for layer in found["layers"]]
+    expected = 576 * 3 * 16**2 * width + 24 * block + width * 1000
+    assert values["macs"] == expected
+    assert values["parameters"] == 304_326_632 + (577 - 197) * width
+    assert values["name"] == "ViT-L/16"
+    names = [layer["name"] for layer in values["layers"]]
     blocks = [f"encoder/block_{i:02d}" for i in range(24)]
-    wanted = {"embedding", "encoder/norm", "head", "class_token", "positions", *blocks}
-    assert set(names) == wanted and names.index(blocks[3]) < names.index(blocks[4])
+    others = {"embedding", "encoder/norm", "head", "class_token", "positions"}
+    assert set(names) == others | {*blocks}
+    assert names.index(blocks[3]) < names.index(blocks[4])
 
 
 def test_the_command(tmp_path):
@@ -71,18 +72,18 @@ def test_a_plan_for_this_machine(tmp_path):
     path = tmp_path / "plan.json"
     result = plan(*DIGITS, "--json", str(path))
     assert result.returncode == 0, result.stderr
-    found = json.loads(path.read_text())
+    values = json.loads(path.read_text())
     # 80 epochs of 1,438 images; ten classes.
-    assert found["steps"] == round(80 * 1438 / 256) and found["num_classes"] == 10
-    memory = found["memory"]
-    assert memory["parameters"] == 4 * found["parameters"]
+    assert values["steps"] == round(80 * 1438 / 256) and values["num_classes"] == 10
+    memory = values["memory"]
+    assert memory["parameters"] == 4 * values["parameters"]
     # Two moments, and the numbers of steps of optimizer and schedule.
     assert memory["optimizer"] - 2 * memory["parameters"] in range(17)
     assert memory["batch"] == 256 * (16 * 16 * 3 + 4) and memory["temporaries"] > 0
-    assert memory["fits"] is None and "roofline" not in found
-    flops = found["program"]["flops"]
-    assert found["model_flops"] < flops < 1.5 * found["model_flops"]
-    assert found["total_flops"] == found["model_flops"] * found["steps"]
+    assert memory["fits"] is None and "roofline" not in values
+    flops = values["program"]["flops"]
+    assert values["model_flops"] < flops < 1.5 * values["model_flops"]
+    assert values["total_flops"] == values["model_flops"] * values["steps"]
     assert "the whole run" in result.stdout and "does not fit" not in result.stdout
 
 
@@ -99,16 +100,16 @@ def test_a_plan_for_a_pod_that_is_not_there(tmp_path):
     arguments = (*batch, "--topology", "v5e:2x2", "--config.mesh.tensor=1")
     result = plan(*TINY, *arguments, "--json", str(path))
     assert result.returncode == 0, result.stderr
-    found = json.loads(path.read_text())
-    assert (found["device_kind"], found["devices"]) == ("TPU v5 lite", 4)
-    assert found["memory"]["fits"] is True
-    assert found["memory"]["available"] == 16 * GIB
+    values = json.loads(path.read_text())
+    assert (values["device_kind"], values["devices"]) == ("TPU v5 lite", 4)
+    assert values["memory"]["fits"] is True
+    assert values["memory"]["available"] == 16 * GIB
     # All layers count, though they are a loop.
-    flops = found["program"]["flops"]
-    assert found["model_flops"] < flops < 1.2 * found["model_flops"]
-    (row,) = [r for r in found["program"]["collectives"] if r["size"] > 2**20][:1]
+    flops = values["program"]["flops"]
+    assert values["model_flops"] < flops < 1.2 * values["model_flops"]
+    (row,) = [r for r in values["program"]["collectives"] if r["size"] > 2**20][:1]
     assert row["kind"] == "all-reduce" and row["axes"] == ["data"]
-    least = found["roofline"]
+    least = values["roofline"]
     assert least["step"] == max(least["compute"], least["memory"], least["links"])
     assert "  fits" in result.stdout
 
@@ -221,15 +222,15 @@ def test_what_the_compiler_says_of_memory():
         "total memory required for HLO temporaries (122.28G) exceeds available HBM "
         "(15.75G). HLO module: jit_step."
     )
-    found = memory_in_error(jax.errors.JaxRuntimeError(text))
-    assert found == (int(122.28 * GIB), int(15.75 * GIB))
+    values = memory_in_error(jax.errors.JaxRuntimeError(text))
+    assert values == (int(122.28 * GIB), int(15.75 * GIB))
     for other in ("INTERNAL: 1.0G of 2.0G", "RESOURCE_EXHAUSTED: of ideas"):
         with pytest.raises(jax.errors.JaxRuntimeError):
             memory_in_error(jax.errors.JaxRuntimeError(other))
 
 
 def test_the_programs_beside_the_step(tmp_path):
-    """Of a tiny ViT on this CPU: each holds the parameters, and not the moments."""
+    """Initialisation and evaluation hold the parameters, but not Adam's moments."""
     config = ("--config", "configs/digits.py", "--config.eval.batch_size=100")
     small = ("--config.model.depth=2", "--config.train.duration=20steps")
     path = tmp_path / "plan.json"

@@ -121,17 +121,17 @@ class RunResults:
         curves = []
         for folder in self.runs.get(label, []):
             rows = read_metrics(folder / "metrics.jsonl")
-            found = [
+            points = [
                 (row["step"], row[metric])
                 for row in rows
                 if row["split"] == split and metric in row
             ]
-            if not found:
+            if not points:
                 known = sorted({f"{r['split']} {key}" for r in rows for key in r})
                 raise KeyError(
                     f"{folder} has no {metric} of {split}; it has {', '.join(known)}"
                 )
-            curves.append(found)
+            curves.append(points)
         return curves
 
 

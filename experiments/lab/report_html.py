@@ -17,7 +17,7 @@ from experiments.lab.report_text import (
     interleaved,
     scale_line,
 )
-from experiments.lab.results import Found, ItemStatus, Report
+from experiments.lab.results import ItemStatus, Report, StoredResult
 from experiments.lab.tables import html_table
 
 # A larger SVG holds bitmaps, and is no sharper than its PNG.
@@ -73,7 +73,7 @@ def _problems(problems: Sequence[str]) -> str:
     )
 
 
-def _summary(results: Sequence[Found]) -> str:
+def _summary(results: Sequence[StoredResult]) -> str:
     groups = []
     for one in results:
         record = one.record
@@ -111,7 +111,7 @@ def _summary(results: Sequence[Found]) -> str:
     )
 
 
-def _experiment(one: Found) -> str:
+def _experiment(one: StoredResult) -> str:
     record = one.record
     scale = escape(f"{record['item']} · {record['scale']}")
     status = "" if record["status"] == "done" else f" · {escape(record['status'])}"

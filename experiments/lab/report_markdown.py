@@ -14,7 +14,7 @@ from experiments.lab.report_text import (
     interleaved,
     scale_line,
 )
-from experiments.lab.results import Found, ItemStatus, Report
+from experiments.lab.results import ItemStatus, Report, StoredResult
 from experiments.lab.tables import markdown_table
 
 _SIDES = {"paper": "The paper", "ours": "Ours", "both": "The paper and ours"}
@@ -39,7 +39,7 @@ def page(report: Report, folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(results: Sequence[Found]) -> str:
+def _summary(results: Sequence[StoredResult]) -> str:
     rows = [
         [
             record["item"],
@@ -56,7 +56,7 @@ def _summary(results: Sequence[Found]) -> str:
     return markdown_table({"columns": columns, "rows": rows})
 
 
-def _experiment(one: Found, folder: Path) -> list[str]:
+def _experiment(one: StoredResult, folder: Path) -> list[str]:
     record, runs = one.record, one.record["runs"]
     status = "" if record["status"] == "done" else f", {record['status']}"
     parts = [

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from experiments.lab.results import Found
+from experiments.lab.results import StoredResult
 
 SYMBOLS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 INTRODUCTION = (
@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def scale_line(results: Sequence[Found]) -> str:
+def scale_line(results: Sequence[StoredResult]) -> str:
     """Scales, hardware, runs and time in one line."""
     parts = []
     for scale in dict.fromkeys(one.record["scale"] for one in results):

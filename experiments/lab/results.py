@@ -22,8 +22,8 @@ _KEYS = {
 }
 
 
-class Found(NamedTuple):
-    """A result and where it lies."""
+class StoredResult(NamedTuple):
+    """The content of a `result.json`, and its folder."""
 
     record: dict[str, Any]
     folder: Path
@@ -48,7 +48,7 @@ class ItemStatus(NamedTuple):
 class Report(NamedTuple):
     """The contents of the page."""
 
-    results: Sequence[Found]
+    results: Sequence[StoredResult]
     items: Sequence[ItemStatus]
     problems: Sequence[str]  # files that could not be used, one sentence each
 
@@ -59,7 +59,7 @@ def read_report(folders: Sequence[Path]) -> Report:
     Raises:
         ValueError: a folder that is not there.
     """
-    found, problems = [], []
+    results, problems = [], []
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(
@@ -73,12 +73,12 @@ def read_report(folders: Sequence[Path]) -> Report:
             except (OSError, ValueError) as error:
                 problems.append(f"{path} cannot be used: {error}")
                 continue
-            found.append(Found(record, path.parent))
-            problems += missing_figures(found[-1])
+            results.append(StoredResult(record, path.parent))
+            problems += missing_figures(results[-1])
     order = {name: number for number, name in enumerate(EXPERIMENTS)}
     # The sort is stable: results of one experiment stay in the order of the folders.
-    found.sort(key=lambda one: order.get(one.record["name"], len(order)))
-    return Report(found, item_statuses(found), problems)
+    results.sort(key=lambda one: order.get(one.record["name"], len(order)))
+    return Report(results, item_statuses(results), problems)
 
 
 def check_record(record: Any) -> None:
@@ -109,7 +109,7 @@ def check_choice(value: Any, choices: Sequence[str], place: str) -> None:
         raise ValueError(f"{place} is {value!r}: wanted {', '.join(choices)}")
 
 
-def missing_figures(one: Found) -> list[str]:
+def missing_figures(one: StoredResult) -> list[str]:
     """A sentence for each figure that the result names but that does not exist."""
     return [
         f"{one.folder / figure[side]} is not there: named in {one.folder}/result.json"
@@ -119,7 +119,7 @@ def missing_figures(one: Found) -> list[str]:
     ]
 
 
-def item_statuses(found: Sequence[Found]) -> list[ItemStatus]:
+def item_statuses(results: Sequence[StoredResult]) -> list[ItemStatus]:
     """A line for each item of the paper, run or not."""
     planned: dict[str, str] = {}
     for name in EXPERIMENTS:
@@ -131,7 +131,7 @@ def item_statuses(found: Sequence[Found]) -> list[ItemStatus]:
             planned.setdefault(item, f"python -m experiments.{name}")
     statuses = []
     for item in ITEMS:
-        ours = [one for one in found if item.name in item_names(one.record["item"])]
+        ours = [one for one in results if item.name in item_names(one.record["item"])]
         if ours:
             parts = [f"{one.record['status']} ({one.record['scale']})" for one in ours]
             status, command = ", ".join(parts), ours[0].record["command"]

@@ -127,9 +127,9 @@ def _instruction(name: str, text: str, is_root: bool) -> Instruction:
     opening = text.index("(", end)
     closing = _closing(text, opening)
     called = [
-        found
+        computation
         for single, several in _CALLED.findall(text[closing:])
-        for found in ([single] if single else _NAME.findall(several))
+        for computation in ([single] if single else _NAME.findall(several))
     ]
     return Instruction(
         name,
@@ -154,12 +154,12 @@ def _closing(text: str, opening: int) -> int:
 
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays of a printed shape, nested tuples flattened."""
-    found = []
+    result = []
     for dtype, sides, layout in _ARRAY.findall(text):
         numbers = tuple(int(side.strip("<=")) for side in sides.split(",") if side)
         space = re.search(r"S\((\d+)\)", layout)
-        found.append(Array(dtype, numbers, space is None or space[1] == "0"))
-    return tuple(found)
+        result.append(Array(dtype, numbers, space is None or space[1] == "0"))
+    return tuple(result)
 
 
 def walk(module: Module, *, loops: bool = True) -> Iterator[Step]:

@@ -41,15 +41,16 @@ def find_target(topology: str | None, devices: str | None) -> Target:
     """
     if devices:
         share = pool_share()
-        found = cards(devices)
+        targets = cards(devices)
         memory = int(share * card_memory(devices))
-        return Target(devices, found, find_chip(found[0].device_kind), memory, share)
-    found = pod(topology) if topology else jax.devices()
-    chip = find_chip(found[0].device_kind)
-    name = topology or f"{len(found)} x {found[0].device_kind}"
-    if not topology and (limit := (found[0].memory_stats() or {}).get("bytes_limit")):
-        return Target(name, found, chip, limit)
-    return Target(name, found, chip, chip.memory if chip else None)
+        chip = find_chip(targets[0].device_kind)
+        return Target(devices, targets, chip, memory, share)
+    targets = pod(topology) if topology else jax.devices()
+    chip = find_chip(targets[0].device_kind)
+    name = topology or f"{len(targets)} x {targets[0].device_kind}"
+    if not topology and (limit := (targets[0].memory_stats() or {}).get("bytes_limit")):
+        return Target(name, targets, chip, limit)
+    return Target(name, targets, chip, chip.memory if chip else None)
 
 
 def card_memory(name: str) -> int:

@@ -97,13 +97,13 @@ def _devices(
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(name, platform=platform, **options)
+        topology = topologies.get_topology_desc(name, platform=platform, **options)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{argument}: {reason}; wanted one such as {example}"
         ) from None
-    return list(found.devices)
+    return list(topology.devices)
 
 
 def island(device: Any) -> int:

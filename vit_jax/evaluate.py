@@ -21,9 +21,7 @@ from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation import protocols
 from vit_jax.evaluation.classification import evaluate_run, open_source, report
-from vit_jax.evaluation.outcomes import (
-    write_outcomes,
-)
+from vit_jax.evaluation.outcomes import write_outcomes
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.parallel import distributed, sharding
@@ -54,11 +52,10 @@ def main(arguments: argparse.Namespace) -> None:
     name = f"{Path(data.name).name}-{data.split}" + ("-ema" if arguments.ema else "")
     if protocol != "classification":
         name += f"-{protocol}"
+    base = Path("evaluation", folder_name(arguments.checkpoint))
     if run.config:
-        folder = as_path(arguments.checkpoint) / "evaluation" / plain(name)
-    else:
-        folder = Path("evaluation", plain(arguments.checkpoint), plain(name))
-    folder = as_path(arguments.output or folder)
+        base = as_path(arguments.checkpoint) / "evaluation"
+    folder = as_path(arguments.output or base / folder_name(name))
     facts = {
         "protocol": protocol,
         "dataset": data.name,
@@ -126,7 +123,7 @@ def classify(
     return files
 
 
-def plain(name: str) -> str:
+def folder_name(name: str) -> str:
     """A name as that of one folder."""
     return re.sub(r"[^\w.-]+", "_", name).strip("_")
 

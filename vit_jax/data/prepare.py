@@ -115,9 +115,11 @@ def images_of(name: str, output: str) -> Iterator[str]:
     with zipfile.ZipFile(name) as archive:
         archive.extractall(unpacked)
     inside = os.listdir(unpacked)
-    # Many archives hold one folder, with all else in it.
-    yield os.path.join(unpacked, inside[0]) if len(inside) == 1 else unpacked
-    shutil.rmtree(unpacked)
+    try:
+        # Many archives hold one folder, with all else in it.
+        yield os.path.join(unpacked, inside[0]) if len(inside) == 1 else unpacked
+    finally:
+        shutil.rmtree(unpacked)
 
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> Any:

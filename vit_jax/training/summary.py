@@ -21,17 +21,17 @@ def start_block(config: ml_collections.ConfigDict, setup: Setup, workdir: Path) 
     """Six lines that say what is about to be trained, on what, and for how long."""
     program = setup.program
     lines = {
-        "data": data_in_words(config, setup),
-        "model": f"{config.model.name}: {model_in_words(program)}",
-        "devices": devices_in_words(program.mesh),
-        "precision": precision_in_words(program.model),
-        "schedule": schedule_in_words(config, setup),
+        "data": data_line(config, setup),
+        "model": f"{config.model.name}: {model_line(program)}",
+        "devices": devices_line(program.mesh),
+        "precision": precision_line(program.model),
+        "schedule": schedule_line(config, setup),
         "run folder": str(workdir),
     }
     return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
 
 
-def data_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
+def data_line(config: ml_collections.ConfigDict, setup: Setup) -> str:
     """Name, size of each split, and the classes with the first of their names."""
     data, names = setup.data, setup.data.label_names()
     splits = dict.fromkeys((data.split, *config.eval.splits))
@@ -43,7 +43,7 @@ def data_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
     return f"{data.name}: {sizes}; {len(names):,} classes: {shown}{more}"
 
 
-def model_in_words(program: Program) -> str:
+def model_line(program: Program) -> str:
     """Parameters, and how an image is cut."""
     model = program.model
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(program.state.params))
@@ -54,7 +54,7 @@ def model_in_words(program: Program) -> str:
     return text
 
 
-def devices_in_words(mesh: jax.sharding.Mesh) -> str:
+def devices_line(mesh: jax.sharding.Mesh) -> str:
     """How many of which kind, and how the mesh divides them."""
     device = mesh.devices.flat[0]
     text = f"{mesh.devices.size} x {device.device_kind}"
@@ -66,12 +66,12 @@ def devices_in_words(mesh: jax.sharding.Mesh) -> str:
     return text
 
 
-def precision_in_words(model: AnyModel) -> str:
+def precision_line(model: AnyModel) -> str:
     """The types of the computation and of what is stored."""
     return f"{jnp.dtype(model.dtype).name} computation, float32 parameters"
 
 
-def schedule_in_words(config: ml_collections.ConfigDict, setup: Setup) -> str:
+def schedule_line(config: ml_collections.ConfigDict, setup: Setup) -> str:
     """Steps, batch, epochs, optimizer and learning rate."""
     total, batch = setup.lengths.total, config.data.batch_size
     epochs = total * batch / setup.data.num_examples()

@@ -49,7 +49,7 @@ def running(port: int = 0) -> Iterator[dict[str, str]]:
 
 
 def whole(read):
-    """Refuses a body that is shorter than its request said."""
+    """Refuses a body that is shorter than its header says."""
 
     def read_whole(handler):
         data = read(handler)
@@ -62,7 +62,7 @@ def whole(read):
 
 
 def generation(request, storage) -> str:
-    """Of the object that a request names; 0 where there is none."""
+    """The generation of the object that a request names; 0 where there is none."""
     from gcp_storage_emulator.exceptions import NotFound
 
     names = request.params | {key: value[0] for key, value in request.query.items()}

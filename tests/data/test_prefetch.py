@@ -237,6 +237,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again():
     assert not any(compiled)
 
 
+@pytest.mark.full
 def test_the_command_that_measures_it():
     command = [sys.executable, "-m", "benchmarks.host_overhead"]
     command += ["--batch", "8", "--size", "16", "--steps", "4", "--pause", "0"]

@@ -1,4 +1,4 @@
-"""`train.deterministic`: what the compiler is told, and what a run says."""
+"""`train.deterministic`: the options of the compiler, and what a run prints."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def tiny_config(*overrides):
     return read_config("configs/digits.py", texts)
 
 
-def test_only_gpus_are_told():
+def test_only_gpus_have_options():
     assert determinism.compiler_options("gpu", True)["xla_gpu_deterministic_ops"]
     for platform, wanted in (("gpu", False), ("cpu", True), ("tpu", True)):
         assert determinism.compiler_options(platform, wanted) is None
@@ -25,12 +25,12 @@ def test_only_gpus_are_told():
     assert determinism.in_words("tpu", False) == ""
 
 
-def told(platform, wanted):
+def recorded(platform, wanted):
     return {"xla_no_such_option": f"{platform} {wanted}"}
 
 
 def test_the_options_reach_all_programs_of_a_run(monkeypatch):
-    monkeypatch.setattr(setup, "compiler_options", told)
+    monkeypatch.setattr(setup, "compiler_options", recorded)
     config = tiny_config("train.deterministic=true")
     lengths = resolve_lengths(config, 1000)
     program = setup.build_program(config, num_classes=10, lengths=lengths)
@@ -45,7 +45,7 @@ def test_the_options_reach_all_programs_of_a_run(monkeypatch):
 
 
 def test_the_options_reach_a_fleet(monkeypatch):
-    monkeypatch.setattr(program, "compiler_options", told)
+    monkeypatch.setattr(program, "compiler_options", recorded)
     key = program.program_key(tiny_config("train.deterministic=true"))
     fleet = program.make_program(key, 10, 1, 1)
     with pytest.raises(Exception, match="xla_no_such_option"):

@@ -267,7 +267,7 @@ def test_another_config_is_refused_with_the_difference(finished):
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     """SIGKILL for real, with worker processes; see benchmarks/exact_resume.py."""
-    shorter = "--config.train.duration=60steps"
+    shorter = "--config.train.duration=45steps"
     for name in ("reference", "killed"):
         (tmp_path / name).mkdir()
     assert exact_resume.run(tmp_path / "reference", shorter) == 0

@@ -75,8 +75,8 @@ def test_nothing_is_waited_for_before_the_first_step(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
 
 
-@pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.full), 1])
-def test_one_of_two_processes_is_told_and_both_leave(tmp_path, told):
+@pytest.mark.parametrize("signalled", [pytest.param(0, marks=pytest.mark.full), 1])
+def test_one_of_two_processes_is_signalled_and_both_leave(tmp_path, signalled):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -88,7 +88,7 @@ def test_one_of_two_processes_is_told_and_both_leave(tmp_path, told):
     ]
     wait_for_compilation(pair[0], logs[0], "eval_step")
     begin = time.monotonic()
-    pair[told].send_signal(signal.SIGTERM)
+    pair[signalled].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=100) for process in pair]
     seconds = time.monotonic() - begin
     assert [process.returncode for process in pair] == [75, 75], outputs

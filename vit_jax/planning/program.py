@@ -22,7 +22,7 @@ from vit_jax.planning.hlo import (
 from vit_jax.planning.products import call_target, product_flops
 
 # Instructions that move no bytes: they name, group or await results of others.
-_FREE = frozenset(
+_MOVES_NOTHING = frozenset(
     "after-all async-done async-start async-update bitcast call conditional constant "
     "get-tuple-element iota opt-barrier parameter partition-id replica-id tuple "
     "while".split()
@@ -110,7 +110,7 @@ def _totals(module: Module, *, loops: bool) -> dict[str, float]:
     totals = {"flops": 0.0, "bytes": 0.0, "hbm": 0.0}
     for step in walk(module, loops=loops):
         totals["flops"] += step.times * (product_flops(step) or 0)
-        if not step.fused and step.instruction.op not in _FREE:
+        if not step.fused and step.instruction.op not in _MOVES_NOTHING:
             for array in moved(step, module):
                 totals["bytes"] += step.times * array.size
                 totals["hbm"] += step.times * array.size * array.in_memory

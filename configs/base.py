@@ -57,10 +57,10 @@ def get_config() -> ml_collections.ConfigDict:
         holdout=0.1,  # share held out of a folder without splits
         batch_size=512,  # global
         image_size=(224, 224),  # (height, width) fed to the model
-        # inception, resize_small_random_crop, resize_random_crop, padded_random_crop,
-        # resize
+        # inception (TensorFlow's boxes), random_resized_crop (torchvision's),
+        # resize_small_random_crop, resize_random_crop, padded_random_crop, resize
         crop="inception",
-        crop_area=(0.05, 1.0),  # share of the image that an Inception crop has
+        crop_area=(0.05, 1.0),  # share of the image of the first two crops
         crop_resize=0,  # side before a random crop; 0 is 8/7 of the image size
         eval_crop="resize_small_center_crop",  # or resize_center_crop, resize
         eval_resize=0,  # side before the centre crop; 0 is 8/7 of the image size
@@ -68,6 +68,8 @@ def get_config() -> ml_collections.ConfigDict:
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
         randaug_magnitude=10.0,
+        # tensorflow (the papers' code with its accidents) or intended (without them)
+        randaug_variant="tensorflow",
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
         num_threads=0,  # threads if workers=0; 0 is one for each usable CPU

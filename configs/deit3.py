@@ -93,7 +93,9 @@ def get_config(
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
     )
-    config.data.update(eval_interpolation="bicubic", crop_area=(0.08, 1.0))
+    config.data.update(
+        eval_interpolation="bicubic", crop="random_resized_crop", crop_area=(0.08, 1.0)
+    )
     config.mix.cutmix_alpha = 1.0
     # The evaluation does not crop: --eval-crop-ratio 1.0.
     config.data.eval_resize = row.pixels
@@ -162,6 +164,7 @@ def set_finetuning(
         eval_resize=pixels,
         randaug_layers=2,
         randaug_magnitude=9.0,
+        randaug_variant="intended",
     )
     config.mix.mixup_alpha = 0.8
     config.loss.label_smoothing = 0.1

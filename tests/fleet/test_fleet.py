@@ -310,6 +310,7 @@ def test_every_key_of_the_data_is_accounted_for():
     reading = "name split classes label data_dir stage holdout cache workers"
     evaluation = "num_threads eval_crop eval_resize eval_interpolation max_errors"
     here = "batch_size image_size crop crop_area crop_resize flip randaug_magnitude"
+    here += " randaug_variant"
     known = {*reading.split(), *evaluation.split(), *here.split()}
     refused = {key.removeprefix("data.") for key in training.ORDINARY}
     assert options - known <= refused

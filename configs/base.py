@@ -70,6 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
         randaug_magnitude=10.0,
         # tensorflow (the papers' code with its accidents) or intended (without them)
         randaug_variant="tensorflow",
+        repeated_augmentation=1,  # copies of an image in a batch (DeiT III: 3)
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
         num_threads=0,  # threads if workers=0; 0 is one for each usable CPU
@@ -112,6 +113,8 @@ def get_config() -> ml_collections.ConfigDict:
         duration="300epochs",
         accumulate_steps=1,  # number of pieces of the batch
         ema_decay=0.0,  # of the parameters' average, which is evaluated too
+        # the decay grows, as (1 + step) / (10 + step), until it has that value
+        ema_ramp=True,
         # bfloat16: all gradients cross the network in it, not only those of products
         gradient_dtype="float32",
         sam_rho=0.0,  # radius of sharpness-aware minimisation, which doubles the cost
@@ -145,13 +148,19 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.knn = dict(**frozen, neighbours=20, temperature=0.07)
     # For `vit_jax.sweep`: the best rate on dev_split is used to train on data.split.
-    config.sweep = dict(learning_rates=(), train_split="", dev_split="")
+    config.sweep = dict(
+        learning_rates=(),
+        train_split="",
+        dev_split="",
+        best_weights="params",  # that are compared; or ema, the average
+    )
     config.checkpoint = dict(
         every="1epochs",
         keep_last=2,  # 1 leaves no older one if the last is damaged
         keep_best=0,  # needs checkpoint.every to be a multiple of eval.every
         keep_every="0steps",  # checkpoints at these steps are kept for ever
         best_metric="accuracy",  # on the first of eval.splits
+        best_weights="params",  # whose metric it is; or ema, the average
     )
     config.log = dict(
         every="50steps",

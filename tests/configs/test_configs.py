@@ -154,7 +154,7 @@ def test_table_2_has_larger_images_and_an_average_on_imagenet_alone(
     read = "configs/finetune.py:table=2,model={},dataset={}".format
     config = read_config(read(model, "imagenet2012"), [])
     assert config.data.image_size == (side, side)
-    assert config.train.ema_decay == 0.9999
+    assert (config.train.ema_decay, config.train.ema_ramp) == (0.9999, False)
     other = read_config(read(model, "cifar10"), [])
     assert other.data.image_size == (elsewhere, elsewhere)
     assert other.train.ema_decay == 0
@@ -450,11 +450,15 @@ def test_deit3(model):
     assert config.data.three_augment and config.data.color_jitter == 0.3
     assert config.data.batch_size == 2048
     assert config.data.crop == "random_resized_crop"
+    assert config.data.repeated_augmentation == 3
     config = read_config(f"configs/deit3.py:model={model},data=imagenet21k", [])
     assert config.data.image_size == (pixels_21k, pixels_21k)
     assert config.train.duration == f"{epochs_21k}epochs"
     assert config.model.stochastic_depth_rate == drop_21k
     assert (config.optim.learning_rate, config.optim.weight_decay) == (1e-3, 0.02)
+    assert config.data.repeated_augmentation == 1  # --no-repeated-aug
+    config = read_config(f"configs/deit3.py:model={model},stage=finetune", [])
+    assert config.data.repeated_augmentation == 1
     assert config.data.crop == "padded_random_crop" and config.mix.mixup_alpha == 0
     assert (config.loss.name, config.loss.label_smoothing) == ("softmax", 0.1)
 

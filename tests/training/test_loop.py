@@ -76,6 +76,7 @@ def make_step(
     *,
     accumulate_steps=1,
     ema_decay=0.0,
+    ema_ramp=True,
     mixup_alpha=0.0,
     gradient_dtype="float32",
     guard=None,
@@ -89,6 +90,7 @@ def make_step(
         Guard(**({"policy": "stop", "spike": 0.0, "max_faults": 0} | (guard or {}))),
         accumulate_steps=accumulate_steps,
         ema_decay=ema_decay,
+        ema_ramp=ema_ramp,
         gradient_dtype=gradient_dtype,
         sam_rho=0.0,
     )
@@ -156,8 +158,18 @@ def test_moving_average(step_parts):
     after, _ = make_step(model, optimizer, ema_decay=0.9)(state, batch, keys)
     wanted = 0.9 * after.params["head"]["kernel"]  # from zero, by 1 - 1/10
     np.testing.assert_allclose(after.ema["head"]["kernel"], wanted, rtol=1e-5)
-    decay = step.update_ema(jnp.float32(0), jnp.float32(1), 0.9, jnp.int32(1000))
-    assert decay == pytest.approx(0.1, rel=1e-5)
+    plain = make_step(model, optimizer, ema_decay=0.9, ema_ramp=False)
+    after, _ = plain(state, batch, keys)
+    wanted = 0.1 * after.params["head"]["kernel"]
+    np.testing.assert_allclose(after.ema["head"]["kernel"], wanted, rtol=1e-5)
+
+
+def test_the_ramp_of_the_average():
+    """A run of 20,000 steps with a decay of 0.9999 would end at 0.99955."""
+    decays = [float(step.ramped(0.9999, jnp.int32(n))) for n in (0, 20_000, 90_000)]
+    assert decays == pytest.approx([0.1, 0.99955, 0.9999], abs=1e-6)
+    after = step.update_ema(jnp.float32(0), jnp.float32(1), 0.9)
+    assert after == pytest.approx(0.1, rel=1e-5)
 
 
 def test_bfloat16_gradients_are_near_and_update_float32(step_parts):
@@ -416,6 +428,9 @@ def test_warm_start_takes_the_parameters_and_replaces_the_head(
         ("eval.splits=validation", "validation"),
         ("optim.warmup=7steps", "do not fit"),
         ("checkpoint.keep_best=1", "multiple of eval.every"),
+        ("checkpoint.best_weights=ema", "best_weights=ema needs an average"),
+        ("checkpoint.best_weights=best", "must be one of params, ema, got 'best'"),
+        ("data.repeated_augmentation=0", "repeated_augmentation must be at least 1"),
         ("mesh.data=7", "number of devices"),
         ("mesh.fsdp=2", "fsdp"),
         ("model.poolin=gap", "model.pooling"),

@@ -18,6 +18,7 @@ from PIL import Image
 
 import vit_jax
 from benchmarks import exact_resume
+from vit_jax.checkpoints import integrity
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
 from vit_jax.data.mix import make_mix
@@ -236,6 +237,15 @@ def test_a_run_leaves_what_it_promises(finished):
     images = vit_jax.normalize(jnp.zeros((2, 16, 16, 3), jnp.uint8))
     logits, _ = model.apply({"params": params}, images, train=False)
     assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("weights", ["params", "ema"])
+def test_the_best_step_is_that_of_the_weights_asked_for(tmp_path, weights):
+    options = ("checkpoint.every=3steps", f"checkpoint.best_weights={weights}")
+    results = loop.train(tiny_config(*RANDOM, *options), tmp_path)
+    split = "test" if weights == "params" else "test_ema"
+    saved = integrity.read_metrics(tmp_path / "checkpoints" / "6")
+    assert saved["loss"] == results[split]["loss"]
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):

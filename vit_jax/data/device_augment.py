@@ -1,7 +1,7 @@
 """The training crops and the flip on the device, for a data set that lies there.
 
-The same distributions as on the host (`augment.py`), from JAX's random numbers: the
-draws themselves differ. Results are rounded to uint8, as on the host.
+The same distributions as on the host (`augment.py`, `boxes.py`), from JAX's random
+numbers: the draws themselves differ. Results are rounded to uint8, as on the host.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vit_jax.data.augment import (
+from vit_jax.data.boxes import (
     INCEPTION_ASPECT,
     INCEPTION_TRIES,
     RESIZED_ASPECT,
@@ -52,7 +52,7 @@ def make_augment(data: Data) -> Augment:
 def inception_box(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float]
 ) -> jax.Array:
-    """As `augment.inception_box`, all tries at once: int32 (4,).
+    """As `boxes.inception_box`, all tries at once: int32 (4,).
 
     Args:
         shape: (height, width) of the image.
@@ -88,7 +88,7 @@ def inception_box(
 def random_resized_box(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float]
 ) -> jax.Array:
-    """As `augment.random_resized_box`, all tries at once: int32 (4,)."""
+    """As `boxes.random_resized_box`, all tries at once: int32 (4,)."""
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     tries = (RESIZED_TRIES,)
     areas = jax.random.uniform(area_key, tries, minval=area[0], maxval=area[1]) * (

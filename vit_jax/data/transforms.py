@@ -9,9 +9,10 @@ import numpy as np
 
 from vit_jax.data import augment
 
+BOX_CROPS = ("inception", "random_resized_crop")
 _CHOICES = {
     "crop": (
-        *augment.BOXES,
+        *BOX_CROPS,
         "resize_small_random_crop",
         "resize_random_crop",
         "padded_random_crop",
@@ -125,8 +126,11 @@ class ImageTransforms:
     ) -> np.ndarray:
         """Crops, flips and augments: uint8 (h, w, 3) to uint8 image_size + (3,)."""
         size = self.image_size
-        if self.crop in augment.BOXES:
-            box = augment.BOXES[self.crop](image.shape[:2], rng, self.crop_area)
+        # Imported where they are used: most runs have a part of them.
+        if self.crop in BOX_CROPS:
+            from vit_jax.data.boxes import BOXES
+
+            box = BOXES[self.crop](image.shape[:2], rng, self.crop_area)
             image = augment.resized_box(image, box, size)
         elif self.crop == "padded_random_crop":
             image = augment.padded_random_crop(image, size, rng)
@@ -139,7 +143,6 @@ class ImageTransforms:
             image = augment.random_crop(image, size, rng)
         if self.flips():
             image = augment.random_flip(image, rng)
-        # Imported where they are used: most runs have neither.
         if self.randaug_layers:
             from vit_jax.data.randaug import randaugment
 
@@ -158,7 +161,7 @@ class ImageTransforms:
     def stored_transform(self, image: np.ndarray) -> np.ndarray:
         """The part of `train_transform` before anything random; uint8 (h, w, 3)."""
         size = augment.enlarged(self.image_size, self.crop_resize)
-        if self.crop in augment.BOXES:
+        if self.crop in BOX_CROPS:
             return image
         if self.crop == "resize_small_random_crop":
             return augment.resize_small(image, size)

@@ -57,10 +57,10 @@ def get_config() -> ml_collections.ConfigDict:
         holdout=0.1,  # share held out of a folder without splits
         batch_size=512,  # global
         image_size=(224, 224),  # (height, width) fed to the model
-        # inception, resize_small_random_crop, resize_random_crop, padded_random_crop,
-        # resize
+        # inception (TensorFlow's boxes), random_resized_crop (torchvision's),
+        # resize_small_random_crop, resize_random_crop, padded_random_crop, resize
         crop="inception",
-        crop_area=(0.05, 1.0),  # share of the image that an Inception crop has
+        crop_area=(0.05, 1.0),  # share of the image of the first two crops
         crop_resize=0,  # side before a random crop; 0 is 8/7 of the image size
         eval_crop="resize_small_center_crop",  # or resize_center_crop, resize
         eval_resize=0,  # side before the centre crop; 0 is 8/7 of the image size
@@ -68,6 +68,9 @@ def get_config() -> ml_collections.ConfigDict:
         flip="auto",  # auto (off where it changes the label), on, off
         randaug_layers=0,
         randaug_magnitude=10.0,
+        # tensorflow (the papers' code with its accidents) or intended (without them)
+        randaug_variant="tensorflow",
+        repeated_augmentation=1,  # copies of an image in a batch (DeiT III: 3)
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
         num_threads=0,  # threads if workers=0; 0 is one for each usable CPU
@@ -110,6 +113,8 @@ def get_config() -> ml_collections.ConfigDict:
         duration="300epochs",
         accumulate_steps=1,  # number of pieces of the batch
         ema_decay=0.0,  # of the parameters' average, which is evaluated too
+        # the decay grows, as (1 + step) / (10 + step), until it has that value
+        ema_ramp=True,
         # bfloat16: all gradients cross the network in it, not only those of products
         gradient_dtype="float32",
         sam_rho=0.0,  # radius of sharpness-aware minimisation, which doubles the cost
@@ -143,13 +148,19 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.knn = dict(**frozen, neighbours=20, temperature=0.07)
     # For `vit_jax.sweep`: the best rate on dev_split is used to train on data.split.
-    config.sweep = dict(learning_rates=(), train_split="", dev_split="")
+    config.sweep = dict(
+        learning_rates=(),
+        train_split="",
+        dev_split="",
+        best_weights="params",  # that are compared; or ema, the average
+    )
     config.checkpoint = dict(
         every="1epochs",
         keep_last=2,  # 1 leaves no older one if the last is damaged
         keep_best=0,  # needs checkpoint.every to be a multiple of eval.every
         keep_every="0steps",  # checkpoints at these steps are kept for ever
         best_metric="accuracy",  # on the first of eval.splits
+        best_weights="params",  # whose metric it is; or ema, the average
     )
     config.log = dict(
         every="50steps",

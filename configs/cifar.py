@@ -22,6 +22,7 @@ def get_config(data: str = "cifar10", size: str = "full") -> ml_collections.Conf
     config.data.update(
         name=data,
         image_size=(32, 32),
+        crop="random_resized_crop",
         crop_area=(0.3, 1.0),
         eval_crop="resize",
     )
@@ -37,7 +38,9 @@ def get_config(data: str = "cifar10", size: str = "full") -> ml_collections.Conf
     if size != "full":
         raise ValueError(f"unknown size {size!r}: wanted full or mini")
     config.model.update(name="ViT-Ti/4", pooling="gap", stochastic_depth_rate=0.1)
-    config.data.update(randaug_layers=2, randaug_magnitude=9.0)
+    config.data.update(
+        randaug_layers=2, randaug_magnitude=9.0, randaug_variant="intended"
+    )
     config.mix.update(mixup_alpha=0.8, cutmix_alpha=1.0)
     config.loss.label_smoothing = 0.1
     config.optim.update(learning_rate=1e-3, warmup="10epochs", weight_decay=0.05)

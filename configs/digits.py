@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
         name="digits",
         batch_size=128,
         image_size=(16, 16),
+        crop="random_resized_crop",
         crop_area=(0.7, 1.0),
         eval_crop="resize",
     )

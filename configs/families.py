@@ -47,6 +47,7 @@ def get_config(
         name=data,
         batch_size=128,
         image_size=(32, 32),
+        crop="random_resized_crop",
         crop_area=(0.5, 1.0),
         eval_crop="resize",
     )

@@ -102,7 +102,7 @@ def get_config(
     pixels = whole_patches(model, 384)
     if table == "2" and dataset == "imagenet2012":
         pixels = 518 if model.endswith("/14") else 512
-        config.train.ema_decay = 0.9999
+        config.train.update(ema_decay=0.9999, ema_ramp=False)
     config.train.duration = f"{task.steps}steps"
     config.eval.update(every="10%", splits=(task.eval_split,))
     config.checkpoint.every = "10%"

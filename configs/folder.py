@@ -34,8 +34,10 @@ def get_config(
         name=data,
         batch_size=fitting_batch(data),
         image_size=(pixels, pixels),
+        crop="random_resized_crop",
         crop_area=(0.2, 1.0),
         randaug_layers=2,
+        randaug_variant="intended",
     )
     config.optim.update(learning_rate=3e-4, warmup="5%", weight_decay=0.1)
     config.train.duration = "50epochs"

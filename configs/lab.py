@@ -62,6 +62,7 @@ def get_config(family: str = "vit", scale: str = "mini") -> ml_collections.Confi
         classes=upstream,
         batch_size=BATCHES[scale],
         image_size=(32, 32),
+        crop="random_resized_crop",
         crop_area=(0.5, 1.0),
         eval_crop="resize",
     )

@@ -5,8 +5,9 @@
 
 Each of `sweep.learning_rates` is trained on `sweep.train_split` and evaluated on
 `sweep.dev_split`; the best is trained on `data.split` and evaluated on `eval.splits`
-(arXiv 2010.11929, section 4.1). Each is a run of `vit_jax.train` in its own folder:
-what is finished is not trained again, and what was interrupted goes on.
+(arXiv 2010.11929, section 4.1). With `sweep.best_weights=ema`, the averages of the
+parameters are compared. Each is a run of `vit_jax.train` in its own folder: what is
+finished is not trained again, and what was interrupted goes on.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
 from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.training.loop import Results, exit_on_interrupt, train
+from vit_jax.training.sections import ranked_split
 
 
 def sweep(
@@ -40,6 +42,7 @@ def sweep(
             "sweep.learning_rates, sweep.train_split and sweep.dev_split must be given,"
             " such as 0.001,0.003 and train[:90%] and train[90%:]"
         )
+    ranked = ranked_split(config, "sweep", settings.dev_split)
     accuracies = {}
     for rate in sorted(map(float, settings.learning_rates)):
         print(f"\nlearning rate {rate:g}, on {settings.train_split}", flush=True)
@@ -48,7 +51,7 @@ def sweep(
         trial.data.split = settings.train_split
         trial.eval.splits = (settings.dev_split,)
         results = train(trial, workdir / f"rate_{rate:g}", may_exit=may_exit)
-        accuracies[rate] = results[settings.dev_split]["accuracy"]
+        accuracies[rate] = results[ranked]["accuracy"]
     best = max(accuracies, key=accuracies.__getitem__)
     print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
     final = config.copy_and_resolve_references()
@@ -64,6 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
         accuracies, best, results = sweep(config, workdir, may_exit=True)
     report = {
         "dev_split": config.sweep.dev_split,
+        "best_weights": config.sweep.best_weights,
         "dev_accuracy": {f"{rate:g}": value for rate, value in accuracies.items()},
         "best_learning_rate": best,
         "final": results,

@@ -154,7 +154,7 @@ def test_table_2_has_larger_images_and_an_average_on_imagenet_alone(
     read = "configs/finetune.py:table=2,model={},dataset={}".format
     config = read_config(read(model, "imagenet2012"), [])
     assert config.data.image_size == (side, side)
-    assert config.train.ema_decay == 0.9999
+    assert (config.train.ema_decay, config.train.ema_ramp) == (0.9999, False)
     other = read_config(read(model, "cifar10"), [])
     assert other.data.image_size == (elsewhere, elsewhere)
     assert other.train.ema_decay == 0
@@ -397,6 +397,37 @@ def test_plain_s16_and_what_its_arms_change():
     assert changed("original_aug") == rest and changed("original") == aug | rest
 
 
+# Google's code draws boxes by `sample_distorted_bounding_box` and has RandAugment's
+# accidents; others, and our own recipes, have neither.
+@pytest.mark.parametrize(
+    "spec, crop, variant",
+    [
+        *[
+            (spec, "inception", "tensorflow")
+            for spec in (
+                "imagenet.py",
+                "pretrain.py",
+                "bit.py",
+                "plain_s16.py",
+                "augreg.py",
+                "sam.py",
+                "masked_patch.py",
+                "finetune.py:model=ViT-B/16,recipe=vit_jax",
+                "finetune.py:model=ViT-B/16,recipe=big_vision,dataset=imagenet2012",
+            )
+        ],
+        ("deit3.py", "random_resized_crop", "tensorflow"),
+        ("deit3.py:stage=finetune", "random_resized_crop", "intended"),
+        ("cifar.py", "random_resized_crop", "intended"),
+        ("digits.py", "random_resized_crop", "tensorflow"),
+        ("lab.py", "random_resized_crop", "tensorflow"),
+    ],
+)
+def test_sampler_of_the_crop_and_variant_of_randaugment(spec, crop, variant):
+    data = read_config(f"configs/{spec}", []).data
+    assert (data.crop, data.randaug_variant) == (crop, variant)
+
+
 # facebookresearch/deit, README_revenge.md: learning rate, pixels, stochastic depth of
 # 800 epochs of ImageNet; pixels, epochs, stochastic depth of ImageNet-21k.
 DEIT = {
@@ -417,12 +448,17 @@ def test_deit3(model):
     assert config.train.duration == "800epochs" and config.loss.name == "sigmoid"
     assert (config.mix.mixup_alpha, config.mix.cutmix_alpha) == (0.8, 1.0)
     assert config.data.three_augment and config.data.color_jitter == 0.3
-    assert config.data.batch_size == 2048 and config.data.crop == "inception"
+    assert config.data.batch_size == 2048
+    assert config.data.crop == "random_resized_crop"
+    assert config.data.repeated_augmentation == 3
     config = read_config(f"configs/deit3.py:model={model},data=imagenet21k", [])
     assert config.data.image_size == (pixels_21k, pixels_21k)
     assert config.train.duration == f"{epochs_21k}epochs"
     assert config.model.stochastic_depth_rate == drop_21k
     assert (config.optim.learning_rate, config.optim.weight_decay) == (1e-3, 0.02)
+    assert config.data.repeated_augmentation == 1  # --no-repeated-aug
+    config = read_config(f"configs/deit3.py:model={model},stage=finetune", [])
+    assert config.data.repeated_augmentation == 1
     assert config.data.crop == "padded_random_crop" and config.mix.mixup_alpha == 0
     assert (config.loss.name, config.loss.label_smoothing) == ("softmax", 0.1)
 

@@ -1,11 +1,22 @@
 """Host augmentation: geometry, statistics of the crop, RandAugment's operations."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from vit_jax.data import augment, randaug
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VARIANTS = randaug.OPERATIONS
+# In the order of big_vision's `distort_image_with_randaugment`.
+OPERATIONS = (
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize"),
+    *("Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY"),
+    *("TranslateX", "TranslateY", "Cutout", "SolarizeAdd"),
+)
 
 
 def _noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -26,32 +37,6 @@ def test_random_flip_mirrors_half():
     image, rng = _noise(2, 3), np.random.default_rng(0)
     flipped = [(augment.random_flip(image, rng) != image).any() for _ in range(1000)]
     assert 440 < sum(flipped) < 560
-
-
-def test_crop_box_statistics():
-    rng = np.random.default_rng(0)
-    boxes = [
-        augment.sample_crop_box((400, 500), rng, (0.05, 1.0), (3 / 4, 4 / 3))
-        for _ in range(4000)
-    ]
-    top, left, height, width = np.array(boxes).T
-    assert (top >= 0).all() and (top + height <= 400).all()
-    assert (left >= 0).all() and (left + width <= 500).all()
-    area, aspect = height * width / 200_000, width / height
-    assert 0.048 < area.min() < 0.06 and 0.9 < area.max() <= 1.0
-    assert 0.74 < aspect.min() < 0.76 and 1.32 < aspect.max() < 1.35
-    # Uniform up to where large boxes stop to fit; symmetric in log aspect there.
-    small = area < 0.4
-    assert abs(np.mean(area[small]) - 0.225) < 0.01
-    assert abs(np.mean(np.log(aspect[small]))) < 0.01
-
-
-def test_crop_box_that_never_fits_is_the_largest_central_one():
-    rng = np.random.default_rng(0)
-    box = augment.sample_crop_box((10, 1000), rng, (1.0, 1.0), (3 / 4, 4 / 3))
-    assert box == (0, (1000 - 13) // 2, 10, 13)
-    box = augment.sample_crop_box((1000, 9), rng, (1.0, 1.0), (3 / 4, 4 / 3))
-    assert box == ((1000 - 12) // 2, 0, 12, 9)
 
 
 def test_crops_are_parts_of_the_image():
@@ -100,16 +85,6 @@ def test_enlarged():
     assert augment.enlarged((32, 64), 72) == (36, 72)
 
 
-def test_inception_crop_depends_on_the_generator_only():
-    image = _noise(40, 50)
-    crops = [
-        augment.inception_crop(image, (16, 12), np.random.default_rng(seed))
-        for seed in (1, 1, 2)
-    ]
-    assert crops[0].shape == (16, 12, 3) and crops[0].dtype == np.uint8
-    assert (crops[0] == crops[1]).all() and (crops[0] != crops[2]).any()
-
-
 def test_lookup_operations_on_known_values():
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
     values = np.arange(256)
@@ -118,7 +93,8 @@ def test_lookup_operations_on_known_values():
         return image[..., 1].ravel().astype(int)
 
     assert (of(randaug.posterize(ramp, 4)) == values // 16 * 16).all()
-    assert (of(randaug.posterize(ramp, 0)) == 0).all()
+    for bits in (0, 1):
+        assert (of(randaug.posterize(ramp, bits)) == values // 128 * 128).all()
     assert (of(randaug.posterize(ramp, 8)) == values).all()
     assert (of(randaug.solarize(ramp, 256)) == values).all()
     assert (of(randaug.solarize(ramp, 0)) == 255 - values).all()
@@ -183,38 +159,89 @@ def test_cutout_is_a_grey_square():
 
 
 def test_all_operations_change_the_image_and_none_changes_its_input():
-    image = _smooth()
+    image = _noise(40, 40) // 2 + 30
     before = image.copy()
     unchanged = []
-    for number, operation in enumerate(randaug._OPERATIONS):
-        result = operation(image, 1.0, np.random.default_rng(3))
-        assert result.shape == image.shape and result.dtype == np.uint8
-        if (result == image).all():
-            unchanged.append(number)
-    # At level 10 the threshold of solarize (number 5) is 256: nothing reaches it.
-    assert unchanged == [5] and len(randaug._OPERATIONS) == 16
+    for variant, operations in randaug.OPERATIONS.items():
+        assert tuple(operations) == OPERATIONS
+        for name, operation in operations.items():
+            result = operation(image, 1.0, np.random.default_rng(3))
+            assert result.shape == image.shape and result.dtype == np.uint8
+            if (result == image).all():
+                unchanged.append((variant, name))
+    # At level 10 its threshold is 256: nothing reaches it.
+    assert unchanged == [("intended", "Solarize")]
     assert (image == before).all()
 
 
-def test_translate_and_cutout_scale_with_the_image():
-    # Operations 12 and 14 at level 10: 100 and 40 pixels of 224.
-    image = np.full((224, 224, 3), 7, np.uint8)
-    moved = randaug._OPERATIONS[12](image, 1.0, np.random.default_rng(0))
-    assert (moved[0, :, 0] == 128).sum() == 100
-    image = np.full((32, 32, 3), 7, np.uint8)
-    moved = randaug._OPERATIONS[12](image, 1.0, np.random.default_rng(0))
-    assert (moved[0, :, 0] == 128).sum() in (14, 15)
-    cuts = [
-        (randaug._OPERATIONS[14](image, 1.0, np.random.default_rng(s))[..., 0] == 128)
-        for s in range(20)
-    ]
-    assert max(cut.sum() for cut in cuts) == 12**2
+class FirstDraws:
+    """In the place of a generator: the draws that the golden file was written with."""
+
+    def random(self) -> float:
+        return 0.0  # a positive sign
+
+    def integers(self, high: int) -> int:
+        return int(np.float32(0.4) * np.float32(high))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_tensorflows_at_each_level(name):
+    with np.load(GOLDEN / "tensorflow_randaugment.npz") as golden:
+        operation = randaug.OPERATIONS["tensorflow"][name]
+        for level in (0, 1, 5, 9, 10, 15, 20):
+            ours = operation(golden["picture"], level / 10, FirstDraws())
+            np.testing.assert_array_equal(ours, golden[f"{name}_{level}"], f"{level}")
+
+
+def test_magnitudes_that_wrap_in_tensorflow_and_do_not_as_intended():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
+
+    def solarized(variant, magnitude):
+        operation = randaug.OPERATIONS[variant]["Solarize"]
+        return operation(ramp, magnitude / 10, FirstDraws())
+
+    for magnitude in (0, 10, 20):
+        assert (solarized("tensorflow", magnitude) == 255 - ramp).all()
+    half = np.where(ramp < 128, ramp, 255 - ramp)
+    for variant, magnitude in (("tensorflow", 15), ("tensorflow", 5), ("intended", 5)):
+        assert (solarized(variant, magnitude) == half).all()
+    for magnitude in (10, 15, 20):
+        assert (solarized("intended", magnitude) == ramp).all()
+
+
+def test_contrast_in_tensorflow_counts_pixels():
+    image = np.full((224, 224, 3), 40, np.uint8)
+    flat = {name: of["Contrast"](image, 0.0, None) for name, of in VARIANTS.items()}
+    # A tenth of the image, nine tenths of 224 x 224 / 256 = 196, or of the mean.
+    assert (flat["tensorflow"] == 180).all() and (flat["intended"] == 40).all()
+
+
+def test_translate_and_cutout_scale_with_the_image_as_intended_alone():
+    # At level 10: 100 and 40 pixels, of 224.
+    for side, moved_as_intended, half in ((224, (100,), 40), (112, (50,), 20)):
+        image = np.full((side, side, 3), 7, np.uint8)
+        for name, of in VARIANTS.items():
+            moved = of["TranslateX"](image, 1.0, np.random.default_rng(0))
+            wanted = moved_as_intended if name == "intended" else (100,)
+            assert (moved[0, :, 0] == 128).sum() in wanted
+            cut = (of["Cutout"](image, 1.0, FirstDraws())[..., 0] == 128).any(0).sum()
+            place = FirstDraws().integers(side)
+            reach = half if name == "intended" else 40
+            assert cut == min(side, place + reach) - max(0, place - reach)
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 10.0, 15.0, 20.0])
+def test_no_picture_becomes_constant(magnitude):
+    """Posterize 0 once made an eighth of the images of `light1` black."""
+    image, rng = _noise(224, 224), np.random.default_rng(0)
+    for _ in range(60):
+        assert np.ptp(randaug.randaugment(image, 2, magnitude, rng)) > 0
 
 
 def test_randaugment_depends_on_the_generator_only():
-    image = _smooth()
+    image = _noise(224, 224)
     results = [
-        randaug.randaugment(image, 2, 10, np.random.default_rng(seed)).tobytes()
+        randaug.randaugment(image, 2, 5, np.random.default_rng(seed)).tobytes()
         for seed in [*range(20), *range(20)]
     ]
     assert results[:20] == results[20:]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import augment, in_memory
+from vit_jax.data import augment, boxes, in_memory
 from vit_jax.data.decode import ImageError
-from vit_jax.data.device_augment import make_augment, resized_box, sample_box
+from vit_jax.data.device_augment import BOXES, make_augment, resized_box
 from vit_jax.data.pipeline import Data
 from vit_jax.data.stream import example_at
 
-# All but "inception", whose boxes and resizing are tested one by one.
+# All but those of boxes, which are tested one by one, as their resizing is.
 CROPS = (
     "resize_small_random_crop",
     "resize_random_crop",
@@ -33,17 +33,13 @@ def write(path, size, value=0) -> None:
 # --- on the device ---
 
 
+@pytest.mark.parametrize("crop", BOXES)
 @pytest.mark.parametrize("shape, area", [((20, 32), (0.05, 1.0)), ((9, 40), (0.5, 1))])
-def test_boxes_are_distributed_as_on_the_host(shape, area):
+def test_boxes_are_distributed_as_on_the_host(crop, shape, area):
     rng, count = np.random.default_rng(0), 4000
     keys = jax.random.split(jax.random.key(1), count)
-    ours = np.asarray(jax.vmap(lambda key: sample_box(key, shape, area))(keys))
-    theirs = np.array(
-        [
-            augment.sample_crop_box(shape, rng, area, augment.ASPECT)
-            for _ in range(count)
-        ]
-    )
+    ours = np.asarray(jax.vmap(lambda key: BOXES[crop](key, shape, area))(keys))
+    theirs = np.array([boxes.BOXES[crop](shape, rng, area) for _ in range(count)])
     assert (ours[:, :2] >= 0).all() and (ours[:, 2:] >= 1).all()
     assert (ours[:, :2] + ours[:, 2:] <= shape).all()
     for one, other in zip(ours.T, theirs.T, strict=True):
@@ -58,11 +54,12 @@ def test_boxes_are_distributed_as_on_the_host(shape, area):
     assert products[0].mean() == pytest.approx(products[1].mean(), abs=0.02)
 
 
-def test_a_box_that_never_fits_is_the_largest_allowed_one():
+@pytest.mark.parametrize("crop", BOXES)
+def test_a_box_that_never_fits_is_that_of_the_host(crop):
     rng = np.random.default_rng(0)
     for shape in ((4, 60), (60, 4)):
-        wanted = augment.sample_crop_box(shape, rng, (0.9, 1.0), augment.ASPECT)
-        box = sample_box(jax.random.key(0), shape, (0.9, 1.0))
+        wanted = boxes.BOXES[crop](shape, rng, (0.9, 1.0))
+        box = BOXES[crop](jax.random.key(0), shape, (0.9, 1.0))
         assert tuple(box.tolist()) == wanted
 
 

@@ -100,6 +100,48 @@ def test_each_epoch_is_a_new_permutation():
     assert [stream.example_at(i, 1, 0) for i in range(3)] == [0, 0, 0]
 
 
+def test_repeated_augmentation_fills_an_epoch_with_a_third_of_the_images():
+    """As DeiT's RASampler: each record three times in a row, of a new order."""
+    epochs = [
+        [stream.example_at(60 * epoch + i, 60, 0, copies=3) for i in range(60)]
+        for epoch in range(3)
+    ]
+    orders = [
+        [stream.example_at(60 * epoch + i, 60, 0) for i in range(20)]
+        for epoch in range(3)
+    ]
+    assert epochs == [np.repeat(order, 3).tolist() for order in orders]
+    assert len(set(map(tuple, orders))) == 3
+
+
+@pytest.mark.parametrize("batch_size", [24, 16, 17])
+def test_copies_are_in_one_batch_and_no_neighbours(folder, batch_size):
+    options = dict(crop="inception", flip="on", batch_size=batch_size)
+    data = _data(folder, **options, repeated_augmentation=3)
+    source, whole = data.source("train"), _take(data.train_batches(seed=3), 6)
+    for t, batch in enumerate(whole):
+        positions = range(t * batch_size, (t + 1) * batch_size)
+        wanted = {
+            data.train_transform(
+                source[stream.example_at(p, NUM_TRAIN, 3, copies=3)]["image"],
+                stream.generator_at(p, 3),
+            ).tobytes()
+            for p in positions
+        }
+        assert {image.tobytes() for image in batch["image"]} == wanted
+        order = stream.spread(np.array(positions), NUM_TRAIN, 3)
+        records = [stream.example_at(int(p), NUM_TRAIN, 3, copies=3) for p in order]
+        # MixUp takes the row before, and the last for the first.
+        assert all(records[i] != records[i - 1] for i in range(batch_size))
+    resumed = data.train_batches(seed=3, start_index=2 * batch_size)
+    assert _equal(_take(resumed, 4), whole[2:])
+    # Two hosts have the rows of one.
+    half = np.arange(batch_size // 2, batch_size)
+    rows = data.train_batches(seed=3, rows=half)
+    parts = [{key: value[half] for key, value in batch.items()} for batch in whole]
+    assert _equal(_take(rows, 6), parts)
+
+
 def test_augmentation_depends_on_seed_and_position_only():
     seeds = (0, 0, 0, 1, 5, 0, 0, 0)
     positions = (5, 5, 6, 5, 0, 65, 5 + (1 << 32), 1 << 60)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from vit_jax.checkpoints import integrity
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
 from vit_jax.data.pipeline import Data
@@ -174,6 +175,7 @@ def test_averages_and_evaluators_are_those_of_the_trainer(tmp_path):
         "fewshot.every=2steps",
         "fewshot.shots=3,",
         "fewshot.batch_size=100",
+        "checkpoint.best_weights=ema",
     )
     expected = train(config, tmp_path / "train")
     (results,) = training.train_fleet([config], [tmp_path / "fleet"])
@@ -183,6 +185,8 @@ def test_averages_and_evaluators_are_those_of_the_trainer(tmp_path):
         assert results[name] == pytest.approx(values, rel=1e-5)
     steps = [r["step"] for r in rows(tmp_path / "fleet") if r["split"] == "fewshot"]
     assert steps == [2, 4]
+    saved = integrity.read_metrics(tmp_path / "fleet" / "checkpoints" / "4")
+    assert saved["loss"] == results["test_ema"]["loss"] != results["test"]["loss"]
     (again,) = training.train_fleet([config], [tmp_path / "fleet"])
     assert again == results
 
@@ -310,6 +314,7 @@ def test_every_key_of_the_data_is_accounted_for():
     reading = "name split classes label data_dir stage holdout cache workers"
     evaluation = "num_threads eval_crop eval_resize eval_interpolation max_errors"
     here = "batch_size image_size crop crop_area crop_resize flip randaug_magnitude"
+    here += " randaug_variant"
     known = {*reading.split(), *evaluation.split(), *here.split()}
     refused = {key.removeprefix("data.") for key in training.ORDINARY}
     assert options - known <= refused

@@ -156,6 +156,28 @@ def test_the_sweep_takes_the_best_and_trains_on_all(tmp_path, monkeypatch):
     assert again[0] == accuracies and again[2]["test"] == results["test"]
 
 
+def test_the_sweep_compares_the_averages_where_asked(tmp_path, monkeypatch):
+    config = tiny(
+        sweep__learning_rates=(1e-3, 3e-3),
+        sweep__train_split="train[:90%]",
+        sweep__dev_split="dev",
+    )
+    # The parameters are best at the smaller rate, their average at the larger one.
+    ranked = {1e-3: (0.9, 0.2), 3e-3: (0.1, 0.8)}
+
+    def train(config, *_, **__):
+        pair = zip(("dev", "dev_ema"), ranked[config.optim.learning_rate], strict=True)
+        return {split: {"accuracy": accuracy} for split, accuracy in pair}
+
+    monkeypatch.setattr(sweep, "train", train)
+    assert sweep.sweep(config, tmp_path)[1] == 1e-3
+    config.sweep.best_weights = "ema"
+    with pytest.raises(ValueError, match="sweep.best_weights=ema needs an average"):
+        sweep.sweep(config, tmp_path)
+    config.train.ema_decay = 0.9
+    assert sweep.sweep(config, tmp_path)[:2] == ({1e-3: 0.2, 3e-3: 0.8}, 3e-3)
+
+
 def test_the_sweep_needs_its_section(tmp_path):
     command = [sys.executable, "-m", "vit_jax.sweep", "--config=configs/digits.py"]
     result = subprocess.run(

@@ -18,6 +18,7 @@ from PIL import Image
 
 import vit_jax
 from benchmarks import exact_resume
+from vit_jax.checkpoints import integrity
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
 from vit_jax.data.mix import make_mix
@@ -76,6 +77,7 @@ def make_step(
     *,
     accumulate_steps=1,
     ema_decay=0.0,
+    ema_ramp=True,
     mixup_alpha=0.0,
     gradient_dtype="float32",
     guard=None,
@@ -89,6 +91,7 @@ def make_step(
         Guard(**({"policy": "stop", "spike": 0.0, "max_faults": 0} | (guard or {}))),
         accumulate_steps=accumulate_steps,
         ema_decay=ema_decay,
+        ema_ramp=ema_ramp,
         gradient_dtype=gradient_dtype,
         sam_rho=0.0,
     )
@@ -156,8 +159,18 @@ def test_moving_average(step_parts):
     after, _ = make_step(model, optimizer, ema_decay=0.9)(state, batch, keys)
     wanted = 0.9 * after.params["head"]["kernel"]  # from zero, by 1 - 1/10
     np.testing.assert_allclose(after.ema["head"]["kernel"], wanted, rtol=1e-5)
-    decay = step.update_ema(jnp.float32(0), jnp.float32(1), 0.9, jnp.int32(1000))
-    assert decay == pytest.approx(0.1, rel=1e-5)
+    plain = make_step(model, optimizer, ema_decay=0.9, ema_ramp=False)
+    after, _ = plain(state, batch, keys)
+    wanted = 0.1 * after.params["head"]["kernel"]
+    np.testing.assert_allclose(after.ema["head"]["kernel"], wanted, rtol=1e-5)
+
+
+def test_the_ramp_of_the_average():
+    """A run of 20,000 steps with a decay of 0.9999 would end at 0.99955."""
+    decays = [float(step.ramped(0.9999, jnp.int32(n))) for n in (0, 20_000, 90_000)]
+    assert decays == pytest.approx([0.1, 0.99955, 0.9999], abs=1e-6)
+    after = step.update_ema(jnp.float32(0), jnp.float32(1), 0.9)
+    assert after == pytest.approx(0.1, rel=1e-5)
 
 
 def test_bfloat16_gradients_are_near_and_update_float32(step_parts):
@@ -224,6 +237,15 @@ def test_a_run_leaves_what_it_promises(finished):
     images = vit_jax.normalize(jnp.zeros((2, 16, 16, 3), jnp.uint8))
     logits, _ = model.apply({"params": params}, images, train=False)
     assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("weights", ["params", "ema"])
+def test_the_best_step_is_that_of_the_weights_asked_for(tmp_path, weights):
+    options = ("checkpoint.every=3steps", f"checkpoint.best_weights={weights}")
+    results = loop.train(tiny_config(*RANDOM, *options), tmp_path)
+    split = "test" if weights == "params" else "test_ema"
+    saved = integrity.read_metrics(tmp_path / "checkpoints" / "6")
+    assert saved["loss"] == results[split]["loss"]
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
@@ -416,6 +438,9 @@ def test_warm_start_takes_the_parameters_and_replaces_the_head(
         ("eval.splits=validation", "validation"),
         ("optim.warmup=7steps", "do not fit"),
         ("checkpoint.keep_best=1", "multiple of eval.every"),
+        ("checkpoint.best_weights=ema", "best_weights=ema needs an average"),
+        ("checkpoint.best_weights=best", "must be one of params, ema, got 'best'"),
+        ("data.repeated_augmentation=0", "repeated_augmentation must be at least 1"),
         ("mesh.data=7", "number of devices"),
         ("mesh.fsdp=2", "fsdp"),
         ("model.poolin=gap", "model.pooling"),

@@ -148,6 +148,7 @@ def make_step(target="mean_colour", accumulate_steps=1, **options):
         Guard(policy="stop", spike=0.0, max_faults=0),
         accumulate_steps=accumulate_steps,
         ema_decay=0.0,
+        ema_ramp=True,
         gradient_dtype="float32",
         sam_rho=0.0,
     )

@@ -60,6 +60,7 @@ def make_step(objective, **options):
         optax.constant_schedule(1.0),
         Guard(policy="skip", spike=0.0, max_faults=5),
         ema_decay=0.0,
+        ema_ramp=True,
         **(settings | options),
     )
 

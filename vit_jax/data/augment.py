@@ -8,14 +8,11 @@ bicubic, with which other projects evaluate too.
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 from PIL import Image
 
-CROP_TRIES = 10  # boxes drawn for an Inception crop
-ASPECT = (3 / 4, 4 / 3)  # range of width / height of the box
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -23,57 +20,10 @@ _FILTERS = {
 FILTERS = tuple(_FILTERS)
 
 
-def inception_crop(
-    image: np.ndarray,
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    area: tuple[float, float] = (0.05, 1.0),
-    aspect: tuple[float, float] = ASPECT,
-) -> np.ndarray:
-    """Cuts a random box and resizes it to `size` ("Inception crop").
-
-    Args:
-        image: uint8 (h, w, 3).
-        size: (height, width) of the result.
-        rng: source of all randomness.
-        area: range of the box's share of the image area, drawn uniformly.
-        aspect: range of width / height of the box, drawn log-uniformly.
-
-    Returns:
-        uint8 (height, width, 3).
-
-    Source: Szegedy et al. 2015, section 6; the pre-training crop of the ViT paper.
-    """
-    top, left, height, width = sample_crop_box(image.shape[:2], rng, area, aspect)
+def resized_box(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """Cuts a box and resizes it; uint8 (h, w, 3) to uint8 (height, width, 3)."""
+    top, left, height, width = box
     return resize(image[top : top + height, left : left + width], size)
-
-
-def sample_crop_box(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    area: tuple[float, float],
-    aspect: tuple[float, float],
-) -> tuple[int, int, int, int]:
-    """Draws the box of an Inception crop: (top, left, height, width) in pixels.
-
-    A draw that does not fit is repeated, ten times at most; then the result is the
-    largest centred box with an allowed aspect.
-    """
-    image_height, image_width = shape
-    log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
-    for _ in range(CROP_TRIES):
-        box_area = image_height * image_width * rng.uniform(area[0], area[1])
-        ratio = math.exp(rng.uniform(log_low, log_high))
-        width = max(1, round(math.sqrt(box_area * ratio)))
-        height = max(1, round(math.sqrt(box_area / ratio)))
-        if width <= image_width and height <= image_height:
-            top = int(rng.integers(image_height - height + 1))
-            left = int(rng.integers(image_width - width + 1))
-            return top, left, height, width
-    width = max(1, min(image_width, round(image_height * aspect[1])))
-    height = max(1, min(image_height, round(image_width / aspect[0])))
-    return (image_height - height) // 2, (image_width - width) // 2, height, width
 
 
 def random_crop(

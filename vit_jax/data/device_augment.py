@@ -1,7 +1,7 @@
 """The training crops and the flip on the device, for a data set that lies there.
 
-The same distributions as on the host (`augment.py`), from JAX's random numbers: the
-draws themselves differ. Results are rounded to uint8, as on the host.
+The same distributions as on the host (`augment.py`, `boxes.py`), from JAX's random
+numbers: the draws themselves differ. Results are rounded to uint8, as on the host.
 """
 
 import math
@@ -10,7 +10,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vit_jax.data.augment import ASPECT, CROP_TRIES
+from vit_jax.data.boxes import (
+    INCEPTION_ASPECT,
+    INCEPTION_TRIES,
+    RESIZED_ASPECT,
+    RESIZED_TRIES,
+)
 from vit_jax.data.pipeline import Data
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
@@ -28,9 +33,9 @@ def make_augment(data: Data) -> Augment:
         crop_key, flip_key = jax.random.split(key)
         count, height, width, _ = images.shape
         shape = height, width
-        if data.crop == "inception":
+        if data.crop in BOXES:
             keys = jax.random.split(crop_key, count)
-            boxes = jax.vmap(lambda key: sample_box(key, shape, area))(keys)
+            boxes = jax.vmap(lambda key: BOXES[data.crop](key, shape, area))(keys)
             images = jax.vmap(lambda x, box: resized_box(x, box, size))(images, boxes)
         elif data.crop != "resize":
             spare = jnp.array([shape[0] - size[0] + 1, shape[1] - size[1] + 1])
@@ -44,39 +49,78 @@ def make_augment(data: Data) -> Augment:
     return augment
 
 
-def sample_box(
+def inception_box(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float]
 ) -> jax.Array:
-    """Draws the box of an Inception crop: int32 (top, left, height, width) in pixels.
-
-    As `augment.sample_crop_box`, but all tries are drawn at once.
+    """As `boxes.inception_box`, all tries at once: int32 (4,).
 
     Args:
         shape: (height, width) of the image.
-        area: range of the box's share of the image, drawn uniformly.
+        area: range of the box's share of the image.
     """
+    aspect_key, height_key, place_key = jax.random.split(key, 3)
+    tries, (low, high) = (INCEPTION_TRIES,), INCEPTION_ASPECT
+    least, most = (share * shape[0] * shape[1] for share in area)
+    aspects = jax.random.uniform(aspect_key, tries, minval=low, maxval=high)
+
+    def height_of(limit: float) -> jax.Array:
+        return jnp.round(jnp.sqrt(limit / aspects)).astype(jnp.int32)
+
+    def area_of(heights: jax.Array) -> jax.Array:
+        return heights * jnp.round(heights * aspects)
+
+    widest = ((shape[1] + 0.5 - 1e-7) / aspects).astype(jnp.int32)
+    tallest = jnp.minimum(jnp.minimum(height_of(most), shape[0]), widest)
+    shortest = jnp.minimum(height_of(least), tallest)
+    heights = jax.random.randint(height_key, tries, shortest, tallest + 1)
+    heights += area_of(heights) < least
+    heights -= area_of(heights) > most
+    areas = area_of(heights)
+    widths = jnp.round(heights * aspects).astype(jnp.int32)
+    fits = (heights > 0) & (widths > 0) & (least <= areas) & (areas <= most)
+    fits &= (heights <= shape[0]) & (widths <= shape[1])
+    sides, _ = first_fit(fits, heights, widths, shape)
+    # The last place of a side is never drawn there, but for the only one.
+    places = jnp.maximum(1, jnp.array(shape, jnp.int32) - sides)
+    return jnp.concatenate([jax.random.randint(place_key, (2,), 0, places), sides])
+
+
+def random_resized_box(
+    key: jax.Array, shape: tuple[int, int], area: tuple[float, float]
+) -> jax.Array:
+    """As `boxes.random_resized_box`, all tries at once: int32 (4,)."""
     area_key, aspect_key, place_key = jax.random.split(key, 3)
-    tries = (CROP_TRIES,)
+    tries = (RESIZED_TRIES,)
     areas = jax.random.uniform(area_key, tries, minval=area[0], maxval=area[1]) * (
         shape[0] * shape[1]
     )
-    low, high = map(math.log, ASPECT)
+    low, high = map(math.log, RESIZED_ASPECT)
     ratios = jnp.exp(jax.random.uniform(aspect_key, tries, minval=low, maxval=high))
     widths = jnp.maximum(1, jnp.round(jnp.sqrt(areas * ratios))).astype(jnp.int32)
     heights = jnp.maximum(1, jnp.round(jnp.sqrt(areas / ratios))).astype(jnp.int32)
     fits = (widths <= shape[1]) & (heights <= shape[0])
-    first, fit = jnp.argmax(fits), fits.any()
     # Without a fit: the largest centred box with an allowed aspect.
-    whole = (
-        max(1, min(shape[0], round(shape[1] / ASPECT[0]))),
-        max(1, min(shape[1], round(shape[0] * ASPECT[1]))),
+    largest = (
+        max(1, min(shape[0], round(shape[1] / RESIZED_ASPECT[0]))),
+        max(1, min(shape[1], round(shape[0] * RESIZED_ASPECT[1]))),
     )
-    sides = jnp.where(
-        fit, jnp.stack([heights[first], widths[first]]), jnp.array(whole, jnp.int32)
-    )
+    sides, fit = first_fit(fits, heights, widths, largest)
     spare = jnp.array(shape, jnp.int32) - sides
     drawn = jax.random.randint(place_key, (2,), 0, spare + 1)
     return jnp.concatenate([jnp.where(fit, drawn, spare // 2), sides])
+
+
+def first_fit(
+    fits: jax.Array, heights: jax.Array, widths: jax.Array, fallback: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """(height, width) of the first try that fits, and whether there is one."""
+    first, fit = jnp.argmax(fits), fits.any()
+    sides = jnp.stack([heights[first], widths[first]])
+    return jnp.where(fit, sides, jnp.array(fallback, jnp.int32)), fit
+
+
+# By the name of the crop in the config.
+BOXES = {"inception": inception_box, "random_resized_crop": random_resized_box}
 
 
 def resized_box(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:

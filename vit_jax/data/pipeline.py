@@ -19,7 +19,13 @@ from vit_jax.data.transforms import ImageTransforms, check_choices, check_least
 __all__ = ["Data", "prefetch_to_device"]
 
 _CHOICES = {"on_error": ("raise", "skip"), "cache": CACHE_CHOICES}
-_LEAST = {"batch_size": 1, "max_errors": 0, "workers": 0, "num_threads": 0}
+_LEAST = {
+    "batch_size": 1,
+    "repeated_augmentation": 1,
+    "max_errors": 0,
+    "workers": 0,
+    "num_threads": 0,
+}
 # Below this, most of the work on an image is Python's, which threads cannot share: at
 # 32x32 a second thread halves the rate.
 _SMALL_PIXELS = 64 * 64
@@ -37,6 +43,8 @@ class Data(ImageTransforms):
           `vit_jax/data/vtab_labels.py` that derives it from one, or a field of the
           `json` of tar shards.
         batch_size: images in a training batch over all processes.
+        repeated_augmentation: copies of each image in a batch, each augmented anew; a
+          third of the images fills an epoch of 3, as in DeiT. 1 is off.
         workers: worker processes; 0 is threads of this process, best unless
           RandAugment or Python itself is the bottleneck. A cached data set is copied
           to each worker. Evaluation always uses threads.
@@ -57,6 +65,7 @@ class Data(ImageTransforms):
     classes: tuple[str, ...] = ()
     label: str = "label"
     batch_size: int
+    repeated_augmentation: int = 1
     workers: int = 0
     num_threads: int = 0
     on_error: str = "raise"
@@ -138,6 +147,7 @@ class Data(ImageTransforms):
             self.image_size,
             seed=seed,
             tries=tries,
+            copies=self.repeated_augmentation,
             start=start_index,
             batch_size=self.batch_size,
             rows=rows,

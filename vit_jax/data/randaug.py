@@ -1,10 +1,21 @@
 """RandAugment with the sixteen operations of "How to train your ViT".
 
-Levels, constants and truncation follow the TensorFlow implementation that the paper
-used (level scale 10, fill 128, translate constant 100, cutout constant 40). Like there,
-a selected operation is always applied: the probability that it draws is never used.
-Unlike there, contrast blends with the mean grey, as AutoAugment defines it, and not
-with the number of pixels / 256.
+Two variants. "tensorflow" computes what the code of the papers computes
+(google-research/big_vision, `autoaugment.py`), accidents included:
+
+- The threshold of solarize is a uint8 there, in which 256 wraps to 0: magnitudes 10 and
+  20 invert the whole image, 15 inverts from 128 on (big_vision, issue 110).
+- Contrast blends with a grey of height x width / 256 (196 at 224 pixels), since the
+  authors add up the histogram's counts in the place of its mean.
+- Translate and cutout move by 100 and 40 pixels at level 10, whatever the image size.
+
+"intended" is without these: the threshold does not wrap, so that solarize changes
+nothing at magnitude 10 and above, contrast blends with the mean grey, as AutoAugment
+defines it, and pixels are those of a 224-pixel image, of which others get their share.
+
+In both, a selected operation is always applied: the probability that the original draws
+is never used. Posterize keeps at least one bit, as TensorFlow, which limits shifts of
+uint8 to 7 bits, and Pillow do.
 """
 
 from __future__ import annotations
@@ -17,16 +28,21 @@ import numpy as np
 
 _MAX_LEVEL = 10.0
 _FILL = (128, 128, 128)
-# Constants in pixels of a 224-pixel image; smaller images get their share.
 _REFERENCE_SIDE = 224
 _TRANSLATE = 100
 _CUTOUT = 40
 _GREY = np.array([0.2989, 0.5870, 0.1140], np.float32)
-_LEVELS = np.arange(256)
+_LEVELS = np.arange(256, dtype=np.float32)
+
+Operation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
 def randaugment(
-    image: np.ndarray, layers: int, magnitude: float, rng: np.random.Generator
+    image: np.ndarray,
+    layers: int,
+    magnitude: float,
+    rng: np.random.Generator,
+    variant: str = "tensorflow",
 ) -> np.ndarray:
     """Applies `layers` operations, each drawn uniformly from the sixteen.
 
@@ -36,29 +52,30 @@ def randaugment(
         magnitude: strength (m in the paper), scale 10; 20 is the paper's strongest.
           Zero is not "no change": solarize and posterize are strongest there.
         rng: source of all randomness.
+        variant: "tensorflow", or "intended", as above.
 
     Returns:
         uint8 (h, w, 3). Geometry is nearest-neighbour with grey (128) outside.
-        Translate and cutout move by a share of the image side, equal to the published
-        100 and 40 pixels at level 10 for a side of 224.
 
     Source: Cubuk et al. 2019; Steiner et al. 2021 (arXiv 2106.10270), section 3.
     """
     image = np.ascontiguousarray(image)
+    operations = tuple(OPERATIONS[variant].values())
     for _ in range(layers):
-        operation = _OPERATIONS[int(rng.integers(len(_OPERATIONS)))]
+        operation = operations[int(rng.integers(len(operations)))]
         image = operation(image, magnitude / _MAX_LEVEL, rng)
     return image
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
     """Stretches each channel to 0..255; a constant channel stays; uint8 (h, w, 3)."""
-    low, high = image.min((0, 1)).astype(float), image.max((0, 1)).astype(float)
+    low, high = (x.astype(np.float32) for x in (image.min((0, 1)), image.max((0, 1))))
     table = np.empty((256, 3), np.uint8)
     for channel in range(3):
         span = high[channel] - low[channel]
-        scaled = (_LEVELS - low[channel]) * (255.0 / span) if span > 0 else _LEVELS
-        table[:, channel] = np.clip(scaled, 0, 255)
+        scale = np.float32(255 / span) if span > 0 else np.float32(1)
+        offset = -low[channel] * scale if span > 0 else np.float32(0)
+        table[:, channel] = np.clip(_LEVELS * scale + offset, 0, 255)
     return _look_up(image, table)
 
 
@@ -77,8 +94,8 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """Keeps the highest `bits` (0 to 8) bits of each value; uint8 (h, w, 3)."""
-    return image & np.uint8(0xFF & ~(0xFF >> min(bits, 8)))
+    """Keeps the highest `bits` (1 to 8) bits of each value; uint8 (h, w, 3)."""
+    return image & np.uint8(0xFF & ~(0xFF >> max(1, min(bits, 8))))
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
@@ -102,13 +119,18 @@ def color(image: np.ndarray, factor: float) -> np.ndarray:
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends with the mean grey: 0 is flat, 1 the image; uint8 (h, w, 3)."""
     mean = np.floor(_grey(image).mean() + 0.5)
-    table = np.clip(mean + factor * (_LEVELS - mean), 0, 255).astype(np.uint8)
-    return cv2.LUT(image, table)
+    return cv2.LUT(image, _blend(mean * np.ones(256), _LEVELS, factor))
+
+
+def contrast_by_size(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends with a grey of number of pixels / 256, as TensorFlow; uint8 (h, w, 3)."""
+    grey = np.floor(min(255.0, image.shape[0] * image.shape[1] / 256))
+    return cv2.LUT(image, _blend(grey * np.ones(256), _LEVELS, factor))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiplies by `factor`, limited to 255; uint8 (h, w, 3)."""
-    return cv2.LUT(image, np.clip(_LEVELS * factor, 0, 255).astype(np.uint8))
+    return cv2.LUT(image, _blend(np.zeros(256), _LEVELS, factor))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -116,9 +138,18 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
     The border pixels stay as they are, as in Pillow.
     """
-    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+    height, width = image.shape[0] - 2, image.shape[1] - 2
+    if min(height, width) < 1:
+        return image
+    total = np.zeros((height, width, 3))
+    # TensorFlow's order, and its one rounding for a product and its sum: truncation
+    # then makes the same whole numbers of flat parts one less.
+    for row, column in np.ndindex(3, 3):
+        weight = np.float32(5 if row == column == 1 else 1) / np.float32(13)
+        part = image[row : row + height, column : column + width]
+        total = (total + part * np.float64(weight)).astype(np.float32)
     smooth = image.copy()
-    smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, kernel)[1:-1, 1:-1]
+    smooth[1:-1, 1:-1] = total
     return _blend(smooth, image, factor)
 
 
@@ -129,11 +160,18 @@ def affine(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         image: uint8 (h, w, 3).
         matrix: (2, 3), from places in the result to places in `image`, in pixels.
     """
-    return cv2.warpAffine(
+    # As TensorFlow, in float32 and with halves rounded away from zero: OpenCV's own
+    # warp takes another pixel in one place of a hundred.
+    (a, b, c), (d, e, f) = np.asarray(matrix, np.float32)
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    y, x = y.astype(np.float32), x.astype(np.float32)
+    places = np.stack([a * x + b * y + c, d * x + e * y + f], -1)
+    nearest = np.trunc(places + np.copysign(np.float32(0.5), places))
+    return cv2.remap(
         image,
-        np.asarray(matrix, np.float64),
-        (image.shape[1], image.shape[0]),
-        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        nearest.astype(np.int16),
+        np.empty(0, np.uint16),  # the fractions of places, of which there are none
+        cv2.INTER_NEAREST,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=_FILL,
     )
@@ -141,12 +179,16 @@ def affine(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     """Rotates about the centre, counter-clockwise if positive; uint8 (h, w, 3)."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    x, y = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
+    angle = np.float32(degrees * math.pi / 180)
+    cos, sin = np.cos(angle), np.sin(angle)
+    x, y = np.float32(image.shape[1] - 1), np.float32(image.shape[0] - 1)
     return affine(
         image,
         np.array(
-            [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]
+            [
+                [cos, -sin, (x - (cos * x - sin * y)) / 2],
+                [sin, cos, (y - (sin * x + cos * y)) / 2],
+            ]
         ),
     )
 
@@ -170,12 +212,16 @@ def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    return np.floor(image @ _GREY)
+    # As TensorFlow: to [0, 1], and back by 255.5 without its fraction.
+    share = image.astype(np.float32) * np.float32(1 / 255)
+    return np.floor(share @ _GREY * np.float32(255.5))
 
 
 def _blend(first: np.ndarray, second: np.ndarray, factor: float) -> np.ndarray:
-    first = first.astype(np.float32)
-    return np.clip(first + factor * (second - first), 0, 255).astype(np.uint8)
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    return np.clip(first + np.float32(factor) * (second - first), 0, 255).astype(
+        np.uint8
+    )
 
 
 def _sign(rng: np.random.Generator) -> float:
@@ -186,40 +232,54 @@ def _enhance(share: float) -> float:
     return 0.1 + 1.8 * share
 
 
-def _shift(share: float, side: int, rng: np.random.Generator) -> float:
-    return _sign(rng) * share * _TRANSLATE * side / _REFERENCE_SIDE
-
-
 def _translate(image: np.ndarray, x: float, y: float) -> np.ndarray:
     return affine(image, np.array([[1, 0, x], [0, 1, y]]))
 
 
-def _half_side(share: float, image: np.ndarray) -> int:
-    return round(share * _CUTOUT * min(image.shape[:2]) / _REFERENCE_SIDE)
+def _part(image: np.ndarray, axis: int) -> float:
+    """The side of an image as a multiple of 224 pixels."""
+    return image.shape[axis] / _REFERENCE_SIDE
 
 
 # Each takes (image, level / 10, rng). Order and ranges as in the TensorFlow original.
-_OPERATIONS: tuple[
-    Callable[[np.ndarray, float, np.random.Generator], np.ndarray], ...
-] = (
-    lambda image, _share, _rng: autocontrast(image),
-    lambda image, _share, _rng: equalize(image),
-    lambda image, _share, _rng: 255 - image,
-    lambda image, share, rng: rotate(image, _sign(rng) * share * 30),
-    lambda image, share, _rng: posterize(image, int(share * 4)),
-    lambda image, share, _rng: solarize(image, int(share * 256)),
-    lambda image, share, _rng: color(image, _enhance(share)),
-    lambda image, share, _rng: contrast(image, _enhance(share)),
-    lambda image, share, _rng: brightness(image, _enhance(share)),
-    lambda image, share, _rng: sharpness(image, _enhance(share)),
-    lambda image, share, rng: affine(
+_INTENDED: dict[str, Operation] = {
+    "AutoContrast": lambda image, _share, _rng: autocontrast(image),
+    "Equalize": lambda image, _share, _rng: equalize(image),
+    "Invert": lambda image, _share, _rng: 255 - image,
+    "Rotate": lambda image, share, rng: rotate(image, _sign(rng) * share * 30),
+    "Posterize": lambda image, share, _rng: posterize(image, int(share * 4)),
+    "Solarize": lambda image, share, _rng: solarize(image, int(share * 256)),
+    "Color": lambda image, share, _rng: color(image, _enhance(share)),
+    "Contrast": lambda image, share, _rng: contrast(image, _enhance(share)),
+    "Brightness": lambda image, share, _rng: brightness(image, _enhance(share)),
+    "Sharpness": lambda image, share, _rng: sharpness(image, _enhance(share)),
+    "ShearX": lambda image, share, rng: affine(
         image, np.array([[1, _sign(rng) * share * 0.3, 0], [0, 1, 0]])
     ),
-    lambda image, share, rng: affine(
+    "ShearY": lambda image, share, rng: affine(
         image, np.array([[1, 0, 0], [_sign(rng) * share * 0.3, 1, 0]])
     ),
-    lambda image, share, rng: _translate(image, _shift(share, image.shape[1], rng), 0),
-    lambda image, share, rng: _translate(image, 0, _shift(share, image.shape[0], rng)),
-    lambda image, share, rng: cutout(image, _half_side(share, image), rng),
-    lambda image, share, _rng: solarize_add(image, int(share * 110)),
-)
+    "TranslateX": lambda image, share, rng: _translate(
+        image, _sign(rng) * share * _TRANSLATE * _part(image, 1), 0
+    ),
+    "TranslateY": lambda image, share, rng: _translate(
+        image, 0, _sign(rng) * share * _TRANSLATE * _part(image, 0)
+    ),
+    "Cutout": lambda image, share, rng: cutout(
+        image, round(share * _CUTOUT * min(_part(image, 0), _part(image, 1))), rng
+    ),
+    "SolarizeAdd": lambda image, share, _rng: solarize_add(image, int(share * 110)),
+}
+_TENSORFLOW: dict[str, Operation] = {
+    "Solarize": lambda image, share, _rng: solarize(image, int(share * 256) % 256),
+    "Contrast": lambda image, share, _rng: contrast_by_size(image, _enhance(share)),
+    "TranslateX": lambda image, share, rng: _translate(
+        image, _sign(rng) * share * _TRANSLATE, 0
+    ),
+    "TranslateY": lambda image, share, rng: _translate(
+        image, 0, _sign(rng) * share * _TRANSLATE
+    ),
+    "Cutout": lambda image, share, rng: cutout(image, int(share * _CUTOUT), rng),
+}
+# Of each variant, in the order in which they are drawn.
+OPERATIONS = {"tensorflow": _INTENDED | _TENSORFLOW, "intended": _INTENDED}

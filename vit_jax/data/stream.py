@@ -1,10 +1,14 @@
 """The order of examples: which one stands at which place of the stream, on any host.
 
 Global position i of the training stream belongs to epoch e = i // n and holds example
-`permutation(seed, e)[i % n]`, augmented with a generator that depends on (seed, i)
-only. Global batch t holds the positions [t B, (t + 1) B), counted from the start
-index; a process delivers the rows that its devices hold. None of this depends on the
-number of threads, worker processes or hosts, so they cannot change what is delivered.
+`permutation(seed, e)[i % n // copies]`, augmented with a generator that depends on
+(seed, i) only. Global batch t holds the positions [t B, (t + 1) B), counted from the
+start index; a process delivers the rows that its devices hold. None of this depends on
+the number of threads, worker processes or hosts, so they cannot change what is
+delivered.
+
+`copies` is 1, or that of repeated augmentation: with 3, an epoch has as many examples,
+three of each of a third of the images, as in DeiT.
 
 Grain reads ahead, in threads or worker processes, in blocks of a batch. A block is one
 random-access element for Grain, whose cost for an element is that of the whole
@@ -31,11 +35,16 @@ _BLOCK = 64
 _ENDLESS = 1 << 60
 
 
-def example_at(position: int, length: int, seed: int) -> int:
-    """Number of the record at a global position of the shuffled, repeated stream."""
+def example_at(position: int, length: int, seed: int, copies: int = 1) -> int:
+    """Number of the record at a global position of the shuffled, endless stream.
+
+    Args:
+        length: number of records.
+        copies: places in a row that hold the same record.
+    """
     epoch, place = divmod(position, length)
     return index_shuffle(
-        place, max_index=length - 1, seed=_epoch_seed(seed, epoch), rounds=4
+        place // copies, max_index=length - 1, seed=_epoch_seed(seed, epoch), rounds=4
     )
 
 
@@ -44,6 +53,15 @@ def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     first = epoch * length
     places = range(first, first + length)
     return np.array([example_at(place, length, seed) for place in places])
+
+
+def spread(positions: np.ndarray, length: int, copies: int) -> np.ndarray:
+    """The positions of a batch in an order in which copies are far apart.
+
+    MixUp and CutMix mix neighbours, which must not be the same image: first come all
+    first copies, then all second ones. Takes and returns int64 (b,).
+    """
+    return positions[np.argsort(positions % length % copies, kind="stable")]
 
 
 @functools.lru_cache(maxsize=64)
@@ -147,15 +165,30 @@ class TrainBlocks(_Blocks):
         *,
         seed: int,
         tries: int,
+        copies: int = 1,
         **batches: Any,
     ):
-        """`tries`: records tried for one place before it is left black."""
+        """The arguments of `_Blocks`, and:
+
+        tries: records tried for one place before it is left black.
+        copies: of each image, one near the other, each augmented anew.
+        """
         super().__init__(source, **batches)
+        self._copies = copies
         self._transform, self._image_size = transform, image_size
         self._seed, self._tries = seed, tries
 
     def __len__(self) -> int:
         return _ENDLESS
+
+    def positions(self, block: int) -> list[int]:
+        if self._copies == 1:
+            return super().positions(block)
+        batch, place = divmod(block, self.per_batch)
+        first = self._start + batch * self.batch_size
+        whole = np.arange(first, first + self.batch_size)
+        whole = spread(whole, len(self.source), self._copies)
+        return whole[self._rows[self._slice(place)]].tolist()
 
     def __getitem__(self, block: int) -> dict:
         filled = self._empty(block, columns(self._image_size))
@@ -169,7 +202,7 @@ class TrainBlocks(_Blocks):
 
     def _readable(self, position: int, errors: list[tuple[str, str]]) -> dict | None:
         length = len(self.source)
-        first = example_at(position, length, self._seed)
+        first = example_at(position, length, self._seed, self._copies)
         for attempt in range(min(self._tries, length)):
             index = (first + attempt) % length
             try:

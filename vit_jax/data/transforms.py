@@ -9,9 +9,10 @@ import numpy as np
 
 from vit_jax.data import augment
 
+BOX_CROPS = ("inception", "random_resized_crop")
 _CHOICES = {
     "crop": (
-        "inception",
+        *BOX_CROPS,
         "resize_small_random_crop",
         "resize_random_crop",
         "padded_random_crop",
@@ -20,6 +21,7 @@ _CHOICES = {
     "eval_crop": ("resize_small_center_crop", "resize_center_crop", "resize"),
     "eval_interpolation": augment.FILTERS,
     "flip": ("auto", "on", "off"),
+    "randaug_variant": ("tensorflow", "intended"),
 }
 # Written signs and left-right poses: the mirror image is another class, or none.
 _NO_FLIP = frozenset(
@@ -55,11 +57,12 @@ class ImageTransforms:
         name: "digits", a tensorflow-datasets name, a folder of images or of shards, or
           a bucket of shards: `sources.make_source`.
         image_size: (height, width) in pixels that the model gets.
-        crop: training crop. "inception": a random box, resized;
+        crop: training crop. "inception": a random box, resized, drawn as TensorFlow
+          does; "random_resized_crop": one drawn as torchvision does;
           "resize_small_random_crop": resize with the aspect kept, random place;
           "resize_random_crop": resize without, random place; "padded_random_crop":
           resize to cover, pad by 4 pixels, random place; "resize": whole image.
-        crop_area: range of the share of the image's area that "inception" cuts.
+        crop_area: range of the share of the image's area that these boxes have.
         crop_resize: length in pixels to which the longer side of `image_size`
           corresponds before a random crop; 0 is 8/7 of it (256 for 224).
         eval_crop: "resize_small_center_crop", "resize_center_crop" without the aspect
@@ -70,6 +73,8 @@ class ImageTransforms:
           for data sets of written signs and poses and on for all others.
         randaug_layers: operations of RandAugment for each image; 0 is none.
         randaug_magnitude: their strength, scale 10.
+        randaug_variant: "tensorflow", the code of the papers with its accidents, or
+          "intended", without them: `vit_jax/data/randaug.py`.
         three_augment: one of greyscale, solarisation and blur, drawn for each image.
         color_jitter: brightness, contrast and saturation change by up to this share.
     """
@@ -85,6 +90,7 @@ class ImageTransforms:
     flip: str = "auto"
     randaug_layers: int = 0
     randaug_magnitude: float = 10.0
+    randaug_variant: str = "tensorflow"
     three_augment: bool = False
     color_jitter: float = 0.0
 
@@ -120,8 +126,12 @@ class ImageTransforms:
     ) -> np.ndarray:
         """Crops, flips and augments: uint8 (h, w, 3) to uint8 image_size + (3,)."""
         size = self.image_size
-        if self.crop == "inception":
-            image = augment.inception_crop(image, size, rng, area=self.crop_area)
+        # Imported where they are used: most runs have a part of them.
+        if self.crop in BOX_CROPS:
+            from vit_jax.data.boxes import BOXES
+
+            box = BOXES[self.crop](image.shape[:2], rng, self.crop_area)
+            image = augment.resized_box(image, box, size)
         elif self.crop == "padded_random_crop":
             image = augment.padded_random_crop(image, size, rng)
         elif self.crop == "resize":
@@ -133,11 +143,11 @@ class ImageTransforms:
             image = augment.random_crop(image, size, rng)
         if self.flips():
             image = augment.random_flip(image, rng)
-        # Imported where they are used: most runs have neither.
         if self.randaug_layers:
             from vit_jax.data.randaug import randaugment
 
-            image = randaugment(image, self.randaug_layers, self.randaug_magnitude, rng)
+            strength = self.randaug_layers, self.randaug_magnitude
+            image = randaugment(image, *strength, rng, self.randaug_variant)
         if self.three_augment:
             from vit_jax.data.three_augment import three_augment
 
@@ -151,7 +161,7 @@ class ImageTransforms:
     def stored_transform(self, image: np.ndarray) -> np.ndarray:
         """The part of `train_transform` before anything random; uint8 (h, w, 3)."""
         size = augment.enlarged(self.image_size, self.crop_resize)
-        if self.crop == "inception":
+        if self.crop in BOX_CROPS:
             return image
         if self.crop == "resize_small_random_crop":
             return augment.resize_small(image, size)

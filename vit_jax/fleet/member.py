@@ -37,7 +37,7 @@ from vit_jax.training.loop import Results
 from vit_jax.training.metrics import Writer
 from vit_jax.training.optim import make_schedule
 from vit_jax.training.run_folder import CHANGEABLE_KEYS, GROWING, begin_folder, versions
-from vit_jax.training.sections import config_sections, evaluator_class
+from vit_jax.training.sections import config_sections, evaluator_class, ranked_split
 
 FAILURE = "failure.txt"
 # Options of reading are irrelevant, as all images are read into arrays once.
@@ -77,6 +77,7 @@ class Member:
         self.label_names = self.data.label_names()
         self.data.check_splits(config.eval.splits)
         self.lengths: Lengths = resolve_lengths(config, self.data.num_examples())
+        self._ranked = ranked_split(config, "checkpoint", config.eval.splits[0])
         self.failure = self._read_failure()
         self.results: Results = {}
         self._rows: list[dict[str, float]] = []
@@ -136,7 +137,7 @@ class Member:
         """
         begin_folder(self.workdir, self.config, allow_change=False)
         (self.workdir / FAILURE).unlink(missing_ok=True)
-        keep = without_every(self.config.checkpoint)
+        keep = chosen(self.config.checkpoint, Checkpoints)
         keep["keep_every"] = self.lengths.keep_every
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", **keep)
         stack.callback(self.checkpoints.close)
@@ -214,7 +215,7 @@ class Member:
     def save(self, step: int, state: Any, mesh: jax.sharding.Mesh) -> None:
         """Saves a state of arrays on the host, in the background."""
         evaluated = step == self.lengths.total or step % self.lengths.eval_every == 0
-        best = self.results.get(self.config.eval.splits[0]) if evaluated else None
+        best = self.results.get(self._ranked) if evaluated else None
         facts = {
             "next_index": step * self.config.data.batch_size,
             "label_names": self.output_names,

@@ -34,6 +34,7 @@ from vit_jax.training.loop import Interrupted
 # Keys that the fleet does not support, with the values that turn them off.
 ORDINARY = {
     "data.randaug_layers": 0,
+    "data.repeated_augmentation": 1,
     "data.three_augment": False,
     "data.color_jitter": 0.0,
     "data.on_error": "raise",

@@ -16,7 +16,7 @@ import ml_collections
 
 from vit_jax.checkpoints.fingerprint import compile_examination
 from vit_jax.checkpoints.store import Checkpoints
-from vit_jax.config import to_dict, without_every
+from vit_jax.config import chosen, to_dict, without_every
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.evaluation.means import evaluate
 from vit_jax.models.depth import stack_blocks, unstack_blocks
@@ -176,7 +176,7 @@ def train(
         platform = setup.program.mesh.devices.flat[0].platform
         if words := determinism.in_words(platform, config.train.deterministic):
             distributed.say(words)
-        keep: dict[str, Any] = without_every(config.checkpoint)
+        keep = chosen(config.checkpoint, Checkpoints)
         keep |= {"keep_every": setup.lengths.keep_every}
         checkpoints = Checkpoints(workdir / "checkpoints", **keep)
         stack.callback(checkpoints.close)
@@ -267,7 +267,7 @@ def run_steps(
                     writer.flush()
                     files.push()
                     evaluated = lengths.due(lengths.eval_every, step)
-                    best = results[config.eval.splits[0]] if evaluated else None
+                    best = results[setup.ranked] if evaluated else None
                     facts = facts_to_save(config, setup, batches.next_index)
                     checkpoints.save(step, state, facts, best)
             if stop and step < lengths.total:

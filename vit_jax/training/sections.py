@@ -3,8 +3,10 @@
 import functools
 from collections.abc import Callable
 
+import ml_collections
+
 from vit_jax.checkpoints.store import Checkpoints
-from vit_jax.config import EVALUATORS, Keys, keywords
+from vit_jax.config import EVALUATORS, ConfigError, Keys, keywords
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.means import Evaluator
@@ -49,14 +51,14 @@ def config_sections() -> dict[str, Keys]:
         "train": needed("duration", "step_timeout", "deterministic")
         | keywords(make_train_step, provided=step),
         "guard": keywords(Guard),
-        "sweep": needed("learning_rates", "train_split", "dev_split"),
+        "sweep": needed("learning_rates", "train_split", "dev_split", "best_weights"),
         "eval": needed("every", "splits", "batch_size"),
         **{
             name: needed("every")
             | keywords(evaluator_class(name), provided=("model", "data", "mesh"))
             for name in EVALUATORS
         },
-        "checkpoint": needed("every")
+        "checkpoint": needed("every", "best_weights")
         | keywords(Checkpoints, provided=("directory", "read_only")),
         "log": needed("every") | keywords(Writer, provided=writer),
         "mesh": keywords(make_mesh, provided=("devices",)),
@@ -70,3 +72,25 @@ def evaluator_class(name: str) -> Callable[..., Evaluator]:
     from vit_jax.evaluation.knn import Knn
 
     return {"fewshot": FewShot, "knn": Knn}[name]
+
+
+def ranked_split(config: ml_collections.ConfigDict, section: str, split: str) -> str:
+    """The name of the evaluation of a split by which a section compares.
+
+    Args:
+        section: "checkpoint" or "sweep", whose `best_weights` is `params` or `ema`.
+
+    Raises:
+        ConfigError: neither of them, or there is no average.
+    """
+    weights = config[section].best_weights
+    if weights not in ("params", "ema"):
+        raise ConfigError(
+            f"{section}.best_weights must be one of params, ema, got {weights!r}"
+        )
+    if weights == "ema" and not config.train.ema_decay:
+        raise ConfigError(
+            f"{section}.best_weights=ema needs an average of the parameters: set "
+            "train.ema_decay, such as 0.9999"
+        )
+    return split if weights == "params" else f"{split}_ema"

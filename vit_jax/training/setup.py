@@ -24,7 +24,7 @@ from vit_jax.parallel.determinism import compiler_options
 from vit_jax.training.guard import Guard
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
-from vit_jax.training.sections import config_sections, evaluator_class
+from vit_jax.training.sections import config_sections, evaluator_class, ranked_split
 from vit_jax.training.step import (
     Batch,
     Metrics,
@@ -211,7 +211,9 @@ def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
 class Setup(NamedTuple):
     """What a config describes, built: all that the loop needs.
 
-    `label_names` has one for each output of the model: none if it has no head.
+    Attributes:
+        label_names: one for each output of the model; none if it has no head.
+        ranked: the evaluation by which checkpoints are kept as the best.
     """
 
     data: Data
@@ -219,6 +221,7 @@ class Setup(NamedTuple):
     lengths: Lengths
     program: Program
     evaluators: dict[str, Evaluator]
+    ranked: str
 
 
 def build(config: ml_collections.ConfigDict) -> Setup:
@@ -232,6 +235,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     label_names = data.label_names()
     data.check_splits(config.eval.splits)
     lengths = resolve_lengths(config, data.num_examples())
+    ranked = ranked_split(config, "checkpoint", config.eval.splits[0])
     program = build_program(config, num_classes=len(label_names), lengths=lengths)
     if not program.model.num_classes:
         label_names = ()
@@ -241,4 +245,4 @@ def build(config: ml_collections.ConfigDict) -> Setup:
         )
         for name in lengths.evaluators
     }
-    return Setup(data, label_names, lengths, program, evaluators)
+    return Setup(data, label_names, lengths, program, evaluators, ranked)

@@ -109,6 +109,7 @@ def make_train_step(
     *,
     accumulate_steps: int,
     ema_decay: float,
+    ema_ramp: bool,
     gradient_dtype: str,
     sam_rho: float,
 ) -> TrainStep:
@@ -120,6 +121,7 @@ def make_train_step(
     Args:
         accumulate_steps: pieces of the batch that go through the model one by one.
         ema_decay: of the average of the parameters; 0 for none.
+        ema_ramp: the decay grows to its value over the first steps.
         gradient_dtype: with `bfloat16`, the parameters are rounded to it before the
             forward pass, so that all gradients cross the network in it, not only those
             of products in it; what is updated stays float32.
@@ -138,7 +140,8 @@ def make_train_step(
         (loss, accuracy), grads = gradient(state.params, images, targets, keys.dropout)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = update_ema(state.ema, params, ema_decay, state.step)
+        decay = ramped(ema_decay, state.step) if ema_ramp else ema_decay
+        ema = update_ema(state.ema, params, decay)
 
         metrics = {
             "loss": loss,
@@ -214,15 +217,20 @@ def sharpness_aware(gradient: Callable[..., Any], rho: float) -> Callable[..., A
     return worst_gradient
 
 
-def update_ema(
-    ema: Params | None, params: Params, decay: float, step: jax.Array
-) -> Params | None:
-    """Moves the average of the parameters towards them.
+def ramped(decay: float, step: jax.Array) -> jax.Array:
+    """The decay of a step: min(decay, (1 + step) / (10 + step)).
 
-    The decay grows to its value over the first steps, so that the random initial
-    parameters do not linger: min(decay, (1 + step) / (10 + step)).
+    So the random initial parameters do not linger. The decay is reached after about
+    9 / (1 - decay) steps, 90,000 for 0.9999: a shorter run averages over fewer steps
+    than its decay says.
     """
+    return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def update_ema(
+    ema: Params | None, params: Params, decay: float | jax.Array
+) -> Params | None:
+    """Moves the average of the parameters, if there is one, towards them."""
     if ema is None:
         return None
-    rate = jnp.minimum(decay, (1 + step) / (10 + step))
-    return optax.incremental_update(params, ema, 1 - rate)
+    return optax.incremental_update(params, ema, 1 - decay)

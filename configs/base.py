@@ -90,7 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.loss = dict(name="softmax", label_smoothing=0.0)  # softmax or sigmoid
     config.optim = dict(
-        name="adamw",  # adamw, lamb or sgd
+        name="adamw",  # adamw, lamb, muon or sgd
         learning_rate=1e-3,  # the peak
         schedule="cosine",  # cosine, linear, rsqrt, constant, staircase
         milestones=(),  # for staircase: shares of the run where it falls to a tenth
@@ -99,9 +99,9 @@ def get_config() -> ml_collections.ConfigDict:
         end_learning_rate=0.0,
         weight_decay=0.0,  # on kernels only; times the learning rate except for SGD
         clip_norm=1.0,
-        momentum=0.9,  # beta_1 of Adam and LAMB, momentum of SGD
-        b2=0.999,  # for Adam and LAMB
-        epsilon=1e-8,  # for Adam and LAMB
+        momentum=0.9,  # beta_1 of Adam and LAMB, momentum of SGD and Muon (there 0.95)
+        b2=0.999,  # for Adam, also beside Muon, and LAMB
+        epsilon=1e-8,  # likewise
         momentum_dtype="float32",  # or bfloat16
         layer_decay=1.0,  # learning-rate factor for each layer below the head
         freeze=(),  # regular expressions of parameter paths

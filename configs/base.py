@@ -78,11 +78,20 @@ def get_config() -> ml_collections.ConfigDict:
         max_errors=100,  # training stops after more skipped images
     )
     config.objective = dict(
-        name="classification",  # or masked_patch: no labels, a ViT, appendix B.1.2
+        # classification; distillation: from a teacher too; or masked_patch: no labels,
+        # a ViT, appendix B.1.2
+        name="classification",
         # for masked_patch: a patch's mean colour, one of 512 (mean_colour), those of
         # its 4 x 4 cells (downscaled), or all of its pixels by least squares (pixels)
         target="mean_colour",
         corrupt_rate=0.5,  # share of patches that are corrupted and predicted
+        # for distillation: a checkpoint of the same classes, as in init; whether its
+        # decision is learned (hard) or its probabilities at a temperature (soft); and
+        # its share in the loss
+        teacher="",
+        distillation="hard",
+        temperature=1.0,
+        alpha=0.5,
     )
     config.mix = dict(
         mixup_alpha=0.0,

@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
         stochastic_depth_rate=0.0,  # of the last block, linear in depth
         stochastic_depth_uniform=False,  # in every block instead
         layer_scale_init=0.0,
+        initialization="xavier",  # or trunc_normal (timm's and DeiT's)
         num_registers=0,
         attention_implementation="auto",  # auto, xla, cudnn
         scan=False,  # compile one block and loop; parameters are stacked
@@ -80,11 +81,20 @@ def get_config() -> ml_collections.ConfigDict:
         max_errors=100,  # training stops after more skipped images
     )
     config.objective = dict(
-        name="classification",  # or masked_patch: no labels, a ViT, appendix B.1.2
+        # classification; distillation: from a teacher too; or masked_patch: no labels,
+        # a ViT, appendix B.1.2
+        name="classification",
         # for masked_patch: a patch's mean colour, one of 512 (mean_colour), those of
         # its 4 x 4 cells (downscaled), or all of its pixels by least squares (pixels)
         target="mean_colour",
         corrupt_rate=0.5,  # share of patches that are corrupted and predicted
+        # for distillation: a checkpoint of the same classes, as in init; whether its
+        # decision is learned (hard) or its probabilities at a temperature (soft); and
+        # its share in the loss
+        teacher="",
+        distillation="hard",
+        temperature=1.0,
+        alpha=0.5,
     )
     config.mix = dict(
         mixup_alpha=0.0,
@@ -93,7 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.loss = dict(name="softmax", label_smoothing=0.0)  # softmax or sigmoid
     config.optim = dict(
-        name="adamw",  # adamw, lamb or sgd
+        name="adamw",  # adamw, lamb, muon or sgd
         learning_rate=1e-3,  # the peak
         schedule="cosine",  # cosine, linear, rsqrt, constant, staircase
         milestones=(),  # for staircase: shares of the run where it falls to a tenth
@@ -102,9 +112,9 @@ def get_config() -> ml_collections.ConfigDict:
         end_learning_rate=0.0,
         weight_decay=0.0,  # on kernels only; times the learning rate except for SGD
         clip_norm=1.0,
-        momentum=0.9,  # beta_1 of Adam and LAMB, momentum of SGD
-        b2=0.999,  # for Adam and LAMB
-        epsilon=1e-8,  # for Adam and LAMB
+        momentum=0.9,  # beta_1 of Adam and LAMB, momentum of SGD and Muon (there 0.95)
+        b2=0.999,  # for Adam, also beside Muon, and LAMB
+        epsilon=1e-8,  # likewise
         momentum_dtype="float32",  # or bfloat16
         layer_decay=1.0,  # learning-rate factor for each layer below the head
         freeze=(),  # regular expressions of parameter paths

@@ -89,6 +89,7 @@ def get_config(
         class_token_position=False,
         activation="gelu",
         layer_scale_init=1e-4,
+        initialization="trunc_normal",
         head_bias_init=0.0,
         stochastic_depth_uniform=True,
         pixel_mean=IMAGENET_MEAN,

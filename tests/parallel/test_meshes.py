@@ -179,6 +179,28 @@ def test_meshes_of_eight_devices(references, tmp_path, runs):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("what", ["muon", "distillation"])
+def test_other_runs_on_eight_devices(tmp_path, digits_run, what):
+    """Muon's matrices are divided, and a teacher's parameters."""
+    options = {
+        "muon": ["optim.name=muon", "optim.momentum=0.95"],
+        "distillation": [
+            "objective.name=distillation",
+            f"objective.teacher={digits_run}",
+            "objective.distillation=soft",
+        ],
+    }[what]
+    alone, divided = tmp_path / "alone", tmp_path / "divided"
+    alone.mkdir()
+    run(**job(alone, "adamw", *options))
+    mesh = mesh_overrides(MESHES["all"])
+    launch(tmp_path, [job(divided, "adamw", *options, *mesh)], devices=8)
+    assert_same_run(divided, alone, "adamw")
+    held, whole = facts(divided), facts(alone)
+    assert held["opt_state"] < 0.4 * whole["opt_state"]
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("processes", [2, 4])
 def test_real_processes(references, tmp_path, processes):
     """Two or four, of four devices in all; fsdp and tensor cross processes too."""

@@ -176,7 +176,7 @@ def test_momentum_can_be_stored_in_half_precision():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "adam"}, "wanted adamw, lamb or sgd"),
+        ({"name": "adam"}, "wanted adamw, lamb, muon or sgd"),
         ({"freeze": ("stem",)}, "'stem', which matches no parameter"),
         ({"freeze": (".*",)}, "leaves no parameter to train"),
     ],

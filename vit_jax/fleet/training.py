@@ -72,6 +72,8 @@ def why_not(config: ml_collections.ConfigDict) -> str:
         value = values[section].get(name, off)
         if value != off:
             return f"a fleet needs {key}={off!r}, and it is {value!r}"
+    if config.objective.name == "distillation":
+        return "a fleet has no teacher, and objective.name='distillation' needs one"
     mesh = config.mesh
     if max(mesh.data, mesh.fsdp, mesh.tensor) > 1 or jax.process_count() > 1:
         return "a fleet trains on one device, and mesh asks for several"

@@ -21,6 +21,7 @@ FREE = (
     "attention_dropout_rate",
     "stochastic_depth_rate",
     "head_bias_init",
+    "initialization",
     "attention_implementation",
     "scan",
     "remat",

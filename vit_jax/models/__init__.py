@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.depth import stack_blocks, unrolled
+from vit_jax.models.layers import trunc_normal
 from vit_jax.models.mixer import Mixer
 from vit_jax.models.resnet import ResNet, epsilons
 from vit_jax.models.timm_names import read_name
@@ -96,8 +97,14 @@ def init_params(model: AnyModel, key: jax.Array) -> dict[str, Any]:
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
     # No parameter depends on the attention, which may be that of another machine.
     plain = with_plain_attention(unrolled(model))
-    init = jax.jit(functools.partial(plain.init, train=False))
-    params = init(key, images)["params"]
+
+    def draw(key: jax.Array, images: jax.Array) -> dict[str, Any]:
+        params = plain.init(key, images, train=False)["params"]
+        if getattr(model, "initialization", "") == "trunc_normal":
+            params = trunc_normal(params, key)
+        return params
+
+    params = jax.jit(draw)(key, images)
     return stack_blocks(params) if getattr(model, "scan", False) else params
 
 

@@ -1,5 +1,6 @@
 """What several of the models are made of."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,11 @@ ACTIVATIONS = {
     "elu": nn.elu,
     "leaky_relu": nn.leaky_relu,
 }
+# Where training begins: `xavier`, which the modules draw, is that of google-research's
+# vision_transformer and big_vision; `trunc_normal` is below.
+INITIALIZATIONS = ("xavier", "trunc_normal")
+# Of PyTorch projects. Truncated at 2, as theirs, it is a normal distribution.
+DEVIATION = 0.02
 
 
 class PatchEmbedding(nn.Module):
@@ -132,3 +138,30 @@ def classifier(num_classes: int, bias_init: float, name: str = "head") -> nn.Den
         bias_init=nn.initializers.constant(bias_init),
         name=name,
     )
+
+
+def trunc_normal(params: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+    """The parameters of a ViT drawn anew, as DeiT III and timm begin.
+
+    Kernels, head and tokens are normal with a standard deviation of 0.02, biases zero.
+    The patch embedding is that of PyTorch's convolutions: kernel and bias uniform up to
+    1 / sqrt(fan-in). A ResNet stem, norms, LayerScale, positions and the head's bias
+    stay as they are.
+    """
+    leaves, tree = jax.tree.flatten_with_path(params)
+    keys = jax.random.split(key, len(leaves))
+    fan_in = math.prod(params["embedding"]["kernel"].shape[:-1])
+
+    def drawn(path: tuple[Any, ...], old: jax.Array, key: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith("embedding/"):
+            bound = fan_in**-0.5
+            return jax.random.uniform(key, old.shape, old.dtype, -bound, bound)
+        if name.startswith("resnet/"):
+            return old
+        if name.endswith("/kernel") or name in ("class_token", "map_head/probe"):
+            return DEVIATION * jax.random.normal(key, old.shape, old.dtype)
+        return 0 * old if name.endswith("/bias") and name != "head/bias" else old
+
+    pairs = zip(leaves, keys, strict=True)
+    return tree.unflatten([drawn(*leaf, key) for leaf, key in pairs])

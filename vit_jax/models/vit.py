@@ -20,6 +20,7 @@ from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
 from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
 from vit_jax.models.layers import (
+    INITIALIZATIONS,
     Mlp,
     PatchEmbedding,
     ResidualBranch,
@@ -210,6 +211,8 @@ class VisionTransformer(nn.Module):
         stochastic_depth_rate: of the last block, growing linearly from 0.
         stochastic_depth_uniform: that rate in every block (arXiv 2204.07118).
         layer_scale_init: initial LayerScale, 0 for none.
+        initialization: what `init_params` draws: `xavier`, as Google's code, or
+            `trunc_normal`, as DeiT III; see `models/layers.py`.
         num_registers: learned extra tokens without position (arXiv 2309.16588).
         resnet_stem: units in each stage of a ResNet that the patches are cut from the
             features of (hybrid, section 3.1); () is its root alone, None no ResNet.
@@ -251,6 +254,7 @@ class VisionTransformer(nn.Module):
     stochastic_depth_rate: float = 0.0
     stochastic_depth_uniform: bool = False
     layer_scale_init: float = 0.0
+    initialization: str = "xavier"
     num_registers: int = 0
     resnet_stem: tuple[int, ...] | None = None
     stem_width: int = 64
@@ -464,6 +468,7 @@ class VisionTransformer(nn.Module):
             ("pooling", self.pooling, POOLINGS),
             ("class_token", self.class_token, ("auto", "always")),
             ("attention", self.attention, ("full", "axial")),
+            ("initialization", self.initialization, INITIALIZATIONS),
         ):
             if value not in choices:
                 raise ValueError(

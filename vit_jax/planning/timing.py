@@ -93,11 +93,17 @@ def repeated_forward(model: AnyModel, batch_size: int) -> RepeatedStep:
 
 
 def random_batch(model: AnyModel, shapes: Batch) -> Batch:
-    """Random pixels and labels of the shapes, on their devices."""
+    """Random pixels, labels and teacher of the shapes, on their devices."""
     rng = np.random.default_rng(0)
     most = {"image": 256, "label": model.num_classes}
-    arrays = {k: rng.integers(0, most[k], x.shape, x.dtype) for k, x in shapes.items()}
-    return place(arrays, {name: x.sharding for name, x in shapes.items()})
+
+    def drawn(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[0].key in most:
+            return rng.integers(0, most[path[0].key], x.shape, x.dtype)
+        return rng.normal(scale=0.02, size=x.shape).astype(x.dtype)
+
+    arrays = jax.tree_util.tree_map_with_path(drawn, shapes)
+    return place(arrays, jax.tree.map(lambda x: x.sharding, shapes))
 
 
 def compile_program(program: RepeatedStep) -> tuple[Compiled, Any]:
@@ -179,7 +185,7 @@ def measure_with_input(
     program = setup.program
     keys = program.make_keys()
     with open_input(setup, config.seed) as batches:
-        resident = next(batches)
+        resident = next(batches) | setup.teacher
     compiled, state = compile_program(
         RepeatedStep(program.train_step, program.init_state, keys, resident)
     )
@@ -195,8 +201,9 @@ def measure_with_input(
                 jax.block_until_ready(batch)
             times["input"].append((time.perf_counter() - start) / count)
         with open_input(setup, config.seed + turn) as batches:
-            state, _ = run_steps(step, state, keys, batches, BUFFERED)
-            state, seconds = run_steps(step, state, keys, batches, count)
+            whole = (batch | setup.teacher for batch in batches)
+            state, _ = run_steps(step, state, keys, whole, BUFFERED)
+            state, seconds = run_steps(step, state, keys, whole, count)
             times["both"].append(seconds)
     results = {}
     for name, values in times.items():

@@ -244,7 +244,7 @@ def run_steps(
 
         steps = range(start + 1, lengths.total + 1)
         for step, batch in zip(steps, batches, strict=False):
-            state, metrics = program.train_step(state, batch, keys)
+            state, metrics = program.train_step(state, batch | setup.teacher, keys)
             meter.add(step, metrics)
             compiled()
             writer.progress(step)

@@ -17,25 +17,40 @@ def make_objective(
     name: str,
     target: str,
     corrupt_rate: float,
+    teacher: str,
+    distillation: str,
+    alpha: float,
+    temperature: float,
 ) -> tuple[AnyModel, Objective, EvalStep]:
     """The model with the heads that it needs, its objective, its step of evaluation.
 
     Args:
-        loss, mix: those sections of the config, of `make_loss` and `make_mix`; for
-            classification only.
-        name: `classification` or `masked_patch`, which has no classes.
+        loss, mix: those sections of the config, of `make_loss` and `make_mix`; not for
+            `masked_patch`.
+        name: `classification`, `distillation` or `masked_patch`, which has no classes.
         target, corrupt_rate: of `masked_patch`, see there.
+        teacher, distillation, alpha, temperature: of `distillation`, see there.
 
     Raises:
         ValueError: unknown name, or options that do not go together.
     """
-    if name == "classification":
-        loss_fn = make_loss(**loss)
-        objective = classification(model, loss_fn, make_mix(**mix))
+    if name in ("classification", "distillation"):
+        loss_fn, mixing = make_loss(**loss), make_mix(**mix)
+        if name == "classification":
+            objective = classification(model, loss_fn, mixing)
+        else:
+            # Imported where it is asked for, as below: most runs have labels alone.
+            from vit_jax.training.distillation import distil
+
+            options = {"alpha": alpha, "temperature": temperature}
+            objective = distil(
+                model, loss_fn, mixing, teacher=teacher, kind=distillation, **options
+            )
         return model, objective, make_eval_step(model, loss_fn)
     if name != "masked_patch":
         raise ValueError(
-            f"unknown objective.name {name!r}: wanted classification or masked_patch"
+            f"unknown objective.name {name!r}: wanted classification, distillation or "
+            "masked_patch"
         )
     for key, value, off in (
         ("loss.name", loss["name"], "softmax"),
@@ -48,7 +63,6 @@ def make_objective(
                 f"objective.name='masked_patch' has no labels to which {key} could "
                 f"apply, but it is {value!r}: set it to {off!r}"
             )
-    # Imported where it is asked for: most runs have labels.
     from vit_jax.training.masked_patch import masked_patch
 
     return masked_patch(model, target, corrupt_rate)

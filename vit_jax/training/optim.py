@@ -126,12 +126,13 @@ def make_optimizer(
         rate: the learning rate of each step.
         name: `adamw` (decoupled weight decay, multiplied by the learning rate: the
             paper's convention), `lamb` (the same, with each decayed parameter's update
-            scaled to its own norm, arXiv 1904.00962) or `sgd` (momentum; the decay is
-            added to the gradient, as in BiT).
+            scaled to its own norm, arXiv 1904.00962), `muon` (the same, with hidden
+            kernels' updates made orthogonal, see `muon.py`) or `sgd` (momentum; the
+            decay is added to the gradient, as in BiT).
         weight_decay: on kernels only: no biases, norms, tokens or positions.
         clip_norm: largest global norm of the gradients, 0 for no clipping.
-        momentum: beta_1 of Adam and LAMB, or the momentum of SGD.
-        b2, epsilon: of Adam and LAMB; SGD does not have them.
+        momentum: beta_1 of Adam and LAMB, or the momentum of SGD and of Muon.
+        b2, epsilon: of Adam, also beside Muon, and of LAMB; SGD does not have them.
         momentum_dtype: in which the first moment is stored, `float32` or `bfloat16`.
         layer_decay: factor on the learning rate for each layer further from the head
             (arXiv 2106.08254, appendix); 1 for none.
@@ -145,15 +146,22 @@ def make_optimizer(
         lambda path, _: path_name(path).endswith("/kernel"), params
     )
     decay = optax.add_decayed_weights(weight_decay, mask=kernels)
-    if name in ("adamw", "lamb"):
-        adam = optax.scale_by_adam(momentum, b2, epsilon, mu_dtype=momentum_dtype)
+    adam = optax.scale_by_adam(momentum, b2, epsilon, mu_dtype=momentum_dtype)
+    if name == "adamw":
         parts = [adam, decay]
-        if name == "lamb":
-            parts.append(scale_to_norm())
+    elif name == "lamb":
+        parts = [adam, decay, scale_to_norm()]
+    elif name == "muon":
+        # Imported where it is asked for: most runs are without it.
+        from vit_jax.training.muon import muon_or_adam
+
+        parts = [muon_or_adam(adam, momentum, momentum_dtype), decay]
     elif name == "sgd":
         parts = [decay, optax.trace(momentum, accumulator_dtype=momentum_dtype)]
     else:
-        raise ValueError(f"unknown optim.name {name!r}: wanted adamw, lamb or sgd")
+        raise ValueError(
+            f"unknown optim.name {name!r}: wanted adamw, lamb, muon or sgd"
+        )
     if clip_norm:
         parts.insert(0, optax.clip_by_global_norm(clip_norm))
     parts.append(optax.scale_by_learning_rate(rate))

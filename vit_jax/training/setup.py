@@ -44,6 +44,7 @@ class Program(NamedTuple):
 
     Attributes:
         state, batch, keys: the arguments of `train_step` as shapes with shardings.
+            With the batch come the parameters of a teacher, if there is one.
         make_keys: draws the keys.
         draw: draws the parameters with one of them, each device its own piece.
         init_state: does both; or takes over the memory of the parameters it is given.
@@ -106,6 +107,10 @@ def build_program(
     # Parameters become a part of the state: twice, they would not fit.
     start = jit(start, out_shardings=placed, donate_argnums=0)
 
+    batch = abstract_batch(batch_size, model.image_size, mesh)
+    if objective.teacher is not None:
+        batch["teacher"] = abstract_params(objective.teacher, mesh)
+
     def init_state(params: Params | None = None) -> TrainState:
         if params is None:
             return start(draw(make_keys().params))
@@ -115,7 +120,7 @@ def build_program(
         model,
         mesh,
         sharding.abstract(shapes, placed),
-        abstract_batch(batch_size, model.image_size, mesh),
+        batch,
         jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), keys
         ),
@@ -197,6 +202,12 @@ def abstract_batch(
     }
 
 
+def abstract_params(model: AnyModel, mesh: jax.sharding.Mesh) -> Params:
+    """A model's parameters as shapes with shardings."""
+    shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
+    return sharding.abstract(shapes, sharding.state_shardings(shapes, shapes, mesh))
+
+
 def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
     """`eval_step` to be compiled: before the first evaluation, or for a plan."""
     placement = sharding.batch_sharding(program.mesh)
@@ -214,6 +225,7 @@ class Setup(NamedTuple):
     Attributes:
         label_names: one for each output of the model; none if it has no head.
         ranked: the evaluation by which checkpoints are kept as the best.
+        teacher: what each batch has besides the data: a teacher's parameters, or none.
     """
 
     data: Data
@@ -222,6 +234,7 @@ class Setup(NamedTuple):
     program: Program
     evaluators: dict[str, Evaluator]
     ranked: str
+    teacher: Batch
 
 
 def build(config: ml_collections.ConfigDict) -> Setup:
@@ -245,4 +258,10 @@ def build(config: ml_collections.ConfigDict) -> Setup:
         )
         for name in lengths.evaluators
     }
-    return Setup(data, label_names, lengths, program, evaluators, ranked)
+    teacher = {}
+    if "teacher" in program.batch:
+        from vit_jax.training.distillation import load_teacher
+
+        path, size = config.objective.teacher, program.model.image_size
+        teacher["teacher"] = load_teacher(path, size, label_names, program.mesh)
+    return Setup(data, label_names, lengths, program, evaluators, ranked, teacher)

@@ -18,7 +18,7 @@ from vit_jax.models.pixels import normalize
 from vit_jax.training.guard import Guard
 
 Params = Any
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -49,17 +49,19 @@ class RandomKeys:
 
 
 class Objective(NamedTuple):
-    """What is learned: `classification`, below, or `training/masked_patch.py`.
+    """What is learned: `classification`, below, or one of the files beside.
 
     Attributes:
         prepare: `(batch, keys) -> (images, targets)`, once a step, of the whole batch;
             targets are arrays whose first axis is the batch.
         loss: `(params, images, targets, dropout_key) -> (loss, accuracy)`, means over
             the examples given.
+        teacher: a model whose parameters `prepare` finds in `batch["teacher"]`.
     """
 
     prepare: Callable[[Batch, RandomKeys], tuple[jax.Array, Any]]
     loss: Callable[..., tuple[jax.Array, jax.Array]]
+    teacher: AnyModel | None = None
 
 
 TrainStep = Callable[[TrainState, Batch, RandomKeys], tuple[TrainState, Metrics]]

@@ -1,0 +1,146 @@
+"""Distillation: learning from the labels and from a teacher (arXiv 2012.12877).
+
+The teacher is any checkpoint, of any family, with the classes of the data: a ResNet
+hands its inductive bias on to a ViT. It sees the images that the student sees, cropped,
+augmented and mixed. Its parameters come with each batch, and so are in no checkpoint
+and in no optimizer.
+"""
+
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from vit_jax.data.mix import Mix
+from vit_jax.interop.trained import load_model, load_trained
+from vit_jax.losses import LossFn
+from vit_jax.models import AnyModel
+from vit_jax.training.initial_weights import same_classes
+from vit_jax.training.step import (
+    Batch,
+    Objective,
+    Params,
+    RandomKeys,
+    classification,
+)
+
+KINDS = ("hard", "soft")
+
+
+def hard_loss(
+    logits: Float[Array, "b n"], teacher: Float[Array, "b n"]
+) -> Float[Array, " b"]:
+    """Cross-entropy with the teacher's decision as the label (Eq. 3)."""
+    labels = teacher.argmax(-1)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def soft_loss(
+    logits: Float[Array, "b n"], teacher: Float[Array, "b n"], temperature: float
+) -> Float[Array, " b"]:
+    """Divergence from the teacher at a temperature, times its square (Eq. 2).
+
+    The square keeps the gradient's size. As in the text: the authors' code divides by
+    the number of classes too.
+    """
+    student, teacher = (jax.nn.log_softmax(x / temperature) for x in (logits, teacher))
+    divergence = optax.losses.kl_divergence_with_log_targets(student, teacher)
+    return temperature**2 * divergence
+
+
+def distil(
+    model: AnyModel,
+    loss_fn: LossFn,
+    mix: Mix,
+    *,
+    teacher: str,
+    kind: str,
+    alpha: float,
+    temperature: float,
+) -> Objective:
+    """Learning `1 - alpha` from the labels, `alpha` from the teacher.
+
+    Args:
+        teacher: what `load_trained` takes.
+        kind: `hard` or `soft`, the losses above.
+        alpha: share of the teacher in the loss, in [0, 1].
+        temperature: of `soft`.
+
+    Raises:
+        ValueError: no teacher, one that cannot teach this model, or a wrong option.
+        CheckpointError, OSError: the teacher cannot be read.
+    """
+    check_options(teacher, kind, alpha, temperature)
+    guide = load_model(teacher).clone(image_size=model.image_size, dtype=model.dtype)
+    if guide.num_classes != model.num_classes:
+        raise ValueError(
+            f"objective.teacher={teacher!r} has {guide.num_classes} classes, and the "
+            f"data {model.num_classes}: take a teacher trained on the same classes"
+        )
+    supervised = classification(model, loss_fn, mix)
+
+    def prepare(batch: Batch, keys: RandomKeys) -> tuple[Array, Any]:
+        images, labels = supervised.prepare(batch, keys)
+        logits, _ = guide.apply({"params": batch["teacher"]}, images, train=False)
+        return images, (labels, logits)
+
+    def loss(
+        params: Params, images: Array, targets: Any, dropout_key: jax.Array
+    ) -> tuple[Array, Array]:
+        labels, advice = targets
+        logits, _ = model.apply(
+            {"params": params}, images, train=True, rngs={"dropout": dropout_key}
+        )
+        if kind == "hard":
+            taught = hard_loss(logits, advice)
+        else:
+            taught = soft_loss(logits, advice, temperature)
+        losses = (1 - alpha) * loss_fn(logits, labels) + alpha * taught
+        return losses.mean(), (logits.argmax(-1) == labels.argmax(-1)).mean()
+
+    return Objective(prepare, loss, guide)
+
+
+def check_options(teacher: str, kind: str, alpha: float, temperature: float) -> None:
+    """Raises ValueError for options of the section `objective` that cannot be."""
+    if not teacher:
+        raise ValueError(
+            "objective.name='distillation' needs a trained model to learn from: set "
+            "objective.teacher to a run folder, a file or a public name"
+        )
+    if kind not in KINDS:
+        raise ValueError(
+            f"unknown objective.distillation {kind!r}: wanted one of {', '.join(KINDS)}"
+        )
+    if not 0 <= alpha <= 1 or temperature <= 0:
+        raise ValueError(
+            f"objective.alpha is {alpha} and objective.temperature {temperature}: "
+            "wanted a share in [0, 1] and a temperature above 0"
+        )
+
+
+def load_teacher(
+    teacher: str,
+    image_size: tuple[int, int],
+    label_names: tuple[str, ...],
+    mesh: jax.sharding.Mesh,
+) -> Params:
+    """The teacher's parameters for an image size, divided over a mesh.
+
+    Raises:
+        ValueError: its classes are others, or in another order.
+        CheckpointError, OSError: it cannot be read.
+    """
+    run = load_trained(teacher, image_size=image_size, mesh=mesh)
+    if not same_classes(run.label_names, label_names):
+        raise ValueError(
+            f"objective.teacher={teacher!r} knows the classes {some(run.label_names)}, "
+            f"and the data has {some(label_names)}: they must be the same, in the same "
+            "order"
+        )
+    return run.params
+
+
+def some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -224,7 +224,7 @@ def check_path(layout: str, path: Path) -> Layout:
         kinds, fits = ".npz", path.suffix == ".npz"
     else:
         kinds = ".safetensors or a folder"
-        is_folder = path.suffix not in files.SUFFIXES and not path.is_file()
+        is_folder = not path.name.endswith(files.SUFFIXES) and not path.is_file()
         fits = path.suffix == ".safetensors" or is_folder
     if not fits:
         raise ValueError(f"the {layout} layout is written to {kinds}, not to {path}")

@@ -29,7 +29,7 @@ from vit_jax.models.variants import Size
 __all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
 
 NAME = "huggingface"
-PREFIX = re.compile(r"^(module\.)?((vit|deit|yolos|dinov2|dinov2_with_registers)\.)?")
+PREFIX = re.compile(r"^(vit|deit|yolos|dinov2|dinov2_with_registers)\.")
 KERNEL = "embeddings.patch_embeddings.projection.weight"
 POSITIONS = "embeddings.position_embeddings"
 REGISTERS = "embeddings.register_tokens"

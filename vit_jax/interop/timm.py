@@ -71,8 +71,6 @@ def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
     params = {modern(name): x for name, x in tensors.items()}
     pytorch.refuse(params, UNSUPPORTED)
     refuse_gated(params)
-    if not config:
-        pytorch.report_no_config(NAME)
     if params.pop("mask_token", None) is not None:
         pytorch.report_dropped(["mask_token"])
     params = pytorch.with_biases(

@@ -64,6 +64,48 @@ def test_init_is_a_short_form(capsys):
     assert capsys.readouterr().err == ""
 
 
+def parse_model(*words):
+    parser = parser_of()
+    cli.add_model_options(parser)
+    return cli.parse(parser, ["--checkpoint=x", *words])
+
+
+def test_options_of_the_model_have_their_types():
+    assert parse_model().model_options == {}
+    found = parse_model(
+        "--model.pixel_mean=0.485,0.456,0.406",
+        "--model.num_heads=6",
+        "--model.activation=gelu",
+        "--model.class_token_position=false",
+    )
+    assert found.model_options == {
+        "pixel_mean": (0.485, 0.456, 0.406),
+        "num_heads": 6,
+        "activation": "gelu",
+        "class_token_position": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--model.pixel_meen=1", "no model has this option; did you mean pixel_mean?"),
+        ("--model.num_heads=six", "--model.num_heads=six: wanted int, like 0"),
+        ("--model.activation", "wanted --model.activation=value, without a space"),
+    ],
+)
+def test_wrong_options_of_the_model(word, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_model(word)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_commands_without_a_model_take_no_options_of_one(capsys):
+    with pytest.raises(SystemExit):
+        parse("run", "--model.num_heads=6")
+    assert "unknown argument --model.num_heads" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "hint"),
     [

@@ -1,6 +1,7 @@
 """Vision Transformers in JAX: create, load, use and save models; see docs/python.md."""
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     # Lazy, so that the data pipeline's worker processes do not import JAX.
     if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        handlers = logging.root.handlers[:]
+        module = importlib.import_module(_MODULES[name])
+        # Importing Orbax configures the root logger, which is the user's to configure.
+        logging.root.handlers[:] = handlers
+        return getattr(module, name)
     raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
 
 

@@ -1,6 +1,7 @@
 """What the commands share: flags, and errors as one sentence."""
 
 import argparse
+import dataclasses
 import difflib
 import logging
 import os
@@ -38,8 +39,9 @@ def run_command(
 ) -> NoReturn:
     """Parses the arguments and runs a command.
 
-    Arguments `--config.section.key=value` are collected in `overrides`. An error that
-    a user can mend ends in one sentence on stderr and exit code 1.
+    Arguments `--config.section.key=value` are collected in `overrides`, those of
+    `--model.option=value` in `model_options`. An error that a user can mend ends in one
+    sentence on stderr and exit code 1.
     """
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
@@ -73,6 +75,10 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespa
     arguments, rest = parser.parse_known_intermixed_args(words)
     arguments.overrides = [text for text in rest if text.startswith("--config.")]
     surplus = [text for text in rest if text not in arguments.overrides]
+    if "model_options" in arguments:
+        options = [text for text in surplus if text.startswith("--model.")]
+        surplus = [text for text in surplus if text not in options]
+        arguments.model_options = read_model_options(parser, options)
     if getattr(arguments, "init", None):
         arguments.overrides.append(f"--config.init={arguments.init}")
     if "words" in arguments:
@@ -90,6 +96,10 @@ def checked_flag(parser: argparse.ArgumentParser, word: str) -> str:
     if not flag.startswith("--") or any(name.startswith(flag) for name in known):
         return word
     if flag.startswith("--config.") and takes_config:
+        if not equals:
+            parser.error(f"{flag}: wanted {flag}=value, without a space")
+        return word
+    if flag.startswith("--model.") and parser.get_default("model_options") is not None:
         if not equals:
             parser.error(f"{flag}: wanted {flag}=value, without a space")
         return word
@@ -154,6 +164,43 @@ def take_words(
     if named:
         setattr(arguments, named, words[:most] if most > 1 else next(iter(words), None))
     return words[most:]
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model.option=value`: what a checkpoint does not tell, given by hand."""
+    parser.add_argument_group(
+        "model options",
+        "--model.option=value sets an option of the model, such as pixel_mean, "
+        "activation or norm_epsilon, in the place of what the checkpoint says or of "
+        "what is assumed",
+    )
+    parser.set_defaults(model_options={})
+
+
+def read_model_options(
+    parser: argparse.ArgumentParser, words: list[str]
+) -> dict[str, Any]:
+    """Options by name, each read as the type that a model has; exits if it is none."""
+    from vit_jax.config_file import parse_value
+    from vit_jax.models import FAMILIES, defaults_of
+
+    usual = {}
+    for family in reversed(FAMILIES.values()):
+        usual |= defaults_of(family)
+    options = {}
+    for word in words:
+        name, _, text = word.removeprefix("--model.").partition("=")
+        # Those without a default, depth and so on, are whole numbers.
+        old = 0 if usual.get(name) is dataclasses.MISSING else usual.get(name)
+        if old is None:
+            near = difflib.get_close_matches(name, usual, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"wanted {', '.join(usual)}"
+            parser.error(f"--model.{name}: no model has this option; {hint}")
+        try:
+            options[name] = parse_value(text, old)
+        except (KeyError, ValueError, SyntaxError):
+            parser.error(f"{word}: wanted {type(old).__name__}, like {old!r}")
+    return options
 
 
 def image_size(text: str) -> tuple[int, int]:

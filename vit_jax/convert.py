@@ -12,6 +12,7 @@ import argparse
 from vit_jax import interop
 from vit_jax.cli import (
     add_checkpoint_argument,
+    add_model_options,
     command_parser,
     image_size,
     run_command,
@@ -27,6 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     names = ("num_classes", "image_size", "patch_size", "resample", "ema")
     changes = {name: getattr(arguments, name) for name in names}
+    changes |= arguments.model_options
     convert(arguments.checkpoint, arguments.destination, arguments.layout, **changes)
 
 
@@ -35,6 +37,7 @@ if __name__ == "__main__":
     add_checkpoint_argument(
         parser, words="destination", most=1, help=".npz or .safetensors, or a folder"
     )
+    add_model_options(parser)
     layouts = ", ".join(layout.NAME for layout in interop.LAYOUTS)
     parser.add_argument("--layout", required=True, help=layouts)
     parser.add_argument("--num-classes", type=int, help="a new zero head; 0 for none")

@@ -17,7 +17,12 @@ from typing import Any
 
 import jax
 
-from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
+from vit_jax.cli import (
+    add_checkpoint_argument,
+    add_model_options,
+    command_parser,
+    run_command,
+)
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation import protocols
 from vit_jax.evaluation.classification import evaluate_run, open_source, report
@@ -36,7 +41,9 @@ def main(arguments: argparse.Namespace) -> None:
     if distributed.wanted(arguments):
         distributed.start(arguments)
     mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
-    run = load_trained(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
+    run = load_trained(
+        arguments.checkpoint, ema=arguments.ema, mesh=mesh, **arguments.model_options
+    )
     dataset = arguments.dataset or arguments.folder
     if dataset and Path(dataset).is_file():
         raise ValueError(
@@ -134,6 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_checkpoint_argument(
         parser, words="folder", most=1, help="of labelled images; the same as --dataset"
     )
+    add_model_options(parser)
     parser.add_argument("--dataset", help="name or folder; default: the run's own")
     parser.add_argument(
         "--split",

@@ -19,7 +19,12 @@ is written, and must give what the model gives.
 
 import argparse
 
-from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
+from vit_jax.cli import (
+    add_checkpoint_argument,
+    add_model_options,
+    command_parser,
+    run_command,
+)
 from vit_jax.interop.program_export import PLATFORMS, export
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import DTYPES
@@ -28,7 +33,12 @@ from vit_jax.storage.paths import on_disk
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: writes the program and says what it is."""
-    run = load_trained(arguments.checkpoint, ema=arguments.ema, dtype=arguments.dtype)
+    run = load_trained(
+        arguments.checkpoint,
+        ema=arguments.ema,
+        dtype=arguments.dtype,
+        **arguments.model_options,
+    )
     path = on_disk(arguments.output)
     difference = export(
         run,
@@ -48,6 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = command_parser("vit_jax.export", __doc__)
     add_checkpoint_argument(parser)
+    add_model_options(parser)
     parser.add_argument(
         "--output", required=True, help="file; ONNX if it ends in .onnx"
     )

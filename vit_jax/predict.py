@@ -16,7 +16,12 @@ from pathlib import Path
 
 import jax
 
-from vit_jax.cli import add_checkpoint_argument, command_parser, run_command
+from vit_jax.cli import (
+    add_checkpoint_argument,
+    add_model_options,
+    command_parser,
+    run_command,
+)
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files, find_images
 from vit_jax.evaluation.outcomes import as_json
@@ -94,7 +99,9 @@ def main(arguments: argparse.Namespace) -> None:
     indices = list(range(len(source)))
     devices = jax.devices()[: None if arguments.fsdp < 0 else arguments.fsdp]
     mesh = sharding.make_mesh(data=1, fsdp=arguments.fsdp, tensor=1, devices=devices)
-    run = load_trained(arguments.checkpoint, ema=arguments.ema, mesh=mesh)
+    run = load_trained(
+        arguments.checkpoint, ema=arguments.ema, mesh=mesh, **arguments.model_options
+    )
     check_run(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)
@@ -151,6 +158,7 @@ if __name__ == "__main__":
         most=sys.maxsize,
         help="image files, and folders of them",
     )
+    add_model_options(parser)
     parser.add_argument("--split", help="images of the run's own data set, not files")
     parser.add_argument("--count", type=int, help="with --split, evenly spaced (8)")
     parser.add_argument("--top", type=int, default=5, help="classes shown (5)")

@@ -1,7 +1,5 @@
 """Files of tensors: reading, writing, and what is refused and why."""
 
-import argparse
-import importlib.util
 import json
 import mmap
 import pickle
@@ -104,7 +102,8 @@ def test_shards_are_put_together(tmp_path):
         safetensors.numpy.save_file({name: ARRAYS[name]}, tmp_path / shard)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
-    equal(read_tensors(tmp_path)[0], ARRAYS)
+    for path in (tmp_path, index):
+        equal(read_tensors(path)[0], ARRAYS)
     out = f"../{tmp_path.name}/two.safetensors"
     index.write_text(json.dumps({"weight_map": {"b": out}}))
     with pytest.raises(FileError, match=f"names {out}, which is not in"):
@@ -200,34 +199,3 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         files.write_npz(tmp_path / "x.npz", ARRAYS)
     assert (tmp_path / "x.npz").read_text() == "old"
-
-
-def test_torch_files_without_torch(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    (tmp_path / "x.pth").write_bytes(b"PK")
-    with pytest.raises(FileError, match="torch is not installed: pip install"):
-        read_tensors(tmp_path / "x.pth")
-
-
-def test_torch_files(tmp_path):
-    torch = pytest.importorskip("torch")
-    state = {name: torch.from_numpy(x) for name, x in ARRAYS.items()}
-    half = {name: x.to(torch.bfloat16) for name, x in state.items()}
-    for content in (
-        state,
-        half,
-        {"model": state, "args": argparse.Namespace(lr=1)},
-        {"state_dict": {"model": state}, "epoch": 3},
-    ):
-        torch.save(content, tmp_path / "x.pth")
-        equal(read_tensors(tmp_path / "x.pth")[0], ARRAYS)
-    torch.save({"model": Boom()}, tmp_path / "x.pth")
-    with pytest.raises(FileError, match="Python objects beside tensors"):
-        read_tensors(tmp_path / "x.pth")
-    torch.save([1, 2], tmp_path / "x.pth")
-    with pytest.raises(FileError, match="holds no state dict"):
-        read_tensors(tmp_path / "x.pth")
-    content = (tmp_path / "x.pth").read_bytes()
-    (tmp_path / "x.pth").write_bytes(content[: len(content) // 2])
-    with pytest.raises(FileError, match="is damaged or cut short"):
-        read_tensors(tmp_path / "x.pth")

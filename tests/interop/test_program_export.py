@@ -60,6 +60,7 @@ def test_from_the_command_to_a_bare_jax(digits_run, tmp_path, capsys):
         ema=False,
         dtype="float32",
         platforms="cpu,cuda,tpu",
+        model_options={},
     )
     export_command.main(arguments)
     assert "takes uint8 images (batch, 16, 16, 3)" in capsys.readouterr().out

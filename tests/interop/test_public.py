@@ -419,14 +419,16 @@ def test_sharded_weights(hugging_face):
         public.resolve("some/vit")
 
 
-def test_pickles_are_fetched_only_where_they_can_be_read(hugging_face, monkeypatch):
+def test_pickles_are_fetched_where_there_is_nothing_else(hugging_face):
     hugging_face.redirects = {}
     hugging_face.files["/some/vit/resolve/main/pytorch_model.bin"] = CONTENT
-    monkeypatch.setattr(public.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(NotThere, match="can be read where torch is installed"):
-        public.resolve("some/vit")
-    monkeypatch.setattr(public.importlib.util, "find_spec", lambda _: True)
     assert (public.resolve("some/vit") / "pytorch_model.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["x.npz", "last.ckpt", "model_best.pth.tar"])
+def test_a_part_behind_a_file(name, tmp_path):
+    (tmp_path / name).touch()
+    assert public.resolve(f"{tmp_path / name}:net.ema") == tmp_path / f"{name}:net.ema"
 
 
 def test_a_model_that_is_not_there_or_not_for_us(hugging_face):

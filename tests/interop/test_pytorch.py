@@ -177,16 +177,6 @@ def test_a_rectangle_needs_a_config(tmp_path: Path) -> None:
     assert loaded.model.grid == (4, 6)
 
 
-def test_bare_files_say_what_is_assumed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    loaded = load("timm_layer_scale", tmp_path, config={})
-    assert "no config.json" in caplog.text
-    # With LayerScale: as DINOv2 and DeiT III, which have ImageNet's statistics.
-    assert loaded.model.pixel_mean == (0.485, 0.456, 0.406)
-    assert loaded.model.num_heads == usual_heads(12) == 1
-
-
 @pytest.mark.parametrize(
     "width, heads",
     [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1152, 16), (640, 10)],

@@ -6,11 +6,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from configs import digits
 from vit_jax import sweep
 from vit_jax.config import load_config
 from vit_jax.data.pipeline import Data
+from vit_jax.interop import save_checkpoint
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.parallel import sharding
@@ -116,6 +118,36 @@ def test_what_the_config_says_of_the_model_stays(origin, tmp_path):
     config = tiny(origin, model__norm_epsilon=1e-3)
     with pytest.raises(ValueError, match="norm_epsilon is 1e-05 there, 0.001 here"):
         loop.train(config, tmp_path)
+
+
+@pytest.fixture
+def bare(origin, tmp_path):
+    """The weights of a run in a file of timm's layout, which tells no numerics."""
+    path, trained = tmp_path / "bare.safetensors", load_trained(origin)
+    model = trained.model.clone(activation="gelu", norm_epsilon=1e-6)
+    save_checkpoint(path, model, trained.params, layout="timm")
+    save_file(load_file(path), path)
+    return path
+
+
+def test_what_a_file_does_not_tell_is_as_the_config_says(bare, tmp_path):
+    numerics = {"pixel_mean": (0.1, 0.2, 0.3), "num_heads": 4, "activation": "relu"}
+    changed = {f"model__{name}": value for name, value in numerics.items()}
+    loop.train(tiny(bare, optim__learning_rate=0.0, **changed), tmp_path / "run")
+    here, there = load_trained(tmp_path / "run"), load_trained(bare, **numerics)
+    assert {name: getattr(here.model, name) for name in numerics} == numerics
+    for name in ("embedding", "encoder"):  # the head is new: its classes have no names
+        jax.tree.map(
+            np.testing.assert_array_equal, here.params[name], there.params[name]
+        )
+
+
+def test_a_default_of_the_config_is_no_choice(bare, tmp_path):
+    """The config says neither, and the file is usually of the exact GELU."""
+    config = tiny(model__activation="gelu_tanh", model__norm_epsilon=1e-6)
+    config.init = str(bare)
+    with pytest.raises(ValueError, match="activation is 'gelu' there, 'gelu_tanh'"):
+        loop.train(config, tmp_path / "run")
 
 
 def test_neither_model_nor_checkpoint(tmp_path):

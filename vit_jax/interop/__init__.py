@@ -2,7 +2,9 @@
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +70,7 @@ def load_checkpoint(
     dtype: DTypeLike = "auto",
     layout: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
+    told: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> Loaded:
     """Loads a checkpoint of any layout; the architecture is found from its content.
@@ -85,8 +88,9 @@ def load_checkpoint(
         layout: the name of a layout; "auto" finds it.
         mesh: from `sharding.make_mesh`, to put the parameters on; None leaves them on
             the host.
+        told: attributes of the model that count only where the file does not tell them.
         **options: attributes of the model, such as `dropout_rate`, or `norm_epsilon`
-            and `activation`, which many files do not have.
+            and `pixel_mean`, which many files do not have: what is assumed is logged.
 
     Raises:
         ValueError: the file cannot be read, no layout fits it, or tensors are missing,
@@ -99,6 +103,8 @@ def load_checkpoint(
     tensors, config = files.read_tensors(path)
     module = find_layout(tensors, config, layout, path)
     tensors, arguments = read_architecture(module, tensors, config, path)
+    facts = module.facts(tensors, config)
+    options = {name: x for name, x in told.items() if name in facts.untold} | options
     arguments["image_size"] = arguments["image_size"] or image_size
     if arguments["image_size"] is None:
         raise ValueError(
@@ -107,7 +113,7 @@ def load_checkpoint(
         )
     model = create_model(dtype=dtype, **(arguments | options))
     params = read_params(module, model, tensors)
-    facts = module.facts(tensors, config)
+    report_untold(path, model, [x for x in facts.untold if x not in options])
     description = f"{module.NAME} layout: {describe(model)}"
     if num_classes is not None and num_classes != model.num_classes:
         keep = options.get("pre_logits", False)
@@ -140,6 +146,21 @@ def read_architecture(
             f"the {module.NAME} layout finds no architecture in {path}: {tensor} is "
             "missing or misshapen"
         ) from error
+
+
+def report_untold(path: Any, model: AnyModel, names: Sequence[str]) -> None:
+    """Warns of what the file does not tell, with the values that are assumed."""
+    assumed = {name: getattr(model, name) for name in names if hasattr(model, name)}
+    if not assumed:
+        return
+    values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
+    name, value = list(assumed.items())[-1]
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    logger.warning(
+        f"{path} does not tell some options, which are assumed: {values}; give what is "
+        f"wrong by hand, as {name}={value!r} to vit_jax.load, --model.{name}={text} to "
+        f"a command, --config.model.{name}={text} to vit_jax.train"
+    )
 
 
 def find_layout(
@@ -224,7 +245,7 @@ def check_path(layout: str, path: Path) -> Layout:
         kinds, fits = ".npz", path.suffix == ".npz"
     else:
         kinds = ".safetensors or a folder"
-        is_folder = path.suffix not in files.SUFFIXES and not path.is_file()
+        is_folder = not path.name.endswith(files.SUFFIXES) and not path.is_file()
         fits = path.suffix == ".safetensors" or is_folder
     if not fits:
         raise ValueError(f"the {layout} layout is written to {kinds}, not to {path}")

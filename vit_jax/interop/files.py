@@ -16,17 +16,21 @@ from vit_jax.interop.formats import (
     Tensors,
     read_npz,
     read_safetensors,
-    read_torch,
 )
+from vit_jax.interop.state_dicts import find_state_dict, select, without_prefix
+from vit_jax.interop.torch_file import read_pickle
 
-SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
 # The names that hubs give, in the order of preference.
 FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "open_clip_model.safetensors",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
+INDICES = tuple(name for name in FOLDER_FILES if name.endswith(".index.json"))
 
 
 def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
@@ -46,12 +50,15 @@ def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
     path, subtree = split_path(path)
     if path.is_dir():
         tensors, config = read_folder(path)
+    elif path.name in INDICES:
+        tensors, config = read_shards(path), read_configs(path.parent)
     else:
-        tensors, config = read_file(path)
+        tensors, config = read_file(path, subtree)
         if path.name in FOLDER_FILES:
             config = config | read_configs(path.parent)
-    if subtree:
+    if subtree and not is_torch(path):
         tensors = select(tensors, subtree, path)
+    tensors = without_prefix(tensors, path)
     if not tensors:
         raise FileError(f"{path} holds no tensors")
     return {name: as_float32(tensor) for name, tensor in tensors.items()}, config
@@ -67,25 +74,13 @@ def split_path(path: str | Path) -> tuple[Path, str]:
     raise FileError(f"there is no file or folder {path}")
 
 
-def select(tensors: Tensors, subtree: str, path: Path) -> Tensors:
-    """The tensors below a name such as `img`, itself below `params` perhaps."""
-    for prefix in (f"{subtree}/", f"params/{subtree}/", f"{subtree}."):
-        below = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-        if below:
-            return below
-    names = sorted({name.removeprefix("params/").split("/")[0] for name in tensors})
-    raise FileError(
-        f"{path} has no tensors below {subtree!r}: wanted one of {', '.join(names[:8])}"
-    )
+def read_file(path: Path, part: str = "") -> tuple[Tensors, dict[str, Any]]:
+    """Reads one file by its suffix, unless its first bytes show that it is none.
 
-
-def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Reads one file by its suffix, unless its first bytes show that it is none."""
-    if path.suffix not in SUFFIXES:
+    Args:
+        part: of a torch file, which may hold several state dicts.
+    """
+    if not path.name.endswith(SUFFIXES):
         raise FileError(
             f"{path} is no checkpoint: wanted {', '.join(SUFFIXES)}, or a folder with "
             "model.safetensors"
@@ -108,14 +103,19 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
         return read_npz(path), {}
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    return read_torch(path), {}
+    return find_state_dict(read_pickle(path), part, path), {}
+
+
+def is_torch(path: Path) -> bool:
+    """Whether a path is a file of torch, whose parts `find_state_dict` chooses."""
+    return path.is_file() and path.name.endswith(TORCH_SUFFIXES)
 
 
 def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """Reads the weights and the configs of a folder in the form of hubs."""
     present = [name for name in FOLDER_FILES if (folder / name).exists()]
     if not present:
-        others = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+        others = [path for path in folder.iterdir() if path.name.endswith(SUFFIXES)]
         if len(others) != 1:
             raise FileError(
                 f"{folder} holds no checkpoint: wanted model.safetensors in it, "
@@ -126,14 +126,18 @@ def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     if path.suffix != ".json":
         tensors, config = read_file(path)
         return tensors, config | read_configs(folder)
-    shards = sorted(set(read_json(path)["weight_map"].values()))
-    tensors = {}
-    for shard in shards:
+    return read_shards(path), read_configs(folder)
+
+
+def read_shards(index: Path) -> Tensors:
+    """The tensors of all files that an index names."""
+    tensors: Tensors = {}
+    for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
         # No hub writes a name that leads out of the folder.
-        if Path(shard).name != shard or not (folder / shard).exists():
-            raise FileError(f"{path} names {shard}, which is not in {folder}")
-        tensors |= read_file(folder / shard)[0]
-    return tensors, read_configs(folder)
+        if Path(shard).name != shard or not (index.parent / shard).exists():
+            raise FileError(f"{index} names {shard}, which is not in {index.parent}")
+        tensors |= read_file(index.parent / shard)[0]
+    return tensors
 
 
 def read_configs(folder: Path) -> dict[str, Any]:

@@ -1,16 +1,11 @@
-"""Files that hold tensors by name: .npz, .safetensors, and torch's .pth, .pt, .bin.
+"""Files that hold tensors by name: .npz and .safetensors; torch's are in `torch_file`.
 
-Nothing is ever unpickled: arrays of objects are refused, and torch files are read by
-torch's own weights-only loader, if torch is installed.
+Nothing is ever unpickled here: arrays of objects are refused.
 """
 
-import argparse
-import importlib.util
 import json
-import pickle
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +14,6 @@ import numpy as np
 import safetensors
 
 Tensors = dict[str, np.ndarray]
-# The keys under which training code stores a state dict.
-WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "teacher")
 SAFETENSORS_TYPES = {
     **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
     **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
@@ -88,49 +81,6 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
         ) from error
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise broken(path, error) from error
-
-
-def read_torch(path: Path) -> Tensors:
-    """Reads a torch state dict by torch's weights-only loader."""
-    if importlib.util.find_spec("torch") is None:
-        raise FileError(
-            f"{path} is a torch file, and torch is not installed: pip install torch, "
-            "or convert it to .safetensors where it is"
-        )
-    import torch
-
-    # Many files hold the options of the training script beside the weights.
-    options = torch.serialization.safe_globals([argparse.Namespace])
-    try:
-        with options:
-            content = torch.load(
-                path,
-                map_location="cpu",
-                weights_only=True,
-                mmap=zipfile.is_zipfile(path),  # files of old torch cannot be mapped
-            )
-    except pickle.UnpicklingError as error:
-        raise FileError(
-            f"{path} holds Python objects beside tensors, which can run any code and "
-            "are never loaded: save the state dict alone, as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise broken(path, error) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = {
-        name: tensor
-        for name, tensor in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(tensor, torch.Tensor)
-    }
-    if not tensors:
-        raise FileError(f"{path} holds no state dict: wanted tensors by name")
-    halves = (torch.bfloat16, torch.float16)
-    return {
-        name: (tensor.float() if tensor.dtype in halves else tensor).numpy()
-        for name, tensor in tensors.items()
-    }
 
 
 def broken(path: Path, error: Exception) -> FileError:

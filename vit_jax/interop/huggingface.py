@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from vit_jax.interop import pytorch
-from vit_jax.interop.huggingface_config import config_for, facts, image_size, numerics
+from vit_jax.interop.huggingface_config import (
+    config_for,
+    facts,
+    image_size,
+    num_heads,
+    numerics,
+)
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
@@ -29,7 +35,7 @@ from vit_jax.models.variants import Size
 __all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
 
 NAME = "huggingface"
-PREFIX = re.compile(r"^(module\.)?((vit|deit|yolos|dinov2|dinov2_with_registers)\.)?")
+PREFIX = re.compile(r"^(vit|deit|yolos|dinov2|dinov2_with_registers)\.")
 KERNEL = "embeddings.patch_embeddings.projection.weight"
 POSITIONS = "embeddings.position_embeddings"
 REGISTERS = "embeddings.register_tokens"
@@ -55,12 +61,10 @@ def bare(tensors: Tensors) -> dict[str, np.ndarray]:
     return {PREFIX.sub("", name): x for name, x in tensors.items()}
 
 
-def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
+def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
     """The tensors in use, and zeros for the biases that `qkv_bias=False` leaves out."""
     params = bare(tensors)
     pytorch.refuse(params, UNSUPPORTED)
-    if not config:
-        pytorch.report_no_config("transformers")
     unused = [MASK] + ["pooler.dense.weight", "pooler.dense.bias"] * (HEAD in params)
     unused = [name for name in unused if name in params]
     pytorch.report_dropped(unused)
@@ -92,7 +96,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         depth=pytorch.depth(tensors, BLOCK),
         width=width,
         mlp_dim=len(tensors[f"{BLOCK}0.{hidden}.bias"]),
-        num_heads=config.get("num_attention_heads", pytorch.usual_heads(width)),
+        num_heads=num_heads(config, width),
     )
     patches = tensors[POSITIONS].shape[1] - 1
     registers = tensors.get(REGISTERS)

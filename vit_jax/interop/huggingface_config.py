@@ -4,7 +4,13 @@ import re
 from typing import Any
 
 from vit_jax.interop.layout import Facts, Tensors
-from vit_jax.interop.pytorch import IMAGENET_MEAN, IMAGENET_STD
+from vit_jax.interop.pytorch import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NUMERICS,
+    PIXELS,
+    usual_heads,
+)
 from vit_jax.models import VisionTransformer
 from vit_jax.models.pixels import HALF
 
@@ -26,6 +32,23 @@ ACTIVATIONS = {
 }
 # Pillow's codes.
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+
+
+def without_processor(config: Config) -> Config:
+    """config.json itself: {} if there is only a preprocessor_config.json."""
+    return {key: x for key, x in config.items() if key != "preprocessor_config"}
+
+
+def num_heads(config: Config, width: int) -> int:
+    """Those of the config, or else those of transformers' own default."""
+    usual = 12 if without_processor(config) else usual_heads(width)
+    return config.get("num_attention_heads", usual)
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """What a folder without config.json or preprocessor_config.json does not tell."""
+    numerics = () if without_processor(config) else NUMERICS
+    return numerics + (() if config.get("preprocessor_config") else PIXELS)
 
 
 def numerics(config: Config, dinov2: bool) -> dict[str, Any]:
@@ -77,18 +100,18 @@ def facts(tensors: Tensors, config: Config) -> Facts:
     invented = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     if invented or len(names) != len(tensors.get("classifier.bias", ())):
         names = ()
-    processor = config.get("preprocessor_config", {})
+    processor, assumed = config.get("preprocessor_config", {}), untold(config)
     interpolation = INTERPOLATIONS.get(processor.get("resample"), "")
     size, crop = processor.get("size"), processor.get("crop_size")
     if processor.get("do_center_crop") and crop and "shortest_edge" in (size or {}):
         side = crop if isinstance(crop, int) else min(crop.values())
         share = side / size["shortest_edge"]
-        return Facts(names, "resize_small_center_crop", share, interpolation)
+        return Facts(names, "resize_small_center_crop", share, interpolation, assumed)
     if processor.get("do_resize") and (
         isinstance(size, int) or "height" in (size or {})
     ):
-        return Facts(names, "resize", 0.0, interpolation)
-    return Facts(names)
+        return Facts(names, "resize", 0.0, interpolation, assumed)
+    return Facts(names, untold=assumed)
 
 
 def config_for(model: Any, facts: Facts) -> Config:

@@ -43,12 +43,14 @@ class Facts(NamedTuple):
             "resize_small_center_crop" or "resize".
         crop_share: side of the centre crop over the shorter side of the resized image.
         interpolation: of that resize, "bilinear" or "bicubic".
+        untold: options of the model that are assumed: neither tensors nor config tell.
     """
 
     label_names: tuple[str, ...] = ()
     eval_crop: str = ""
     crop_share: float = 0.0
     interpolation: str = ""
+    untold: tuple[str, ...] = ()
 
 
 class Layout(Protocol):
@@ -180,8 +182,7 @@ def named(
 def square_image(num_patches: int, patch_size: int) -> tuple[int, int] | None:
     """(height, width) of a square image with that many patches, None if none has."""
     side = math.isqrt(num_patches)
-    size = side * patch_size
-    return (size, size) if side * side == num_patches else None
+    return (side * patch_size, side * patch_size) if side**2 == num_patches else None
 
 
 def usual_image(side: int) -> tuple[int, int]:

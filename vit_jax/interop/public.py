@@ -8,7 +8,6 @@ whose own cache is looked into as well.
 import csv
 import difflib
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -118,7 +117,8 @@ def resolve(name: str | Path) -> Path:
 
 def split_part(text: str) -> tuple[str, str]:
     """Splits `file.npz:img` into file and part; other colons belong to addresses."""
-    match = re.fullmatch(r"(.+\.(?:npz|safetensors)):(\w+)", text)
+    endings = "|".join(map(re.escape, SUFFIXES))
+    match = re.fullmatch(rf"(.+(?:{endings})):([\w.]+)", text)
     return (match[1], match[2]) if match else (text, "")
 
 
@@ -205,14 +205,8 @@ def hugging_face(model_id: str) -> Path:
     try:
         get("config.json")
         get("preprocessor_config.json")
-        if not any(get(weights) for weights in WEIGHTS[:2]):
-            if not importlib.util.find_spec("torch"):
-                raise NotThere(
-                    f"{base} has no model.safetensors; pytorch_model.bin, if there is "
-                    "one, can be read where torch is installed"
-                )
-            if not get(WEIGHTS[2]):
-                raise NotThere(f"{base} has none of {', '.join(WEIGHTS)}")
+        if not any(get(weights) for weights in WEIGHTS):
+            raise NotThere(f"{base} has none of {', '.join(WEIGHTS)}")
         for shard in shards(folder):
             if not get(shard):
                 raise NotThere(f"{base} lacks {shard}, which its index names")

@@ -17,6 +17,8 @@ Arguments = dict[str, Any]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PARTS = ("query", "key", "value")
+PIXELS = ("pixel_mean", "pixel_std")
+NUMERICS = ("num_heads", "activation", "norm_epsilon")  # which tensors do not show
 
 
 def usual_heads(width: int) -> int:
@@ -91,12 +93,6 @@ def report_dropped(names: list[str]) -> None:
     if names:
         left_out = ", ".join(names)
         logger.info(f"{left_out}: left out, the logits do not depend on it")
-
-
-def report_no_config(layout: str) -> None:
-    logger.warning(
-        f"no config.json: numerics and number of heads are the usual ones of {layout}"
-    )
 
 
 def refuse(tensors: Tensors, unsupported: dict[str, str]) -> None:

@@ -37,7 +37,6 @@ from vit_jax.models.variants import Size
 
 __all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
 
-PREFIX = re.compile(r"^((module|_orig_mod|backbone)\.)+")
 KERNEL = "patch_embed.proj.weight"
 QKV = "blocks.0.attn.qkv.weight"
 UNSUPPORTED = {
@@ -60,7 +59,6 @@ def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG00
 
 def modern(name: str) -> str:
     """timm's present name of a tensor."""
-    name = PREFIX.sub("", name)
     # DINOv2's training code puts its blocks into chunks; their numbers go on.
     name = re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name)
     name = re.sub(r"\.gamma_(\d)$", r".ls\1.gamma", name)
@@ -73,8 +71,6 @@ def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
     params = {modern(name): x for name, x in tensors.items()}
     pytorch.refuse(params, UNSUPPORTED)
     refuse_gated(params)
-    if not config:
-        pytorch.report_no_config(NAME)
     if params.pop("mask_token", None) is not None:
         pytorch.report_dropped(["mask_token"])
     params = pytorch.with_biases(

@@ -1,10 +1,15 @@
 """timm's config.json, read and written."""
 
-import re
 from typing import Any
 
 from vit_jax.interop.layout import Facts, Tensors
-from vit_jax.interop.pytorch import IMAGENET_MEAN, IMAGENET_STD, usual_heads
+from vit_jax.interop.pytorch import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NUMERICS,
+    PIXELS,
+)
+from vit_jax.interop.timm_architectures import usual_activation, usual_heads_of
 from vit_jax.models import AnyModel, Mixer, ResNet, VisionTransformer
 from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.models.pixels import HALF
@@ -14,12 +19,6 @@ from vit_jax.models.variants import BLOCKS, MIXERS, SIZES, MixerSize, Size
 Config = dict[str, Any]
 NAME = "timm"
 POOLINGS = {"token": "token", "gap": "avg", "map": "map"}
-# Options that only timm's code has, by the beginning of the architecture's name.
-HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}
-GELU_TANH = re.compile(
-    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip"
-    r"|vit_large_patch16_siglip_(gap_)?512"
-)
 # timm's names of our sizes, with the patch sizes that it has. Any other model is one of
 # these with all its arguments given.
 SIZE_NAMES = {
@@ -65,11 +64,7 @@ def stored_image_size(config: Config) -> tuple[int, int] | None:
 def num_heads(config: Config, width: int) -> int:
     if "num_heads" in arguments(config):
         return arguments(config)["num_heads"]
-    name = architecture(config)
-    if name.startswith("test_vit"):
-        return width // 32
-    known = [heads for start, heads in HEADS.items() if name.startswith(start)]
-    return known[0] if known else usual_heads(width)
+    return usual_heads_of(architecture(config), width)
 
 
 def pooling(tensors: Tensors, config: Config) -> str:
@@ -80,8 +75,7 @@ def pooling(tensors: Tensors, config: Config) -> str:
     """
     if "attn_pool.latent" in tensors:
         return "map"
-    pool = arguments(config).get("global_pool", config.get("global_pool"))
-    pool = pool or pretraining(config).get("global_pool")
+    pool = pool_of(config)
     if not pool:
         averaged = "fc_norm.weight" in tensors or "cls_token" not in tensors
         return "gap" if averaged else "token"
@@ -94,6 +88,12 @@ def pooling(tensors: Tensors, config: Config) -> str:
     return ours[0]
 
 
+def pool_of(config: Config) -> str | None:
+    """timm's name of the pooling, if the config has it."""
+    pool = arguments(config).get("global_pool", config.get("global_pool"))
+    return pool or pretraining(config).get("global_pool")
+
+
 def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
     """Options of the model from the config, or else timm's usual ones.
 
@@ -101,8 +101,7 @@ def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
         ValueError: an activation that we do not have.
     """
     name, data = architecture(config), pretraining(config)
-    usual = "gelu_tanh" if GELU_TANH.match(name) else "gelu"
-    activation = arguments(config).get("act_layer") or usual
+    activation = arguments(config).get("act_layer") or usual_activation(name)
     activation = "silu" if activation == "swish" else activation
     if activation not in ACTIVATIONS:
         raise ValueError(
@@ -110,8 +109,11 @@ def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
             f"{', '.join(ACTIVATIONS)}"
         )
     layer_scale = "blocks.0.ls1.gamma" in tensors
-    # Models with LayerScale and no config are DINOv2's and DeiT III's.
-    imagenet = name.startswith("deit") or "dino" in name or (layer_scale and not name)
+    # Models with LayerScale, a class token and no config are DINOv2's and DeiT III's;
+    # timm's own with LayerScale average the patches, and have 0.5.
+    averaged = "fc_norm.weight" in tensors or "cls_token" not in tensors
+    bare = layer_scale and not name and not averaged
+    imagenet = name.startswith("deit") or "dino" in name or bare
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
     init = (arguments(config).get("init_values") or 1e-5) if layer_scale else 0.0
     return {
@@ -122,6 +124,19 @@ def numerics(tensors: Tensors, config: Config) -> dict[str, Any]:
     }
 
 
+def untold(tensors: Tensors, config: Config) -> tuple[str, ...]:
+    """Options that neither tensors nor config tell.
+
+    An architecture's name tells all but the statistics of the pixels.
+    """
+    data = pretraining(config)
+    pixels = tuple(x for x in PIXELS if x.removeprefix("pixel_") not in data)
+    if architecture(config):
+        return pixels
+    told = pool_of(config) or "attn_pool.latent" in tensors
+    return (*NUMERICS, *(() if told else ("pooling",)), *pixels)
+
+
 def facts(tensors: Tensors, config: Config) -> Facts:
     data = pretraining(config)
     labels = config.get("label_names", data.get("label_names")) or ()
@@ -130,16 +145,17 @@ def facts(tensors: Tensors, config: Config) -> Facts:
     head = tensors.get("head.bias", tensors.get("head.fc.bias", ()))
     if len(labels) != len(head):
         labels = ()
+    names, assumed = tuple(labels), untold(tensors, config)
     interpolation = data.get("interpolation")
     if interpolation not in ("bilinear", "bicubic"):
         interpolation = ""
     crop_mode = data.get("crop_mode") or "center"
     if "crop_pct" not in data or crop_mode not in ("center", "squash"):
-        return Facts(tuple(labels))
+        return Facts(names, untold=assumed)
     if crop_mode == "squash":
-        return Facts(tuple(labels), "resize", 0.0, interpolation)
+        return Facts(names, "resize", 0.0, interpolation, assumed)
     share = data["crop_pct"]
-    return Facts(tuple(labels), "resize_small_center_crop", share, interpolation)
+    return Facts(names, "resize_small_center_crop", share, interpolation, assumed)
 
 
 def config_for(model: AnyModel, facts: Facts) -> Config:

@@ -31,20 +31,15 @@ OLD_MLP = {"mlp.linear_1.": "mlp.0.", "mlp.linear_2.": "mlp.3."}
 
 
 def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG001
-    return POSITIONS in unprefixed(tensors)
+    return POSITIONS in tensors
 
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
-    """The present names of the MLPs, without the prefix of data-parallel training."""
-    tensors = unprefixed(tensors)
+    """The present names of the MLPs."""
     pytorch.refuse(tensors, UNSUPPORTED)
     for old, new in OLD_MLP.items():
         tensors = {name.replace(old, new): x for name, x in tensors.items()}
     return tensors
-
-
-def unprefixed(tensors: Tensors) -> Tensors:
-    return {name.removeprefix("module."): x for name, x in tensors.items()}
 
 
 def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
@@ -69,8 +64,8 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:  # noq
 
 
 def facts(tensors: Tensors, config: dict[str, Any]) -> Facts:  # noqa: ARG001
-    """Empty: these files hold nothing but weights."""
-    return Facts()
+    """What is assumed: these files hold nothing but weights."""
+    return Facts(untold=("num_heads", *pytorch.PIXELS))
 
 
 def rules(model: Any) -> list[Rule]:

@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,7 @@ def load_trained(
     resample: str = "bilinear",
     dtype: DTypeLike = "auto",
     mesh: jax.sharding.Mesh | None = None,
+    told: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> TrainedModel:
     """Loads a run or a checkpoint of another project, perhaps for another task.
@@ -81,6 +83,7 @@ def load_trained(
         mesh: from `sharding.make_mesh`; each of its devices gets its part of the
             parameters, divided as in training. None puts all on the first device or,
             with several processes, on every device.
+        told: attributes of the model where a file does not tell them; a run tells all.
         **options: attributes of the model, such as `dropout_rate`; `layout` of a file.
 
     Raises:
@@ -104,6 +107,7 @@ def load_trained(
             mesh=mesh,
             image_size=image_size,
             patch_size=patch_size,
+            told=told,
             **options,
         )
         logger.info(f"{path}: {loaded.description}")

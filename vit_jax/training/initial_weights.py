@@ -78,7 +78,8 @@ def initial_params(
     Args:
         abstract_params: those of the model that is to be trained, as shapes with
             shardings.
-        init: what `load_trained` takes.
+        init: what `load_trained` takes. What it does not tell is as in the model, where
+            that is other than the default; without, a default is no choice.
         label_names: of the classes that are to be trained.
         seed: what is new is drawn as a run with this seed would.
 
@@ -87,8 +88,10 @@ def initial_params(
         OSError: the checkpoint is not there.
     """
     shardings = jax.tree.map(lambda x: x.sharding, abstract_params)
+    usual = defaults_of(type(model))
     run = load_trained(
         init,
+        told={k: v for k, v in attributes(model).items() if v != usual.get(k)},
         image_size=model.image_size,
         patch_size=getattr(model, "patch_size", None),
         mesh=jax.tree.leaves(shardings)[0].mesh,

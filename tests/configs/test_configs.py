@@ -457,9 +457,9 @@ def test_deit3(model):
     assert config.model.stochastic_depth_rate == drop_21k
     assert (config.optim.learning_rate, config.optim.weight_decay) == (1e-3, 0.02)
     assert config.data.repeated_augmentation == 1  # --no-repeated-aug
+    assert config.data.crop == "padded_random_crop" and config.mix.mixup_alpha == 0
     config = read_config(f"configs/deit3.py:model={model},stage=finetune", [])
     assert config.data.repeated_augmentation == 1
-    assert config.data.crop == "padded_random_crop" and config.mix.mixup_alpha == 0
     assert (config.loss.name, config.loss.label_smoothing) == ("softmax", 0.1)
 
 

@@ -214,6 +214,9 @@ def test_contrast_in_tensorflow_counts_pixels():
     flat = {name: of["Contrast"](image, 0.0, None) for name, of in VARIANTS.items()}
     # A tenth of the image, nine tenths of 224 x 224 / 256 = 196, or of the mean.
     assert (flat["tensorflow"] == 180).all() and (flat["intended"] == 40).all()
+    assert (
+        randaug.contrast_by_size(np.full((240, 255, 3), 40, np.uint8), 0) == 239
+    ).all()
 
 
 def test_translate_and_cutout_scale_with_the_image_as_intended_alone():

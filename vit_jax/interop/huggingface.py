@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.interop import pytorch
 from vit_jax.interop.huggingface_config import (
+    check_kind,
     config_for,
     facts,
     image_size,
@@ -61,8 +62,9 @@ def bare(tensors: Tensors) -> dict[str, np.ndarray]:
     return {PREFIX.sub("", name): x for name, x in tensors.items()}
 
 
-def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:  # noqa: ARG001
+def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
     """The tensors in use, and zeros for the biases that `qkv_bias=False` leaves out."""
+    check_kind(config)
     params = bare(tensors)
     pytorch.refuse(params, UNSUPPORTED)
     unused = [MASK] + ["pooler.dense.weight", "pooler.dense.bias"] * (HEAD in params)

@@ -15,6 +15,11 @@ from vit_jax.models import VisionTransformer
 from vit_jax.models.pixels import HALF
 
 Config = dict[str, Any]
+# The models whose logits ours have been compared with, by `make parity`.
+KINDS = ("vit", "dinov2", "dinov2_with_registers")
+ARCHITECTURES = re.compile(
+    r"(ViT|Dinov2|Dinov2WithRegisters)(Model|ForImageClassification)"
+)
 # Our names by theirs; of several for one activation, the first is written.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -32,6 +37,25 @@ ACTIVATIONS = {
 }
 # Pillow's codes.
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+
+
+def check_kind(config: Config) -> None:
+    """Raises ValueError if a config names a model that is not known to be one of ours.
+
+    The tensors alone do not tell: other models have ViT's names and compute more.
+    """
+    kind = config.get("model_type", "vit")
+    other = [
+        name
+        for name in config.get("architectures") or ()
+        if not ARCHITECTURES.fullmatch(name)
+    ]
+    if kind not in KINDS or other:
+        named = f"architectures {', '.join(other)}" if other else f"model_type {kind!r}"
+        raise ValueError(
+            f"config.json names {named}, which is not known to compute what one of our "
+            f"models does: wanted a model of {', '.join(KINDS)}"
+        )
 
 
 def without_processor(config: Config) -> Config:

@@ -22,6 +22,7 @@ from vit_jax.interop.layout import (
     usual_image,
     vit_arguments,
 )
+from vit_jax.interop.timm_architectures import check_architecture
 from vit_jax.interop.timm_config import (
     NAME,
     config_for,
@@ -68,6 +69,7 @@ def modern(name: str) -> str:
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
     """timm's present names, the positions of registers added to them, and zeros for the
     biases that `qkv_bias=False` leaves out."""
+    check_architecture(config)
     params = {modern(name): x for name, x in tensors.items()}
     pytorch.refuse(params, UNSUPPORTED)
     refuse_gated(params)

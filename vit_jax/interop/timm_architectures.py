@@ -1,9 +1,38 @@
 """timm's architectures: which compute what our models do, and their own numerics."""
 
 import re
+from typing import Any
 
 from vit_jax.interop.pytorch import usual_heads
 
+# The architectures whose logits ours have been compared with, by `make parity`. Names
+# of another kind are refused, even if the tensors would fit.
+KNOWN = re.compile(
+    r"""
+    vit_(tiny|small|medium|mediumd|betwixt|base|large|huge|giant|gigantic|little|wee
+        |so150m|so150m2|so400m|giantopt|xsmall)
+        _patch\d+(_plus)?
+        (_reg\d)?(_gap|_dinov2|_tipsv2|_siglip|_siglip_gap)?
+        (_\d+)?(_miil|_in21k|_sam|_dino)?
+    | vit_(tiny|small|base|large)_r(_|26_|50_)s(16|32)(_p8)?_(224|384)(_in21k)?
+    | deit_(tiny|small|base)_patch16_(224|384)
+    | deit3_(small|medium|base|large|huge)_patch1[46]_(224|384)(_in21ft1k)?
+    | flexivit_(small|base|large)
+    | test_vit2?
+    | mixer_[a-z]\d\d_224(_in21k|_miil|_miil_in21k)?
+    | resnetv2_(50|101|152)x\d_bitm?(_in21k)?
+    """,
+    re.VERBOSE,
+)
+# The arguments of its models that are read, and those that a loaded model's logits do
+# not depend on or that tensors show.
+ARGUMENTS = frozenset(
+    "img_size patch_size in_chans num_classes global_pool embed_dim depth num_heads "
+    "mlp_ratio qkv_bias proj_bias init_values class_token pos_embed no_embed_class "
+    "reg_tokens pre_norm fc_norm act_layer dynamic_img_size strict_img_size drop_rate "
+    "pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate "
+    "weight_init fix_init num_blocks".split()
+)
 # Options that only timm's code has, by the beginning of the architecture's name.
 HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}
 GELU_TANH = re.compile(
@@ -22,3 +51,24 @@ def usual_heads_of(architecture: str, width: int) -> int:
 
 def usual_activation(architecture: str) -> str:
     return "gelu_tanh" if GELU_TANH.match(architecture) else "gelu"
+
+
+def check_architecture(config: dict[str, Any]) -> None:
+    """Raises ValueError if a config names what is not known to be one of our models.
+
+    The tensors alone do not tell: rotary positions, the place of the norms and so on
+    have none of their own.
+    """
+    name = config.get("architecture", "")
+    if name and not KNOWN.fullmatch(name.partition(".")[0]):
+        raise ValueError(
+            f"config.json names timm's architecture {name!r}, which is not known to "
+            "compute what one of our models does, so it is not loaded"
+        )
+    unknown = sorted(config.get("model_args", {}).keys() - ARGUMENTS)
+    if unknown:
+        raise ValueError(
+            f"config.json has the model_args {', '.join(unknown)}, which can change "
+            f"what {name} computes and are not read: wanted no others than "
+            f"{', '.join(sorted(ARGUMENTS))}"
+        )

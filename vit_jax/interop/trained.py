@@ -132,7 +132,8 @@ def is_run_folder(path: Path) -> bool:
         return True
     if not path.is_dir():
         return False
-    weights = any((path / name).exists() for name in FOLDER_FILES)
+    names = (*FOLDER_FILES, "adapter_config.json")
+    weights = any((path / name).exists() for name in names)
     return (path / "checkpoints").is_dir() or not weights
 
 

@@ -1,0 +1,81 @@
+"""Architectures that configs name: known to be ours, or refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden_files import config_of, load, original
+
+from vit_jax.interop import files, load_checkpoint
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "vit_small_patch16_dinov3",
+        "vit_small_patch16_rope_224",
+        "vit_base_patch16_rpn_224",
+        "vit_base_patch16_clip_224",
+        "vit_relpos_base_patch16_224",
+        "vit_dlittle_patch16_reg1_gap_256",
+        "eva02_tiny_patch14_224",
+        "beit_base_patch16_224",
+        "my_own_vit",
+    ],
+)
+def test_unknown_architectures_of_timm_are_refused(
+    architecture: str, tmp_path: Path
+) -> None:
+    """Although the tensors are those of a plain ViT."""
+    config = config_of("timm_token") | {"architecture": architecture}
+    with pytest.raises(ValueError, match=f"architecture '{architecture}', which is no"):
+        load("timm_token", tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["vit_base_patch16_224.augreg_in21k", "deit_tiny_patch16_224", "flexivit_small"],
+)
+def test_known_architectures_of_timm(architecture: str, tmp_path: Path) -> None:
+    config = config_of("timm_token") | {"architecture": architecture}
+    assert load("timm_token", tmp_path, config=config).model.num_heads == 3
+
+
+def test_arguments_of_timm_that_are_not_read_are_refused(tmp_path: Path) -> None:
+    config = config_of("timm_token")
+    config["model_args"] |= {"qk_norm": True, "pool_include_prefix": True}
+    with pytest.raises(ValueError, match="model_args pool_include_prefix, qk_norm, wh"):
+        load("timm_token", tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "vit_mae"}, "names model_type 'vit_mae', which is not known"),
+        ({"model_type": "ijepa", "architectures": []}, "model_type 'ijepa'"),
+        ({"architectures": ["MyViTModel"]}, "names architectures MyViTModel, which"),
+    ],
+)
+def test_unknown_models_of_transformers_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config = config_of("huggingface_vit") | change
+        load("huggingface_vit", tmp_path, config=config)
+
+
+def test_timm_models_in_transformers_are_timm_models(tmp_path: Path) -> None:
+    """`TimmWrapperForImageClassification` puts a prefix before timm's names."""
+    config = config_of("timm_token") | {"model_type": "timm_wrapper"}
+    tensors = {f"timm_model.{k}": x for k, x in original("timm_token").items()}
+    loaded = load("timm_token", tmp_path, tensors, config)
+    assert loaded.model == load("timm_token", tmp_path / "plain").model
+
+
+def test_adapters_are_refused_by_name(tmp_path: Path) -> None:
+    tensors = {f"base_model.model.{k}": x for k, x in original("timm_token").items()}
+    files.write_safetensors(tmp_path / "adapter_model.safetensors", tensors, {})
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        with pytest.raises(ValueError, match="an adapter of PEFT .*merge_and_unload"):
+            load_checkpoint(path)

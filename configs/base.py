@@ -101,7 +101,11 @@ def get_config() -> ml_collections.ConfigDict:
         cutmix_alpha=0.0,
         per_example=False,  # a draw for each example, not one for a batch
     )
-    config.loss = dict(name="softmax", label_smoothing=0.0)  # softmax or sigmoid
+    config.loss = dict(
+        name="softmax",  # or sigmoid
+        label_smoothing=0.0,
+        round_up=False,  # targets of mixed images, for sigmoid: shares become 1
+    )
     config.optim = dict(
         name="adamw",  # adamw, lamb, muon or sgd
         learning_rate=1e-3,  # the peak

@@ -13,12 +13,13 @@ ImageNet after ImageNet-21k. Values are those of the commands in facebookresearc
 400 epochs, and its weight decay of 0.02 on ImageNet, where the commands have 0.05.
 
 LAMB, batch 2048, binary cross-entropy, 3-Augment and colour jitter, MixUp or CutMix,
-LayerScale 1e-4, one rate of stochastic depth in all blocks, and on ImageNet repeated
-augmentation: three copies of an image in a batch. Differences: targets of mixed images
-stay shares, which the original rounds up to 1; training images are resized bilinearly,
-not bicubically; `finetune` has AugReg's RandAugment without the accidents of its code,
-not timm's. Images of ViT-H/14 are
-154 px instead of 160, a multiple of the patch size with the same number of patches.
+LayerScale 1e-4, one rate of stochastic depth in all blocks, normal initial weights, and
+on ImageNet repeated augmentation: three copies of an image in a batch. Differences:
+training images are resized bilinearly, not bicubically; `finetune` has AugReg's
+RandAugment without the accidents of its code, not timm's; the learning rate changes with
+every step, not every epoch. Images of ViT-H/14 are 154 px instead of 160, a multiple of
+the patch size with the same number of patches. docs/recipes.md has all of it, line by
+line.
 
 Expected on ImageNet's validation set, in percent, after 800 epochs: ViT-S 81.4; after
 fine-tuning at 224 px ViT-B 83.8, ViT-L 84.9, ViT-H 85.2; at 384 px 83.4 (S), 85.0 (B),
@@ -84,6 +85,10 @@ def get_config(
     row = SIZES[model]
     config = base.get_config()
     pretrain.set_data(config, data)
+    if data == "imagenet2012":
+        # All of the training set is trained on.
+        config.data.split = "train"
+        config.eval.splits = ("validation",)
     config.model.update(
         name=model,
         class_token_position=False,
@@ -126,7 +131,7 @@ def set_imagenet(config: ml_collections.ConfigDict, row: Size, epochs: str) -> N
     config.model.stochastic_depth_rate = (
         row.drop_800 if float(epochs) > 400 else row.drop_400
     )
-    config.loss.name = "sigmoid"
+    config.loss.update(name="sigmoid", round_up=True)
     config.data.repeated_augmentation = 3
     config.mix.mixup_alpha = 0.8
     # Their loss is a mean over 1000 classes, ours a sum. So their clip of 1 and epsilon

@@ -14,7 +14,8 @@ size; its head is replaced by a zero one where the classes differ. Arguments:
     recipe   paper       Table 4; images as in BiT: 448 px, random crop of 384
              bit         BiT-HyperRule, which the paper also gives the ResNets
              vit_jax     google-research/vision_transformer's defaults: Inception crop
-             big_vision  its `transfer.py`: crop and learning rate for each data set
+             big_vision  its `transfer.py`: crop and learning rate for each data set;
+                         both never train on the part that is held out
     table    5 (384 px; Table 6 too) or 2: ImageNet at 512 px, 518 px for ViT-H/14, and
              an average of the parameters of decay 0.9999 (metrics of
              `validation_ema`); other data sets as in 5
@@ -68,7 +69,12 @@ TASKS = {
     "oxford_flowers102": Task(500),
 }
 # Dropout in the configs of google-research/vision_transformer; 0 for other models.
-DROPOUT = {"ViT-H/14": 0.1, "ViT-L/16": 0.1, "R50+ViT-B/16": 0.1}
+DROPOUT = {
+    "ViT-H/14": 0.1,
+    "ViT-L/16": 0.1,
+    "R50+ViT-B/16": 0.1,
+    "R50+ViT-L/32": 0.1,
+}
 RECIPES = ("paper", "bit", "vit_jax", "big_vision")
 
 
@@ -114,6 +120,8 @@ def get_config(
     if recipe == "bit":
         pixels = set_hyperrule(config, task)
     set_images(config, task, recipe, int(size or pixels))
+    if recipe in ("vit_jax", "big_vision") and dataset in TASKS:
+        config.data.split = config.sweep.train_split
     if recipe == "vit_jax":
         config.model.dropout_rate = DROPOUT.get(model, 0.0)
         small = model == "ViT-B/16" and dataset == "cifar10"
@@ -159,6 +167,7 @@ def set_hyperrule(config: ml_collections.ConfigDict, task: Task) -> int:
         milestones=(0.3, 0.6, 0.9),
         warmup=f"{100 if task.bit_steps <= 500 else 500}steps",
         clip_norm=0.0,
+        momentum_dtype="float32",
     )
     config.sweep.learning_rates = (0.003,)
     if task.bit_steps > 500:

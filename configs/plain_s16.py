@@ -50,6 +50,8 @@ def get_config(epochs: str = "90", arm: str = "improved") -> ml_collections.Conf
         pooling="token" if "pooling" in without else "gap",
         positions="learned" if "positions" in without else "sincos2d",
         pre_logits="head" not in without,
+        # big_vision adds the positions before it puts the token in front.
+        class_token_position=False,
     )
     config.data.batch_size = 4096 if "batch" in without else 1024
     if "aug" not in without:

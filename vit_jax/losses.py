@@ -35,15 +35,18 @@ def smooth_labels(
     return targets * (1 - smoothing) + smoothing / targets.shape[-1]
 
 
-def make_loss(*, name: str, label_smoothing: float) -> LossFn:
+def make_loss(*, name: str, label_smoothing: float, round_up: bool = False) -> LossFn:
     """Builds `(logits (b n), target probabilities (b n)) -> loss (b)`.
 
     Args:
         name: `softmax` or `sigmoid`.
         label_smoothing: in [0, 1).
+        round_up: targets above 0 become 1, so that each of two mixed images counts as
+            wholly there: for `sigmoid`, as in DeiT III. Older runs do not name it.
 
     Raises:
-        ValueError: unknown name or smoothing out of range.
+        ValueError: unknown name, smoothing out of range, or targets rounded up for a
+            loss or a smoothing that needs them to sum to 1.
     """
     losses = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
     if name not in losses:
@@ -51,7 +54,16 @@ def make_loss(*, name: str, label_smoothing: float) -> LossFn:
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"loss.label_smoothing is {label_smoothing}: wanted [0, 1)")
 
+    if round_up and (name != "sigmoid" or label_smoothing):
+        raise ValueError(
+            f"loss.round_up makes targets of 1, and loss.name={name!r} with "
+            f"loss.label_smoothing={label_smoothing} needs shares: it is for the "
+            "sigmoid loss without smoothing"
+        )
+
     def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        if round_up:
+            targets = (targets > 0).astype(targets.dtype)
         return losses[name](
             logits.astype(jnp.float32), smooth_labels(targets, label_smoothing)
         )

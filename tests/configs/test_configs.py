@@ -10,6 +10,7 @@ from vit_jax.config import difference, resolve_lengths
 from vit_jax.config_file import read_config
 from vit_jax.data.pipeline import Data
 from vit_jax.models import create_model
+from vit_jax.training import distillation
 from vit_jax.training.optim import make_schedule
 from vit_jax.training.setup import build, build_program
 
@@ -62,6 +63,8 @@ SPECS = (
     "finetune.py:model=R50+ViT-B/16,dataset=imagenet2012,recipe=big_vision",
     "finetune.py:model=BiT-R50x1,dataset=cifar100,recipe=bit,probe=yes",
     *(f"families.py:family={family}" for family in families.MODELS),
+    "distill.py:teacher=",
+    "distill.py:teacher=r50,kind=soft",
     "folder.py:data=photos,size=64",
     "folder.py:data=photos,size=64,model=BiT-R26x1",
 )
@@ -92,6 +95,8 @@ def test_config_builds_and_steps(spec, monkeypatch):
     )
     monkeypatch.setattr(Data, "num_examples", lambda d, _="": SIZES[d.name][1])
     config = read_config(f"configs/{spec}", [])
+    if config.objective.name == "distillation":
+        teach(monkeypatch, create_model("BiT-R26x1", blocks=(1,)))
     # Evaluators of features open data of their own.
     config.fewshot.every = config.knn.every = ""
     shorten(config)
@@ -108,6 +113,31 @@ def test_config_builds_and_steps(spec, monkeypatch):
         lambda x: (x.shape, x.dtype), state
     )
     assert set(metrics) == {"loss", "accuracy", "grad_norm", "learning_rate", "fault"}
+
+
+def teach(monkeypatch, teacher):
+    """Lets a model be the teacher of every run, without its parameters."""
+    monkeypatch.setattr(distillation, "load_model", lambda _: teacher)
+    monkeypatch.setattr(distillation, "load_teacher", lambda *_: {})
+
+
+def test_deit_and_its_distillation():
+    """facebookresearch/deit, main.py and the paper's section 5.1 and Table 9."""
+    alone = read_config("configs/distill.py:teacher=", [])
+    optim = alone.optim
+    assert (optim.name, optim.learning_rate, optim.weight_decay) == (
+        *("adamw", 5e-4 * 1024 / 512),
+        0.05,
+    )
+    assert (optim.warmup, optim.end_learning_rate) == ("5epochs", 1e-5)
+    assert (optim.clip_norm, alone.model.stochastic_depth_rate) == (0, 0.1)
+    assert (alone.mix.mixup_alpha, alone.mix.cutmix_alpha) == (0.8, 1)
+    assert alone.loss.label_smoothing == 0.1
+    hard = read_config("configs/distill.py:teacher=r50", [])
+    assert difference(alone, hard).keys() == {"objective.name", "objective.teacher"}
+    assert (hard.objective.distillation, hard.objective.alpha) == ("hard", 0.5)
+    soft = read_config("configs/distill.py:teacher=r50,kind=soft", []).objective
+    assert (soft.distillation, soft.temperature, soft.alpha) == ("soft", 3, 0.1)
 
 
 def test_table_3_in_steps():
@@ -175,9 +205,41 @@ def test_bit_hyperrule(dataset, model, steps, sides, warmup, mixup):
     assert config.train.duration == f"{steps}steps"
     assert (config.data.crop_resize, config.data.image_size[0]) == sides
     assert config.mix.mixup_alpha == mixup and config.optim.clip_norm == 0
+    assert config.optim.momentum_dtype == "float32"
     assert rates(config, 1, [warmup, 0.29 * steps, 0.31 * steps, 0.91 * steps]) == (
         pytest.approx([3e-3, 3e-3, 3e-4, 3e-6])
     )
+
+
+# `DATASET_PRESETS` of google-research/vision_transformer, configs/common.py, and
+# `_set_dataset` of big_vision's configs/transfer.py.
+RELEASED_SPLITS = {"imagenet2012": "99%", "cifar10": "98%", "cifar100": "98%"}
+RELEASED_SPLITS |= {"oxford_iiit_pet": "90%", "oxford_flowers102": "90%"}
+
+
+@pytest.mark.parametrize("recipe", ["vit_jax", "big_vision"])
+@pytest.mark.parametrize("dataset", RELEASED_SPLITS)
+def test_released_code_trains_on_a_part_of_the_training_set(dataset, recipe):
+    spec = f"configs/finetune.py:dataset={dataset},recipe={recipe}"
+    config = read_config(spec, [])
+    assert config.data.split == f"train[:{RELEASED_SPLITS[dataset]}]"
+    other = read_config(f"configs/finetune.py:dataset=photos,recipe={recipe}", [])
+    assert other.data.split == "train"
+
+
+def test_dropout_of_the_released_configs():
+    """google-research/vision_transformer, configs/models.py."""
+    for model, rate in {
+        "ViT-L/16": 0.1,
+        "ViT-L/32": 0,
+        "ViT-H/14": 0.1,
+        "ViT-B/16": 0,
+        "R50+ViT-B/16": 0.1,
+        "R50+ViT-L/32": 0.1,
+        "R26+ViT-S/32": 0,
+    }.items():
+        spec = f"configs/finetune.py:model={model},recipe=vit_jax"
+        assert read_config(spec, []).model.dropout_rate == rate
 
 
 def rates(config, examples, steps):
@@ -295,6 +357,9 @@ def test_table_3_resolves_and_steps(model, data, epochs):
     assert config.data.batch_size == 4096 and config.data.image_size == (224, 224)
     assert (optim.name, optim.momentum, optim.b2) == ("adamw", 0.9, 0.999)
     assert optim.clip_norm == (1 if data == "imagenet2012" else 0)
+    # google-research/vision_transformer, issues 2, 34 and 89.
+    assert (config.loss.name, config.model.head_bias_init) == ("sigmoid", -10)
+    assert optim.end_learning_rate == (1e-5 if optim.schedule == "linear" else 0)
     assert config.model.name == model
     assert config.model.pre_logits == ("ViT" in model)
     classes, examples = SIZES[data]
@@ -377,6 +442,7 @@ def test_plain_s16_and_what_its_arms_change():
     assert (optim.learning_rate, optim.weight_decay, optim.clip_norm) == (1e-3, 0.1, 1)
     assert (config.data.randaug_layers, config.data.randaug_magnitude) == (2, 10)
     assert config.mix.mixup_alpha == 0.2 and config.data.batch_size == 1024
+    assert not model.class_token_position
     steps = {90: 111_477, 150: 185_794, 300: 371_588}
     for epochs, total in steps.items():
         config = read_config(f"configs/plain_s16.py:{epochs}", [])
@@ -445,7 +511,10 @@ def test_deit3(model):
     assert (config.optim.name, config.optim.learning_rate) == ("lamb", rate)
     assert config.data.image_size == (pixels, pixels)
     assert config.model.stochastic_depth_rate == drop
-    assert config.train.duration == "800epochs" and config.loss.name == "sigmoid"
+    assert config.train.duration == "800epochs"
+    assert config.loss.name == "sigmoid" and config.loss.round_up
+    assert config.model.initialization == "trunc_normal"
+    assert (config.data.split, config.eval.splits) == ("train", ("validation",))
     assert (config.mix.mixup_alpha, config.mix.cutmix_alpha) == (0.8, 1.0)
     assert config.data.three_augment and config.data.color_jitter == 0.3
     assert config.data.batch_size == 2048

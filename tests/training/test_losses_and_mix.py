@@ -22,6 +22,20 @@ def test_sigmoid_loss_sums_over_classes():
     np.testing.assert_allclose(loss, [np.log(2) + np.log(4)], rtol=1e-6)
 
 
+def test_rounded_up_targets_hold_each_of_two_mixed_images():
+    loss = make_loss(name="sigmoid", label_smoothing=0.0, round_up=True)
+    mixed, both = jnp.array([[0.2, 0.8]]), jnp.array([[1.0, 1.0]])
+    wanted = make_loss(name="sigmoid", label_smoothing=0.0)(LOGITS[:1], both)
+    np.testing.assert_allclose(loss(LOGITS[:1], mixed), wanted, rtol=1e-6)
+    np.testing.assert_allclose(wanted, [np.log(2) + np.log(4 / 3)], rtol=1e-6)
+    for options in (
+        dict(name="softmax", label_smoothing=0.0),
+        dict(name="sigmoid", label_smoothing=0.1),
+    ):
+        with pytest.raises(ValueError, match="loss.round_up makes targets of 1"):
+            make_loss(**options, round_up=True)
+
+
 def test_label_smoothing_keeps_the_mass():
     smooth = smooth_labels(jnp.eye(4), 0.1)
     np.testing.assert_allclose(smooth.sum(-1), 1, rtol=1e-6)

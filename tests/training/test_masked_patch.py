@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import vit_jax
-from configs import digits
+from configs import base, digits
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.training import loop
@@ -281,15 +281,20 @@ def test_fine_tuning_keeps_the_encoder_and_gets_a_zero_head(run, tmp_path):
         ("ViT-mu/2", {"target": "downscaled"}, "its side is 2 pixels"),
         ("ViT-mu/4", {"corrupt_rate": 0.01}, "share of the 16 patches, at least one"),
         ("ViT-mu/4", {"corrupt_rate": 1.5}, "at most all"),
-        ("ViT-mu/4", {"name": "mae"}, "wanted classification or masked_patch"),
+        ("ViT-mu/4", {"name": "mae"}, "wanted classification, distillation or"),
         ("ViT-mu/4", {"mixup_alpha": 0.2}, "to which mix.mixup_alpha could apply"),
         ("ViT-mu/4", {"label_smoothing": 0.1}, "but it is 0.1: set it to 0"),
+        ("ViT-mu/4", {"round_up": True}, "loss.round_up could apply"),
     ],
 )
 def test_what_cannot_be_trained_so(name, options, message):
-    loss = {"name": "softmax", "label_smoothing": options.pop("label_smoothing", 0.0)}
-    mix = {"mixup_alpha": options.pop("mixup_alpha", 0.0), "cutmix_alpha": 0.0}
+    config = base.get_config()
+    sections = config.loss, config.mix, config.objective
+    config.objective.name = "masked_patch"
+    for key, value in options.items():
+        # `name` is in two sections: here that of the objective.
+        section = next(s for s in reversed(sections) if key in s)
+        section[key] = value
     model = create_model(name, num_classes=10, image_size=16)
-    options = {"target": "mean_colour", "corrupt_rate": 0.5} | options
     with pytest.raises(ValueError, match=message):
-        make_objective(model, loss, mix, **({"name": "masked_patch"} | options))
+        make_objective(model, config.loss, config.mix, **config.objective)

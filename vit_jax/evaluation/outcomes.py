@@ -41,14 +41,15 @@ def make_outcome_step(
     *,
     name: str,
     label_smoothing: float,
+    round_up: bool = False,
 ) -> EvalStep:
     """Builds `(params, batch) -> the fields of Outcomes, and mask`, a row an example.
 
     Args:
         label_order: the model's class for each label of the batch.
-        name, label_smoothing: the loss.
+        name, label_smoothing, round_up: the loss.
     """
-    loss_fn = make_loss(name=name, label_smoothing=label_smoothing)
+    loss_fn = make_loss(name=name, label_smoothing=label_smoothing, round_up=round_up)
 
     @jax.jit
     def outcome_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -55,6 +55,7 @@ def make_objective(
     for key, value, off in (
         ("loss.name", loss["name"], "softmax"),
         ("loss.label_smoothing", loss["label_smoothing"], 0),
+        ("loss.round_up", loss["round_up"], False),
         ("mix.mixup_alpha", mix["mixup_alpha"], 0),
         ("mix.cutmix_alpha", mix["cutmix_alpha"], 0),
     ):

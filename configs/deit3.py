@@ -16,10 +16,10 @@ LAMB, batch 2048, binary cross-entropy, 3-Augment and colour jitter, MixUp or Cu
 LayerScale 1e-4, one rate of stochastic depth in all blocks, normal initial weights, and
 on ImageNet repeated augmentation: three copies of an image in a batch. Differences:
 training images are resized bilinearly, not bicubically; `finetune` has AugReg's
-RandAugment without the accidents of its code, not timm's; the learning rate changes with
-every step, not every epoch. Images of ViT-H/14 are 154 px instead of 160, a multiple of
-the patch size with the same number of patches. docs/recipes.md has all of it, line by
-line.
+RandAugment without the accidents of its code, not timm's; the learning rate changes
+with every step, not every epoch. Images of ViT-H/14 are 154 px instead of 160, a
+multiple of the patch size with the same number of patches. docs/recipes.md has all of
+it, line by line.
 
 Expected on ImageNet's validation set, in percent, after 800 epochs: ViT-S 81.4; after
 fine-tuning at 224 px ViT-B 83.8, ViT-L 84.9, ViT-H 85.2; at 384 px 83.4 (S), 85.0 (B),

@@ -149,10 +149,11 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         **timm_trunks.stem_options(tensors),
         **numerics(tensors, config),
     }
-    if POST_NORM.match(architecture(config)):
-        options["block"] = "post_norm"
-    if LARGE_EPSILON.match(architecture(config)):
-        options["norm_epsilon"] = 1e-5
+    options |= by_name(architecture(config), arguments(config))
+    if shown["block"] in ("parallel", "pairs") and timm_blocks.is_scaled(tensors):
+        options["layer_scale_init"] = arguments(config).get("init_values") or 1e-5
+    if shown["mlp"] == "swiglu":
+        del options["activation"]  # that of timm's class is the gate's
     if "pos_embed" in tensors:
         prefix = prefix_rows(tensors, config)
         patches = tensors["pos_embed"].shape[1] - prefix
@@ -235,6 +236,18 @@ def position_rule(model: VisionTransformer) -> Rule:
         return np.concatenate([table[:, :1], zeros, table[:, 1:]], axis=1)
 
     return Rule("pos_embed", ("positions/embedding",), lambda x: (x,), write)
+
+
+def by_name(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options that neither tensors nor the given arguments tell."""
+    options: dict[str, Any] = {}
+    if POST_NORM.match(name):
+        options["block"] = "post_norm"
+    if LARGE_EPSILON.match(name):
+        options["norm_epsilon"] = 1e-5
+    if "_quickgelu_" in name and "act_layer" not in given:
+        options["activation"] = "quick_gelu"
+    return options
 
 
 def map_reads(tensors: Tensors, config: dict[str, Any]) -> str:

@@ -68,6 +68,11 @@ def describe(tensors: Tensors) -> dict[str, Any]:
     }
 
 
+def is_scaled(tensors: Tensors) -> bool:
+    """Whether the branches of parallel blocks have LayerScale."""
+    return bool({"blocks.0.ls.gamma", "blocks.0.attns.0.ls.gamma"} & tensors.keys())
+
+
 def mlp_options(block: Tensors) -> dict[str, Any]:
     """Kind and width of the MLPs; a gate is in one weight with what it multiplies, or
     has its own."""

@@ -18,14 +18,32 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = dict(
         name="",  # "ViT-B/16", "R50+ViT-B/16", "BiT-R50x1": vit_jax/models/variants.py
         pooling="token",  # token, gap, map or token_gap
+        map_reads="all",  # what map reads: all tokens, or the patches
         class_token="auto",  # auto (if the pooling reads it) or always
         class_token_position=True,  # whether it has a position embedding
-        # none, learned, learned2d, sincos2d (fixed), relative, relative2d
+        distillation_token=False,  # DeiT's, with a second head
+        # none, learned, learned2d, sincos2d (fixed), relative, relative2d, rope2d,
+        # learned_rope2d
         positions="learned",
         positions_at="stem",  # stem, every_layer or shared
+        # rotary positions: the table in vit_jax/models/rotary.py
+        rope_frequencies="axial",  # or mixed (learned)
+        rope_coordinates="centred",  # in [-1, 1], or index
+        rope_base=100.0,
+        rope_layout="half",  # which features are a pair; or pairs
+        rope_axes="yx",  # or xy
+        rope_grid=(),  # rows and columns that index coordinates are scaled to
         attention="full",  # or axial: rows, then columns
+        qkv_bias="qkv",  # which of query, key, value have a bias; none for none
+        qk_norm="none",  # of queries and keys: none, layernorm, rmsnorm
+        attention_inner_norm=False,  # before the last projection
+        block="pre_norm",  # or post_norm, parallel, pairs: vit_jax/models/encoder.py
+        embedding_norm=False,  # before the blocks, and patches without bias (CLIP)
+        norm="layernorm",  # or rmsnorm
         norm_after_pooling=False,
         norm_epsilon=1e-6,
+        mlp="plain",  # or swiglu, of three matrices
+        mlp_inner_norm=False,  # before the last matrix
         activation="gelu_tanh",  # or gelu (exact), quick_gelu, relu, silu, ...
         pixel_mean=(0.5, 0.5, 0.5),  # normalisation of pixels in [0, 1]
         pixel_std=(0.5, 0.5, 0.5),

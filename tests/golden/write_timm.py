@@ -42,7 +42,25 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "layer_scale": ("deit3_small_patch16_224", {}),
     "map": ("vit_base_patch16_siglip_224", {"num_classes": 5}),
+    "clip": ("vit_base_patch16_clip_quickgelu_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "parallel": ("vit_base_patch16_xp_224", {}),
+    "pairs": ("vit_small_patch16_18x2_224", {}),
+    "post_norm": ("vit_base_patch16_rpn_224", {}),
+    "swiglu": ("vit_giant_patch14_reg4_dinov2", {}),
+    "map_registers": (
+        "vit_base_patch16_siglip_gap_224",
+        {"global_pool": "map", "reg_tokens": 2},
+    ),
     "no_head": ("vit_small_patch14_dinov2", {"num_classes": 0}),
+}
+EVA: dict[str, tuple[str, dict[str, Any]]] = {
+    "dinov3": (
+        "vit_huge_plus_patch16_dinov3",
+        {"img_size": 256, "patch_size": 64, "embed_dim": 24, "num_classes": 0},
+    ),
+    "eva02": ("eva02_base_patch14_224", {"embed_dim": 24, "img_size": [32, 48]}),
+    "rope_mixed": ("vit_small_patch16_rope_mixed_224", {"img_size": [32, 48]}),
 }
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid_root": (
@@ -66,7 +84,7 @@ def write_with_config(name: str, architecture: str, arguments: dict[str, Any]) -
         shapes = shapes_of(Path(folder) / "model.safetensors")
         config = read_json(Path(folder) / "config.json")
     original = f"timm {timm.__version__}, {architecture}"
-    write_golden(f"timm_{name}", original, shapes, image_size, logits, config)
+    write_golden(name, original, shapes, image_size, logits, config)
 
 
 def write_mixer() -> None:
@@ -129,9 +147,11 @@ def write_dinov2() -> None:
 
 if __name__ == "__main__":
     for name, (architecture, arguments) in TRANSFORMERS.items():
-        write_with_config(name, architecture, VIT | arguments)
+        write_with_config(f"timm_{name}", architecture, VIT | arguments)
+    for name, (architecture, arguments) in EVA.items():
+        write_with_config(f"eva_{name}", architecture, VIT | arguments)
     for name, (architecture, arguments) in OTHERS.items():
-        write_with_config(name, architecture, arguments)
+        write_with_config(f"timm_{name}", architecture, arguments)
     write_mixer()
     write_bit()
     write_pre_logits()

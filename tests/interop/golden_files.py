@@ -13,11 +13,17 @@ from vit_jax.interop import (
     huggingface,
     load_checkpoint,
     timm,
+    timm_eva,
     torchvision,
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-MODULES = {"timm": timm, "huggingface": huggingface, "torchvision": torchvision}
+MODULES = {
+    "timm": timm,
+    "eva": timm_eva,
+    "huggingface": huggingface,
+    "torchvision": torchvision,
+}
 # What a bare file does not have: other heads than usual, the size of a BiT's images.
 TOLD: dict[str, dict[str, Any]] = {
     "timm_pre_logits": {"num_heads": 3},

@@ -43,6 +43,16 @@ CLIP = {
     "pixel_mean": (0.48145466, 0.4578275, 0.40821073),
     "pixel_std": (0.26862954, 0.26130258, 0.27577711),
 }
+SWIGLU = {"mlp": "swiglu"}
+DINOV3 = SWIGLU | {
+    "mlp_dim": 48,
+    "norm_epsilon": 1e-5,
+    "positions": "rope2d",
+    "pooling": "gap",
+    "class_token": "always",
+    "num_registers": 4,
+    "qkv_bias": "none",
+}
 TORCHVISION = PLAIN | IMAGENET | {"width": 128, "mlp_dim": 20, "num_heads": 2}
 # Attributes that are not the default of the model's class.
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -71,6 +81,46 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "timm_hybrid": PLAIN
     | STEM
     | {"image_size": (96, 96), "patch_size": 32, "resnet_stem": (2, 2, 2, 2)},
+    "eva_dinov3": PLAIN
+    | SCALED
+    | IMAGENET
+    | DINOV3
+    | {"num_classes": 0, "image_size": (256, 256), "patch_size": 64, "width": 24},
+    "eva_eva02": PLAIN
+    | CLIP
+    | SWIGLU
+    | {
+        "image_size": (32, 48),
+        "width": 24,
+        "mlp_dim": 48,
+        "positions": "learned_rope2d",
+    }
+    | {"rope_coordinates": "index", "rope_base": 10000.0, "rope_layout": "pairs"}
+    | {"rope_grid": (16, 16), "qkv_bias": "qv", "mlp_inner_norm": True}
+    | {"pooling": "gap", "class_token": "always", "norm_after_pooling": True},
+    "eva_rope_mixed": PLAIN
+    | SCALED
+    | IMAGENET
+    | {"image_size": (32, 48), "positions": "rope2d", "rope_frequencies": "mixed"}
+    | {"rope_coordinates": "index", "rope_base": 10.0, "rope_layout": "pairs"}
+    | {"rope_axes": "xy"},
+    "timm_clip": PLAIN
+    | CLIP
+    | {"activation": "quick_gelu", "embedding_norm": True, "norm_epsilon": 1e-5},
+    "timm_distilled": PLAIN | IMAGENET | {"distillation_token": True},
+    "timm_parallel": PLAIN
+    | {"block": "parallel", "norm": "rmsnorm", "qk_norm": "rmsnorm"}
+    | {"qkv_bias": "none", "embedding_norm": True, "class_token_position": False},
+    "timm_pairs": PLAIN | SCALED | {"block": "pairs"},
+    "timm_post_norm": GAP
+    | {"block": "post_norm", "qkv_bias": "none", "norm_after_pooling": True},
+    "timm_swiglu": SMALL
+    | SCALED
+    | IMAGENET
+    | {"mlp": "swiglu", "mlp_dim": 12}
+    | {"num_registers": 4, "class_token_position": False},
+    "timm_map_registers": PLAIN
+    | {"pooling": "map", "num_registers": 2, "map_reads": "patches"},
     "timm_bit": {
         "num_classes": 5,
         "image_size": (38, 45),

@@ -13,8 +13,9 @@ from vit_jax.models.resample import resample_params
 from vit_jax.training.optim import path_name
 
 VARIANTS = [("none", "stem"), ("relative", "stem"), ("relative2d", "stem")]
+VARIANTS += [("rope2d", "stem")]
 VARIANTS += [(kind, place) for kind in ADDED for place in PLACES]
-LEARNED = [v for v in VARIANTS if v[0] not in ("none", "sincos2d")]
+LEARNED = [v for v in VARIANTS if v[0] not in ("none", "sincos2d", "rope2d")]
 
 
 def tiny(kind="learned", place="stem", image_size=(8, 12), **options):

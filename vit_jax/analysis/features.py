@@ -90,7 +90,7 @@ def position_embeddings(
         model.positions,
         model.grid,
         model.width,
-        class_token=model.has_class_token and model.class_token_position,
+        prefix=model.num_placed_tokens,
     )
     paths = [("positions",)]
     if model.positions_at == "every_layer":

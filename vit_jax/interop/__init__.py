@@ -18,6 +18,7 @@ from vit_jax.interop import (
     google,
     huggingface,
     timm,
+    timm_eva,
     torchvision,
 )
 from vit_jax.interop.layout import (
@@ -38,7 +39,14 @@ logger = logging.getLogger(__name__)
 __all__ = ["LAYOUTS", "Facts", "Loaded", "load_checkpoint", "save_checkpoint"]
 
 # In the order of trial; at most one may recognise a file.
-LAYOUTS: tuple[Layout, ...] = (google, big_vision, timm, huggingface, torchvision)
+LAYOUTS: tuple[Layout, ...] = (
+    google,
+    big_vision,
+    timm,
+    timm_eva,
+    huggingface,
+    torchvision,
+)
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
 NAMED = 5  # tensors in an error
 NO_FACTS = Facts()

@@ -18,6 +18,19 @@ from vit_jax.models import AnyModel, init_params
 from vit_jax.models.variants import SIZES, Size
 
 Tensors = Mapping[str, np.ndarray]
+# Options that change what is computed and that only the layouts of timm hold; some of
+# them leave no trace in the tensors.
+LATER = {
+    "block": "pre_norm",
+    "norm": "layernorm",
+    "mlp": "plain",
+    "mlp_inner_norm": False,
+    "attention_inner_norm": False,
+    "qkv_bias": "qkv",
+    "qk_norm": "none",
+    "embedding_norm": False,
+    "distillation_token": False,
+}
 SHOWN = 10
 
 
@@ -268,6 +281,8 @@ def checked_rules(
     Raises:
         ValueError: they do not.
     """
+    if not layout.NAME.startswith("timm") and hasattr(model, "qkv_bias"):
+        check_options(model, layout.NAME, **{name: (x,) for name, x in LATER.items()})
     rules = layout.rules(model)
     ours = [path for rule in rules for path in rule.ours]
     left = sorted(shapes.keys() - set(ours))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.interop import pytorch, timm_trunks
+from vit_jax.interop import pytorch, timm_blocks, timm_trunks
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
@@ -25,13 +25,15 @@ from vit_jax.interop.layout import (
 from vit_jax.interop.timm_architectures import check_architecture
 from vit_jax.interop.timm_config import (
     NAME,
-    config_for,
+    architecture,
+    arguments,
     facts,
     num_heads,
     numerics,
     pooling,
     stored_image_size,
 )
+from vit_jax.interop.timm_written import config_for
 from vit_jax.models import AnyModel, Mixer, ResNet, VisionTransformer
 from vit_jax.models.resnet import ResNetTrunk
 from vit_jax.models.variants import Size
@@ -39,23 +41,32 @@ from vit_jax.models.variants import Size
 __all__ = ["canonical", "config_for", "describe", "facts", "recognises", "rules"]
 
 KERNEL = "patch_embed.proj.weight"
-QKV = "blocks.0.attn.qkv.weight"
+# A weight of the first block, by the kind of the blocks.
+FIRST = (
+    "blocks.0.attn.qkv.weight",
+    "blocks.0.attns.0.attn.qkv.weight",
+    "blocks.0.in_proj.weight",
+)
+# What only an architecture's name tells.
+POST_NORM = re.compile(r"vit_\w+_rpn_")
+LARGE_EPSILON = re.compile(r"vit_\w+_clip_|beit3_")
+READS_ALL = re.compile(r"test_vit3")
 UNSUPPORTED = {
-    r"^(dist_token|head_dist\.)": "a distillation token and its head (DeiT)",
-    r"^norm_pre\.": "a LayerNorm before the blocks (CLIP)",
-    r"attn.*\.[qk]_norm\.": "norms of queries and keys",
-    r"\.(attn|mlp)\.norm\.": "norms inside attention or MLPs",
     r"\.attn\.lambda_": "differential attention",
     r"\.attn\.(q_bias|relative_position)|rel_pos": "biases or positions of BEiT",
-    r"\.mlp\.(w\d|fc1_[gx]|gate)": "gated MLPs (SwiGLU)",
+    r"\.mlp\.(w\d|fc1_[gx]|gate)": "gated MLPs whose gate is a weight of its own",
+    r"^patch_embed\.norm\.": "a norm of the patch embedding",
     r"\.running_mean$": "BatchNorm",
     r"^patch_embed\.backbone\.\d": "a stem of plain convolutions",
 }
 
 
-def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:  # noqa: ARG001
+def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:
+    if timm_blocks.is_eva(tensors, architecture(config)):
+        return False
     names = {modern(name) for name in tensors}
-    return {KERNEL, QKV} <= names or timm_trunks.recognises(names)
+    blocks = KERNEL in names and not names.isdisjoint(FIRST)
+    return blocks or timm_trunks.recognises(names)
 
 
 def modern(name: str) -> str:
@@ -68,16 +79,13 @@ def modern(name: str) -> str:
 
 def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
     """timm's present names, the positions of registers added to them, and zeros for the
-    biases that `qkv_bias=False` leaves out."""
+    biases that attention pooling leaves out."""
     check_architecture(config)
     params = {modern(name): x for name, x in tensors.items()}
     pytorch.refuse(params, UNSUPPORTED)
-    refuse_gated(params)
     if params.pop("mask_token", None) is not None:
         pytorch.report_dropped(["mask_token"])
-    params = pytorch.with_biases(
-        params, r"attn\.qkv\.weight$|^attn_pool\.(q|kv)\.weight$"
-    )
+    params = pytorch.with_biases(params, r"^attn_pool\.(q|kv)\.weight$")
     if "pos_embed" in params and "reg_token" in params:
         first, count = int("cls_token" in params), params["reg_token"].shape[1]
         if prefix_rows(params, config) == first + count:
@@ -87,22 +95,11 @@ def canonical(tensors: Tensors, config: dict[str, Any]) -> Tensors:
     return params
 
 
-def refuse_gated(tensors: Tensors) -> None:
-    """Raises ValueError for SwiGLU and GLU, which have two halves in one weight."""
-    for name, x in tensors.items():
-        out = tensors.get(name.replace(".fc1.", ".fc2."), x)
-        if name.endswith(".fc1.weight") and x.shape[0] != out.shape[1]:
-            raise ValueError(
-                "the model has gated MLPs (GLU), which vit_jax has not: "
-                f"{name} {x.shape} before a weight of {out.shape}"
-            )
-
-
 def prefix_rows(tensors: Tensors, config: dict[str, Any]) -> int:
     """Rows of the position table before those of the patches: 0, the class token's, or
     those of the class token and the registers."""
     rows = tensors["pos_embed"].shape[1]
-    token = int("cls_token" in tensors)
+    token = int("cls_token" in tensors) + int("dist_token" in tensors)
     choices = [0, token]
     if "reg_token" in tensors:
         choices.append(token + tensors["reg_token"].shape[1])
@@ -128,24 +125,33 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
     if KERNEL not in tensors:
         return timm_trunks.describe(tensors, config)
     width, side = len(tensors[KERNEL]), token_side(tensors)
+    shown = timm_blocks.describe(tensors)
     size = Size(
         depth=pytorch.depth(tensors, "blocks."),
         width=width,
-        mlp_dim=len(tensors["blocks.0.mlp.fc1.bias"]),
+        mlp_dim=shown.pop("mlp_dim"),
         num_heads=num_heads(config, width),
     )
     pool, token = pooling(tensors, config), "cls_token" in tensors
     registers = tensors.get("reg_token")
-    options = {
+    options = shown | {
         "num_classes": timm_trunks.num_classes(tensors, "head"),
         "pooling": pool,
         "class_token": "always" if token and pool != "token" else "auto",
         "num_registers": 0 if registers is None else registers.shape[1],
         "norm_after_pooling": "fc_norm.weight" in tensors,
         "pre_logits": "pre_logits.fc.weight" in tensors,
+        "distillation_token": "dist_token" in tensors,
+        "embedding_norm": "norm_pre.weight" in tensors,
+        "map_reads": map_reads(tensors, config),
         **timm_trunks.stem_options(tensors),
         **numerics(tensors, config),
     }
+    options |= by_name(architecture(config), arguments(config))
+    if shown["block"] in ("parallel", "pairs") and timm_blocks.is_scaled(tensors):
+        options["layer_scale_init"] = arguments(config).get("init_values") or 1e-5
+    if shown["mlp"] == "swiglu":
+        del options["activation"]  # that of timm's class is the gate's
     if "pos_embed" in tensors:
         prefix = prefix_rows(tensors, config)
         patches = tensors["pos_embed"].shape[1] - prefix
@@ -165,13 +171,19 @@ def rules(model: AnyModel) -> list[Rule]:
     if isinstance(model, Mixer):
         return timm_trunks.mixer_rules(model)
     check(model)
+    norm_rules = timm_blocks.norm_rules
     norm = "fc_norm" if model.norm_after_pooling else "norm"
     ours = "pool_norm" if model.norm_after_pooling else "encoder/norm"
     rules = [
         torch_convolution("patch_embed.proj", "embedding"),
-        same("patch_embed.proj.bias", "embedding/bias"),
-        *torch_norm(norm, ours),
+        *norm_rules(norm, ours, model.norm),
     ]
+    if model.embedding_norm:
+        rules += norm_rules("norm_pre", "embedding_norm", model.norm)
+    else:
+        rules.append(same("patch_embed.proj.bias", "embedding/bias"))
+    if model.distillation_token:
+        rules.append(same("dist_token", "distillation_token"))
     if model.has_class_token:
         rules.append(same("cls_token", "class_token"))
     if model.num_registers:
@@ -181,13 +193,16 @@ def rules(model: AnyModel) -> list[Rule]:
     if model.resnet_stem is not None:
         rules += timm_trunks.stem_rules(model.resnet_stem)
     for i in range(model.depth):
-        rules += block_rules(f"blocks.{i}", f"encoder/block_{i:02d}", model)
+        ours = f"encoder/block_{i:02d}"
+        rules += timm_blocks.block_rules(f"blocks.{i}", ours, model)
     if model.pooling == "map":
         rules += pool_rules(model.num_heads)
     if model.pre_logits:
         rules += torch_dense("pre_logits.fc", "pre_logits")
     if model.num_classes:
         rules += torch_dense("head", "head")
+        if model.distillation_token:
+            rules += torch_dense("head_dist", "distillation_head")
     return rules
 
 
@@ -200,12 +215,12 @@ def check(model: VisionTransformer) -> None:
         positions=("learned", "none"),
         positions_at=("stem",),
         attention=("full",),
+        qkv_bias=("qkv", "none"),
     )
-    if model.pooling == "map" and model.num_prefix_tokens:
+    if timm_blocks.is_of_eva(model):
         raise ValueError(
-            f"the {NAME} layout cannot hold a model with pooling='map' and "
-            f"{model.num_prefix_tokens} class token or registers: its code pools "
-            "the patches alone"
+            f"the {NAME} layout cannot hold a model without a bias of the keys alone: "
+            "write it as layout timm_eva"
         )
 
 
@@ -221,20 +236,25 @@ def position_rule(model: VisionTransformer) -> Rule:
     return Rule("pos_embed", ("positions/embedding",), lambda x: (x,), write)
 
 
-def block_rules(theirs: str, ours: str, model: VisionTransformer) -> list[Rule]:
-    names, out = f"{theirs}.attn.qkv.{{}}", f"{theirs}.attn.proj"
-    rules = [
-        *torch_norm(f"{theirs}.norm1", f"{ours}/attention_norm"),
-        *pytorch.fused_attention(names, out, f"{ours}/attention", model.num_heads),
-        *torch_norm(f"{theirs}.norm2", f"{ours}/mlp_norm"),
-        *torch_dense(f"{theirs}.mlp.fc1", f"{ours}/mlp/hidden"),
-        *torch_dense(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
-    ]
-    if model.layer_scale_init:
-        scale = "branch/layer_scale"
-        rules.append(same(f"{theirs}.ls1.gamma", f"{ours}/attention_{scale}"))
-        rules.append(same(f"{theirs}.ls2.gamma", f"{ours}/mlp_{scale}"))
-    return rules
+def by_name(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options that neither tensors nor the given arguments tell."""
+    options: dict[str, Any] = {}
+    if POST_NORM.match(name):
+        options["block"] = "post_norm"
+    if LARGE_EPSILON.match(name):
+        options["norm_epsilon"] = 1e-5
+    if "_quickgelu_" in name and "act_layer" not in given:
+        options["activation"] = "quick_gelu"
+    return options
+
+
+def map_reads(tensors: Tensors, config: dict[str, Any]) -> str:
+    """What attention pooling reads, if there are other tokens than patches."""
+    if "attn_pool.latent" not in tensors or not {"cls_token", "reg_token"} & {*tensors}:
+        return "all"
+    name = architecture(config)
+    known = READS_ALL.match(name) or arguments(config).get("pool_include_prefix")
+    return "all" if known else "patches"
 
 
 def pool_rules(heads: int) -> list[Rule]:

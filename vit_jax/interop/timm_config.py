@@ -1,4 +1,4 @@
-"""timm's config.json, read and written."""
+"""timm's config.json, read; `timm_written.py` writes it."""
 
 from typing import Any
 
@@ -10,34 +10,12 @@ from vit_jax.interop.pytorch import (
     PIXELS,
 )
 from vit_jax.interop.timm_architectures import usual_activation, usual_heads_of
-from vit_jax.models import AnyModel, Mixer, ResNet, VisionTransformer
 from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.models.pixels import HALF
-from vit_jax.models.resnet import ResNetTrunk
-from vit_jax.models.variants import BLOCKS, MIXERS, SIZES, MixerSize, Size
 
 Config = dict[str, Any]
 NAME = "timm"
 POOLINGS = {"token": "token", "gap": "avg", "map": "map"}
-# timm's names of our sizes, with the patch sizes that it has. Any other model is one of
-# these with all its arguments given.
-SIZE_NAMES = {
-    "Ti": ("tiny", (16,)),
-    "S": ("small", (8, 16, 32)),
-    "B": ("base", (8, 16, 32)),
-    "L": ("large", (14, 16, 32)),
-    "H": ("huge", (14,)),
-    "g": ("giant", (14,)),
-    "G": ("gigantic", (14,)),
-}
-HYBRIDS = {
-    (): "vit_tiny_r_s16_p8_224",
-    BLOCKS[26]: "vit_small_r26_s32_224",
-    (3, 4, 9): "vit_base_r50_s16_224",
-    BLOCKS[50]: "vit_large_r50_s32_224",
-}
-BITS = {(50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4)}
-MIXER_NAMES = {"S": (16, 32), "B": (16, 32), "L": (16, 32)}
 
 
 def architecture(config: Config) -> str:
@@ -156,144 +134,3 @@ def facts(tensors: Tensors, config: Config) -> Facts:
         return Facts(names, "resize", 0.0, interpolation, assumed)
     share = data["crop_pct"]
     return Facts(names, "resize_small_center_crop", share, interpolation, assumed)
-
-
-def config_for(model: AnyModel, facts: Facts) -> Config:
-    """For `timm.create_model("local-dir:FOLDER", pretrained=True)`.
-
-    Raises:
-        ValueError: timm's code has no such model.
-    """
-    height, width = model.image_size
-    first = {"classifier": "head", "fixed_input_size": True}
-    if isinstance(model, ResNet):
-        name, model_args = bit_name(model), {}
-        first |= {"classifier": "head.fc", "fixed_input_size": False}
-        first["first_conv"] = "stem.conv"
-    elif isinstance(model, Mixer):
-        name, model_args = mixer_name(model), mixer_arguments(model)
-        first["first_conv"] = "stem.proj"
-    else:
-        name, model_args = vit_name(model), vit_arguments(model)
-        first["first_conv"] = first_convolution(model)
-    config = {
-        "architecture": name,
-        "num_classes": model.num_classes,
-        "model_args": model_args,
-        "pretrained_cfg": {
-            "input_size": [3, height, width],
-            "num_classes": model.num_classes,
-            "pool_size": None,
-            "mean": list(model.pixel_mean),
-            "std": list(model.pixel_std),
-            **first,
-            **preprocessing(facts),
-        },
-    }
-    if facts.label_names:
-        config["label_names"] = list(facts.label_names)
-    return config
-
-
-def preprocessing(facts: Facts) -> Config:
-    config = {"interpolation": facts.interpolation} if facts.interpolation else {}
-    if facts.eval_crop == "resize":
-        return config | {"crop_mode": "squash", "crop_pct": 1.0}
-    if facts.eval_crop:
-        config |= {"crop_mode": "center", "crop_pct": facts.crop_share}
-    return config
-
-
-def first_convolution(model: VisionTransformer) -> str:
-    if model.resnet_stem is None:
-        return "patch_embed.proj"
-    stem = ".stem" if model.resnet_stem else ""
-    return f"patch_embed.backbone{stem}.conv"
-
-
-def vit_name(model: VisionTransformer) -> str:
-    if model.pre_logits:
-        raise ValueError(
-            f"the {NAME} layout cannot hold a model with pre_logits=True: its code "
-            "leaves the tanh layer before the head out when it loads"
-        )
-    if model.resnet_stem is not None:
-        if model.resnet_stem not in HYBRIDS or model.stem_width != 64:
-            raise ValueError(
-                f"the {NAME} layout cannot hold a hybrid with resnet_stem="
-                f"{model.resnet_stem} and stem_width={model.stem_width}: its code has "
-                f"stems of {', '.join(map(str, HYBRIDS))} units and width 64"
-            )
-        return HYBRIDS[model.resnet_stem]
-    size = Size(model.depth, model.width, model.mlp_dim, model.num_heads)
-    for ours, (theirs, patches) in SIZE_NAMES.items():
-        if SIZES[ours] == size and model.patch_size in patches:
-            return f"vit_{theirs}_patch{model.patch_size}_224"
-    return "vit_base_patch16_224"
-
-
-def vit_arguments(model: VisionTransformer) -> Config:
-    """All arguments of the model, so that its architecture's defaults do not matter."""
-    side, token = model.patch_size, model.has_class_token
-    if model.resnet_stem is not None:
-        side //= ResNetTrunk(model.resnet_stem).stride
-    unplaced = token and not model.class_token_position
-    config = {
-        "img_size": list(model.image_size),
-        "patch_size": side,
-        "embed_dim": model.width,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "mlp_ratio": ratio(model.mlp_dim, model.width),
-        "class_token": token,
-        "global_pool": POOLINGS[model.pooling],
-        "fc_norm": model.norm_after_pooling,
-        "no_embed_class": bool(unplaced or (not token and model.num_registers)),
-        "reg_tokens": model.num_registers,
-        "act_layer": model.activation,
-    }
-    if model.layer_scale_init:
-        config["init_values"] = model.layer_scale_init
-    if model.positions == "none":
-        config["pos_embed"] = "none"
-    return config
-
-
-def ratio(hidden: int, width: int) -> float:
-    """The MLP ratio, for which int(ratio * width) is `hidden`."""
-    exact = hidden / width
-    return exact if int(exact * width) == hidden else (hidden + 0.5) / width
-
-
-def bit_name(model: ResNet) -> str:
-    depth = next((d for d, blocks in BLOCKS.items() if blocks == model.blocks), 0)
-    if (depth, model.width / 64) in BITS:
-        return f"resnetv2_{depth}x{model.width // 64}_bit"
-    names = ", ".join(f"R{depth}x{factor}" for depth, factor in sorted(BITS))
-    raise ValueError(
-        f"the {NAME} layout cannot hold a BiT with {model.blocks} units and width "
-        f"{model.width}: its code has {names}"
-    )
-
-
-def mixer_name(model: Mixer) -> str:
-    for ours, patches in MIXER_NAMES.items():
-        size = MIXERS[ours]
-        same = (model.depth, model.width) == (size.depth, size.width)
-        if same and model.patch_size in patches:
-            return f"mixer_{ours.lower()}{model.patch_size}_224"
-    names = ", ".join(f"{ours}/{p}" for ours, ps in MIXER_NAMES.items() for p in ps)
-    size = MixerSize(*(getattr(model, name) for name in MixerSize._fields))
-    raise ValueError(
-        f"the {NAME} layout cannot hold a Mixer of {size} and patches of "
-        f"{model.patch_size}: its code has {names}"
-    )
-
-
-def mixer_arguments(model: Mixer) -> Config:
-    """Sizes only: timm's Mixer takes no activation by name and has the exact GELU."""
-    hidden = (model.token_mlp_dim, model.channel_mlp_dim)
-    return {
-        "img_size": list(model.image_size),
-        "mlp_ratio": [ratio(x, model.width) for x in hidden],
-    }

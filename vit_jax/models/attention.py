@@ -1,5 +1,6 @@
 """Multi-head self-attention (arXiv 2010.11929, appendix A, Eqs. 5-8)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import einops
@@ -14,10 +15,13 @@ from vit_jax.models.flash_attention import (
     pad_to_even,
     traced_device,
 )
+from vit_jax.models.layers import make_norm
 from vit_jax.models.positions import RelativePositions
+from vit_jax.models.rotary import RotaryPositions
 from vit_jax.models.softmax_attention import softmax_attention
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+BIASES = ("qkv", "qk", "qv", "kv", "q", "k", "v", "none")
 
 
 class MultiHeadAttention(nn.Module):
@@ -31,6 +35,13 @@ class MultiHeadAttention(nn.Module):
             weights are xla's always. See docs/attention.md.
         relative: kind of relative positions, `relative` or `relative2d`; "" for none.
         grid: rows and columns of patches that those are learned for.
+        rotary: options of the `RotaryPositions` of queries and keys, None for none.
+        biases: those of query, key and value that have a bias, by their initials:
+            `qkv`, `qv`, ... `none`.
+        qk_norm: kind of a norm of each head's queries and keys, before they are turned;
+            `none` for none (arXiv 2302.05442).
+        inner_norm: kind of a norm of all heads' outputs together, "" for none.
+        norm_epsilon: of these norms.
         dtype: of the matrix products; logits and softmax are float32 always.
     """
 
@@ -39,6 +50,11 @@ class MultiHeadAttention(nn.Module):
     implementation: str = "auto"
     relative: str = ""
     grid: tuple[int, int] = (0, 0)
+    rotary: Mapping[str, Any] | None = None
+    biases: str = "qkv"
+    qk_norm: str = "none"
+    inner_norm: str = ""
+    norm_epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -82,25 +98,18 @@ class MultiHeadAttention(nn.Module):
             x = pad_to_even(x)
             keys_values = x if same else pad_to_even(keys_values)
 
-        def project(name: str, inputs: Array) -> Array:
-            return nn.DenseGeneral(
-                (self.num_heads, width // self.num_heads),
-                kernel_init=nn.initializers.xavier_uniform(),
-                dtype=self.dtype,
-                name=name,
-            )(inputs)
-
-        query = project("query", x)
-        key = project("key", keys_values)
-        value = project("value", keys_values)
-
+        query, key, value = self.project(x, keys_values)
+        places = grid or self.grid
+        if self.rotary is not None:
+            turn = RotaryPositions(**self.rotary, name="rotary")
+            query, key = turn(query, key, places, num_keys - places[0] * places[1])
         bias = None
         if self.relative:
             positions = RelativePositions(
                 self.relative, self.grid, name="relative_positions"
             )
             scaled = query * query.shape[-1] ** -0.5
-            bias = positions(scaled, grid or self.grid)
+            bias = positions(scaled, places)
 
         weights = None
         if kernel == "cudnn":
@@ -115,6 +124,11 @@ class MultiHeadAttention(nn.Module):
             scores = nn.Dropout(self.dropout_rate)(scores, deterministic=not train)
             x = attend(scores.astype(value.dtype), total, value)
 
+        if self.inner_norm:
+            heads = x.shape[-2:]
+            x = einops.rearrange(x, "b l k e -> b l (k e)")
+            x = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")(x)
+            x = x.reshape(*x.shape[:-1], *heads)
         x = nn.DenseGeneral(
             width,
             axis=(-2, -1),
@@ -125,6 +139,35 @@ class MultiHeadAttention(nn.Module):
         if kernel == "cudnn":
             x = x[:, :num_queries]
         return x, weights if return_weights else None
+
+    def project(
+        self, x: Float[Array, "b q d"], keys_values: Float[Array, "b l d"]
+    ) -> tuple[
+        Float[Array, "b q k e"], Float[Array, "b l k e"], Float[Array, "b l k e"]
+    ]:
+        """Queries, keys and values of each head, the first two normed if asked for."""
+        if self.biases not in BIASES:
+            raise ValueError(
+                f"unknown qkv_bias {self.biases!r}: wanted one of {', '.join(BIASES)}"
+            )
+
+        def part(name: str, inputs: Array) -> Array:
+            return nn.DenseGeneral(
+                (self.num_heads, x.shape[-1] // self.num_heads),
+                use_bias=name[0] in self.biases,
+                kernel_init=nn.initializers.xavier_uniform(),
+                dtype=self.dtype,
+                name=name,
+            )(inputs)
+
+        query = part("query", x)
+        key = part("key", keys_values)
+        value = part("value", keys_values)
+        if self.qk_norm != "none":
+            kind, epsilon, dtype = self.qk_norm, self.norm_epsilon, self.dtype
+            query = make_norm(kind, epsilon, dtype, "query_norm")(query)
+            key = make_norm(kind, epsilon, dtype, "key_norm")(key)
+        return query, key, value
 
 
 def choose_kernel(

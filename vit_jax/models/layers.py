@@ -30,6 +30,20 @@ INITIALIZATIONS = ("xavier", "trunc_normal")
 DEVIATION = 0.02
 
 
+NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+
+
+def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> nn.Module:
+    """A norm over the features, its statistics in float32.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind not in NORMS:
+        raise ValueError(f"unknown norm {kind!r}: wanted one of {', '.join(NORMS)}")
+    return NORMS[kind](epsilon, dtype=dtype, name=name)
+
+
 class PatchEmbedding(nn.Module):
     """Cuts an image or feature map into patches and maps each to `width` features.
 
@@ -40,6 +54,7 @@ class PatchEmbedding(nn.Module):
     patch_size: tuple[int, int]
     width: int
     dtype: Any = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -48,16 +63,25 @@ class PatchEmbedding(nn.Module):
         p, q = self.patch_size
         shape = (p, q, images.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         patches = einops.rearrange(
             images.astype(self.dtype), "b (h p) (w q) c -> b h w (p q c)", p=p, q=q
         )
         kernel = einops.rearrange(kernel, "p q c d -> (p q c) d")
-        return patches @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        tokens = patches @ kernel.astype(self.dtype)
+        if not self.use_bias:
+            return tokens
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        return tokens + bias.astype(self.dtype)
 
 
 class Mlp(nn.Module):
-    """Two dense layers with a GELU between, dropout after each."""
+    """Two dense layers with a GELU between, dropout after each.
+
+    Attributes:
+        gated: SwiGLU (arXiv 2002.05202): the first layer has a SiLU gate beside it
+            instead of the activation behind it.
+        inner_norm: kind of a norm before the second layer, "" for none.
+    """
 
     hidden_dim: int
     dropout_rate: float = 0.0
@@ -65,6 +89,9 @@ class Mlp(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     bias_init: Callable[..., Array] = nn.initializers.normal(stddev=1e-6)
+    gated: bool = False
+    inner_norm: str = ""
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -85,8 +112,15 @@ class Mlp(nn.Module):
                 f"{', '.join(ACTIVATIONS)}"
             )
         width = x.shape[-1]
-        x = ACTIVATIONS[self.activation](dense("hidden", self.hidden_dim)(x))
+        hidden = dense("hidden", self.hidden_dim)(x)
+        if self.gated:
+            x = nn.silu(dense("gate", self.hidden_dim)(x)) * hidden
+        else:
+            x = ACTIVATIONS[self.activation](hidden)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
+        if self.inner_norm:
+            norm = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")
+            x = norm(x)
         x = dense("out", width)(x)
         return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.layers import Mlp
+from vit_jax.models.layers import Mlp, make_norm
 
 
 class MapHead(nn.Module):
@@ -19,6 +19,7 @@ class MapHead(nn.Module):
     mlp_dim: int
     norm_epsilon: float = 1e-6
     activation: str = "gelu_tanh"
+    norm: str = "layernorm"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -31,7 +32,7 @@ class MapHead(nn.Module):
             self.num_heads, implementation="xla", dtype=self.dtype, name="attention"
         )
         x, _ = attention(probe, x, train=train)
-        y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm")(x)
+        y = make_norm(self.norm, self.norm_epsilon, self.dtype, "norm")(x)
         mlp = Mlp(self.mlp_dim, 0.0, self.activation, self.dtype, name="mlp")
         x = x + mlp(y, train=train)
         return einops.rearrange(x, "b 1 d -> b d")

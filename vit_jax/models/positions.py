@@ -7,9 +7,11 @@
     sincos2d    nothing: sines of column and row       added to the tokens
     relative    a vector a raster offset               a key beside each attention key
     relative2d  a vector a row and a column offset     a key beside each attention key
+    rope2d      nothing, or frequencies: rotary.py     turns queries and keys
+    learned_rope2d is `learned` and `rope2d` together.
 
 Those that are added come at the `stem`, before `every_layer` from a table of its own,
-or before every layer from one `shared` table. Relative ones are in every layer.
+or before every layer from one `shared` table. The others are in every layer.
 """
 
 import einops
@@ -25,9 +27,11 @@ from vit_jax.models.resample import (
     resample_table,
 )
 
-ADDED = ("learned", "learned2d", "sincos2d")
+LEARNED = ("learned", "learned_rope2d")  # a table in raster order
+ADDED = (*LEARNED, "learned2d", "sincos2d")
 RELATIVE = ("relative", "relative2d")
-KINDS = ("none", *ADDED, *RELATIVE)
+ROTARY = ("rope2d", "learned_rope2d")
+KINDS = ("none", *ADDED, *RELATIVE, "rope2d")
 PLACES = ("stem", "every_layer", "shared")
 
 
@@ -56,28 +60,27 @@ class PositionEmbedding(nn.Module):
             likewise; `sincos2d`, fixed.
         grid: rows and columns of patches that it is learned for.
         width: of the tokens.
-        class_token: whether the table's first row is the class token's; the fixed one
-            gives it zeros.
+        prefix: rows in front, of the class token and the distillation token; the fixed
+            one gives them zeros.
     """
 
     kind: str
     grid: tuple[int, int]
     width: int
-    class_token: bool
+    prefix: int
 
     @nn.compact
     def __call__(self, grid: tuple[int, int]) -> Float[Array, "1 l d"]:
         """The table for a grid, which may be another than the learned one."""
         rows, columns = self.grid
-        if self.kind == "learned":
-            length = self.class_token + rows * columns
+        if self.kind in LEARNED:
+            length = self.prefix + rows * columns
             table = self.learned("embedding", (1, length, self.width))
-            prefix = int(self.class_token)
-            return jnp.asarray(resample_table(table, self.grid, grid, prefix))
+            return jnp.asarray(resample_table(table, self.grid, grid, self.prefix))
         fixed = self.kind == "sincos2d"
         table = sincos2d(*grid, self.width) if fixed else self.learned2d(grid)
-        if self.class_token:
-            shape = (1, self.width)
+        if self.prefix:
+            shape = (self.prefix, self.width)
             first = jnp.zeros(shape) if fixed else self.learned("class_token", shape)
             table = jnp.concatenate([first, table])
         return table[None]

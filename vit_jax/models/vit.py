@@ -1,14 +1,12 @@
 """The Vision Transformer (arXiv 2010.11929, section 3.1 and appendix A).
 
 Axes: `b` batch, `h w` patch grid, `c` colour or features, `l` tokens, `d` width, `k`
-heads, `e` head width. Read bottom-up: patch embedding, block, encoder, pooling, model.
+heads, `e` head width. Layers are in `models/layers.py`, blocks in `models/encoder.py`.
 
 Parameters are float32. Matrix products and the residual stream are in `dtype`;
-LayerNorm statistics, softmax and the logits are float32.
+the statistics of norms, softmax and the logits are float32.
 """
 
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import einops
@@ -16,172 +14,29 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.axial import AxialBlock
-from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
+from vit_jax.models.encoder import Encoder
 from vit_jax.models.layers import (
     INITIALIZATIONS,
-    Mlp,
     PatchEmbedding,
-    ResidualBranch,
     classifier,
     divide_batch,
+    make_norm,
 )
 from vit_jax.models.pixels import HALF, check_grid, prepare
 from vit_jax.models.pooling import MapHead
 from vit_jax.models.positions import (
     ADDED,
     RELATIVE,
+    ROTARY,
     PositionEmbedding,
     add_positions,
     check_positions,
 )
 from vit_jax.models.resnet import ResNetTrunk
+from vit_jax.models.rotary import rotary_options
 
 POOLINGS = ("token", "gap", "map", "token_gap")
-
-
-class EncoderBlock(nn.Module):
-    """Pre-LN block: attention, then MLP, each behind a residual (Eqs. 2 and 3).
-
-    `positions` are the options of a `PositionEmbedding` of its own, None for none.
-    """
-
-    num_heads: int
-    mlp_dim: int
-    grid: tuple[int, int]
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    layer_scale_init: float = 0.0
-    norm_epsilon: float = 1e-6
-    activation: str = "gelu_tanh"
-    positions: Mapping[str, Any] | None = None
-    relative: str = ""
-    attention_implementation: str = "auto"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b l d"],
-        drop_rate: Any,
-        *,
-        grid: tuple[int, int],
-        train: bool,
-        return_attention: bool,
-    ) -> tuple[Float[Array, "b l d"], dict[str, Array]]:
-        """Tokens and activations; `drop_rate` is that of stochastic depth."""
-        if self.positions is not None:
-            x = add_positions(
-                x, PositionEmbedding(**self.positions, name="positions")(grid)
-            )
-        out = {}
-        y = self.norm("attention_norm")(x)
-        y, weights = MultiHeadAttention(
-            self.num_heads,
-            dropout_rate=self.attention_dropout_rate,
-            implementation=self.attention_implementation,
-            relative=self.relative,
-            grid=self.grid,
-            dtype=self.dtype,
-            name="attention",
-        )(y, train=train, return_weights=return_attention, grid=grid)
-        y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
-        out["attention"] = self.branch("attention_branch")(y, drop_rate, train=train)
-        x = x + out["attention"]
-
-        y = self.norm("mlp_norm")(x)
-        mlp = Mlp(
-            self.mlp_dim, self.dropout_rate, self.activation, self.dtype, name="mlp"
-        )
-        y = mlp(y, train=train)
-        out["mlp"] = self.branch("mlp_branch")(y, drop_rate, train=train)
-        x = out["output"] = divide_batch(x + out["mlp"])
-
-        if weights is not None:
-            out["attention_weights"] = weights
-        return x, out
-
-    def norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name=name)
-
-    def branch(self, name: str) -> ResidualBranch:
-        return ResidualBranch(self.layer_scale_init, name=name)
-
-
-class Encoder(nn.Module):
-    """A stack of blocks and a final LayerNorm.
-
-    Attributes:
-        block: options of each `EncoderBlock`.
-        axial: blocks with axial instead of full attention.
-        stochastic_depth_rate: that of the last block; it grows linearly from 0.
-        final_norm: whether there is one.
-        scan, remat, stochastic_depth_uniform: see `VisionTransformer`.
-    """
-
-    depth: int
-    block: Mapping[str, Any]
-    axial: bool = False
-    stochastic_depth_rate: float = 0.0
-    final_norm: bool = True
-    scan: bool = False
-    remat: str = "none"
-    stochastic_depth_uniform: bool = False
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b l d"],
-        shared_table: Float[Array, "1 _ d"] | None = None,
-        *,
-        grid: tuple[int, int],
-        train: bool,
-        return_attention: bool,
-    ) -> tuple[Float[Array, "b l d"], dict[str, Any]]:
-        """Returns tokens and activations; `shared_table` is added before each layer."""
-
-        def layer(
-            block: nn.Module, x: Array, drop_rate: Any
-        ) -> tuple[Array, dict[str, Any]]:
-            if shared_table is not None:
-                x = add_positions(x, shared_table)
-            options = {"train": train, "return_attention": return_attention}
-            return block(x, drop_rate, grid=grid, **options)
-
-        out = {}
-        if self.scan:
-            if return_attention:
-                raise ValueError("scanned blocks give no attention: use scan=False")
-            rates = self.drop_rates() if self.stochastic_depth_rate else None
-            x = scan_blocks(
-                layer,
-                self.make_block(STACKED),
-                x,
-                rates,
-                depth=self.depth,
-                remat=self.remat,
-            )
-        else:
-            for i, rate in enumerate(self.drop_rates()):
-                name = f"block_{i:02d}"
-                apply = rematerialized(partial(layer, drop_rate=rate), self.remat)
-                x, out[name] = apply(self.make_block(name), x)
-        if self.final_norm:
-            epsilon, dtype = self.block["norm_epsilon"], self.block["dtype"]
-            x = nn.LayerNorm(epsilon, dtype=dtype, name="norm")(x)
-        return x, out
-
-    def drop_rates(self) -> list[float]:
-        if self.stochastic_depth_uniform:
-            return [self.stochastic_depth_rate] * self.depth
-        last = max(self.depth - 1, 1)
-        return [self.stochastic_depth_rate * i / last for i in range(self.depth)]
-
-    def make_block(self, name: str) -> nn.Module:
-        if self.axial:
-            return AxialBlock(EncoderBlock, self.block, name=name)
-        return EncoderBlock(**self.block, name=name)
+MAP_READS = ("all", "patches")
 
 
 class VisionTransformer(nn.Module):
@@ -195,15 +50,29 @@ class VisionTransformer(nn.Module):
         depth, width, mlp_dim, num_heads: L, D, M, k of the paper's Table 1.
         pooling: `token`, the class token's output; `gap`, the mean over patches;
             `map`, attention pooling; `token_gap`, the first two side by side.
+        map_reads: what attention pooling reads: `all` tokens or the `patches`.
         class_token: `auto`, if the pooling reads it; `always`.
         class_token_position: whether the class token has a learned position, as in
             Eq. 1; big_vision adds positions before it puts the token in front.
+        distillation_token: a token behind the class token with a head of its own; the
+            logits are the mean of both heads' (DeiT, arXiv 2012.12877).
         positions, positions_at: kind and place, see `models/positions.py`.
+        rope_frequencies, rope_coordinates, rope_base, rope_layout, rope_axes,
+            rope_grid: of rotary positions, see `models/rotary.py`.
         attention: `full`, or `axial`: rows, then columns (appendix D.6); no class
             token or registers then.
-        norm_after_pooling: the final LayerNorm comes after the pooling.
-        norm_epsilon: of each LayerNorm.
-        activation: of the MLPs: `gelu_tanh`, `gelu`, ... (`ACTIVATIONS`).
+        qkv_bias: which of query, key and value have a bias: `qkv`, `qv`, ... `none`.
+        qk_norm: norm of each head's queries and keys: `none`, `layernorm`, `rmsnorm`.
+        attention_inner_norm: a norm of the heads' outputs before the last projection.
+        block: `pre_norm`, `post_norm`, `parallel` or `pairs`, see `models/encoder.py`.
+        embedding_norm: a norm before the blocks, and no bias in the patch embedding
+            (CLIP, arXiv 2103.00020).
+        norm: kind of all norms: `layernorm` or `rmsnorm`.
+        norm_after_pooling: the final norm comes after the pooling.
+        norm_epsilon: of each norm.
+        mlp: `plain`, or `swiglu`, whose gate is a third matrix of `mlp_dim` outputs.
+        mlp_inner_norm: a norm before the last matrix of the MLPs (EVA-02).
+        activation: of plain MLPs: `gelu_tanh`, `gelu`, ... (`ACTIVATIONS`).
         pre_logits: a tanh layer of the same width before the head, for pre-training.
         head_bias_init: initial value of the head's bias; its kernel starts at zero.
         dropout_rate: after every dense layer but q, k, v, and after the positions.
@@ -239,13 +108,29 @@ class VisionTransformer(nn.Module):
     mlp_dim: int
     num_heads: int
     pooling: str = "token"
+    map_reads: str = "all"
     class_token: str = "auto"
     class_token_position: bool = True
+    distillation_token: bool = False
     positions: str = "learned"
     positions_at: str = "stem"
+    rope_frequencies: str = "axial"
+    rope_coordinates: str = "centred"
+    rope_base: float = 100.0
+    rope_layout: str = "half"
+    rope_axes: str = "yx"
+    rope_grid: tuple[int, ...] = ()
     attention: str = "full"
+    qkv_bias: str = "qkv"
+    qk_norm: str = "none"
+    attention_inner_norm: bool = False
+    block: str = "pre_norm"
+    embedding_norm: bool = False
+    norm: str = "layernorm"
     norm_after_pooling: bool = False
     norm_epsilon: float = 1e-6
+    mlp: str = "plain"
+    mlp_inner_norm: bool = False
     activation: str = "gelu_tanh"
     pre_logits: bool = False
     head_bias_init: float = 0.0
@@ -285,8 +170,15 @@ class VisionTransformer(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: registers and class token, in that order."""
-        return self.num_registers + self.has_class_token
+        """Tokens before the patches: registers, class token, distillation token."""
+        return self.num_registers + self.has_class_token + self.distillation_token
+
+    @property
+    def num_placed_tokens(self) -> int:
+        """Those of them that have a row in the table of positions."""
+        if not self.class_token_position:
+            return 0
+        return self.has_class_token + self.distillation_token
 
     @nn.compact
     def __call__(
@@ -312,8 +204,8 @@ class VisionTransformer(nn.Module):
             tokens after positions), `encoder` (per block `attention`, `mlp`, `output`
             and, with `return_attention`, `attention_weights` (b k l l)), `encoded`
             (b l d), `pre_logits` (b d) and, with `patch_outputs`, `patches`
-            (b hw patch_outputs, float32). Under jit, what is not used of it costs
-            nothing.
+            (b hw patch_outputs, float32); with a distillation token, `class_logits`
+            and `distillation_logits`. Under jit, what is not used of it costs nothing.
 
         Raises:
             ValueError: images of another shape, size or dtype than the model's, or
@@ -328,6 +220,8 @@ class VisionTransformer(nn.Module):
         grid = rows, columns
         x = einops.rearrange(x, "b h w d -> b (h w) d")
         x = self.corrupt(x, patch_sources)
+        if self.distillation_token:
+            x = self.prepend(x, "distillation_token", 1, nn.initializers.zeros)
         if self.has_class_token:
             x = self.prepend(x, "class_token", 1, nn.initializers.zeros)
         table = self.position_table(grid)
@@ -338,6 +232,8 @@ class VisionTransformer(nn.Module):
             # In front of the class token, so that the patches stay contiguous.
             init = nn.initializers.normal(stddev=0.02)
             x = self.prepend(x, "registers", self.num_registers, init)
+        if self.embedding_norm:
+            x = self.make_norm("embedding_norm")(x)
         x = out["embedded"] = divide_batch(x)
         x, out["encoder"] = self.make_encoder()(
             x, table, grid=grid, train=train, return_attention=return_attention
@@ -349,12 +245,14 @@ class VisionTransformer(nn.Module):
             out["patches"] = head(patches.astype(jnp.float32))
         x = self.pool(x, train=train)
         if self.norm_after_pooling:
-            x = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="pool_norm")(x)
+            x = self.make_norm("pool_norm")(x)
         if self.pre_logits:
             x = nn.tanh(nn.Dense(self.width, dtype=self.dtype, name="pre_logits")(x))
         x = out["pre_logits"] = x.astype(jnp.float32)
         if self.num_classes:
             x = classifier(self.num_classes, self.head_bias_init)(x)
+        if self.distillation_token:
+            x = self.distilled(x, out)
         return x, out
 
     def embed(
@@ -366,7 +264,13 @@ class VisionTransformer(nn.Module):
             trunk = self.trunk(self.resnet_stem)
             x, out["resnet"] = trunk.stages(images)
             side //= trunk.stride
-        patches = PatchEmbedding((side, side), self.width, self.dtype, name="embedding")
+        patches = PatchEmbedding(
+            (side, side),
+            self.width,
+            self.dtype,
+            use_bias=not self.embedding_norm,
+            name="embedding",
+        )
         return patches(x), out
 
     def corrupt(
@@ -408,7 +312,7 @@ class VisionTransformer(nn.Module):
             "kind": self.positions,
             "grid": self.grid,
             "width": self.width,
-            "class_token": self.has_class_token and self.class_token_position,
+            "prefix": self.num_placed_tokens,
         }
 
     def make_encoder(self) -> Encoder:
@@ -417,13 +321,21 @@ class VisionTransformer(nn.Module):
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
             "grid": self.grid,
+            "kind": self.block,
             "dropout_rate": self.dropout_rate,
             "attention_dropout_rate": self.attention_dropout_rate,
             "layer_scale_init": self.layer_scale_init,
+            "norm": self.norm,
             "norm_epsilon": self.norm_epsilon,
             "activation": self.activation,
+            "mlp": self.mlp,
+            "mlp_inner_norm": self.mlp_inner_norm,
+            "attention_inner_norm": self.attention_inner_norm,
+            "qkv_bias": self.qkv_bias,
+            "qk_norm": self.qk_norm,
             "positions": self.position_options() if own else None,
             "relative": self.positions if self.positions in RELATIVE else "",
+            "rotary": rotary_options(self) if self.positions in ROTARY else None,
             "attention_implementation": self.attention_implementation,
             "dtype": self.dtype,
         }
@@ -446,14 +358,16 @@ class VisionTransformer(nn.Module):
 
     def pool(self, x: Float[Array, "b l d"], *, train: bool) -> Float[Array, "b _"]:
         if self.pooling == "map":
+            read = x if self.map_reads == "all" else x[:, self.num_prefix_tokens :]
             return MapHead(
                 self.num_heads,
                 self.mlp_dim,
                 self.norm_epsilon,
                 self.activation,
+                self.norm,
                 self.dtype,
                 name="map_head",
-            )(x, train=train)
+            )(read, train=train)
         mean = x[:, self.num_prefix_tokens :].mean(axis=1)
         if self.pooling == "gap":
             return mean
@@ -462,6 +376,21 @@ class VisionTransformer(nn.Module):
             return token
         return jnp.concatenate([token, mean], axis=-1)
 
+    def distilled(
+        self, logits: Float[Array, "b n"], out: dict[str, Any]
+    ) -> Float[Array, "b n"]:
+        """The mean of both heads' logits, which are put into `out`."""
+        out["class_logits"] = logits
+        x = out["encoded"][:, self.num_registers + 1].astype(jnp.float32)
+        if self.num_classes:
+            name = "distillation_head"
+            x = classifier(self.num_classes, self.head_bias_init, name)(x)
+        out["distillation_logits"] = x
+        return (logits + x) / 2
+
+    def make_norm(self, name: str) -> nn.Module:
+        return make_norm(self.norm, self.norm_epsilon, self.dtype, name)
+
     def check(self, image_size: tuple[int, int]) -> None:
         """Raises ValueError for options that do not go together, or a wrong size."""
         for name, value, choices in (
@@ -469,6 +398,7 @@ class VisionTransformer(nn.Module):
             ("class_token", self.class_token, ("auto", "always")),
             ("attention", self.attention, ("full", "axial")),
             ("initialization", self.initialization, INITIALIZATIONS),
+            ("map_reads", self.map_reads, MAP_READS),
         ):
             if value not in choices:
                 raise ValueError(
@@ -479,6 +409,14 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 "axial attention sees rows and columns of patches only: use "
                 "pooling='gap' or 'map', class_token='auto' and num_registers=0"
+            )
+        token_read = self.pooling == "token" and not (
+            self.pre_logits or self.norm_after_pooling
+        )
+        if self.distillation_token and not token_read:
+            raise ValueError(
+                "the head of the distillation token reads it as the class token's head "
+                "does: use pooling='token', pre_logits=False, norm_after_pooling=False"
             )
         check_grid(image_size, self.patch_size)
         if self.resnet_stem is not None:

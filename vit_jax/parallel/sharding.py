@@ -29,11 +29,13 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 # The end of a parameter's path, and the mesh axes of its last dimensions.
 TENSOR_RULES = (
-    ("attention/(query|key|value)/kernel", (None, "tensor", None)),
-    ("attention/(query|key|value)/bias", ("tensor", None)),
-    ("attention/out/kernel", ("tensor", None, None)),
-    (r"(\w+_)?mlp/hidden/kernel", (None, "tensor")),
-    (r"(\w+_)?mlp/hidden/bias", ("tensor",)),
+    (r"(\w+_)?attention/(query|key|value)/kernel", (None, "tensor", None)),
+    (r"(\w+_)?attention/(query|key|value)/bias", ("tensor", None)),
+    (r"(\w+_)?attention/rotary/frequencies", (None, "tensor", None)),
+    (r"(\w+_)?attention/out/kernel", ("tensor", None, None)),
+    (r"(\w+_)?mlp/(hidden|gate)/kernel", (None, "tensor")),
+    (r"(\w+_)?mlp/(hidden|gate)/bias", ("tensor",)),
+    (r"(\w+_)?mlp/norm/(scale|bias)", ("tensor",)),
     (r"(\w+_)?mlp/out/kernel", ("tensor", None)),
 )
 # Smaller arrays, and vectors, stay whole under fsdp: to gather them takes longer than

@@ -1,0 +1,159 @@
+"""The config.json of timm's class Eva, read and written.
+
+Tensors do not show how positions turn: the architecture's name does, so that a file
+without one is refused.
+"""
+
+import re
+from typing import Any
+
+from vit_jax.interop.layout import Facts, Tensors
+from vit_jax.interop.timm_blocks import has_own_gate
+from vit_jax.interop.timm_config import POOLINGS, Config, architecture, arguments
+from vit_jax.interop.timm_written import pretrained_config, ratio
+from vit_jax.models import VisionTransformer
+from vit_jax.models.positions import LEARNED, ROTARY
+
+CENTRED = {
+    "rope_type": "dinov3",
+    "rope_temperature": 100,
+    "rope_rotate_half": True,
+    "use_rot_pos_emb": True,
+    "use_abs_pos_emb": False,
+    "eps": 1e-5,
+}
+SCALED = {"use_rot_pos_emb": True, "ref_feat_shape": 16}
+ROPE_VIT = {
+    "use_rot_pos_emb": True,
+    "rope_grid_indexing": "xy",
+    "rope_temperature": 100,
+    "attn_type": "rope",
+}
+MIXED = {"rope_type": "mixed", "rope_temperature": 10}
+# Arguments of the class by the architecture's name, where they change what is computed
+# and no tensor shows it. `eps` is that of its norms, which no config has.
+ARCHITECTURES: tuple[tuple[str, dict[str, Any]], ...] = (
+    (r"vit_\w+_patch16_(dinov3|dinov3_qkvb|lingbot)", CENTRED),
+    (r"eva_giant_patch14_\w+", {}),
+    (r"eva02_enormous_\w+", {"use_post_norm": True}),
+    (r"eva02_(tiny|small|base|large)_\w+", SCALED),
+    (r"vit_\w+_patch16_rope_reg\d_gap_256", SCALED | {"use_abs_pos_emb": False}),
+    (r"vit_\w+_patch16_rope_224", ROPE_VIT | {"use_abs_pos_emb": False}),
+    (r"vit_\w+_patch16_rope_ape_224", ROPE_VIT),
+    (r"vit_\w+_rope_mixed_224", ROPE_VIT | MIXED | {"use_abs_pos_emb": False}),
+    (r"vit_\w+_rope_mixed_ape_224", ROPE_VIT | MIXED),
+)
+DEFAULTS = {
+    "use_rot_pos_emb": False,
+    "use_abs_pos_emb": True,
+    "use_post_norm": False,
+    "rope_type": "cat",
+    "rope_temperature": 10000,
+    "rope_grid_indexing": "ij",
+    "rope_grid_offset": 0,
+    "rope_rotate_half": False,
+    "ref_feat_shape": None,
+    "attn_type": "eva",
+    "eps": 1e-6,
+}
+# Written with all arguments given, an architecture stands for its epsilon alone.
+WRITTEN = {1e-5: "vit_small_patch16_dinov3", 1e-6: "eva02_tiny_patch14_224"}
+
+
+def class_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What the class is made with, as far as tensors do not show it.
+
+    Raises:
+        ValueError: an architecture that is not known to be ours, or arguments of it.
+    """
+    name = architecture(config)
+    known = [given for form, given in ARCHITECTURES if re.fullmatch(form, name)]
+    if not known:
+        raise ValueError(
+            f"timm's {name or 'model without a name'} has the blocks of its class Eva, "
+            "and no tensor shows how its positions turn: vit_jax knows DINOv3, EVA, "
+            "EVA-02 and RoPE-ViT, by `architecture` in a config.json beside the weights"
+        )
+    changed = {k: v for k, v in arguments(config).items() if k in DEFAULTS}
+    found = DEFAULTS | known[0] | changed
+    if (
+        found["rope_type"] not in ("cat", "mixed", "dinov3")
+        or found["rope_grid_offset"]
+    ):
+        raise ValueError(
+            f"timm's {name} has positions of rope_type={found['rope_type']!r} and "
+            f"rope_grid_offset={found['rope_grid_offset']}, which vit_jax has not: "
+            "wanted cat, mixed or dinov3, and no offset"
+        )
+    return found
+
+
+def rotary(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the model for positions as timm's class is given them."""
+    absolute = given["use_abs_pos_emb"]
+    if not given["use_rot_pos_emb"]:
+        return {"positions": "learned" if absolute else "none"}
+    centred = given["rope_type"] == "dinov3"
+    reference = given["ref_feat_shape"]
+    if isinstance(reference, int):
+        reference = (reference, reference)
+    scaled = given["rope_type"] == "cat" and reference
+    return {
+        "positions": "learned_rope2d" if absolute else "rope2d",
+        "rope_frequencies": "mixed" if given["rope_type"] == "mixed" else "axial",
+        "rope_coordinates": "centred" if centred else "index",
+        "rope_base": float(given["rope_temperature"]),
+        "rope_layout": "half" if given["rope_rotate_half"] else "pairs",
+        "rope_axes": {"ij": "yx", "xy": "xy"}[given["rope_grid_indexing"]],
+        "rope_grid": tuple(reference) if scaled else (),
+    }
+
+
+def num_heads(tensors: Tensors, config: dict[str, Any], width: int) -> int:
+    if "num_heads" in arguments(config):
+        return arguments(config)["num_heads"]
+    if "rope.freqs" in tensors:
+        return tensors["rope.freqs"].shape[2]
+    # EVA's giant and enormous models have wider heads than the 64 of all others.
+    return 16 if width in (1408, 1792) else width // 64
+
+
+def eva_config(model: VisionTransformer, facts: Facts) -> Config:
+    """For `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
+    kind = "mixed" if model.rope_frequencies == "mixed" else "cat"
+    if model.rope_coordinates == "centred":
+        kind = "dinov3"
+    gate = model.mlp == "swiglu" and has_own_gate(model)
+    given = {
+        "img_size": list(model.image_size),
+        "patch_size": model.patch_size,
+        "embed_dim": model.width,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "mlp_ratio": ratio(model.mlp_dim, model.width),
+        "class_token": model.has_class_token,
+        "global_pool": POOLINGS[model.pooling],
+        "use_fc_norm": model.norm_after_pooling,
+        "use_post_norm": model.block == "post_norm",
+        "use_pre_transformer_norm": model.embedding_norm,
+        "no_embed_class": not model.class_token_position,
+        "num_reg_tokens": model.num_registers,
+        "qkv_bias": model.qkv_bias != "none",
+        "qkv_fused": not model.mlp_inner_norm,
+        "attn_type": "rope" if model.qkv_bias == "qkv" else "eva",
+        "qk_norm": model.qk_norm != "none",
+        "swiglu_mlp": model.mlp == "swiglu",
+        "swiglu_align_to": 8 if gate and not model.mlp_inner_norm else 0,
+        "scale_mlp": model.mlp_inner_norm,
+        "scale_attn_inner": model.attention_inner_norm,
+        "init_values": model.layer_scale_init or None,
+        "use_abs_pos_emb": model.positions in LEARNED,
+        "use_rot_pos_emb": model.positions in ROTARY,
+        "rope_type": kind,
+        "rope_temperature": model.rope_base,
+        "rope_rotate_half": model.rope_layout == "half",
+        "rope_grid_indexing": {"yx": "ij", "xy": "xy"}[model.rope_axes],
+        "ref_feat_shape": list(model.rope_grid) or None,
+        "dynamic_img_size": False,
+    }
+    return pretrained_config(WRITTEN[model.norm_epsilon], model, facts, given)

@@ -1,0 +1,143 @@
+"""Rotary 2-D positions: queries and keys of patches, turned by where the patches are.
+
+A head's features are pairs, and a pair is a point in a plane. It is turned by an angle
+that grows with the place of the patch, so that attention sees offsets between patches
+(arXiv 2104.09864, arXiv 2403.13298). What the published models have:
+
+                   frequencies  coordinates   base  layout  axes
+    DINOv3         axial        centred        100  half    yx
+    EVA-02         axial        index, scaled  1e4  pairs   yx
+    RoPE-ViT       axial        index          100  pairs   xy
+    RoPE-ViT mixed mixed        index           10  pairs   xy
+"""
+
+import math
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+CHOICES = {
+    "frequencies": ("axial", "mixed"),
+    "coordinates": ("centred", "index"),
+    "layout": ("half", "pairs"),
+    "axes": ("yx", "xy"),
+}
+
+
+class RotaryPositions(nn.Module):
+    """Turns the patches' queries and keys; tokens around the patches stay as they are.
+
+    Attributes:
+        frequencies: `axial`, fixed: half of the pairs turn with the first axis, half
+            with the second; `mixed`, learned for each head, pairs turn with both.
+        coordinates: `centred`, of patch centres in [-1, 1] whatever the grid, one turn
+            a unit; `index`, numbers of rows and columns, one radian a unit.
+        base: frequencies fall from 1 to almost 1 / base.
+        layout: which features are a pair: `half`, those half a head apart; `pairs`,
+            neighbours.
+        axes: the order of the two, rows (y) and columns (x).
+        grid: rows and columns that `index` coordinates are scaled to; () for the grid
+            of the tokens.
+    """
+
+    frequencies: str = "axial"
+    coordinates: str = "centred"
+    base: float = 100.0
+    layout: str = "half"
+    axes: str = "yx"
+    grid: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "b l k e"],
+        key: Float[Array, "b l k e"],
+        grid: tuple[int, int],
+        prefix: int,
+    ) -> tuple[Float[Array, "b l k e"], Float[Array, "b l k e"]]:
+        """Queries and keys, of which those of the grid stand behind `prefix` others."""
+        self.check(query.shape[-1])
+        places = jnp.asarray(self.places(grid), jnp.float32)
+        if self.frequencies == "mixed":
+            shape = (2, query.shape[2], query.shape[3] // 2)
+            learned = self.param("frequencies", self.initial_frequencies, shape)
+            angles = jnp.einsum("la,ake->lke", places, learned, precision="highest")
+        else:
+            bands = jnp.asarray(self.bands(query.shape[-1]), jnp.float32)
+            angles = einops.rearrange(places[..., None] * bands, "l a e -> l 1 (a e)")
+        behind = query.shape[1] - prefix - len(places)
+        angles = jnp.pad(angles, ((prefix, behind), (0, 0), (0, 0)))
+        return turn(query, angles, self.layout), turn(key, angles, self.layout)
+
+    def places(self, grid: tuple[int, int]) -> Float[np.ndarray, "l 2"]:
+        """Coordinates of the patches in raster order, in radians at frequency 1."""
+        lines = []
+        for axis, size in enumerate(grid):
+            if self.coordinates == "centred":
+                line = 2 * math.pi * (2 * (np.arange(size) + 0.5) / size - 1)
+            else:
+                line = np.arange(size) * (self.grid[axis] / size if self.grid else 1.0)
+            lines.append(line)
+        pair = np.meshgrid(*lines, indexing="ij")
+        pair = pair if self.axes == "yx" else pair[::-1]
+        return np.stack([line.ravel() for line in pair], axis=1)
+
+    def bands(self, head_width: int) -> Float[np.ndarray, " e"]:
+        """The fixed frequencies of one axis."""
+        count = head_width // 4
+        return self.base ** -(np.arange(count) / count)
+
+    def initial_frequencies(
+        self, rng: Array, shape: tuple[int, ...]
+    ) -> Float[Array, "2 k e"]:
+        """The fixed frequencies, their axes rotated by a random angle in each head."""
+        bands = jnp.asarray(self.bands(2 * shape[2]), jnp.float32)
+        angle = jax.random.uniform(rng, (shape[1], 1), maxval=2 * math.pi)
+        turned = [
+            jnp.concatenate([bands * wave(angle), bands * wave(angle + math.pi / 2)], 1)
+            for wave in (jnp.cos, jnp.sin)
+        ]
+        return jnp.stack(turned)
+
+    def check(self, head_width: int) -> None:
+        """Raises ValueError for an unknown choice or heads of a width that is odd."""
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"unknown rope_{name} {getattr(self, name)!r}: wanted one of "
+                    f"{', '.join(choices)}"
+                )
+        if len(self.grid) not in (0, 2) or (self.grid and self.coordinates != "index"):
+            raise ValueError(
+                "rope_grid is the rows and columns that coordinates of kind 'index' "
+                f"are scaled to, or (): it is {self.grid} with rope_coordinates="
+                f"{self.coordinates!r}"
+            )
+        if head_width % 4:
+            raise ValueError(
+                "rotary positions need heads of a width divisible by 4, not "
+                f"{head_width}"
+            )
+
+
+def turn(
+    x: Float[Array, "b l k e"], angles: Float[Array, "l _ half"], layout: str
+) -> Float[Array, "b l k e"]:
+    """Each pair of features, turned by its angle; computed in float32."""
+    features = "b l k (p e)" if layout == "half" else "b l k (e p)"
+    split = f"{features} -> p b l k e"
+    first, second = einops.rearrange(x.astype(jnp.float32), split, p=2)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    turned = jnp.stack([first * cos - second * sin, second * cos + first * sin])
+    return einops.rearrange(turned, f"p b l k e -> {features}").astype(x.dtype)
+
+
+def rotary_options(model: Any) -> dict[str, Any]:
+    """The options of `RotaryPositions` that a model has under names with `rope_`."""
+    names = (*CHOICES, "base", "grid")
+    return {name: getattr(model, f"rope_{name}") for name in names}

@@ -12,10 +12,11 @@ KNOWN = re.compile(
     vit_(tiny|small|medium|mediumd|betwixt|base|large|huge|giant|gigantic|little|wee
         |so150m|so150m2|so400m|giantopt|xsmall)
         _patch\d+(_plus)?
-        (_reg\d)?(_gap|_dinov2|_tipsv2|_siglip|_siglip_gap)?
+        (_reg\d)?(_gap|_dinov2|_tipsv2|_siglip|_siglip_gap|_clip|_clip_quickgelu
+            |_rpn|_xp|_18x2|_36x1)?
         (_\d+)?(_miil|_in21k|_sam|_dino)?
     | vit_(tiny|small|base|large)_r(_|26_|50_)s(16|32)(_p8)?_(224|384)(_in21k)?
-    | deit_(tiny|small|base)_patch16_(224|384)
+    | deit_(tiny|small|base)(_distilled)?_patch16_(224|384)
     | deit3_(small|medium|base|large|huge)_patch1[46]_(224|384)(_in21ft1k)?
     | flexivit_(small|base|large)
     | test_vit2?
@@ -31,7 +32,8 @@ ARGUMENTS = frozenset(
     "mlp_ratio qkv_bias proj_bias init_values class_token pos_embed no_embed_class "
     "reg_tokens pre_norm fc_norm act_layer dynamic_img_size strict_img_size drop_rate "
     "pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate "
-    "weight_init fix_init num_blocks".split()
+    "weight_init fix_init num_blocks qk_norm scale_attn_norm scale_mlp_norm "
+    "pool_include_prefix".split()
 )
 # Options that only timm's code has, by the beginning of the architecture's name.
 HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}

@@ -58,7 +58,7 @@ TORCHVISION = PLAIN | IMAGENET | {"width": 128, "mlp_dim": 20, "num_heads": 2}
 EXPECTED: dict[str, dict[str, Any]] = {
     "timm_token": PLAIN,
     "timm_gap": GAP | SCALED | {"norm_after_pooling": True},
-    "timm_gap_norm_first": GAP | SCALED | {"image_size": (40, 40)},
+    "timm_gap_norm_first": GAP | SCALED | {"image_size": (40, 40), "qkv_bias": "none"},
     "timm_gap_class_token": GAP | {"class_token": "always", "norm_after_pooling": True},
     "timm_registers": PLAIN
     | SCALED

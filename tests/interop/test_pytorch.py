@@ -86,10 +86,6 @@ def test_only_their_own_layout_recognises_files() -> None:
 @pytest.mark.parametrize(
     "name, tensor, message",
     [
-        ("timm_token", "dist_token", "distillation token and its head.*dist_token"),
-        ("timm_token", "norm_pre.weight", "before the blocks.*norm_pre.weight"),
-        ("timm_token", "blocks.0.attn.q_norm.weight", "norms of queries and keys"),
-        ("timm_token", "blocks.1.mlp.norm.weight", "norms inside"),
         ("timm_token", "blocks.0.attn.q_bias", "positions of BEiT.*q_bias"),
         ("timm_bit", "stages.0.blocks.0.norm1.running_mean", "BatchNorm"),
         ("timm_hybrid", "patch_embed.backbone.0.conv.weight", "plain convolutions"),

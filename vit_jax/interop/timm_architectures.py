@@ -33,7 +33,7 @@ ARGUMENTS = frozenset(
     "reg_tokens pre_norm fc_norm act_layer dynamic_img_size strict_img_size drop_rate "
     "pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate "
     "weight_init fix_init num_blocks qk_norm scale_attn_norm scale_mlp_norm "
-    "pool_include_prefix".split()
+    "pool_include_prefix norm_layer".split()
 )
 # Options that only timm's code has, by the beginning of the architecture's name.
 HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}

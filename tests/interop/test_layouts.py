@@ -267,4 +267,4 @@ def test_rules_that_forget_a_parameter(tmp_path, monkeypatch):
 
 def test_layouts_have_names_and_one_order():
     names = [layout.NAME for layout in interop.LAYOUTS]
-    assert names == ["google", "big_vision", "timm", "huggingface", "torchvision"]
+    assert names == "google big_vision timm timm_eva huggingface torchvision".split()

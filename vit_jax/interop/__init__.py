@@ -83,9 +83,7 @@ def load_checkpoint(
             resampled, which is logged. Needed where the positions in the file are not
             those of a square and its config has no size.
         patch_size: in pixels; patches are resized (FlexiViT), which is logged.
-        resample: of positions: "bilinear" as in the paper's code, "bicubic" as in
-            timm's, "bicubic_plain" as in transformers'; "auto" is the last for a
-            Hugging Face checkpoint and else the first.
+        resample: of positions: a name of `resample_grid`; "auto" is that of the code.
         dtype: of the computation, as in `create_model`.
         layout: the name of a layout; "auto" finds it.
         mesh: from `sharding.make_mesh`, to put the parameters on; None leaves them on

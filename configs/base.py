@@ -14,6 +14,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Checkpoint whose parameters training starts from: a run folder, a file, a name in
     # vit_jax/interop/public.csv. With model.name="" the architecture is taken from it.
     config.init = ""
+    # Of its positions: bilinear, bicubic (timm's), bicubic_plain (Hugging Face's), or
+    # auto: the last for a checkpoint of Hugging Face, else the first.
+    config.resample = "auto"
 
     config.model = dict(
         name="",  # "ViT-B/16", "R50+ViT-B/16", "BiT-R50x1": vit_jax/models/variants.py

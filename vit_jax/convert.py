@@ -45,7 +45,11 @@ if __name__ == "__main__":
         "--image-size", type=image_size, metavar="HxW", help="resamples positions"
     )
     parser.add_argument("--patch-size", type=int, help="resizes patches (FlexiViT)")
-    parser.add_argument("--resample", default="bilinear", help="bilinear or bicubic")
+    parser.add_argument(
+        "--resample",
+        default="auto",
+        help="auto, bilinear, bicubic or bicubic_plain, of the positions",
+    )
     parser.add_argument(
         "--ema", action="store_true", help="of a run, its averaged parameters"
     )

@@ -101,6 +101,18 @@ def test_another_image_size_resamples_positions_alone(path, caplog, method):
     assert wide.description == loaded.description
 
 
+def test_the_usual_resampling_is_that_of_the_original_code(path, tmp_path, caplog):
+    caplog.set_level("INFO", "vit_jax")
+    load_checkpoint(path, image_size=16)
+    assert caplog.messages == ["positions resampled from 3x3 to 4x4 (bilinear)"]
+    model = create_model("ViT-mu/4", num_classes=3, image_size=12)
+    params = init_params(model, jax.random.key(0))
+    save_checkpoint(tmp_path / "hf", model, params, layout="huggingface")
+    caplog.clear()
+    load_checkpoint(tmp_path / "hf", image_size=16)
+    assert caplog.messages == ["positions resampled from 3x3 to 4x4 (bicubic_plain)"]
+
+
 def test_another_patch_size_resizes_patches_alone(path, caplog):
     loaded = load_checkpoint(path)
     large = load_checkpoint(path, image_size=24, patch_size=8)

@@ -94,3 +94,20 @@ def test_smaller_patches_give_the_nearest_tokens():
 def test_the_same_patch_size_is_the_same_array():
     kernel = table(4, 4, 3, 5)
     assert resample_patches(kernel, (4, 4)) is kernel
+
+
+@pytest.mark.parametrize(
+    "size, wanted",
+    [
+        (6, [-0.086806, 0.21875, 1.430555, 3.152778, 6.78125, 9.434029]),
+        (3, [0.091435, 2.125, 8.334492]),
+    ],
+)
+def test_plain_bicubic_is_that_of_torch(size, wanted):
+    """The numbers are those of torch's `interpolate`, align_corners=False."""
+    squares = np.array([0, 1, 4, 9], np.float32)
+    for transposed in (False, True):
+        grid = (squares[None] if transposed else squares[:, None])[..., None]
+        new = (1, size) if transposed else (size, 1)
+        found = np.asarray(resample_grid(grid, new, "bicubic_plain")).ravel()
+        np.testing.assert_allclose(found, wanted, atol=2e-6)

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from golden.weights import random_pixels
 from parity import (
+    architectures,
     huggingface_originals,
     our_models,
     resampling,
@@ -103,6 +104,11 @@ def main() -> int:
         print(f"| {name} | {original} | {old} | {new} | {difference:.1e} |")
         if not difference <= LIMIT:
             failed.append(f"{name} {old} to {new}: {difference:.1e}")
+    print("\n| architecture of timm, one block | | difference |\n|---|---|--:|")
+    for name, outcome, difference in architectures.rows(only):
+        print(f"| {name} | {outcome} | {difference:.1e} |", flush=True)
+        if not difference <= LIMIT:
+            failed.append(f"{name}, one block: {difference:.1e}")
     print(f"\n{time.time() - start:.0f} s")
     if failed:
         print(

@@ -22,6 +22,19 @@ def bicubic(old: tuple[int, int], new: tuple[int, int]) -> float:
     return difference(ours, theirs.numpy().reshape(*new, 32))
 
 
+def bicubic_plain(old: tuple[int, int], new: tuple[int, int]) -> float:
+    """As transformers interpolates positions."""
+    table = random_tensor("pos_embed", (1, *old, 32))[0]
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(table.transpose(2, 0, 1)[None].copy()),
+        size=new,
+        mode="bicubic",
+        align_corners=False,
+    )
+    ours = resample_grid(table, new, "bicubic_plain")
+    return difference(ours, theirs.numpy()[0].transpose(1, 2, 0))
+
+
 def bilinear(old: tuple[int, int], new: tuple[int, int]) -> float:
     """As in the ViT paper's code."""
     table = random_tensor("pos_embed", (1, *old, 32))[0]
@@ -51,6 +64,7 @@ def rows() -> list[tuple[str, str, tuple[int, int], tuple[int, int], float]]:
         (function.__name__, original, old, new, function(old, new))
         for function, original, sizes in (
             (bicubic, "timm resample_abs_pos_embed", GRIDS),
+            (bicubic_plain, "torch interpolate, as transformers", GRIDS),
             (bilinear, "scipy.ndimage.zoom, order 1", GRIDS),
             (patches, "timm resample_patch_embed", PATCHES),
         )

@@ -34,7 +34,16 @@ from vit_jax.training.step import (
 )
 
 # Keys that do not enter the compiled programs; `program_key` treats `data`.
-MEMBER_SECTIONS = ("seed", "init", "eval", "sweep", "checkpoint", "log", "mesh")
+MEMBER_SECTIONS = (
+    "seed",
+    "init",
+    "resample",
+    "eval",
+    "sweep",
+    "checkpoint",
+    "log",
+    "mesh",
+)
 MEMBER_KEYS = {
     "optim": (*keywords(make_schedule), "weight_decay"),
     "train": ("duration", "step_timeout"),

@@ -182,5 +182,12 @@ def first_state(program: FleetProgram, member: Member) -> Any:
     if not config.init:
         return program.start(program.draw(config.seed))
     names = member.output_names
-    params = initial_params(program.model, shapes, config.init, names, seed=config.seed)
+    params = initial_params(
+        program.model,
+        shapes,
+        config.init,
+        names,
+        seed=config.seed,
+        resample=config.resample,
+    )
     return program.start(params)

@@ -74,7 +74,7 @@ def load_checkpoint(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
-    resample: str = "bilinear",
+    resample: str = "auto",
     dtype: DTypeLike = "auto",
     layout: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
@@ -91,7 +91,7 @@ def load_checkpoint(
             resampled, which is logged. Needed where the positions in the file are not
             those of a square and its config has no size.
         patch_size: in pixels; patches are resized (FlexiViT), which is logged.
-        resample: of positions: "bilinear" as in the paper's code, or "bicubic".
+        resample: of positions: a name of `resample_grid`; "auto" is that of the code.
         dtype: of the computation, as in `create_model`.
         layout: the name of a layout; "auto" finds it.
         mesh: from `sharding.make_mesh`, to put the parameters on; None leaves them on
@@ -131,6 +131,8 @@ def load_checkpoint(
         facts = facts._replace(label_names=())
     if mesh is not None:
         params = place_params(params, mesh)
+    if resample == "auto":
+        resample = "bicubic_plain" if module is huggingface else "bilinear"
     model, params = adapt.resize(model, params, image_size, patch_size, resample)
     if mesh is not None:
         params = place_params(params, mesh)

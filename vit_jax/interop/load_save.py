@@ -22,7 +22,7 @@ def load(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
-    resample: str = "bilinear",
+    resample: str = "auto",
     ema: bool = False,
     dtype: DTypeLike = "auto",
     scan: bool = False,
@@ -50,7 +50,9 @@ def load(
             checkpoint's. Positions are resampled.
         patch_size: in pixels; None keeps the checkpoint's. The kernel of the patches is
             resized (FlexiViT), and positions are resampled if their number changes.
-        resample: filter for positions, "bilinear" or "bicubic".
+        resample: filter for positions, "bilinear", "bicubic" (as timm's) or
+            "bicubic_plain" (as transformers'); "auto" is the last for a checkpoint of
+            Hugging Face and else the first.
         ema: take the moving average of the parameters of a run.
         dtype: of the computation: float32, bfloat16 or float16, by name or as NumPy and
             JAX have them; "auto" is the run's own, else bfloat16 on GPU and TPU and

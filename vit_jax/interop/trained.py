@@ -65,7 +65,7 @@ def load_trained(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
-    resample: str = "bilinear",
+    resample: str = "auto",
     dtype: DTypeLike = "auto",
     mesh: jax.sharding.Mesh | None = None,
     told: Mapping[str, Any] = MappingProxyType({}),
@@ -120,6 +120,7 @@ def load_trained(
     if num_classes is not None and num_classes != model.num_classes:
         model, params = adapt.replace_head(model, params, num_classes)
         names = labels.label_names(num_classes)
+    resample = "bilinear" if resample == "auto" else resample
     model, params = adapt.resize(model, params, image_size, patch_size, resample)
     params = place_params(params, mesh)
     data = fitted(run.data, model.image_size)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-METHODS = ("bilinear", "bicubic")
+METHODS = ("bilinear", "bicubic", "bicubic_plain")
 
 
 def resample_grid(
@@ -27,7 +27,8 @@ def resample_grid(
             returned.
         method: `bilinear`, corners on corners, as the paper's code does
             (`scipy.ndimage.zoom` of order 1); `bicubic`, antialiased, borders on
-            borders, as timm does.
+            borders, as timm does; `bicubic_plain`, without antialiasing, as
+            transformers does.
 
     Raises:
         ValueError: unknown method.
@@ -38,7 +39,8 @@ def resample_grid(
         )
     if table.shape[:2] == tuple(grid):
         return table
-    matrix = corner_matrix if method == "bilinear" else area_matrix
+    matrices = {"bilinear": corner_matrix, "bicubic": area_matrix}
+    matrix = matrices.get(method, plain_matrix)
     rows, columns = (
         matrix(*sizes) for sizes in zip(table.shape[:2], grid, strict=True)
     )
@@ -56,6 +58,21 @@ def area_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Antialiased cubic interpolation (Keys, a = -0.5), borders on borders."""
     eye = np.eye(old, dtype=np.float32)
     return np.asarray(jax.image.resize(eye, (new, old), "cubic", antialias=True))
+
+
+def plain_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Cubic interpolation of torch's `interpolate` (Keys, a = -0.75), borders on
+    borders: four neighbours, of which those outside repeat the last inside."""
+    places = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(places).astype(int)
+    matrix = np.zeros((new, old))
+    for neighbour in range(-1, 3):
+        x = np.abs(places - first - neighbour)
+        near = 1.25 * x**3 - 2.25 * x**2 + 1
+        far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+        column = np.clip(first + neighbour, 0, old - 1)
+        np.add.at(matrix, (np.arange(new), column), np.where(x <= 1, near, far))
+    return matrix.astype(np.float32)
 
 
 def resample_patches(

@@ -69,6 +69,7 @@ def initial_params(
     label_names: tuple[str, ...],
     *,
     seed: int,
+    resample: str,
 ) -> dict[str, Any]:
     """Takes the parameters of a checkpoint, fitted to the model's image size.
 
@@ -82,6 +83,7 @@ def initial_params(
             that is other than the default; without, a default is no choice.
         label_names: of the classes that are to be trained.
         seed: what is new is drawn as a run with this seed would.
+        resample: filter for positions, as in `load`.
 
     Raises:
         ValueError: another architecture, or other numerics; names what differs.
@@ -94,6 +96,7 @@ def initial_params(
         told={k: v for k, v in attributes(model).items() if v != usual.get(k)},
         image_size=model.image_size,
         patch_size=getattr(model, "patch_size", None),
+        resample=resample,
         mesh=jax.tree.leaves(shardings)[0].mesh,
     )
     check_attributes(run.model, model, init)

@@ -79,6 +79,7 @@ def start_state(
             config.init,
             setup.label_names,
             seed=config.seed,
+            resample=config.resample,
         )
     return program.init_state(params), 0
 

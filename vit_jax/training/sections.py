@@ -40,6 +40,7 @@ def config_sections() -> dict[str, Keys]:
     return {
         "seed": {},
         "init": {},
+        "resample": {},
         "model": {key: False for family in families for key in family}
         | keywords(create_model, provided=sizes),
         "data": keywords(Data),

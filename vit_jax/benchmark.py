@@ -173,6 +173,8 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if arguments.model and arguments.overrides:
         raise ValueError(f"{arguments.overrides[0]} goes with --config, not --model")
+    if arguments.mode == "forward" and "accumulate_steps" in given:
+        raise ValueError("--accumulate-steps goes with --mode train: leave it out")
     if arguments.steps < GROUPS:
         raise ValueError(f"--steps must be at least {GROUPS}, got {arguments.steps}")
     for name, value in DEFAULTS.items():

@@ -101,6 +101,7 @@ PRETRAINING = (
     Case("deit3.py:model=ViT-H/14", FULL),
     Case("deit3.py:model=ViT-B/16,stage=finetune,size=384", SCAN),
     Case("deit3.py:model=ViT-H/14,stage=from21k", DOTS, slow=True),
+    Case("distill.py:teacher=", SCAN),
 )
 FINE_TUNING = (
     Case("finetune.py:model=ViT-B/16", SCAN, compiled="ViT-B/16, 384 px"),

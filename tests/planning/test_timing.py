@@ -67,6 +67,10 @@ def test_real_input(tmp_path):
         (["--model", "ViT-Ti/16", "--config.seed=1"], "--config.seed=1 goes with"),
         (["--model", "ViT-Ti/16", "--batch", "8,x"], "--batch=8,x: wanted"),
         (["--model", "ViT-Ti/16", "--steps", "0"], "--steps must be at least"),
+        (
+            ["--model=ViT-Ti/16", "--mode=forward", "--accumulate-steps=2"],
+            "--accumulate-steps goes with --mode train",
+        ),
     ],
 )
 def test_arguments_that_nothing_would_read(arguments, message):

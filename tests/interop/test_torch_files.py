@@ -128,6 +128,18 @@ def test_a_head_beside_the_backbone(tmp_path):
     equal(read(tmp_path / "x.ckpt", content), wanted)
 
 
+def test_what_a_training_has_beside_its_model_is_left_out(tmp_path, caplog):
+    caplog.set_level("INFO", "vit_jax")
+    ones = np.ones(2, np.float32)
+    beside = {"criterion.weight": ones, "val_acc.total": ones}
+    state = below("model.") | below("ema_model.module.", AVERAGE)
+    equal(read(tmp_path / "x.ckpt", {"state_dict": below("model.") | beside}), ARRAYS)
+    assert "criterion.weight, val_acc.total left out" in caplog.text
+    equal(read(tmp_path / "y.ckpt", {"state_dict": state | beside}), AVERAGE)
+    # Alone, or by another name, it may be the model.
+    equal(read(tmp_path / "z.pth", ARRAYS | beside), ARRAYS | beside)
+
+
 def test_nothing_is_executed(tmp_path):
     with pytest.raises(FileError, match="holds no state dict: wanted tensors by name"):
         read(tmp_path / "x.pth", {"model": Boom()})

@@ -19,9 +19,11 @@ def torch_modules() -> Iterator[None]:
     """Has modules of torch's names, as long as a pickle is written."""
     missing = [n for n in ("torch", "torch._utils") if n not in sys.modules]
     sys.modules.update({name: types.ModuleType(name) for name in missing})
-    yield
-    for name in missing:
-        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
 
 
 def stand_in(module: str, name: str) -> Callable[..., None]:

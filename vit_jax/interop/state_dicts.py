@@ -35,6 +35,10 @@ PREFIX = re.compile(
 )
 AVERAGED = re.compile(r"(^|\.)(ema|model_ema|ema_model|averaged_model)\.")
 COUNTER = "n_averaged"  # of torch's AveragedModel
+# What a Lightning module has beside its model: weights of classes, states of metrics.
+TRAINING = re.compile(
+    r"^(criterion|loss\w*|metrics?|accuracy|acc|(train|val|valid|test)_\w+)\."
+)
 
 
 def find_state_dict(content: Any, part: str, path: Path) -> Tensors:
@@ -116,6 +120,14 @@ def without_prefix(tensors: Tensors, path: Path) -> Tensors:
         prefix = found[0] if (found := PREFIX.match(name)) else ""
         if name.removeprefix(prefix) != COUNTER:
             groups.setdefault(prefix, {})[name.removeprefix(prefix)] = tensor
+    if len(groups) > 1 and (
+        beside := [x for x in groups.get("", ()) if TRAINING.match(x)]
+    ):
+        logger.info(f"{path}: {', '.join(beside)} left out, no part of the model")
+        for name in beside:
+            del groups[""][name]
+        if not groups[""]:
+            del groups[""]
     averages = [prefix for prefix in groups if AVERAGED.search(prefix)]
     others = [prefix for prefix in groups if prefix not in averages]
     for average in averages:

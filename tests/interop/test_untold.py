@@ -29,12 +29,13 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_bare_files_of_timm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert bare("timm_token", tmp_path).model.num_heads == 1
-    assert said(caplog) == [*NUMERICS, "pooling", *PIXELS]
+    assert said(caplog) == [*NUMERICS, "block", "pooling", *PIXELS]
     given = {"pixel_mean": IMAGENET_MEAN, "pixel_std": (0.1, 0.2, 0.3), "num_heads": 2}
     loaded = bare("timm_token", tmp_path, **given)
     assert {name: getattr(loaded.model, name) for name in given} == given
-    assert said(caplog) == ["activation", "norm_epsilon", "pooling"]
+    assert said(caplog) == ["activation", "norm_epsilon", "block", "pooling"]
     given |= {"activation": "relu", "norm_epsilon": 1e-3, "pooling": "gap"}
+    given["block"] = "post_norm"
     bare("timm_token", tmp_path, **given, class_token="always")
     assert not caplog.records
 
@@ -129,3 +130,13 @@ def test_the_warning_is_seen_without_a_logger(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "does not tell some options" in done.stdout, done.stderr
+
+
+def test_the_place_of_the_norms_is_given_by_hand(tmp_path: Path) -> None:
+    with_config = load("timm_post_norm", tmp_path / "folder").model
+    known = {name: getattr(with_config, name) for name in (*NUMERICS, *PIXELS)}
+    without = bare("timm_post_norm", tmp_path, **known).model
+    assert (without.block, with_config.block) == ("pre_norm", "post_norm")
+    assert bare("timm_post_norm", tmp_path, **known, block="post_norm").model == (
+        with_config
+    )

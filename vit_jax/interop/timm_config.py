@@ -112,7 +112,9 @@ def untold(tensors: Tensors, config: Config) -> tuple[str, ...]:
     if architecture(config):
         return pixels
     told = pool_of(config) or "attn_pool.latent" in tensors
-    return (*NUMERICS, *(() if told else ("pooling",)), *pixels)
+    # Norms behind the branches have the names of those before them.
+    place = ("block",) if "blocks.0.norm1.weight" in tensors else ()
+    return (*NUMERICS, *place, *(() if told else ("pooling",)), *pixels)
 
 
 def facts(tensors: Tensors, config: Config) -> Facts:

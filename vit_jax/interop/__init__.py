@@ -20,6 +20,7 @@ from vit_jax.interop import (
     timm,
     timm_eva,
     torchvision,
+    vit5,
 )
 from vit_jax.interop.layout import (
     Facts,
@@ -46,6 +47,7 @@ LAYOUTS: tuple[Layout, ...] = (
     timm_eva,
     huggingface,
     torchvision,
+    vit5,
 )
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
 NAMED = 5  # tensors in an error

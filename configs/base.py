@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     # vit_jax/interop/public.csv. With model.name="" the architecture is taken from it.
     config.init = ""
     # Of its positions: bilinear, bicubic (timm's), bicubic_plain (Hugging Face's), or
-    # auto: the last for a checkpoint of Hugging Face, else the first.
+    # auto: the last for a checkpoint of Hugging Face or ViT-5, else the first.
     config.resample = "auto"
 
     config.model = dict(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden_files import load, original
 
-from vit_jax.interop import LAYOUTS, save_checkpoint
+from vit_jax.interop import LAYOUTS, load_checkpoint, save_checkpoint
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import HALF
 
@@ -51,6 +51,16 @@ def test_the_bases_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     model: Any = load("vit5_small", tmp_path, tensors).model
     changed = (25, 100) if name == "attn.rope.freqs" else (10_000, 25)
     assert (model.rope_base, model.rope_register_base) == changed
+
+
+def test_another_image_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Positions are resampled as its code does; patches have whole numbers again."""
+    caplog.set_level("INFO", "vit_jax")
+    load("vit5_small", tmp_path)
+    caplog.clear()
+    model: Any = load_checkpoint(tmp_path, image_size=40).model
+    assert "positions resampled from 3x3 to 5x5 (bicubic_plain)" in caplog.messages
+    assert (model.grid, model.rope_grid) == ((5, 5), ())
 
 
 @pytest.mark.parametrize("block, band", [(0, 3), (1, 7)])

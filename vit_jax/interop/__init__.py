@@ -134,7 +134,8 @@ def load_checkpoint(
     if mesh is not None:
         params = place_params(params, mesh)
     if resample == "auto":
-        resample = "bicubic_plain" if module is huggingface else "bilinear"
+        plain = module in (huggingface, vit5)
+        resample = "bicubic_plain" if plain else "bilinear"
     model, params = adapt.resize(model, params, image_size, patch_size, resample)
     if mesh is not None:
         params = place_params(params, mesh)

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     # vit_jax/interop/public.csv. With model.name="" the architecture is taken from it.
     config.init = ""
     # Of its positions: bilinear, bicubic (timm's), bicubic_plain (Hugging Face's), or
-    # auto: the last for a checkpoint of Hugging Face, else the first.
+    # auto: the last for a checkpoint of Hugging Face or ViT-5, else the first.
     config.resample = "auto"
 
     config.model = dict(
@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
         rope_layout="half",  # which features are a pair; or pairs
         rope_axes="yx",  # or xy
         rope_grid=(),  # rows and columns that index coordinates are scaled to
+        rope_register_base=0.0,  # of registers in a square of their own; 0 for none
         attention="full",  # or axial: rows, then columns
         qkv_bias="qkv",  # which of query, key, value have a bias; none for none
         qk_norm="none",  # of queries and keys: none, layernorm, rmsnorm

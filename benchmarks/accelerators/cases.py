@@ -101,6 +101,8 @@ PRETRAINING = (
     Case("deit3.py:model=ViT-H/14", FULL),
     Case("deit3.py:model=ViT-B/16,stage=finetune,size=384", SCAN),
     Case("deit3.py:model=ViT-H/14,stage=from21k", DOTS, slow=True),
+    Case("vit5.py:model=ViT-B/16", SCAN),
+    Case("vit5.py:model=ViT-L/16,stage=finetune,size=384", DOTS, slow=True),
     Case("distill.py:teacher=", SCAN),
 )
 FINE_TUNING = (

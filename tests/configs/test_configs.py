@@ -1,15 +1,20 @@
 """Every config resolves, builds, and runs one abstract step."""
 
+import math
+from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from configs import augreg, families, pretrain, vtab
 from vit_jax.config import difference, resolve_lengths
 from vit_jax.config_file import read_config
 from vit_jax.data.pipeline import Data
-from vit_jax.models import create_model
+from vit_jax.interop import save_checkpoint
+from vit_jax.interop.layout import parameter_shapes
+from vit_jax.models import create_model, init_params
 from vit_jax.training import distillation
 from vit_jax.training.optim import make_schedule
 from vit_jax.training.setup import build, build_program
@@ -50,6 +55,8 @@ SPECS = (
     "deit3.py:model=ViT-H/14",
     "deit3.py:model=ViT-S/16,data=imagenet21k",
     "deit3.py:model=ViT-B/16,stage=finetune",
+    "vit5.py",
+    "vit5.py:model=ViT-B/16,stage=finetune",
     "vtab.py:task=clevr_count,model=ViT-B/32",
     "vtab.py:task=smallnorb_azimuth,model=ViT-H/14",
     "lab.py",
@@ -532,9 +539,59 @@ def test_deit3(model):
     assert (config.loss.name, config.loss.label_smoothing) == ("softmax", 0.1)
 
 
+# wangf3014/ViT-5, README.md: learning rate, pixels, epochs, stochastic depth of the
+# pre-training and of the fine-tuning; parameters of its models at those pixels.
+VIT5 = {
+    "ViT-S/16": (4e-3, 224, 800, 0.05, 0.05, 22_039_144),
+    "ViT-B/16": (3e-3, 192, 800, 0.2, 0.25, 86_503_144),
+    "ViT-L/16": (3e-3, 192, 400, 0.35, 0.5, 304_204_776),
+}
+
+
+@pytest.mark.parametrize("model", VIT5)
+def test_vit5(model):
+    rate, pixels, epochs, drop, drop_finetune, parameters = VIT5[model]
+    config = read_config(f"configs/vit5.py:model={model}", [])
+    assert (config.optim.name, config.optim.learning_rate) == ("lamb", rate)
+    assert (config.optim.weight_decay, config.optim.warmup) == (0.05, "5epochs")
+    assert (config.data.batch_size, config.data.image_size) == (2048, (pixels, pixels))
+    assert config.data.three_augment and config.data.color_jitter == 0.3
+    assert config.data.repeated_augmentation == 3
+    assert (config.mix.mixup_alpha, config.mix.cutmix_alpha) == (0.8, 1)
+    assert (config.loss.name, config.loss.label_smoothing) == ("sigmoid", 0)
+    assert config.model.stochastic_depth_rate == drop
+    assert config.train.duration == f"{epochs}epochs"
+    assert (config.train.ema_decay, config.train.ema_ramp) == (0.99996, False)
+    vit = create_model(
+        **config.model, num_classes=1000, image_size=config.data.image_size
+    )
+    shapes = parameter_shapes(vit)
+    assert sum(map(math.prod, shapes.values())) == parameters
+    config = read_config(f"configs/vit5.py:model={model},stage=finetune", [])
+    assert (config.optim.name, config.optim.learning_rate) == ("adamw", 1e-5)
+    assert (config.optim.weight_decay, config.data.batch_size) == (0.1, 512)
+    assert (config.train.duration, config.data.image_size) == ("20epochs", (224, 224))
+    assert (config.loss.name, config.loss.label_smoothing) == ("softmax", 0.1)
+    assert config.data.repeated_augmentation == 1 and not config.data.three_augment
+    assert (config.data.randaug_layers, config.data.randaug_magnitude) == (2, 9)
+    assert config.model.stochastic_depth_rate == drop_finetune
+    assert config.resample == "bicubic_plain" and not config.train.ema_decay
+
+
+def test_vit5_is_the_model_of_its_authors_checkpoints(tmp_path):
+    config = read_config("configs/vit5.py", [])
+    vit = create_model(**config.model, depth=1, num_classes=2, image_size=224)
+    shapes = jax.eval_shape(partial(init_params, vit), jax.random.key(0))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    path = tmp_path / "vit5.safetensors"
+    assert save_checkpoint(path, vit, params, layout="vit5") == {}
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("vit5.py:model=ViT-H/14", "wanted a model of ViT-S/16, ViT-B/16, ViT-L/16"),
+        ("vit5.py:stage=from21k", "a stage of pretrain, finetune"),
         ("deit3.py:model=ViT-Ti/16", "wanted a model of ViT-S/16"),
         ("deit3.py:stage=finetune,data=imagenet21k", "last two on imagenet2012"),
         ("plain_s16.py:arm=gap", "wanted one of improved, no_aug"),

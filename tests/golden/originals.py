@@ -2,7 +2,7 @@
 
 A golden file is JSON: where it comes from, the names and shapes of the tensors that
 the original project writes, the config files beside them, and the logits of
-`random_pixels` with `random_tensor` weights.
+`random_pixels` with `random_tensor` weights, but for those that are `fixed`.
 """
 
 import json
@@ -50,7 +50,9 @@ def write_golden(
     logits: torch.Tensor,
     config: dict[str, Any] | None = None,
     preprocessor_config: dict[str, Any] | None = None,
+    fixed: dict[str, list[float]] | None = None,
 ) -> None:
+    """Writes a file; `fixed` has the tensors that are not random."""
     content = {
         "original": original,
         "config": config or {},
@@ -59,6 +61,8 @@ def write_golden(
         "image_size": list(image_size),
         "logits": logits.detach().numpy().round(7).tolist(),
     }
+    if fixed:
+        content["fixed"] = fixed
     text = json.dumps(content, indent=1)
     # A list of numbers on one line.
     text = re.sub(r"\[[-+.,e\d\s]+\]", lambda found: " ".join(found[0].split()), text)

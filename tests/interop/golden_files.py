@@ -15,6 +15,7 @@ from vit_jax.interop import (
     timm,
     timm_eva,
     torchvision,
+    vit5,
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -23,6 +24,7 @@ MODULES = {
     "eva": timm_eva,
     "huggingface": huggingface,
     "torchvision": torchvision,
+    "vit5": vit5,
 }
 # What a bare file does not have: other heads than usual, the size of a BiT's images.
 TOLD: dict[str, dict[str, Any]] = {
@@ -43,8 +45,14 @@ def module_of(name: str) -> Any:
 
 def original(name: str) -> dict[str, np.ndarray]:
     """The tensors of a golden file, by the names of the original."""
-    shapes = golden(name)["tensors"].items()
-    return {name: random_tensor(name, tuple(shape)) for name, shape in shapes}
+    content = golden(name)
+    fixed = content.get("fixed", {})
+    return {
+        name: np.float32(fixed[name])
+        if name in fixed
+        else random_tensor(name, tuple(shape))
+        for name, shape in content["tensors"].items()
+    }
 
 
 def config_of(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints of timm, transformers and torchvision: logits of the original code.
+"""Checkpoints of other projects: logits of the original code.
 
 `tests/golden/` has what the originals wrote and computed; no torch is needed here.
 """
@@ -53,6 +53,12 @@ DINOV3 = SWIGLU | {
     "num_registers": 4,
     "qkv_bias": "none",
 }
+VIT5 = (
+    PLAIN
+    | IMAGENET
+    | {"width": 96, "mlp_dim": 192, "norm": "rmsnorm", "class_token_position": False}
+    | {"rope_coordinates": "index", "rope_base": 10000.0, "rope_layout": "pairs"}
+)
 TORCHVISION = PLAIN | IMAGENET | {"width": 128, "mlp_dim": 20, "num_heads": 2}
 # Attributes that are not the default of the model's class.
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -153,6 +159,13 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "huggingface_dinov2_registers": DINO
     | CLIP
     | {"pooling": "token_gap", "num_registers": 4},
+    "vit5_small": VIT5
+    | {"image_size": (24, 24), "layer_scale_init": 1e-4}
+    | {"positions": "learned_rope2d", "qkv_bias": "none", "qk_norm": "rmsnorm"}
+    | {"num_registers": 4, "rope_register_base": 100.0},
+    "vit5_variant": VIT5
+    | {"num_classes": 0, "image_size": (224, 224), "patch_size": 56}
+    | {"positions": "rope2d"},
     "torchvision_vit": TORCHVISION,
     "torchvision_vit_pre_logits": TORCHVISION | {"pre_logits": True},
 }

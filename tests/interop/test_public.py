@@ -478,7 +478,7 @@ def test_the_cache_of_hugging_faces_library(monkeypatch, tmp_path):
 def test_the_table_is_in_order():
     rows = public.public()
     assert len(rows) > 200
-    layouts = {"google", "big_vision", "timm", "huggingface", "torchvision"}
+    layouts = {"google", "big_vision", "timm", "huggingface", "torchvision", "vit5"}
     for name, row in rows.items():
         assert row.layout in layouts and int(row.classes) in (0, 1000, 21843)
         assert not row.image_size or 160 <= int(row.image_size) <= 518

@@ -58,6 +58,7 @@ def test_the_warning_says_how_to_give_it(
         ("huggingface_vit", "preprocessor_config", list(PIXELS)),
         ("timm_token", "pretrained_cfg", list(PIXELS)),
         ("torchvision_vit", "", ["num_heads", *PIXELS]),
+        ("vit5_small", "", list(PIXELS)),
     ],
 )
 def test_configs_that_tell_a_part(

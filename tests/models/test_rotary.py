@@ -79,6 +79,18 @@ def test_tokens_around_the_patches_are_not_turned(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_registers_are_turned_as_patches_of_a_square_with_a_base_of_its_own(name):
+    query, key = tokens(11)
+    options = KINDS[name] | {"registers": 4, "register_base": 25.0}
+    _, (new, _) = turned(options, query, key, prefix=5)
+    _, (patches, _) = turned(KINDS[name], query, key, prefix=5)
+    np.testing.assert_array_equal(new[:, 4:], patches[:, 4:])
+    square = KINDS[name] | {"base": 25.0, "grid": (), "frequencies": "axial"}
+    _, (alone, _) = turned(square, query[:, :4], key[:, :4], (2, 2), 0)
+    np.testing.assert_array_equal(new[:, :4], alone)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_logits_of_equal_contents_depend_on_offsets_alone(name):
     query, key = (jnp.broadcast_to(x[:, :1], (3, 6, 2, 8)) for x in tokens())
     _, (query, key) = turned(KINDS[name], query, key, prefix=0)

@@ -19,6 +19,19 @@ SIZES = {"depth": 2, "width": 16, "mlp_dim": 24, "num_heads": 2, "num_classes": 
 SHAPE = {"image_size": (8, 12), "dtype": "float32", "norm_epsilon": 1e-3}
 DINOV3 = {"positions": "rope2d", "qkv_bias": "qv", "num_registers": 2}
 EVA02 = {"positions": "learned_rope2d", "mlp": "swiglu", "mlp_inner_norm": True}
+VIT5 = {
+    "positions": "learned_rope2d",
+    "rope_coordinates": "index",
+    "rope_base": 1e4,
+    "rope_layout": "pairs",
+    "rope_register_base": 100.0,
+    "num_registers": 4,
+    "class_token_position": False,
+    "qkv_bias": "none",
+    "qk_norm": "rmsnorm",
+    "norm": "rmsnorm",
+    "layer_scale_init": 0.5,
+}
 OPTIONS = {
     "rmsnorm": {"norm": "rmsnorm"},
     "qk_norm": {"qk_norm": "layernorm"},
@@ -38,6 +51,7 @@ OPTIONS = {
     "dinov3": DINOV3 | {"norm_after_pooling": True, "pooling": "gap"},
     "eva02": EVA02 | {"qkv_bias": "qv", "attention_inner_norm": True},
     "mixed": {"positions": "rope2d", "rope_frequencies": "mixed", "block": "parallel"},
+    "vit5": VIT5,
 }
 
 
@@ -112,6 +126,8 @@ def attention(x, own, model, queries=None):
 
 def rotate(x, learned, model):
     """DINOv3's angles: the centre of each patch in turns, at two frequencies."""
+    if model.rope_register_base:
+        return rotate_with_registers(x, model)
     x, (rows, columns) = x.copy(), model.grid
     for patch in range(rows * columns):
         row, column = divmod(patch, columns)
@@ -126,6 +142,23 @@ def rotate(x, learned, model):
             token = x[head, model.num_prefix_tokens + patch]
             turned = (token[:4] + 1j * token[4:]) * np.exp(1j * angles)
             token[:] = np.concatenate([turned.real, turned.imag])
+    return x
+
+
+def rotate_with_registers(x, model):
+    """ViT-5's angles: the numbers of row and column, of the four registers too."""
+    x = x.copy()
+    for token in range(x.shape[1]):
+        place, columns, base = token, 2, 100
+        if token == 4:  # the class token
+            continue
+        if token > 4:
+            place, columns, base = token - 5, model.grid[1], 10_000
+        row, column = divmod(place, columns)
+        slow = base**-0.5
+        angles = np.array([row, row * slow, column, column * slow])
+        turned = (x[:, token, ::2] + 1j * x[:, token, 1::2]) * np.exp(1j * angles)
+        x[:, token, ::2], x[:, token, 1::2] = turned.real, turned.imag
     return x
 
 
@@ -158,7 +191,8 @@ def logits_by_hand(model, params, image):
     names = ("class_token", "distillation_token")
     x = np.concatenate([*(params[n][0] for n in names if n in params), x])
     if "positions" in params:
-        x = x + params["positions"]["embedding"][0]
+        table = params["positions"]["embedding"][0]
+        x[len(x) - len(table) :] += table
     if "registers" in params:
         x = np.concatenate([params["registers"][0], x])
     if model.embedding_norm:
@@ -208,7 +242,7 @@ def test_a_model_is_made_again_from_its_options(name):
     assert create_model(**options, **same) == model
 
 
-@pytest.mark.parametrize("name", ["eva02", "dinov3", "mixed", "pairs"])
+@pytest.mark.parametrize("name", ["eva02", "dinov3", "mixed", "pairs", "vit5"])
 def test_scanned_and_rematerialised_blocks_give_the_same(name):
     model = tiny(**OPTIONS[name])
     params, images = drawn(model), pixels(2, 8, 12)
@@ -228,7 +262,7 @@ def test_scanned_and_rematerialised_blocks_give_the_same(name):
         np.testing.assert_allclose(found, wanted, atol=1e-3 * scale, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["eva02", "mixed", "pairs", "parallel"])
+@pytest.mark.parametrize("name", ["eva02", "mixed", "pairs", "parallel", "vit5"])
 def test_heads_and_hidden_units_are_divided_over_devices(name):
     params = drawn(tiny(**OPTIONS[name]))
     mesh = AbstractMesh((1, 1, 2), AXES)
@@ -248,10 +282,12 @@ def test_heads_and_hidden_units_are_divided_over_devices(name):
         wanted["mlp/gate/kernel"] = (None, "tensor")
         wanted["mlp/gate/bias"] = wanted["mlp/norm/scale"] = ("tensor",)
         wanted["attention/norm/scale"] = (None,)
+    if name == "vit5":
+        wanted["attention/query_norm/scale"] = (None,)
     assert wanted.items() <= found.items()
 
 
-@pytest.mark.parametrize("name", ["eva02", "dinov3"])
+@pytest.mark.parametrize("name", ["eva02", "dinov3", "vit5"])
 def test_another_image_size(name):
     model = tiny(**OPTIONS[name])
     params, images = drawn(model), pixels(2, 16, 12)
@@ -295,6 +331,8 @@ def test_a_gate_is_a_third_matrix_in_the_arithmetic():
         ({"block": "post_norm", "layer_scale_init": 0.1}, "set layer_scale_init to 0"),
         ({"distillation_token": True, "pooling": "gap"}, "use pooling='token'"),
         ({"distillation_token": True, "pre_logits": True}, "pre_logits=False"),
+        (VIT5 | {"num_registers": 3}, "num_registers must be 1, 4, 9 and so on, not 3"),
+        (VIT5 | {"num_registers": 0}, "num_registers must be 1, 4, 9 and so on, not 0"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

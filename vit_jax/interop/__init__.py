@@ -20,6 +20,7 @@ from vit_jax.interop import (
     timm,
     timm_eva,
     torchvision,
+    vit5,
 )
 from vit_jax.interop.layout import (
     Facts,
@@ -46,6 +47,7 @@ LAYOUTS: tuple[Layout, ...] = (
     timm_eva,
     huggingface,
     torchvision,
+    vit5,
 )
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
 NAMED = 5  # tensors in an error
@@ -132,7 +134,8 @@ def load_checkpoint(
     if mesh is not None:
         params = place_params(params, mesh)
     if resample == "auto":
-        resample = "bicubic_plain" if module is huggingface else "bilinear"
+        plain = module in (huggingface, vit5)
+        resample = "bicubic_plain" if plain else "bilinear"
     model, params = adapt.resize(model, params, image_size, patch_size, resample)
     if mesh is not None:
         params = place_params(params, mesh)

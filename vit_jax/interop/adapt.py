@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from vit_jax.interop.layout import parameter_shapes
 from vit_jax.models import AnyModel, Mixer, VisionTransformer
+from vit_jax.models.positions import LEARNED
 from vit_jax.models.resample import resample_params
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ FREE = (
     "dropout_rate",
     "attention_dropout_rate",
     "stochastic_depth_rate",
+    "stochastic_depth_uniform",
     "head_bias_init",
     "initialization",
     "attention_implementation",
@@ -130,7 +132,7 @@ def attributes(model: AnyModel) -> dict[str, Any]:
         values["layer_scale_init"] = bool(model.layer_scale_init)
         if model.has_class_token == model.clone(class_token="auto").has_class_token:
             del values["class_token"]
-        if not model.has_class_token or model.positions != "learned":
+        if not model.has_class_token or model.positions not in LEARNED:
             del values["class_token_position"]
         if model.resnet_stem is None:
             values = {k: v for k, v in values.items() if not k.startswith("stem_")}

@@ -18,8 +18,9 @@ from vit_jax.models import AnyModel, init_params
 from vit_jax.models.variants import SIZES, Size
 
 Tensors = Mapping[str, np.ndarray]
-# Options that change what is computed and that only the layouts of timm hold; some of
-# them leave no trace in the tensors.
+# Options that change what is computed and that only these layouts hold, each some of
+# them; not all leave a trace in the tensors.
+HOLD_LATER = ("timm", "timm_eva", "vit5")
 LATER = {
     "block": "pre_norm",
     "norm": "layernorm",
@@ -281,7 +282,7 @@ def checked_rules(
     Raises:
         ValueError: they do not.
     """
-    if not layout.NAME.startswith("timm") and hasattr(model, "qkv_bias"):
+    if layout.NAME not in HOLD_LATER and hasattr(model, "qkv_bias"):
         check_options(model, layout.NAME, **{name: (x,) for name, x in LATER.items()})
     rules = layout.rules(model)
     ours = [path for rule in rules for path in rule.ours]

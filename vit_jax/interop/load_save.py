@@ -39,7 +39,7 @@ def load(
     Args:
         path: the folder of a run, whose newest whole checkpoint is taken; a file
             (.npz, or its part `file.npz:img`, .safetensors, .pth) or folder of timm,
-            Hugging Face, torchvision, vision_transformer or big_vision; or the name of
+            Hugging Face, torchvision, ViT-5, vision_transformer or big_vision; or the name of
             a public one, such as "timm/vit_base_patch16_224.augreg_in21k" or
             "augreg/B_16", which is downloaded once: `python -m vit_jax.interop.hub`
             lists them.
@@ -52,7 +52,7 @@ def load(
             resized (FlexiViT), and positions are resampled if their number changes.
         resample: filter for positions, "bilinear", "bicubic" (as timm's) or
             "bicubic_plain" (as transformers'); "auto" is the last for a checkpoint of
-            Hugging Face and else the first.
+            Hugging Face or ViT-5 and else the first.
         ema: take the moving average of the parameters of a run.
         dtype: of the computation: float32, bfloat16 or float16, by name or as NumPy and
             JAX have them; "auto" is the run's own, else bfloat16 on GPU and TPU and
@@ -106,8 +106,8 @@ def save(
     Args:
         path: .npz, .safetensors, or a folder.
         model, params: as from `load`; the blocks may be stacked.
-        layout: "google", "big_vision", "timm", "huggingface" or "torchvision"; "" is
-            "google" for .npz and "huggingface" for a folder.
+        layout: "google", "big_vision", "timm", "huggingface", "torchvision" or "vit5";
+            "" is "google" for .npz and "huggingface" for a folder.
         label_names: one for each output, for the layouts that hold them.
 
     Raises:

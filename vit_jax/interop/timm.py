@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.interop import pytorch, timm_blocks, timm_trunks
+from vit_jax.interop import pytorch, timm_blocks, timm_trunks, vit5
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
@@ -62,7 +62,8 @@ UNSUPPORTED = {
 
 
 def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:
-    if timm_blocks.is_eva(tensors, architecture(config)):
+    is_eva = timm_blocks.is_eva(tensors, architecture(config))
+    if is_eva or vit5.recognises(tensors, config):
         return False
     names = {modern(name) for name in tensors}
     blocks = KERNEL in names and not names.isdisjoint(FIRST)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vit_jax.interop import pytorch, timm_blocks
+from vit_jax.interop import pytorch, timm_blocks, vit5
 from vit_jax.interop.layout import (
     Facts,
     Rule,
@@ -41,7 +41,8 @@ KERNEL = "patch_embed.proj.weight"
 
 
 def recognises(tensors: Tensors, config: dict[str, Any]) -> bool:
-    return KERNEL in tensors and timm_blocks.is_eva(tensors, architecture(config))
+    is_eva = timm_blocks.is_eva(tensors, architecture(config))
+    return KERNEL in tensors and is_eva and not vit5.recognises(tensors, config)
 
 
 def canonical(
@@ -145,6 +146,7 @@ def checked(model: AnyModel) -> VisionTransformer:
         resnet_stem=(None,),
         pre_logits=(False,),
         distillation_token=(False,),
+        rope_register_base=(0.0,),
         activation=("gelu",),
         norm=("layernorm",),
         qk_norm=("none", "layernorm"),

@@ -9,6 +9,9 @@ that grows with the place of the patch, so that attention sees offsets between p
     EVA-02         axial        index, scaled  1e4  pairs   yx
     RoPE-ViT       axial        index          100  pairs   xy
     RoPE-ViT mixed mixed        index           10  pairs   xy
+    ViT-5          axial        index          1e4  pairs   yx
+
+ViT-5 also turns its registers, with a base of their own, 100.
 """
 
 import math
@@ -30,7 +33,7 @@ CHOICES = {
 
 
 class RotaryPositions(nn.Module):
-    """Turns the patches' queries and keys; tokens around the patches stay as they are.
+    """Turns the queries and keys of patches, and perhaps of registers, no others.
 
     Attributes:
         frequencies: `axial`, fixed: half of the pairs turn with the first axis, half
@@ -43,6 +46,9 @@ class RotaryPositions(nn.Module):
         axes: the order of the two, rows (y) and columns (x).
         grid: rows and columns that `index` coordinates are scaled to; () for the grid
             of the tokens.
+        registers: tokens at the very front that `register_base` is for.
+        register_base: the base for registers, which then have the places of patches in
+            a square grid of their own; 0 leaves them as they are.
     """
 
     frequencies: str = "axial"
@@ -51,6 +57,8 @@ class RotaryPositions(nn.Module):
     layout: str = "half"
     axes: str = "yx"
     grid: tuple[int, ...] = ()
+    registers: int = 0
+    register_base: float = 0.0
 
     @nn.compact
     def __call__(
@@ -62,44 +70,48 @@ class RotaryPositions(nn.Module):
     ) -> tuple[Float[Array, "b l k e"], Float[Array, "b l k e"]]:
         """Queries and keys, of which those of the grid stand behind `prefix` others."""
         self.check(query.shape[-1])
-        places = jnp.asarray(self.places(grid), jnp.float32)
+        places = jnp.asarray(self.places(grid, self.grid or grid), jnp.float32)
         if self.frequencies == "mixed":
             shape = (2, query.shape[2], query.shape[3] // 2)
             learned = self.param("frequencies", self.initial_frequencies, shape)
             angles = jnp.einsum("la,ake->lke", places, learned, precision="highest")
         else:
-            bands = jnp.asarray(self.bands(query.shape[-1]), jnp.float32)
-            angles = einops.rearrange(places[..., None] * bands, "l a e -> l 1 (a e)")
+            angles = axial_angles(places, bands(query.shape[-1], self.base))
         behind = query.shape[1] - prefix - len(places)
         angles = jnp.pad(angles, ((prefix, behind), (0, 0), (0, 0)))
+        if self.register_base:
+            side = math.isqrt(self.registers)
+            square = jnp.asarray(self.places((side, side), (side, side)), jnp.float32)
+            own = axial_angles(square, bands(query.shape[-1], self.register_base))
+            angles = angles.at[: self.registers].set(own)
         return turn(query, angles, self.layout), turn(key, angles, self.layout)
 
-    def places(self, grid: tuple[int, int]) -> Float[np.ndarray, "l 2"]:
-        """Coordinates of the patches in raster order, in radians at frequency 1."""
+    def places(
+        self, grid: tuple[int, int], scale: tuple[int, ...]
+    ) -> Float[np.ndarray, "l 2"]:
+        """Coordinates of a grid in raster order, in radians at frequency 1.
+
+        Those of kind `index` are as far apart as if the grid had the size of `scale`.
+        """
         lines = []
-        for axis, size in enumerate(grid):
+        for size, scaled in zip(grid, scale, strict=True):
             if self.coordinates == "centred":
                 line = 2 * math.pi * (2 * (np.arange(size) + 0.5) / size - 1)
             else:
-                line = np.arange(size) * (self.grid[axis] / size if self.grid else 1.0)
+                line = np.arange(size) * (scaled / size)
             lines.append(line)
         pair = np.meshgrid(*lines, indexing="ij")
         pair = pair if self.axes == "yx" else pair[::-1]
         return np.stack([line.ravel() for line in pair], axis=1)
 
-    def bands(self, head_width: int) -> Float[np.ndarray, " e"]:
-        """The fixed frequencies of one axis."""
-        count = head_width // 4
-        return self.base ** -(np.arange(count) / count)
-
     def initial_frequencies(
         self, rng: Array, shape: tuple[int, ...]
     ) -> Float[Array, "2 k e"]:
         """The fixed frequencies, their axes rotated by a random angle in each head."""
-        bands = jnp.asarray(self.bands(2 * shape[2]), jnp.float32)
+        fixed = jnp.asarray(bands(2 * shape[2], self.base), jnp.float32)
         angle = jax.random.uniform(rng, (shape[1], 1), maxval=2 * math.pi)
         turned = [
-            jnp.concatenate([bands * wave(angle), bands * wave(angle + math.pi / 2)], 1)
+            jnp.concatenate([fixed * wave(angle), fixed * wave(angle + math.pi / 2)], 1)
             for wave in (jnp.cos, jnp.sin)
         ]
         return jnp.stack(turned)
@@ -118,11 +130,31 @@ class RotaryPositions(nn.Module):
                 f"are scaled to, or (): it is {self.grid} with rope_coordinates="
                 f"{self.coordinates!r}"
             )
+        square = self.registers and math.isqrt(self.registers) ** 2 == self.registers
+        if self.register_base and not square:
+            raise ValueError(
+                "rope_register_base puts the registers on a square grid: num_registers "
+                f"must be 1, 4, 9 and so on, not {self.registers}"
+            )
         if head_width % 4:
             raise ValueError(
                 "rotary positions need heads of a width divisible by 4, not "
                 f"{head_width}"
             )
+
+
+def bands(head_width: int, base: float) -> Float[np.ndarray, " e"]:
+    """The fixed frequencies of one axis."""
+    count = head_width // 4
+    return base ** -(np.arange(count) / count)
+
+
+def axial_angles(
+    places: Float[Array, "l 2"], frequencies: Float[np.ndarray, " e"]
+) -> Float[Array, "l 1 half"]:
+    """Half of the pairs turn with the first axis, half with the second."""
+    angles = places[..., None] * jnp.asarray(frequencies, jnp.float32)
+    return einops.rearrange(angles, "l a e -> l 1 (a e)")
 
 
 def turn(
@@ -139,5 +171,6 @@ def turn(
 
 def rotary_options(model: Any) -> dict[str, Any]:
     """The options of `RotaryPositions` that a model has under names with `rope_`."""
-    names = (*CHOICES, "base", "grid")
-    return {name: getattr(model, f"rope_{name}") for name in names}
+    names = (*CHOICES, "base", "grid", "register_base")
+    options = {name: getattr(model, f"rope_{name}") for name in names}
+    return options | {"registers": model.num_registers}

@@ -58,7 +58,7 @@ class VisionTransformer(nn.Module):
             logits are the mean of both heads' (DeiT, arXiv 2012.12877).
         positions, positions_at: kind and place, see `models/positions.py`.
         rope_frequencies, rope_coordinates, rope_base, rope_layout, rope_axes,
-            rope_grid: of rotary positions, see `models/rotary.py`.
+            rope_grid, rope_register_base: of rotary positions, see `models/rotary.py`.
         attention: `full`, or `axial`: rows, then columns (appendix D.6); no class
             token or registers then.
         qkv_bias: which of query, key and value have a bias: `qkv`, `qv`, ... `none`.
@@ -82,7 +82,8 @@ class VisionTransformer(nn.Module):
         layer_scale_init: initial LayerScale, 0 for none.
         initialization: what `init_params` draws: `xavier`, as Google's code, or
             `trunc_normal`, as DeiT III; see `models/layers.py`.
-        num_registers: learned extra tokens without position (arXiv 2309.16588).
+        num_registers: learned extra tokens (arXiv 2309.16588), without a position but
+            for `rope_register_base`.
         resnet_stem: units in each stage of a ResNet that the patches are cut from the
             features of (hybrid, section 3.1); () is its root alone, None no ResNet.
         stem_width: features of the stem's root.
@@ -120,6 +121,7 @@ class VisionTransformer(nn.Module):
     rope_layout: str = "half"
     rope_axes: str = "yx"
     rope_grid: tuple[int, ...] = ()
+    rope_register_base: float = 0.0
     attention: str = "full"
     qkv_bias: str = "qkv"
     qk_norm: str = "none"

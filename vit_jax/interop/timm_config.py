@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vit_jax.interop import timm_relative
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.pytorch import (
     IMAGENET_MEAN,
@@ -39,7 +40,9 @@ def stored_image_size(config: Config) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else tuple(size[-2:])
 
 
-def num_heads(config: Config, width: int) -> int:
+def num_heads(tensors: Tensors, config: Config, width: int) -> int:
+    if shown := timm_relative.num_heads(tensors):
+        return shown
     if "num_heads" in arguments(config):
         return arguments(config)["num_heads"]
     return usual_heads_of(architecture(config), width)
@@ -112,7 +115,12 @@ def untold(tensors: Tensors, config: Config) -> tuple[str, ...]:
     if architecture(config):
         return pixels
     told = pool_of(config) or "attn_pool.latent" in tensors
-    return (*NUMERICS, *(() if told else ("pooling",)), *pixels)
+    hidden = [
+        name
+        for name in NUMERICS
+        if name != "num_heads" or not timm_relative.num_heads(tensors)
+    ]
+    return (*hidden, *(() if told else ("pooling",)), *pixels)
 
 
 def facts(tensors: Tensors, config: Config) -> Facts:

@@ -25,10 +25,11 @@ def get_config() -> ml_collections.ConfigDict:
         class_token="auto",  # auto (if the pooling reads it) or always
         class_token_position=True,  # whether it has a position embedding
         distillation_token=False,  # DeiT's, with a second head
-        # none, learned, learned2d, sincos2d (fixed), relative, relative2d, rope2d,
-        # learned_rope2d
+        # none, learned, learned2d, sincos2d (fixed), relative, relative2d,
+        # relative_bias, relative_mlp, rope2d, learned_rope2d
         positions="learned",
         positions_at="stem",  # stem, every_layer or shared
+        relative_mlp_dim=128,  # hidden features of relative_mlp
         # rotary positions: the table in vit_jax/models/rotary.py
         rope_frequencies="axial",  # or mixed (learned)
         rope_coordinates="centred",  # in [-1, 1], or index

@@ -27,6 +27,7 @@ from vit_jax.models.depth import scanned
 from vit_jax.models.positions import ADDED, PLACES, sincos2d
 
 VARIANTS = [("relative", "stem"), ("relative2d", "stem")]
+VARIANTS += [("relative_bias", "stem"), ("relative_mlp", "shared")]
 VARIANTS += [(kind, place) for kind in ADDED for place in PLACES]
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.uniform(-1, 1, size=(12, 16, 16, 3)), jnp.float32)

@@ -52,6 +52,18 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         "vit_base_patch16_siglip_gap_224",
         {"global_pool": "map", "reg_tokens": 2},
     ),
+    "relative_mlp": (
+        "vit_relpos_base_patch32_plus_rpn_256",
+        {"img_size": [32, 48], "rel_pos_dim": 10},
+    ),
+    "relative_shared": (
+        "vit_srelpos_small_patch16_224",
+        {"rel_pos_dim": 10, "class_token": True, "global_pool": "token"},
+    ),
+    "relative_bias": (
+        "vit_relpos_base_patch16_clsgap_224",
+        {"rel_pos_type": "bias", "img_size": [32, 48]},
+    ),
     "no_head": ("vit_small_patch14_dinov2", {"num_classes": 0}),
 }
 EVA: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,6 +72,15 @@ EVA: dict[str, tuple[str, dict[str, Any]]] = {
         {"img_size": 256, "patch_size": 64, "embed_dim": 24, "num_classes": 0},
     ),
     "eva02": ("eva02_base_patch14_224", {"embed_dim": 24, "img_size": [32, 48]}),
+    "beit": (
+        "beit_base_patch16_224",
+        {"embed_dim": 24, "init_values": 0.1, "img_size": [32, 48]},
+    ),
+    "beitv2": (
+        "beitv2_large_patch16_224",
+        {"embed_dim": 24, "num_classes": 0, "use_rel_pos_bias": False}
+        | {"use_shared_rel_pos_bias": True},
+    ),
     "rope_mixed": ("vit_small_patch16_rope_mixed_224", {"img_size": [32, 48]}),
 }
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {

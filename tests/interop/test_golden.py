@@ -104,12 +104,32 @@ EXPECTED: dict[str, dict[str, Any]] = {
     | {"rope_coordinates": "index", "rope_base": 10000.0, "rope_layout": "pairs"}
     | {"rope_grid": (16, 16), "qkv_bias": "qv", "mlp_inner_norm": True}
     | {"pooling": "gap", "class_token": "always", "norm_after_pooling": True},
+    "eva_beit": GAP
+    | {"image_size": (32, 48), "width": 24, "mlp_dim": 48, "layer_scale_init": 0.1}
+    | {"positions": "relative_bias", "qkv_bias": "qv", "class_token": "always"}
+    | {"norm_after_pooling": True},
+    "eva_beitv2": GAP
+    | IMAGENET
+    | SCALED
+    | {"num_classes": 0, "width": 24, "mlp_dim": 48, "positions_at": "shared"}
+    | {"positions": "relative_bias", "qkv_bias": "qv", "class_token": "always"}
+    | {"norm_after_pooling": True},
     "eva_rope_mixed": PLAIN
     | SCALED
     | IMAGENET
     | {"image_size": (32, 48), "positions": "rope2d", "rope_frequencies": "mixed"}
     | {"rope_coordinates": "index", "rope_base": 10.0, "rope_layout": "pairs"}
     | {"rope_axes": "xy"},
+    "timm_relative_mlp": GAP
+    | {"image_size": (32, 48), "positions": "relative_mlp", "relative_mlp_dim": 10}
+    | {"block": "post_norm"},
+    "timm_relative_shared": PLAIN
+    | {"layer_scale_init": 1e-5, "qkv_bias": "none", "positions": "relative_mlp"}
+    | {"positions_at": "shared", "relative_mlp_dim": 10},
+    "timm_relative_bias": GAP
+    | {"image_size": (32, 48), "layer_scale_init": 1e-5, "qkv_bias": "none"}
+    | {"positions": "relative_bias", "class_token": "always"}
+    | {"norm_after_pooling": True},
     "timm_clip": PLAIN
     | CLIP
     | {"activation": "quick_gelu", "embedding_norm": True, "norm_epsilon": 1e-5},

@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 
 from vit_jax.models import create_model, init_params
-from vit_jax.models.positions import ADDED, KINDS, PLACES, RelativePositions
+from vit_jax.models.positions import (
+    ADDED,
+    KINDS,
+    OFFSET_BIASES,
+    PLACES,
+    RelativePositions,
+)
 from vit_jax.models.resample import resample_params
 from vit_jax.training.optim import path_name
 
 VARIANTS = [("none", "stem"), ("relative", "stem"), ("relative2d", "stem")]
 VARIANTS += [("rope2d", "stem")]
+VARIANTS += [(kind, place) for kind in OFFSET_BIASES for place in ("stem", "shared")]
 VARIANTS += [(kind, place) for kind in ADDED for place in PLACES]
 LEARNED = [v for v in VARIANTS if v[0] not in ("none", "sincos2d", "rope2d")]
 
@@ -94,6 +101,25 @@ def tables(params):
             {
                 f"encoder/block_0{i}/attention/relative_positions/embedding": (11, 8)
                 for i in (0, 1)
+            },
+        ),
+        (
+            "relative_mlp",
+            "shared",
+            {
+                "relative_positions/hidden/kernel": (2, 128),
+                "relative_positions/hidden/bias": (128,),
+                "relative_positions/out/kernel": (128, 2),
+                "relative_positions/out/bias": (2,),
+            },
+        ),
+        (
+            "relative_bias",
+            "stem",
+            {
+                f"encoder/block_0{i}/attention/relative_positions/{name}": shape
+                for i in (0, 1)
+                for name, shape in (("offsets", (3, 5, 2)), ("prefix", (3, 2)))
             },
         ),
         (
@@ -178,6 +204,22 @@ def test_positions_are_added_before_each_layer(place, attention):
         for part in axial or [block]:
             x = x + part["attention"] + part["mlp"]
             np.testing.assert_allclose(part["output"], x, atol=1e-4)
+
+
+def test_numbers_of_offsets_keep_their_meaning_on_a_larger_grid():
+    """A table that is linear in row and column offset is so on the new grid too."""
+    old, new = tiny("relative_bias"), tiny("relative_bias", image_size=(16, 20))
+    params = drawn(old)
+    attention = params["encoder"]["block_00"]["attention"]
+    rows, columns = np.mgrid[-1:2, -2:3].astype(np.float32)
+    attention["relative_positions"]["offsets"] = np.stack([rows, columns], axis=-1)
+    found = resample_params(params, old, new)["encoder"]["block_00"]["attention"]
+    found = found["relative_positions"]
+    rows, columns = np.mgrid[-3:4, -4:5]
+    wanted = np.stack([rows / 3, columns / 2], axis=-1)
+    np.testing.assert_allclose(found["offsets"], wanted, atol=1e-5)
+    before = attention["relative_positions"]["prefix"]
+    np.testing.assert_array_equal(found["prefix"], before)
 
 
 def test_two_dimensional_positions_are_halves_of_column_and_row():
@@ -294,6 +336,15 @@ def test_an_axial_block_has_twice_the_parameters_of_the_one_it_replaces():
     [
         ({"kind": "relative", "place": "shared"}, "positions_at='shared' goes with"),
         ({"kind": "none", "place": "every_layer"}, "leave it at 'stem'"),
+        (
+            {
+                "kind": "relative_mlp",
+                "place": "shared",
+                "attention": "axial",
+                "pooling": "gap",
+            },
+            "rows and columns of axial attention have no offsets in common",
+        ),
         ({"place": "everywhere"}, "unknown positions_at 'everywhere'"),
         ({"attention": "axial"}, "use pooling='gap' or 'map'"),
         ({"attention": "axial", "pooling": "gap", "num_registers": 1}, "num_registers"),

@@ -50,6 +50,14 @@ OPTIONS = {
     "map_of_all": {"pooling": "map", "num_registers": 2, "class_token": "always"},
     "dinov3": DINOV3 | {"norm_after_pooling": True, "pooling": "gap"},
     "eva02": EVA02 | {"qkv_bias": "qv", "attention_inner_norm": True},
+    "relative_bias": {"positions": "relative_bias", "qkv_bias": "qv"},
+    "relative_mlp": {
+        "positions": "relative_mlp",
+        "positions_at": "shared",
+        "relative_mlp_dim": 6,
+        "num_registers": 1,
+        "block": "post_norm",
+    },
     "mixed": {"positions": "rope2d", "rope_frequencies": "mixed", "block": "parallel"},
     "vit5": VIT5,
 }
@@ -115,13 +123,37 @@ def attention(x, own, model, queries=None):
         key = norm(key, own["key_norm"], model.qk_norm)
     if "rope" in model.positions and queries is None:
         query, key = (rotate(y, own.get("rotary"), model) for y in (query, key))
-    scores = np.exp(np.einsum("kqe,kle->kql", query, key) / np.sqrt(8))
+    logits = np.einsum("kqe,kle->kql", query, key) / np.sqrt(8)
+    if "relative_positions" in own:
+        logits = logits + offset_numbers(own["relative_positions"], model)
+    scores = np.exp(logits)
     scores /= scores.sum(-1, keepdims=True)
     heads = np.einsum("kql,kle->qke", scores, value)
     if "norm" in own:
         joined = heads.reshape(len(heads), -1)
         heads = norm(joined, own["norm"], model.norm).reshape(heads.shape)
     return np.einsum("qke,ked->qd", heads, own["out"]["kernel"]) + own["out"]["bias"]
+
+
+def offset_numbers(own, model):
+    """What is added to the logits, query by query and key by key."""
+    first, columns = model.num_prefix_tokens, model.grid[1]
+    length = first + 6
+
+    def number(query, key):
+        if min(query, key) < first:
+            number = 2 if max(query, key) < first else int(key < first)
+            return own["prefix"][number] if "prefix" in own else np.zeros(2)
+        places = (np.array(divmod(token - first, columns)) for token in (query, key))
+        row, column = np.subtract(*places)
+        if "offsets" in own:
+            return own["offsets"][row + 1, column + 2]
+        logarithms = [np.sign(x) * np.log(1 + abs(x)) for x in (row, column)]
+        hidden = logarithms @ own["hidden"]["kernel"] + own["hidden"]["bias"]
+        return np.maximum(hidden, 0) @ own["out"]["kernel"] + own["out"]["bias"]
+
+    pairs = [[number(q, k) for k in range(length)] for q in range(length)]
+    return np.moveaxis(np.array(pairs), -1, 0)
 
 
 def rotate(x, learned, model):
@@ -198,7 +230,10 @@ def logits_by_hand(model, params, image):
     if model.embedding_norm:
         x = norm(x, params["embedding_norm"], model.norm)
     for i in range(model.depth):
-        x = block(x, params["encoder"][f"block_{i:02d}"], model)
+        own = params["encoder"][f"block_{i:02d}"]
+        if shared := params.get("relative_positions"):
+            own["attention"]["relative_positions"] = shared
+        x = block(x, own, model)
     if not model.norm_after_pooling:
         x = norm(x, params["encoder"]["norm"], model.norm)
     first = model.num_registers
@@ -242,7 +277,10 @@ def test_a_model_is_made_again_from_its_options(name):
     assert create_model(**options, **same) == model
 
 
-@pytest.mark.parametrize("name", ["eva02", "dinov3", "mixed", "pairs", "vit5"])
+@pytest.mark.parametrize(
+    "name",
+    ["eva02", "dinov3", "mixed", "pairs", "relative_bias", "relative_mlp", "vit5"],
+)
 def test_scanned_and_rematerialised_blocks_give_the_same(name):
     model = tiny(**OPTIONS[name])
     params, images = drawn(model), pixels(2, 8, 12)
@@ -262,7 +300,9 @@ def test_scanned_and_rematerialised_blocks_give_the_same(name):
         np.testing.assert_allclose(found, wanted, atol=1e-3 * scale, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["eva02", "mixed", "pairs", "parallel", "vit5"])
+@pytest.mark.parametrize(
+    "name", ["eva02", "mixed", "pairs", "parallel", "relative_bias", "vit5"]
+)
 def test_heads_and_hidden_units_are_divided_over_devices(name):
     params = drawn(tiny(**OPTIONS[name]))
     mesh = AbstractMesh((1, 1, 2), AXES)
@@ -278,6 +318,9 @@ def test_heads_and_hidden_units_are_divided_over_devices(name):
         wanted["second_mlp/out/kernel"] = ("tensor", None)
     if name == "mixed":
         wanted["attention/rotary/frequencies"] = (None, "tensor", None)
+    if name == "relative_bias":
+        offsets = "attention/relative_positions/offsets"
+        wanted[offsets] = (None, None, "tensor")
     if name == "eva02":
         wanted["mlp/gate/kernel"] = (None, "tensor")
         wanted["mlp/gate/bias"] = wanted["mlp/norm/scale"] = ("tensor",)

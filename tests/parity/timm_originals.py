@@ -21,6 +21,9 @@ MODELS: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
     ("vit_small_patch14_reg4_dinov2", (518, 518), {}),
     ("vit_base_patch14_dinov2", (224, 224), {"img_size": 224, "num_classes": 1000}),
     ("deit3_small_patch16_224", (224, 224), {}),
+    ("vit_relpos_base_patch32_plus_rpn_256", (256, 256), {}),
+    ("vit_srelpos_small_patch16_224", (224, 224), {}),
+    ("beit_base_patch16_224", (224, 224), {}),
     ("vit_tiny_r_s16_p8_224", (224, 224), {}),
     ("vit_small_r26_s32_224", (224, 224), {}),
     ("vit_base_r50_s16_224", (224, 224), {}),
@@ -52,7 +55,7 @@ def originals() -> list[Original]:
     return [
         Original(
             architecture,
-            "timm",
+            "timm_eva" if architecture.startswith("beit") else "timm",
             size,
             lambda folder, a=architecture, k=arguments: write(a, k, folder),
             logits,

@@ -114,6 +114,11 @@ def test_convolutions_are_matrices_from_all_inputs_to_the_outputs():
     assert matrix_axes("resnet/root/kernel", 4) is None
 
 
+def test_the_mlp_of_relative_positions_is_left_to_adam():
+    for place in ("", "encoder/block_00/attention/", "encoder/blocks/attention/"):
+        assert matrix_axes(f"{place}relative_positions/out/kernel", 2) is None
+
+
 def test_with_frozen_parameters():
     params = vit_params()
     updates = updates_of(params, gradients(params), freeze=("encoder/block_00",))

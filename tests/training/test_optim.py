@@ -152,6 +152,8 @@ def test_layer_decay_of_a_hybrid_and_of_a_network_without_blocks():
     tree = params() | {"resnet": {"root": {"kernel": jnp.ones((2, 2))}}}
     factors = layer_factors(tree, 0.5)
     assert factors["resnet/root/kernel"] == factors["embedding/kernel"] == 0.125
+    shared = params() | {"relative_positions": {"offsets": jnp.ones((3, 3, 2))}}
+    assert layer_factors(shared, 0.5)["relative_positions/offsets"] == 0.125
     with pytest.raises(ValueError, match="layer_decay=0.5 is for models with"):
         layer_factors({"resnet": tree["resnet"], "head": tree["head"]}, 0.5)
 

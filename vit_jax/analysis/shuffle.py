@@ -4,6 +4,7 @@ Blocks of the image are permuted (arXiv 2105.10497, section 3.3), or the positio
 embeddings are removed from a model that was trained with them.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,9 +19,12 @@ from jaxtyping import Array, Float, Integer, Key
 from vit_jax.analysis.features import position_embeddings
 from vit_jax.models import AnyModel
 from vit_jax.models.depth import unrolled, unstack_blocks
+from vit_jax.models.relative_bias import RelativeBias
 
 Predict = Callable[[Array], Float[Array, "b n"]]
 REPLACEMENTS = ("mean", "zero")
+# Parameters of relative positions with an entry for each offset.
+OFFSETS = ("embedding", "row", "column", "offsets")
 
 
 @partial(jax.jit, static_argnames="g")
@@ -103,16 +107,19 @@ def remove_positions(
             f"unknown replacement {to!r}: wanted one of {', '.join(REPLACEMENTS)}"
         )
 
-    def alike(table: Array, axis: int) -> Array:
+    def alike(table: Array, axis: int | tuple[int, ...]) -> Array:
         mean = table.mean(axis, keepdims=True)
         return jnp.broadcast_to(mean if to == "mean" else 0.0 * mean, table.shape)
 
     tables = position_embeddings(model, params)
     model, params = unrolled(model), unstack_blocks(params)
     flat: dict[Any, Any] = traverse_util.flatten_dict(params)
+    if getattr(model, "positions", "") == "relative_mlp":
+        flat |= constant_biases(model, flat, alike)
     for path in flat:
-        if "relative_positions" in path:
-            flat[path] = alike(flat[path], 0)
+        if path[-1] in OFFSETS and "relative_positions" in path:
+            axes = (0, 1) if path[-1] == "offsets" else 0
+            flat[path] = alike(flat[path], axes)
     if tables:
         model = model.clone(positions="learned")
         flat = {path: x for path, x in flat.items() if "positions" not in path}
@@ -122,3 +129,26 @@ def remove_positions(
             [table[:, :first], alike(table[:, first:], 1)], axis=1
         )
     return model, traverse_util.unflatten_dict(flat)
+
+
+def constant_biases(
+    model: AnyModel, flat: dict[Any, Any], alike: Callable[..., Array]
+) -> dict[Any, Any]:
+    """Last layers of `relative_mlp`s that give all offsets the same number."""
+    changed = {}
+    for path, kernel in flat.items():
+        if path[-3:] != ("relative_positions", "out", "kernel"):
+            continue
+        module = path[:-2]
+        own = {
+            other[len(module) :]: x
+            for other, x in flat.items()
+            if other[: len(module)] == module
+        }
+        sizes = (model.num_heads, model.relative_mlp_dim)
+        bias = RelativeBias(model.positions, model.grid, *sizes)
+        variables = {"params": traverse_util.unflatten_dict(own)}
+        pairs = bias.apply(variables, math.prod(model.grid), model.grid)
+        changed[path] = jnp.zeros_like(kernel)
+        changed[*module, "out", "bias"] = alike(pairs, (1, 2))[:, 0, 0]
+    return changed

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.interop import pytorch, timm_blocks, timm_trunks, vit5
+from vit_jax.interop import pytorch, timm_blocks, timm_relative, timm_trunks, vit5
 from vit_jax.interop.layout import (
     Rule,
     Tensors,
@@ -35,6 +35,7 @@ from vit_jax.interop.timm_config import (
 )
 from vit_jax.interop.timm_written import config_for
 from vit_jax.models import AnyModel, Mixer, ResNet, VisionTransformer
+from vit_jax.models.positions import OFFSET_BIASES
 from vit_jax.models.resnet import ResNetTrunk
 from vit_jax.models.variants import Size
 
@@ -53,7 +54,7 @@ LARGE_EPSILON = re.compile(r"vit_\w+_clip_|beit3_")
 READS_ALL = re.compile(r"test_vit3")
 UNSUPPORTED = {
     r"\.attn\.lambda_": "differential attention",
-    r"\.attn\.(q_bias|relative_position)|rel_pos": "biases or positions of BEiT",
+    r"\.attn\.(q_bias|relative_position)": "biases or positions of BEiT",
     r"\.mlp\.(w\d|fc1_[gx]|gate)": "gated MLPs whose gate is a weight of its own",
     r"^patch_embed\.norm\.": "a norm of the patch embedding",
     r"\.running_mean$": "BatchNorm",
@@ -131,7 +132,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         depth=pytorch.depth(tensors, "blocks."),
         width=width,
         mlp_dim=shown.pop("mlp_dim"),
-        num_heads=num_heads(config, width),
+        num_heads=num_heads(tensors, config, width),
     )
     pool, token = pooling(tensors, config), "cls_token" in tensors
     registers = tensors.get("reg_token")
@@ -153,7 +154,11 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         options["layer_scale_init"] = arguments(config).get("init_values") or 1e-5
     if shown["mlp"] == "swiglu":
         del options["activation"]  # that of timm's class is the gate's
-    if "pos_embed" in tensors:
+    if relative := timm_relative.describe(tensors, architecture(config)):
+        options |= relative
+        stored = stored_image_size(config)
+        image_size = timm_relative.image_size(tensors, side, stored)
+    elif "pos_embed" in tensors:
         prefix = prefix_rows(tensors, config)
         patches = tensors["pos_embed"].shape[1] - prefix
         image_size = pytorch.grid_image(patches, side, stored_image_size(config))
@@ -191,6 +196,7 @@ def rules(model: AnyModel) -> list[Rule]:
         rules.append(same("reg_token", "registers"))
     if model.positions == "learned":
         rules.append(position_rule(model))
+    rules += timm_relative.shared_rules(model)
     if model.resnet_stem is not None:
         rules += timm_trunks.stem_rules(model.resnet_stem)
     for i in range(model.depth):
@@ -209,20 +215,23 @@ def rules(model: AnyModel) -> list[Rule]:
 
 def check(model: VisionTransformer) -> None:
     """Raises ValueError for a ViT that timm has no code for."""
+    if timm_blocks.is_of_eva(model):
+        raise ValueError(
+            f"the {NAME} layout cannot hold a model with rotary positions or without a "
+            "bias of the keys alone: write it as layout timm_eva"
+        )
     check_options(
         model,
         NAME,
         pooling=("token", "gap", "map"),
-        positions=("learned", "none"),
-        positions_at=("stem",),
+        positions=("learned", "none", *OFFSET_BIASES),
         attention=("full",),
         qkv_bias=("qkv", "none"),
     )
-    if timm_blocks.is_of_eva(model):
-        raise ValueError(
-            f"the {NAME} layout cannot hold a model without a bias of the keys alone: "
-            "write it as layout timm_eva"
-        )
+    if model.positions in OFFSET_BIASES:
+        timm_relative.check(model, NAME)
+    else:
+        check_options(model, NAME, positions_at=("stem",))
 
 
 def position_rule(model: VisionTransformer) -> Rule:

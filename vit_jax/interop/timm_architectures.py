@@ -18,8 +18,10 @@ KNOWN = re.compile(
     | vit_(tiny|small|base|large)_r(_|26_|50_)s(16|32)(_p8)?_(224|384)(_in21k)?
     | deit_(tiny|small|base)(_distilled)?_patch16_(224|384)
     | deit3_(small|medium|base|large|huge)_patch1[46]_(224|384)(_in21ft1k)?
+    | vit_s?relpos_(small|medium|base)_patch\d+(_plus)?(_cls|_clsgap)?(_rpn)?_\d+
     | flexivit_(small|base|large)
-    | test_vit2?
+    | beit3_(base|large|giant)_patch1[46]_\d+
+    | test_vit(2|_relpos)?
     | mixer_[a-z]\d\d_224(_in21k|_miil|_miil_in21k)?
     | resnetv2_(50|101|152)x\d_bitm?(_in21k)?
     """,
@@ -33,7 +35,7 @@ ARGUMENTS = frozenset(
     "reg_tokens pre_norm fc_norm act_layer dynamic_img_size strict_img_size drop_rate "
     "pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate "
     "weight_init fix_init num_blocks qk_norm scale_attn_norm scale_mlp_norm "
-    "pool_include_prefix norm_layer".split()
+    "pool_include_prefix norm_layer rel_pos_type rel_pos_dim shared_rel_pos".split()
 )
 # Options that only timm's code has, by the beginning of the architecture's name.
 HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}

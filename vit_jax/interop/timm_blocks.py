@@ -11,13 +11,15 @@ from typing import Any
 import einops
 import numpy as np
 
-from vit_jax.interop import pytorch
+from vit_jax.interop import pytorch, timm_relative
 from vit_jax.interop.layout import Rule, Tensors, rearranged, same, torch_dense
 from vit_jax.models import VisionTransformer
 from vit_jax.models.positions import ROTARY
 
 EVA_NAMES = re.compile(r"^blocks\.0\.(attn\.(q_bias|q_proj\.weight)|gamma_1)$|^rope\.")
-EVA_ARCHITECTURES = re.compile(r"eva|vit_.*_(dinov3|lingbot|rope|pe|sapiens2)(_|$)")
+EVA_ARCHITECTURES = re.compile(
+    r"eva|beit(v2)?_|vit_.*_(dinov3|lingbot|rope|pe|sapiens2)(_|$)"
+)
 
 
 def is_eva(names: Iterable[str], architecture: str) -> bool:
@@ -121,7 +123,8 @@ def block_rules(theirs: str, ours: str, model: VisionTransformer) -> list[Rule]:
 
 
 def is_of_eva(model: VisionTransformer) -> bool:
-    """Whether timm has a model in its class Eva: no bias of keys alone, or rotary."""
+    """Whether timm has a model in its class Eva, or Beit, which has the same names: no
+    bias of keys alone, or rotary."""
     return model.positions in ROTARY or model.qkv_bias == "qv"
 
 
@@ -159,6 +162,7 @@ def attention_rules(theirs: str, ours: str, model: VisionTransformer) -> list[Ru
     rules += pytorch.attention_out(f"{theirs}.proj", ours, heads)
     if model.attention_inner_norm:
         rules += norm_rules(f"{theirs}.norm", f"{ours}/norm", model.norm)
+    rules += timm_relative.block_rules(theirs, ours, model)
     return rules + qk_norm_rules(f"{theirs}.", ours, model)
 
 

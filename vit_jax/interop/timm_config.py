@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vit_jax.interop import timm_relative
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.pytorch import (
     IMAGENET_MEAN,
@@ -39,7 +40,9 @@ def stored_image_size(config: Config) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else tuple(size[-2:])
 
 
-def num_heads(config: Config, width: int) -> int:
+def num_heads(tensors: Tensors, config: Config, width: int) -> int:
+    if shown := timm_relative.num_heads(tensors):
+        return shown
     if "num_heads" in arguments(config):
         return arguments(config)["num_heads"]
     return usual_heads_of(architecture(config), width)
@@ -114,7 +117,12 @@ def untold(tensors: Tensors, config: Config) -> tuple[str, ...]:
     told = pool_of(config) or "attn_pool.latent" in tensors
     # Norms behind the branches have the names of those before them.
     place = ("block",) if "blocks.0.norm1.weight" in tensors else ()
-    return (*NUMERICS, *place, *(() if told else ("pooling",)), *pixels)
+    hidden = [
+        name
+        for name in (*NUMERICS, *place)
+        if name != "num_heads" or not timm_relative.num_heads(tensors)
+    ]
+    return (*hidden, *(() if told else ("pooling",)), *pixels)
 
 
 def facts(tensors: Tensors, config: Config) -> Facts:

@@ -1,8 +1,9 @@
-"""timm's class Eva: DINOv3, EVA-02, RoPE-ViT, and others with rotary positions."""
+"""timm's class Eva: DINOv3, EVA-02, RoPE-ViT, and others with rotary positions; and
+BEiT, which has the same names of its own class."""
 
 from typing import Any
 
-from vit_jax.interop import pytorch, timm_blocks, vit5
+from vit_jax.interop import pytorch, timm_blocks, timm_relative, vit5
 from vit_jax.interop.layout import (
     Facts,
     Rule,
@@ -25,12 +26,14 @@ from vit_jax.interop.timm_config import (
 )
 from vit_jax.interop.timm_eva_config import (
     WRITTEN,
+    beit_config,
     class_arguments,
     eva_config,
     num_heads,
     rotary,
 )
 from vit_jax.models import AnyModel, VisionTransformer
+from vit_jax.models.pixels import HALF
 from vit_jax.models.positions import LEARNED, ROTARY
 from vit_jax.models.variants import Size
 
@@ -50,7 +53,8 @@ def canonical(
     config: dict[str, Any],  # noqa: ARG001
 ) -> Tensors:
     """The tensors in use."""
-    params = dict(tensors)
+    index = "relative_position_index"  # of BEiT's own files: no weights
+    params = {name: x for name, x in tensors.items() if not name.endswith(index)}
     if params.pop("mask_token", None) is not None:
         pytorch.report_dropped(["mask_token"])
     pytorch.refuse(params, {r"\.attn\.gate\.": "gated attention"})
@@ -58,7 +62,8 @@ def canonical(
 
 
 def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
-    given = class_arguments(config)
+    relative = timm_relative.describe(tensors, architecture(config))
+    given = class_arguments(config, needed=not relative)
     width, side = len(tensors[KERNEL]), pytorch.patch_size(tensors[KERNEL])
     shown = timm_blocks.describe(tensors)
     size = Size(
@@ -71,6 +76,9 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
     registers = tensors.get("reg_token")
     scaled = "blocks.0.gamma_1" in tensors
     image_size = stored_image_size(config) or usual_image(side)
+    if relative:
+        image_size = timm_relative.image_size(tensors, side, image_size)
+    pixels = usual_pixels(architecture(config), relative)
     options = shown | {
         "num_classes": len(tensors.get("head.bias", ())),
         "image_size": image_size,
@@ -82,9 +90,9 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         "norm_epsilon": given["eps"],
         "activation": "gelu",
         "layer_scale_init": arguments(config).get("init_values", 1e-5) if scaled else 0,
-        "pixel_mean": tuple(pretraining(config).get("mean", pytorch.IMAGENET_MEAN)),
-        "pixel_std": tuple(pretraining(config).get("std", pytorch.IMAGENET_STD)),
-        **rotary(given),
+        "pixel_mean": tuple(pretraining(config).get("mean", pixels[0])),
+        "pixel_std": tuple(pretraining(config).get("std", pixels[1])),
+        **(relative or rotary(given)),
     }
     if given["use_post_norm"]:
         options["block"] = "post_norm"
@@ -118,6 +126,7 @@ def rules(model: AnyModel) -> list[Rule]:
             for i in range(model.depth)
         )
         rules.append(rearranged("rope.freqs", blocks, "a n k e -> n a k e"))
+    rules += timm_relative.shared_rules(model)
     for i in range(model.depth):
         ours = f"encoder/block_{i:02d}"
         rules += timm_blocks.block_rules(f"blocks.{i}", ours, model)
@@ -138,8 +147,7 @@ def checked(model: AnyModel) -> VisionTransformer:
         model,
         NAME,
         pooling=("token", "gap"),
-        positions=("learned", "none", *ROTARY),
-        positions_at=("stem",),
+        positions=("learned", "none", "relative_bias", *ROTARY),
         attention=("full",),
         block=("pre_norm", "post_norm"),
         qkv_bias=("qkv", "qv", "none"),
@@ -157,6 +165,10 @@ def checked(model: AnyModel) -> VisionTransformer:
             f"the {NAME} layout is for models with rotary positions or without a bias "
             "of the keys, and this one has neither: write it as layout timm"
         )
+    if model.positions == "relative_bias":
+        timm_relative.check(model, NAME)
+        return model
+    check_options(model, NAME, positions_at=("stem",))
     if model.positions == "learned_rope2d" and model.num_registers:
         raise ValueError(
             f"the {NAME} layout cannot hold a model with positions={model.positions!r} "
@@ -165,5 +177,15 @@ def checked(model: AnyModel) -> VisionTransformer:
     return model
 
 
+def usual_pixels(name: str, relative: dict[str, Any]) -> tuple[Any, Any]:
+    """Mean and deviation of the pixels where no config has them."""
+    if name.startswith("beit_") or (relative and not name):
+        return HALF, HALF
+    return pytorch.IMAGENET_MEAN, pytorch.IMAGENET_STD
+
+
 def config_for(model: AnyModel, facts: Facts) -> dict[str, Any]:
-    return eva_config(checked(model), facts)
+    model = checked(model)
+    if timm_relative.is_beit(model):
+        return beit_config(model, facts)
+    return eva_config(model, facts)

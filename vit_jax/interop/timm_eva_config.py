@@ -7,6 +7,7 @@ without one is refused.
 import re
 from typing import Any
 
+from vit_jax.interop import timm_relative
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.timm_blocks import has_own_gate
 from vit_jax.interop.timm_config import POOLINGS, Config, architecture, arguments
@@ -42,6 +43,7 @@ ARCHITECTURES: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"vit_\w+_patch16_rope_ape_224", ROPE_VIT),
     (r"vit_\w+_rope_mixed_224", ROPE_VIT | MIXED | {"use_abs_pos_emb": False}),
     (r"vit_\w+_rope_mixed_ape_224", ROPE_VIT | MIXED),
+    (r"beit(v2)?_(base|large)_patch16_\d+", {}),
 )
 DEFAULTS = {
     "use_rot_pos_emb": False,
@@ -60,19 +62,25 @@ DEFAULTS = {
 WRITTEN = {1e-5: "vit_small_patch16_dinov3", 1e-6: "eva02_tiny_patch14_224"}
 
 
-def class_arguments(config: dict[str, Any]) -> dict[str, Any]:
+def class_arguments(config: dict[str, Any], *, needed: bool) -> dict[str, Any]:
     """What the class is made with, as far as tensors do not show it.
+
+    Args:
+        needed: whether a name is: not if tensors show the positions.
 
     Raises:
         ValueError: an architecture that is not known to be ours, or arguments of it.
     """
     name = architecture(config)
+    if not (name or needed):
+        return DEFAULTS
     known = [given for form, given in ARCHITECTURES if re.fullmatch(form, name)]
     if not known:
         raise ValueError(
             f"timm's {name or 'model without a name'} has the blocks of its class Eva, "
             "and no tensor shows how its positions turn: vit_jax knows DINOv3, EVA, "
-            "EVA-02 and RoPE-ViT, by `architecture` in a config.json beside the weights"
+            "EVA-02, RoPE-ViT and BEiT, by `architecture` in a config.json beside the "
+            "weights"
         )
     changed = {k: v for k, v in arguments(config).items() if k in DEFAULTS}
     found = DEFAULTS | known[0] | changed
@@ -112,6 +120,8 @@ def rotary(given: dict[str, Any]) -> dict[str, Any]:
 def num_heads(tensors: Tensors, config: dict[str, Any], width: int) -> int:
     if "num_heads" in arguments(config):
         return arguments(config)["num_heads"]
+    if shown := timm_relative.num_heads(tensors):
+        return shown
     if "rope.freqs" in tensors:
         return tensors["rope.freqs"].shape[2]
     # EVA's giant and enormous models have wider heads than the 64 of all others.
@@ -157,3 +167,23 @@ def eva_config(model: VisionTransformer, facts: Facts) -> Config:
         "dynamic_img_size": False,
     }
     return pretrained_config(WRITTEN[model.norm_epsilon], model, facts, given)
+
+
+def beit_config(model: VisionTransformer, facts: Facts) -> Config:
+    """The same of timm's class Beit."""
+    shared = model.positions_at == "shared"
+    given = {
+        "img_size": list(model.image_size),
+        "patch_size": model.patch_size,
+        "embed_dim": model.width,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "mlp_ratio": ratio(model.mlp_dim, model.width),
+        "global_pool": POOLINGS[model.pooling],
+        "use_fc_norm": model.norm_after_pooling,
+        "init_values": model.layer_scale_init or None,
+        "use_abs_pos_emb": False,
+        "use_rel_pos_bias": not shared,
+        "use_shared_rel_pos_bias": shared,
+    }
+    return pretrained_config("beit_base_patch16_224", model, facts, given)

@@ -5,6 +5,7 @@ from typing import Any
 from vit_jax.interop.layout import Facts
 from vit_jax.interop.timm_config import NAME, POOLINGS, Config
 from vit_jax.models import AnyModel, Mixer, ResNet, VisionTransformer
+from vit_jax.models.positions import OFFSET_BIASES
 from vit_jax.models.resnet import ResNetTrunk
 from vit_jax.models.variants import BLOCKS, MIXERS, SIZES, MixerSize, Size
 
@@ -54,7 +55,9 @@ def config_for(model: AnyModel, facts: Facts) -> Config:
         name, model_args = mixer_name(model), mixer_arguments(model)
         first["first_conv"] = "stem.proj"
     else:
-        name, model_args = vit_name(model), vit_arguments(model)
+        relative = model.positions in OFFSET_BIASES
+        name = relpos_name(model) if relative else vit_name(model)
+        model_args = relpos_arguments(model) if relative else vit_arguments(model)
         first["first_conv"] = first_convolution(model)
     return pretrained_config(name, model, facts, model_args, **first)
 
@@ -160,6 +163,35 @@ def vit_arguments(model: VisionTransformer) -> Config:
         config["init_values"] = model.layer_scale_init
     if model.positions == "none":
         config["pos_embed"] = "none"
+    return config
+
+
+def relpos_name(model: VisionTransformer) -> str:
+    """No argument of timm's class for relative positions says where the norms are."""
+    post = "_rpn" if model.block == "post_norm" else ""
+    return f"vit_relpos_base_patch16{post}_224"
+
+
+def relpos_arguments(model: VisionTransformer) -> Config:
+    """All arguments of timm's class for relative positions."""
+    config = {
+        "img_size": list(model.image_size),
+        "patch_size": model.patch_size,
+        "embed_dim": model.width,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "mlp_ratio": ratio(model.mlp_dim, model.width),
+        "class_token": model.has_class_token,
+        "global_pool": POOLINGS[model.pooling],
+        "fc_norm": model.norm_after_pooling,
+        "qkv_bias": model.qkv_bias == "qkv",
+        "qk_norm": model.qk_norm != "none",
+        "init_values": model.layer_scale_init or None,
+        "rel_pos_type": "bias",
+        "shared_rel_pos": model.positions_at == "shared",
+    }
+    if model.positions == "relative_mlp":
+        config |= {"rel_pos_type": "mlp", "rel_pos_dim": model.relative_mlp_dim}
     return config
 
 

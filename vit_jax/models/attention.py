@@ -16,7 +16,8 @@ from vit_jax.models.flash_attention import (
     traced_device,
 )
 from vit_jax.models.layers import make_norm
-from vit_jax.models.positions import RelativePositions
+from vit_jax.models.positions import OFFSET_BIASES, RelativePositions
+from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.rotary import RotaryPositions
 from vit_jax.models.softmax_attention import softmax_attention
 
@@ -33,7 +34,9 @@ class MultiHeadAttention(nn.Module):
         implementation: `xla`; `cudnn` (flash attention; GPU, half precision); `auto`
             takes `cudnn` where it can run, but for one query, and `xla` elsewhere. The
             weights are xla's always. See docs/attention.md.
-        relative: kind of relative positions, `relative` or `relative2d`; "" for none.
+        relative: kind of relative positions, `relative`, `relative2d`, `relative_bias`
+            or `relative_mlp`; "" for none.
+        relative_mlp_dim: hidden features of the MLP of `relative_mlp`.
         grid: rows and columns of patches that those are learned for.
         rotary: options of the `RotaryPositions` of queries and keys, None for none.
         biases: those of query, key and value that have a bias, by their initials:
@@ -49,6 +52,7 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float = 0.0
     implementation: str = "auto"
     relative: str = ""
+    relative_mlp_dim: int = 128
     grid: tuple[int, int] = (0, 0)
     rotary: Mapping[str, Any] | None = None
     biases: str = "qkv"
@@ -66,10 +70,12 @@ class MultiHeadAttention(nn.Module):
         train: bool,
         return_weights: bool = False,
         grid: tuple[int, int] | None = None,
+        bias: Float[Array, "_ k q l"] | None = None,
     ) -> tuple[Float[Array, "b q d"], Float[Array, "b k q l"] | None]:
         """Returns the output and, if asked for, the float32 attention weights.
 
-        `grid` is that of the tokens, if it is not the one of the attribute.
+        `grid` is that of the tokens, if it is not the one of the attribute. `bias` is
+        added to the logits instead of own relative positions.
         """
         width = x.shape[-1]
         if width % self.num_heads:
@@ -103,13 +109,8 @@ class MultiHeadAttention(nn.Module):
         if self.rotary is not None:
             turn = RotaryPositions(**self.rotary, name="rotary")
             query, key = turn(query, key, places, num_keys - places[0] * places[1])
-        bias = None
-        if self.relative:
-            positions = RelativePositions(
-                self.relative, self.grid, name="relative_positions"
-            )
-            scaled = query * query.shape[-1] ** -0.5
-            bias = positions(scaled, places)
+        if self.relative and bias is None:
+            bias = self.relative_logits(query, places)
 
         weights = None
         if kernel == "cudnn":
@@ -139,6 +140,18 @@ class MultiHeadAttention(nn.Module):
         if kernel == "cudnn":
             x = x[:, :num_queries]
         return x, weights if return_weights else None
+
+    def relative_logits(
+        self, query: Float[Array, "b l k e"], grid: tuple[int, int]
+    ) -> Float[Array, "_ k l l"]:
+        """The logits of relative positions."""
+        name = "relative_positions"
+        if self.relative in OFFSET_BIASES:
+            sizes = (self.num_heads, self.relative_mlp_dim)
+            positions = RelativeBias(self.relative, self.grid, *sizes, name=name)
+            return positions(query.shape[1], grid)[None]
+        positions = RelativePositions(self.relative, self.grid, name=name)
+        return positions(query * query.shape[-1] ** -0.5, grid)
 
     def project(
         self, x: Float[Array, "b q d"], keys_values: Float[Array, "b l d"]
@@ -238,7 +251,7 @@ def choose_kernel(
 def attention_scores(
     query: Float[Array, "b q k e"],
     key: Float[Array, "b l k e"],
-    bias: Float[Array, "b k q l"] | None = None,
+    bias: Float[Array, "_ k q l"] | None = None,
 ) -> tuple[Float[Array, "b k q l"], Float[Array, "b k q 1"]]:
     """Numerator and denominator of the attention probabilities, float32 (Eq. 6).
 

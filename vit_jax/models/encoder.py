@@ -51,6 +51,7 @@ class EncoderBlock(nn.Module):
     qk_norm: str = "none"
     positions: Mapping[str, Any] | None = None
     relative: str = ""
+    relative_mlp_dim: int = 128
     rotary: Mapping[str, Any] | None = None
     attention_implementation: str = "auto"
     dtype: Any = jnp.float32
@@ -64,8 +65,12 @@ class EncoderBlock(nn.Module):
         grid: tuple[int, int],
         train: bool,
         return_attention: bool,
+        bias: Float[Array, "1 k l l"] | None = None,
     ) -> tuple[Float[Array, "b l d"], dict[str, Array]]:
-        """Tokens and activations; `drop_rate` is that of stochastic depth."""
+        """Tokens and activations; `drop_rate` is that of stochastic depth.
+
+        `bias` is added to the attention's logits, instead of own relative positions.
+        """
         self.check()
         if self.positions is not None:
             x = add_positions(
@@ -74,7 +79,7 @@ class EncoderBlock(nn.Module):
         weights = []
 
         def attend(name: str, x: Array) -> Array:
-            options = {"return_weights": return_attention, "grid": grid}
+            options = {"return_weights": return_attention, "grid": grid, "bias": bias}
             x, found = self.make_attention(name)(x, train=train, **options)
             weights.append(found)
             return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
@@ -126,6 +131,7 @@ class EncoderBlock(nn.Module):
             dropout_rate=self.attention_dropout_rate,
             implementation=self.attention_implementation,
             relative=self.relative,
+            relative_mlp_dim=self.relative_mlp_dim,
             grid=self.grid,
             rotary=self.rotary,
             biases=self.qkv_bias,
@@ -193,19 +199,27 @@ class Encoder(nn.Module):
         self,
         x: Float[Array, "b l d"],
         shared_table: Float[Array, "1 _ d"] | None = None,
+        shared_bias: Float[Array, "1 k l l"] | None = None,
         *,
         grid: tuple[int, int],
         train: bool,
         return_attention: bool,
     ) -> tuple[Float[Array, "b l d"], dict[str, Any]]:
-        """Returns tokens and activations; `shared_table` is added before each layer."""
+        """Returns tokens and activations.
+
+        `shared_table` is added before each layer, `shared_bias` to its attention's
+        logits.
+        """
 
         def layer(
             block: nn.Module, x: Array, drop_rate: Any
         ) -> tuple[Array, dict[str, Any]]:
             if shared_table is not None:
                 x = add_positions(x, shared_table)
-            options = {"train": train, "return_attention": return_attention}
+            options: dict[str, Any] = {"train": train}
+            options["return_attention"] = return_attention
+            if shared_bias is not None:
+                options["bias"] = shared_bias
             return block(x, drop_rate, grid=grid, **options)
 
         out = {}

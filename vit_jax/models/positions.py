@@ -7,11 +7,14 @@
     sincos2d    nothing: sines of column and row       added to the tokens
     relative    a vector a raster offset               a key beside each attention key
     relative2d  a vector a row and a column offset     a key beside each attention key
+    relative_bias  a number a head and offset          added to attention's logits
+    relative_mlp   an MLP that gives these numbers     added to attention's logits
     rope2d      nothing, or frequencies: rotary.py     turns queries and keys
     learned_rope2d is `learned` and `rope2d` together.
 
 Those that are added come at the `stem`, before `every_layer` from a table of its own,
-or before every layer from one `shared` table. The others are in every layer.
+or before every layer from one `shared` table. The others are in every layer; the
+numbers of relative_bias.py can be `shared`, the same in all.
 """
 
 import einops
@@ -30,8 +33,9 @@ from vit_jax.models.resample import (
 LEARNED = ("learned", "learned_rope2d")  # a table in raster order
 ADDED = (*LEARNED, "learned2d", "sincos2d")
 RELATIVE = ("relative", "relative2d")
+OFFSET_BIASES = ("relative_bias", "relative_mlp")
 ROTARY = ("rope2d", "learned_rope2d")
-KINDS = ("none", *ADDED, *RELATIVE, "rope2d")
+KINDS = ("none", *ADDED, *RELATIVE, *OFFSET_BIASES, "rope2d")
 PLACES = ("stem", "every_layer", "shared")
 
 
@@ -45,6 +49,8 @@ def check_positions(kind: str, place: str) -> None:
             raise ValueError(
                 f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
             )
+    if kind in OFFSET_BIASES and place == "shared":
+        return
     if kind not in ADDED and place != "stem":
         raise ValueError(
             f"positions_at={place!r} goes with positions that are added to the tokens "

@@ -136,6 +136,26 @@ def resample_raster_offsets(
     return total
 
 
+def resample_bias(
+    table: Float[Array, "h w k"] | Float[np.ndarray, "h w k"], grid: tuple[int, int]
+) -> Float[Array, "_ _ k"] | Float[np.ndarray, "_ _ k"]:
+    """Interpolates the numbers of all row and column offsets to another grid's."""
+    return resample_grid(table, (2 * grid[0] - 1, 2 * grid[1] - 1))
+
+
+def resample_relative(
+    name: str, table: Any, old: tuple[int, int], new: tuple[int, int]
+) -> Any:
+    """A parameter of relative positions, by its name in their module."""
+    if name == "embedding":
+        return resample_raster_offsets(table, old, new)
+    if name == "offsets":
+        return resample_bias(table, new)
+    if name in ("row", "column"):
+        return resample_offsets(table, new[name == "column"])
+    return table
+
+
 def resample_params(
     params: dict[str, Any], old: Any, new: Any, method: str = "bilinear"
 ) -> dict[str, Any]:
@@ -154,9 +174,7 @@ def resample_params(
             side = leaf.shape[0] * new.patch_size // old.patch_size
             return resample_patches(leaf, (side, side))
         if parent == "relative_positions":
-            if name == "embedding":
-                return resample_raster_offsets(leaf, old.grid, new.grid)
-            return resample_offsets(leaf, new.grid[name == "column"])
+            return resample_relative(name, leaf, old.grid, new.grid)
         if parent != "positions" or name == "class_token":
             return leaf
         if name in ("row", "column"):

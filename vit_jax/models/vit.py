@@ -26,12 +26,14 @@ from vit_jax.models.pixels import HALF, check_grid, prepare
 from vit_jax.models.pooling import MapHead
 from vit_jax.models.positions import (
     ADDED,
+    OFFSET_BIASES,
     RELATIVE,
     ROTARY,
     PositionEmbedding,
     add_positions,
     check_positions,
 )
+from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.resnet import ResNetTrunk
 from vit_jax.models.rotary import rotary_options
 
@@ -57,6 +59,7 @@ class VisionTransformer(nn.Module):
         distillation_token: a token behind the class token with a head of its own; the
             logits are the mean of both heads' (DeiT, arXiv 2012.12877).
         positions, positions_at: kind and place, see `models/positions.py`.
+        relative_mlp_dim: hidden features of the MLP of `relative_mlp`.
         rope_frequencies, rope_coordinates, rope_base, rope_layout, rope_axes,
             rope_grid, rope_register_base: of rotary positions, see `models/rotary.py`.
         attention: `full`, or `axial`: rows, then columns (appendix D.6); no class
@@ -115,6 +118,7 @@ class VisionTransformer(nn.Module):
     distillation_token: bool = False
     positions: str = "learned"
     positions_at: str = "stem"
+    relative_mlp_dim: int = 128
     rope_frequencies: str = "axial"
     rope_coordinates: str = "centred"
     rope_base: float = 100.0
@@ -237,8 +241,9 @@ class VisionTransformer(nn.Module):
         if self.embedding_norm:
             x = self.make_norm("embedding_norm")(x)
         x = out["embedded"] = divide_batch(x)
+        bias = self.shared_bias(x.shape[1], grid)
         x, out["encoder"] = self.make_encoder()(
-            x, table, grid=grid, train=train, return_attention=return_attention
+            x, table, bias, grid=grid, train=train, return_attention=return_attention
         )
         out["encoded"] = x
         if self.patch_outputs:
@@ -309,6 +314,17 @@ class VisionTransformer(nn.Module):
             return None
         return PositionEmbedding(**self.position_options(), name="positions")(grid)
 
+    def shared_bias(
+        self, num_tokens: int, grid: tuple[int, int]
+    ) -> Float[Array, "1 k l l"] | None:
+        """What is added to the attention's logits in all layers."""
+        if self.positions not in OFFSET_BIASES or self.positions_at != "shared":
+            return None
+        sizes = (self.num_heads, self.relative_mlp_dim)
+        name = "relative_positions"
+        bias = RelativeBias(self.positions, self.grid, *sizes, name=name)
+        return bias(num_tokens, grid)[None]
+
     def position_options(self) -> dict[str, Any]:
         return {
             "kind": self.positions,
@@ -336,7 +352,10 @@ class VisionTransformer(nn.Module):
             "qkv_bias": self.qkv_bias,
             "qk_norm": self.qk_norm,
             "positions": self.position_options() if own else None,
-            "relative": self.positions if self.positions in RELATIVE else "",
+            "relative": self.positions
+            if self.positions in (*RELATIVE, *OFFSET_BIASES)
+            else "",
+            "relative_mlp_dim": self.relative_mlp_dim,
             "rotary": rotary_options(self) if self.positions in ROTARY else None,
             "attention_implementation": self.attention_implementation,
             "dtype": self.dtype,
@@ -419,6 +438,13 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 "the head of the distillation token reads it as the class token's head "
                 "does: use pooling='token', pre_logits=False, norm_after_pooling=False"
+            )
+        if self.attention == "axial" and (
+            self.positions in OFFSET_BIASES and self.positions_at == "shared"
+        ):
+            raise ValueError(
+                "rows and columns of axial attention have no offsets in common: leave "
+                f"positions_at at 'stem' with positions={self.positions!r}"
             )
         check_grid(image_size, self.patch_size)
         if self.resnet_stem is not None:

@@ -32,6 +32,7 @@ TENSOR_RULES = (
     (r"(\w+_)?attention/(query|key|value)/kernel", (None, "tensor", None)),
     (r"(\w+_)?attention/(query|key|value)/bias", ("tensor", None)),
     (r"(\w+_)?attention/rotary/frequencies", (None, "tensor", None)),
+    (r"relative_positions/(offsets|prefix|out/kernel|out/bias)", ("tensor",)),
     (r"(\w+_)?attention/out/kernel", ("tensor", None, None)),
     (r"(\w+_)?mlp/(hidden|gate)/kernel", (None, "tensor")),
     (r"(\w+_)?mlp/(hidden|gate)/bias", ("tensor",)),

@@ -19,8 +19,8 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from vit_jax.parallel.sharding import STACKED
 
 Params = Any
-# Kernels whose inputs are pixels or whose outputs are predictions.
-OUTER = r"(embedding|head|patch_head|resnet/root)/"
+# Kernels whose inputs are pixels or places, or whose outputs are predictions.
+OUTER = r"(embedding|head|patch_head|resnet/root)/|(.*/)?relative_positions/"
 # The usual root mean square of an update of Adam (section 2.2 of the paper above).
 USUAL_SIZE = 0.2
 

@@ -21,7 +21,9 @@ HALF, IMAGENET = (0.5, 0.5, 0.5), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
 VIT = SMALL | {"intermediate_size": 20, "image_size": 32, "patch_size": 8}
 DINO = SMALL | {"mlp_ratio": 2, "image_size": 42, "patch_size": 14}
+DINOV3 = VIT | {"hidden_size": 24, "image_size": [32, 48], "num_register_tokens": 2}
 LABELS = {"id2label": dict(enumerate(["ant", "bee", "cat", "dog", "eel"]))}
+OUTPUTS = ("logits", "image_embeds", "pooler_output")
 # Model, arguments of its configuration, arguments of its image processor.
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "vit": ("ViTForImageClassification", VIT | LABELS, {}),
@@ -40,26 +42,46 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
         DINO | LABELS | {"num_register_tokens": 4},
         {},
     ),
+    "dinov2_swiglu": ("Dinov2Model", DINO | {"use_swiglu_ffn": True}, None),
+    "dinov3": ("DINOv3ViTModel", DINOV3, None),
+    "dinov3_gated": (
+        "DINOv3ViTModel",
+        DINOV3
+        | {"use_gated_mlp": True, "hidden_act": "silu", "num_register_tokens": 0}
+        | {"query_bias": False, "value_bias": False, "rope_theta": 50.0},
+        None,
+    ),
+    "deit": ("DeiTForImageClassificationWithTeacher", VIT | LABELS, None),
+    "clip": ("CLIPVisionModelWithProjection", VIT | {"projection_dim": 5}, {}),
+    "siglip": ("SiglipVisionModel", VIT, {}),
+    "siglip_classes": (
+        "SiglipForImageClassification",
+        {"vision_config": VIT} | LABELS,
+        {},
+    ),
 }
 
 
 def processor(model: str, arguments: dict[str, Any], size: tuple[int, int]) -> Any:
     """The image processor that goes with the published checkpoints of a model."""
+    sides = dict(zip(("height", "width"), size, strict=True))
     if model.startswith("ViT"):
-        size = dict(zip(("height", "width"), size, strict=True))
-        return transformers.ViTImageProcessor(size=size, **arguments)
-    return transformers.BitImageProcessor(
-        size={"shortest_edge": 48}, crop_size={"height": size[0], "width": size[1]}
-    )
+        return transformers.ViTImageProcessor(size=sides, **arguments)
+    if model.startswith("Siglip"):
+        return transformers.SiglipImageProcessor(size=sides)
+    kind = transformers.BitImageProcessor
+    if model.startswith("CLIP"):
+        kind = transformers.CLIPImageProcessor
+    return kind(size={"shortest_edge": 48}, crop_size=sides)
 
 
 def write(
     name: str, kind: str, options: dict[str, Any], processing: dict[str, Any] | None
 ) -> None:
     model_class = getattr(transformers, kind)
-    size = options["image_size"]
+    size = options.get("vision_config", options)["image_size"]
     size = (size, size) if isinstance(size, int) else tuple(size)
-    mean, std = (HALF, HALF) if kind.startswith("ViT") else IMAGENET
+    mean, std = (HALF, HALF) if kind.startswith(("ViT", "DeiT")) else IMAGENET
     with tempfile.TemporaryDirectory() as folder:
         model_class(model_class.config_class(**options)).save_pretrained(folder)
         # By the names of the file, which are not those in memory.
@@ -81,7 +103,7 @@ def write(
         f"transformers {transformers.__version__}, {kind}",
         shapes,
         size,
-        out.logits if "logits" in out else out.pooler_output,
+        next(out[key] for key in OUTPUTS if out.get(key) is not None),
         config,
         preprocessor_config,
     )

@@ -59,6 +59,18 @@ VIT5 = (
     | {"width": 96, "mlp_dim": 192, "norm": "rmsnorm", "class_token_position": False}
     | {"rope_coordinates": "index", "rope_base": 10000.0, "rope_layout": "pairs"}
 )
+HF_DINOV3 = {
+    **SMALL,
+    **IMAGENET,
+    "num_classes": 0,
+    "image_size": (32, 48),
+    "width": 24,
+    "mlp_dim": 20,
+    "norm_epsilon": 1e-5,
+    "layer_scale_init": 1.0,
+    "positions": "rope2d",
+    "qkv_bias": "qv",
+}
 TORCHVISION = PLAIN | IMAGENET | {"width": 128, "mlp_dim": 20, "num_heads": 2}
 # Attributes that are not the default of the model's class.
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -186,6 +198,21 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "vit5_variant": VIT5
     | {"num_classes": 0, "image_size": (224, 224), "patch_size": 56}
     | {"positions": "rope2d"},
+    "huggingface_dinov2_swiglu": SMALL
+    | IMAGENET
+    | SWIGLU
+    | {"num_classes": 0, "mlp_dim": 16, "layer_scale_init": 1.0}
+    | {"image_size": (42, 42), "patch_size": 14},
+    "huggingface_dinov3": HF_DINOV3 | {"activation": "gelu", "num_registers": 2},
+    "huggingface_dinov3_gated": HF_DINOV3
+    | SWIGLU
+    | {"rope_base": 50.0, "qkv_bias": "none"},
+    "huggingface_deit": HF_VIT | {"distillation_token": True},
+    "huggingface_clip": HF_VIT
+    | CLIP
+    | {"activation": "quick_gelu", "embedding_norm": True, "norm_epsilon": 1e-5},
+    "huggingface_siglip": SMALL | {"num_classes": 0, "mlp_dim": 20, "pooling": "map"},
+    "huggingface_siglip_classes": SMALL | {"mlp_dim": 20, "pooling": "gap"},
     "torchvision_vit": TORCHVISION,
     "torchvision_vit_pre_logits": TORCHVISION | {"pre_logits": True},
 }
@@ -245,6 +272,10 @@ def test_logits_are_the_originals(name: str, tmp_path: Path) -> None:
 def test_tensors_are_written_as_they_were(name: str, tmp_path: Path) -> None:
     """All but what is folded, filled in or left out on the way."""
     module, before = module_of(name), original(name)
+    if name == "huggingface_siglip":  # published files have the prefix
+        before = {f"vision_model.{tensor}": x for tensor, x in before.items()}
+    if name == "huggingface_siglip_classes":
+        before = {k: x for k, x in before.items() if "_model.head." not in k}
     loaded = load(name, tmp_path)
     after = write_tensors(module, loaded.model, loaded.params)
     no_bias = {x for x in after if x.endswith("bias") and x not in before}
@@ -282,13 +313,20 @@ def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
 def test_configs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     loaded, theirs = load(name, tmp_path), config_of(name)
     ours = huggingface.config_for(loaded.model, loaded.facts)
-    if not loaded.facts.label_names and loaded.model.num_classes:
+    if "clip" in name:  # a projection has no classes
+        assert "id2label" not in ours
+    elif not loaded.facts.label_names and loaded.model.num_classes:
         assert ours["id2label"]["4"] == "LABEL_4"
     # Its own spelling of equal things: labels by name, zeros for biases, no mask.
     for key in ("label2id", "qkv_bias", "use_mask_token"):
         ours.pop(key, None)
-    processor = ours.pop("preprocessor_config")
+    processor, tower = ours.pop("preprocessor_config"), ours.pop("vision_config", {})
     assert {key: theirs[key] for key in ours} == ours
+    if tower:  # of images alone, without what `SiglipForImageClassification` ignores
+        assert tower.pop("vision_use_head") is False
+        assert {key: theirs["vision_config"][key] for key in tower} == tower
     if "preprocessor_config" in theirs:
         preprocessor = theirs["preprocessor_config"]
+        if "clip" in name or "siglip" in name:  # another name of the same processor
+            processor["image_processor_type"] = preprocessor["image_processor_type"]
         assert {key: preprocessor[key] for key in processor} == processor

@@ -44,6 +44,7 @@ MODELS: list[tuple[str, str, tuple[int, int], dict[str, Any]]] = [
         (224, 224),
         {"activation": "silu", "norm_epsilon": 0.01},
     ),
+    ("huggingface", "ViT-S/16", (224, 224), {"pooling": "gap"}),
 ]
 
 

@@ -18,9 +18,9 @@ from vit_jax.models import AnyModel, init_params
 from vit_jax.models.variants import SIZES, Size
 
 Tensors = Mapping[str, np.ndarray]
-# Options that change what is computed and that only these layouts hold, each some of
-# them; not all leave a trace in the tensors.
-HOLD_LATER = ("timm", "timm_eva", "vit5")
+# Options that change what is computed and that only some layouts hold, which check the
+# others themselves; some of them leave no trace in the tensors.
+HOLD_LATER = ("timm", "timm_eva", "huggingface", "vit5")
 LATER = {
     "block": "pre_norm",
     "norm": "layernorm",
@@ -128,6 +128,11 @@ def same(theirs: str, ours: str) -> Rule:
     return Rule(theirs, (ours,), lambda x: (x,), lambda x: x)
 
 
+def unused(theirs: str, shape: tuple[int, ...]) -> Rule:
+    """A rule for a tensor that the other project's code must have, written as zeros."""
+    return Rule(theirs, (), lambda _: (), lambda: np.zeros(shape, np.float32))
+
+
 def rearranged(
     theirs: str, ours: str | tuple[str, ...], pattern: str, **sizes: int
 ) -> Rule:
@@ -216,6 +221,12 @@ def check_options(model: AnyModel, layout: str, **allowed: tuple[Any, ...]) -> N
             )
 
 
+def check_later(model: AnyModel, layout: str, *held: str) -> None:
+    """As `check_options`, of the options `LATER` but those that the layout holds."""
+    plain = {name: (x,) for name, x in LATER.items() if name not in held}
+    check_options(model, layout, **plain)
+
+
 def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, Any]:
     """Our parameter tree, in float32 numpy arrays, from canonical tensors.
 
@@ -283,7 +294,7 @@ def checked_rules(
         ValueError: they do not.
     """
     if layout.NAME not in HOLD_LATER and hasattr(model, "qkv_bias"):
-        check_options(model, layout.NAME, **{name: (x,) for name, x in LATER.items()})
+        check_later(model, layout.NAME)
     rules = layout.rules(model)
     ours = [path for rule in rules for path in rule.ours]
     left = sorted(shapes.keys() - set(ours))

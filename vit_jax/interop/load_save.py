@@ -39,8 +39,8 @@ def load(
     Args:
         path: the folder of a run, whose newest whole checkpoint is taken; a file
             (.npz, or its part `file.npz:img`, .safetensors, .pth) or folder of timm,
-            Hugging Face, torchvision, ViT-5, vision_transformer or big_vision; or the name of
-            a public one, such as "timm/vit_base_patch16_224.augreg_in21k" or
+            Hugging Face, torchvision, ViT-5, vision_transformer or big_vision; or the
+            name of a public one, such as "timm/vit_base_patch16_224.augreg_in21k" or
             "augreg/B_16", which is downloaded once: `python -m vit_jax.interop.hub`
             lists them.
         num_classes: None keeps the head; another number than the checkpoint's gives a

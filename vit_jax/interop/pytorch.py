@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 Arguments = dict[str, Any]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 PARTS = ("query", "key", "value")
 PIXELS = ("pixel_mean", "pixel_std")
 NUMERICS = ("num_heads", "activation", "norm_epsilon")  # which tensors do not show

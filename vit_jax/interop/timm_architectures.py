@@ -63,7 +63,12 @@ def check_architecture(config: dict[str, Any]) -> None:
     The tensors alone do not tell: rotary positions, the place of the norms and so on
     have none of their own.
     """
-    name = config.get("architecture", "")
+    name, kind = config.get("architecture", ""), config.get("model_type", "")
+    if kind and kind != "timm_wrapper" and not name:
+        raise ValueError(
+            f"config.json names model_type {kind!r}, whose tensors have timm's names, "
+            "and which is not known to compute what one of our models does"
+        )
     if name and not KNOWN.fullmatch(name.partition(".")[0]):
         raise ValueError(
             f"config.json names timm's architecture {name!r}, which is not known to "

@@ -56,6 +56,8 @@ def config_for(model: AnyModel, facts: Facts) -> Config:
     else:
         name, model_args = vit_name(model), vit_arguments(model)
         first["first_conv"] = first_convolution(model)
+        if model.distillation_token:
+            first["classifier"] = ["head", "head_dist"]
     return pretrained_config(name, model, facts, model_args, **first)
 
 

@@ -188,6 +188,8 @@ def test_other_runs_on_eight_devices(tmp_path, digits_run, what):
             "objective.name=distillation",
             f"objective.teacher={digits_run}",
             "objective.distillation=soft",
+            "model.pooling=token",
+            "model.distillation_token=true",
         ],
     }[what]
     alone, divided = tmp_path / "alone", tmp_path / "divided"

@@ -7,16 +7,19 @@
 
 Arguments: `teacher`, a checkpoint of any family and project with the classes of the
 data; `model` (default ViT-S/16); `data`; `kind`, hard (its decision, the default) or
-soft (its probabilities, with the paper's temperature of 3 and share of 0.1). Without a
+soft (its probabilities, with the paper's temperature of 3 and share of 0.1); `token`,
+yes or no: whether a distillation token of its own learns from the teacher. By default
+it does with `hard`, which is the paper's DeiT with the alembic sign and the published
+`deit_*_distilled_*`, and not with `soft`, which the paper has without. Without a
 teacher it is the same recipe on the labels alone: what a ResNet's inductive bias is
-worth to a ViT is the difference between the two, or between two teachers.
+worth to a ViT is the difference between the two, or between two teachers;
+`experiments/distillation.py` measures it.
 
 AdamW, batch 1024, learning rate 1e-3, 300 epochs, as in the paper's Table 9 and
-facebookresearch/deit. Differences: the class token learns from labels and teacher, as
-in the paper's "DeiT, hard distillation", not a token of its own; no random erasing;
-`docs/recipes.md` has the others. Expected with a RegNetY-16GF as teacher: ViT-S 79.8 %
-alone, 79.8 with `soft`, 80.9 with `hard`; ViT-B/16 81.8, 81.8, 83.0 (Table 3, recalled,
-not looked up). Not run by us.
+facebookresearch/deit. Differences: no random erasing; `docs/recipes.md` has the others.
+Expected with a RegNetY-16GF as teacher: ViT-S/16 81.2 %, ViT-B/16 83.4; alone 79.9 and
+81.8 (README_deit.md). With `token=no` 80.9 and 83.0, with `soft` 79.8 and 81.8 (Table
+3, recalled, not looked up). Not run by us.
 """
 
 import ml_collections
@@ -29,8 +32,14 @@ def get_config(
     model: str = "ViT-S/16",
     data: str = "imagenet2012",
     kind: str = "hard",
+    token: str = "",
 ) -> ml_collections.ConfigDict:
     """Labels and teacher for each image; labels alone without a teacher."""
+    if token not in ("", "yes", "no") or (token == "yes" and not teacher):
+        raise ValueError(
+            f"teacher={teacher},token={token}: wanted token=yes or no, and a teacher "
+            "for yes"
+        )
     config = base.get_config()
     pretrain.set_data(config, "imagenet2012")
     config.model.update(
@@ -63,6 +72,8 @@ def get_config(
     config.eval.splits = ("validation",)
     if teacher:
         config.objective.update(name="distillation", teacher=teacher, distillation=kind)
+        usual = "yes" if kind == "hard" else "no"
+        config.model.distillation_token = (token or usual) == "yes"
         if kind == "soft":
             config.objective.update(temperature=3.0, alpha=0.1)
     return config

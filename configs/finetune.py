@@ -103,7 +103,7 @@ def get_config(
         learning_rate=0.01,
         momentum_dtype="bfloat16",
         warmup=f"{100 if task.steps <= 500 else 500}steps",
-        freeze=("(?!head/)",) if probe == "yes" else (),
+        freeze=("(?!head/|distillation_head/)",) if probe == "yes" else (),
     )
     pixels = whole_patches(model, 384)
     if table == "2" and dataset == "imagenet2012":

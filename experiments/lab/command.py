@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from experiments.lab.check import needs, needs_table
-from experiments.lab.frame import SCALES, Experiment, resolve
+from experiments.lab.frame import SCALES, Arm, Experiment, resolve
 from experiments.lab.grid import (
     GridRun,
     collect,
@@ -154,7 +154,7 @@ def run_experiment(
         },
         "config": to_dict(resolve(next(iter(arms.values())))) if arms else {},
         "overrides": {
-            label: {"config": arm.config, "init": arm.init, **arm.changes}
+            label: {"config": arm.config, **needed_by(arm), **arm.changes}
             for label, arm in arms.items()
         },
         "command": f"python -m experiments.{name} --scale {scale}",
@@ -185,16 +185,29 @@ def check(name: str, experiment: Experiment, arguments: argparse.Namespace) -> N
     for run in runs:
         first.setdefault(run.label, run)
     print(f"experiments.{name}: {experiment.item} ({scale})\n")
-    rows = [needs(without_start(run), arms[label]) for label, run in first.items()]
+    rows = {label: needs(alone(run), arms[label]) for label, run in first.items()}
+    for label, row in rows.items():
+        if teacher := arms[label].teacher:
+            # A forward pass, which is a third of what training counts.
+            images = row.steps * row.batch_size
+            flops = row.flops + 2 * rows[teacher].macs * images
+            rows[label] = row._replace(flops=flops)
     # Sustained by two cores of a server on these models (docs/performance.md).
     gflops = 60 if scale in ("smoke", "mini") else 0
-    print(needs_table(rows, Counter(run.label for run in runs), gflops))
+    print(needs_table(list(rows.values()), Counter(run.label for run in runs), gflops))
 
 
-def without_start(run: GridRun) -> GridRun:
-    """A run with new parameters: the checkpoint it starts from need not be there."""
+def needed_by(arm: Arm) -> dict[str, str]:
+    """The labels of the arms that an arm starts from and learns from."""
+    return {"init": arm.init} | ({"teacher": arm.teacher} if arm.teacher else {})
+
+
+def alone(run: GridRun) -> GridRun:
+    """A run from new parameters and labels: what it needs need not be trained yet."""
     config = run.config.copy_and_resolve_references()
     config.init = ""
+    if config.objective.name == "distillation":
+        config.objective.name = "classification"
     return run._replace(config=config)
 
 

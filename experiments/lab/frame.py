@@ -33,6 +33,7 @@ EXPERIMENTS = (
     "axial",
     "speed",
     "masked_patch",
+    "distillation",
     "attention",
     "vtab",
     "bias_profile",
@@ -48,6 +49,8 @@ class Arm(NamedTuple):
         changes: values by key, such as {"model.positions": "none"}.
         init: label of the arm whose last checkpoint, of the same seed, this one starts
             from; "" to start from random parameters.
+        teacher: label of the arm whose last checkpoint, of the same seed, is the
+            teacher of this one; its config has the objective `distillation` then.
         seeds: number of seeds; 0 for the experiment's own.
         examples, classes: size of its data, needed by `--check` if the data is neither
             here nor known to `vit_jax.plan`.
@@ -56,6 +59,7 @@ class Arm(NamedTuple):
     config: str
     changes: Mapping[str, Any] = {}
     init: str = ""
+    teacher: str = ""
     seeds: int = 0
     examples: int = 0
     classes: int = 0

@@ -34,14 +34,15 @@ class GridRun(NamedTuple):
 
     Attributes:
         config: resolved, with folders in the place of data sets that `--data` names.
-        start: folder of the run that it starts from, if any.
+        after: folders of the runs that it needs finished: the one that it starts from,
+            its teacher.
     """
 
     label: str
     seed: int
     config: ml_collections.ConfigDict
     folder: Path
-    start: Path | None
+    after: tuple[Path, ...]
 
 
 def plan_runs(
@@ -51,7 +52,7 @@ def plan_runs(
     data: Mapping[str, str],
     seeds: int = 0,
 ) -> list[GridRun]:
-    """All runs of an experiment, each after the one that it starts from.
+    """All runs of an experiment, each after those that it needs.
 
     Args:
         data: folders that replace data sets by name, such as {"cifar10": "/folder"}.
@@ -59,7 +60,7 @@ def plan_runs(
 
     Raises:
         ConfigError: an arm that cannot be resolved.
-        ValueError: an arm starts from an unknown arm, or from itself.
+        ValueError: an arm needs an unknown arm, or itself.
     """
     arms = experiment.arms(scale)
     runs: dict[tuple[str, int], GridRun] = {}
@@ -67,13 +68,15 @@ def plan_runs(
     def add(label: str, seed: int, waiting: tuple[str, ...]) -> GridRun:
         if label in waiting or label not in arms:
             what = "waits for it" if label in waiting else "is no arm"
-            raise ValueError(
-                f"the arm {waiting[-1]!r} starts from {label!r}: it {what}"
-            )
+            raise ValueError(f"the arm {waiting[-1]!r} needs {label!r}: it {what}")
         if (label, seed) not in runs:
             arm = arms[label]
-            start = add(arm.init, seed, (*waiting, label)) if arm.init else None
-            runs[label, seed] = place(label, arm, seed, start, root / scale, data)
+            needed = {
+                key: add(other, seed, (*waiting, label))
+                for key, other in (("init", arm.init), ("teacher", arm.teacher))
+                if other
+            }
+            runs[label, seed] = place(label, arm, seed, needed, root / scale, data)
         return runs[label, seed]
 
     for label, arm in arms.items():
@@ -86,14 +89,17 @@ def place(
     label: str,
     arm: Arm,
     seed: int,
-    start: GridRun | None,
+    needed: Mapping[str, GridRun],
     root: Path,
     data: Mapping[str, str],
 ) -> GridRun:
-    """A run and its folder, whose name is a hash of the config without local paths."""
+    """A run and its folder, whose name is a hash of the config without local paths.
+
+    Args:
+        needed: the runs that it starts from, `init`, and learns from, `teacher`.
+    """
     config = resolve(arm)
-    if start:
-        config.init = start.folder.parent.name
+    point_to(config, {key: run.folder.parent.name for key, run in needed.items()})
     # Only what differs from the defaults, so that a new config key changes no hash.
     changes = {key: new for key, (_, new) in difference(get_config(), config).items()}
     identity = json.dumps(changes, sort_keys=True)
@@ -101,11 +107,17 @@ def place(
     name = (config.model.name or "tuned").replace("/", "_")
     folder = root / "runs" / f"{name}-{digest}" / f"seed{seed}"
     config.seed = seed
-    if start:
-        config.init = str(start.folder)
+    point_to(config, {key: str(run.folder) for key, run in needed.items()})
     for section in ("data", "fewshot", "knn"):
         config[section].name = data.get(config[section].name, config[section].name)
-    return GridRun(label, seed, config, folder, start.folder if start else None)
+    after = tuple(run.folder for run in needed.values())
+    return GridRun(label, seed, config, folder, after)
+
+
+def point_to(config: ml_collections.ConfigDict, names: Mapping[str, str]) -> None:
+    """Names the checkpoints that a run needs in its config: `init`, `teacher`."""
+    config.init = names.get("init", config.init)
+    config.objective.teacher = names.get("teacher", config.objective.teacher)
 
 
 def run_grid(runs: list[GridRun]) -> None:
@@ -122,8 +134,8 @@ def run_grid(runs: list[GridRun]) -> None:
     total = len({run.folder for run in runs})
     print(f"{total} runs, {total - len(unfinished(runs))} of them finished", flush=True)
     while waiting := unfinished(runs):
-        # Another process may still be training the run that this one starts from.
-        ready = [run for run in waiting if not run.start or is_finished(run.start)]
+        # Another process may still be training a run that this one needs.
+        ready = [run for run in waiting if all(map(is_finished, run.after))]
         trained = 0
         for fleet in fleets(ready):
             with claimed(fleet) as mine:

@@ -71,6 +71,7 @@ SPECS = (
     "finetune.py:model=BiT-R50x1,dataset=cifar100,recipe=bit,probe=yes",
     *(f"families.py:family={family}" for family in families.MODELS),
     "distill.py:teacher=",
+    "distill.py:teacher=r50",
     "distill.py:teacher=r50,kind=soft",
     "folder.py:data=photos,size=64",
     "folder.py:data=photos,size=64,model=BiT-R26x1",
@@ -141,10 +142,20 @@ def test_deit_and_its_distillation():
     assert (alone.mix.mixup_alpha, alone.mix.cutmix_alpha) == (0.8, 1)
     assert alone.loss.label_smoothing == 0.1
     hard = read_config("configs/distill.py:teacher=r50", [])
-    assert difference(alone, hard).keys() == {"objective.name", "objective.teacher"}
+    same = read_config("configs/distill.py:teacher=r50,token=no", [])
+    assert difference(alone, same).keys() == {"objective.name", "objective.teacher"}
+    assert difference(same, hard).keys() == {"model.distillation_token"}
+    assert hard.model.distillation_token
     assert (hard.objective.distillation, hard.objective.alpha) == ("hard", 0.5)
-    soft = read_config("configs/distill.py:teacher=r50,kind=soft", []).objective
+    soft = read_config("configs/distill.py:teacher=r50,kind=soft", [])
+    assert not soft.model.distillation_token
+    soft = soft.objective
     assert (soft.distillation, soft.temperature, soft.alpha) == ("soft", 3, 0.1)
+    both = read_config("configs/distill.py:teacher=r50,kind=soft,token=yes", [])
+    assert both.model.distillation_token
+    for wrong in ("teacher=r50,token=maybe", "teacher=,token=yes"):
+        with pytest.raises(ValueError, match="wanted token=yes or no, and a teacher"):
+            read_config(f"configs/distill.py:{wrong}", [])
 
 
 def test_table_3_in_steps():

@@ -68,7 +68,7 @@ def test_the_papers_own_setting_is_traced(name, root):
     """The smallest of its arms; `--scale full --check` traces all."""
     experiment = load_experiment(name)
     arms = experiment.arms("full")
-    runs = [r for r in plan_runs(experiment, "full", root, {}) if not r.start]
+    runs = [r for r in plan_runs(experiment, "full", root, {}) if not r.after]
     small = [r for r in runs if r.config.model.name.endswith(("B/32", "R50x1"))]
     for run in (small or runs)[:1]:
         row = needs(run, arms[run.label])
@@ -94,7 +94,7 @@ def test_every_vtab_task_runs_if_its_data_is_here(monkeypatch, root):
     arms = vtab.arms("mini")
     assert list(arms)[1:] == ["kitti_distance"]
     runs = plan_runs(vtab.EXPERIMENT, "mini", root, {})
-    assert [run.start for run in runs] == [None, runs[0].folder]
+    assert [run.after for run in runs] == [(), (runs[0].folder,)]
     for task, row in TASKS.items():
         config = resolve(vtab.task_arm("mini", task))
         assert config.data.name == row.data and config.model.width == 64

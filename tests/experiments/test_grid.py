@@ -1,8 +1,10 @@
 """Grids: names of runs, what starts from what, and runs shared by processes."""
 
+import argparse
+
 import pytest
 
-from experiments.lab import grid
+from experiments.lab import command, grid
 from experiments.lab.frame import Arm, Experiment
 from experiments.lab.grid import RECORD, claimed, collect, plan_runs, run_grid
 from experiments.lab.records import Conclusion
@@ -49,9 +51,27 @@ def test_a_run_follows_the_one_that_it_starts_from(tmp_path):
     ]
 
 
+def test_a_run_follows_its_teacher(tmp_path):
+    taught = {"objective.name": "distillation"}
+    arms = {
+        "taught": Arm(LAB, taught, init="first", teacher="other"),
+        "first": Arm(LAB),
+        "other": Arm(LAB, {"model.width": 32}),
+        "by itself": Arm(LAB, taught, init="first", teacher="first"),
+    }
+    runs = plan_runs(experiment(arms), "smoke", tmp_path, {}, seeds=1)
+    by_label = {run.label: run for run in runs}
+    assert list(by_label) == ["first", "other", "taught", "by itself"]
+    first, other, run, own = runs
+    assert run.after == (first.folder, other.folder)
+    assert run.config.init == str(first.folder)
+    assert run.config.objective.teacher == str(other.folder)
+    assert own.after == (first.folder, first.folder) and own.folder != run.folder
+
+
 @pytest.mark.parametrize("init", ["tuned", "absent"])
 def test_a_start_that_cannot_be(tmp_path, init):
-    with pytest.raises(ValueError, match=f"starts from '{init}'"):
+    with pytest.raises(ValueError, match=f"the arm 'tuned' needs '{init}'"):
         plan_runs(experiment({"tuned": Arm(LAB, init=init)}), "smoke", tmp_path, {})
 
 
@@ -91,3 +111,27 @@ def test_an_interrupted_grid_goes_on_and_failed_runs_do_not_count(
     assert trained == [0, 1, 1, 2]
     results = collect(runs, "smoke", tmp_path, {})
     assert results.runs["a"] == [runs[0].folder, runs[1].folder]
+
+
+def test_a_check_counts_the_forward_passes_of_a_teacher(tmp_path, monkeypatch):
+    taught = {"objective.name": "distillation"}
+    small = {"model.width": 8, "model.num_heads": 1}
+    arms = {
+        "alone": Arm(LAB),
+        "taught": Arm(LAB, taught, teacher="small"),
+        "small": Arm(LAB, small),
+    }
+    found = {}
+    monkeypatch.setattr(
+        command,
+        "needs_table",
+        lambda rows, *_: found.update({r.label: r for r in rows}),
+    )
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    arguments = parser.parse_args(["--scale=smoke", f"--root={tmp_path}"])
+    command.check("an experiment", experiment(arms), arguments)
+    images = 4 * 16  # steps and batch of the laboratory's smoke scale
+    teachers = 2 * found["small"].macs * images
+    assert found["taught"].flops == found["alone"].flops + teachers
+    assert found["small"].flops == 3 * teachers

@@ -1,5 +1,7 @@
 """Loading for another task, saving, and the errors of both."""
 
+import json
+
 import jax
 import numpy as np
 import published_layouts as published
@@ -83,6 +85,34 @@ def test_no_head_gives_the_representation(path, tmp_path, tensors, caplog):
     equal(found.params, headless.params)
     load_checkpoint(tmp_path / "none.npz", num_classes=2, pre_logits=True)
     assert caplog.messages[1:] == ["a zero head of 2 classes is put on"]
+
+
+def test_a_distilled_model_gets_two_heads(tmp_path, caplog):
+    options = dict(width=24, depth=1, num_heads=3, distillation_token=True)
+    model = create_model("ViT-mu/4", num_classes=5, image_size=12, **options)
+    params = init_params(model, jax.random.key(0))
+    params["distillation_head"]["kernel"] += 1
+    save_checkpoint(tmp_path / "deit", model, params, layout="timm")
+    caplog.clear()
+    new = load_checkpoint(tmp_path / "deit", num_classes=3)
+    bare = load_checkpoint(tmp_path / "deit", num_classes=0)
+    # timm puts new heads in their places, too.
+    config = json.loads((tmp_path / "deit" / "config.json").read_text())
+    assert config["pretrained_cfg"]["classifier"] == ["head", "head_dist"]
+    assert caplog.messages == [
+        "both heads of 5 classes replaced by two zero heads of 3 classes",
+        "both heads of 5 classes are left out",
+    ]
+    zeros = {"kernel": np.zeros((24, 3)), "bias": np.zeros(3)}
+    heads = ("head", "distillation_head")
+    assert new.model == model.clone(num_classes=3, pixel_mean=new.model.pixel_mean)
+    for name in heads:
+        equal(new.params[name], zeros)
+    equal(without(new.params, *heads), without(params, *heads))
+    equal(bare.params, without(params, *heads))
+    save_checkpoint(tmp_path / "bare", bare.model, bare.params, layout="timm")
+    load_checkpoint(tmp_path / "bare", num_classes=2)
+    assert caplog.messages[2:] == ["two zero heads of 2 classes are put on"]
 
 
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])

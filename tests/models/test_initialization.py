@@ -54,6 +54,14 @@ def test_kernels_head_and_tokens_are_normal_biases_zero():
         np.testing.assert_array_equal(values, np.float32(value), err_msg=name)
 
 
+def test_a_distillation_token_and_its_head_are_drawn_too():
+    params = drawn(model(distillation_token=True, pre_logits=False))
+    for name in ("distillation_token", "distillation_head/kernel"):
+        assert abs(params[name].std() - 0.02) < 0.006
+    assert np.abs(params["distillation_token"] - params["class_token"]).max() > 0.01
+    np.testing.assert_array_equal(params["distillation_head/bias"], np.float32(-6.9))
+
+
 def test_no_two_kernels_are_alike():
     params = drawn(model())
     first, second = (f"encoder/block_0{i}/mlp/out/kernel" for i in (0, 1))

@@ -34,9 +34,24 @@ def test_tokens_of_a_vit_are_told_apart():
         assert layer.patches.shape == (2, 4, 4, 16)
         np.testing.assert_array_equal(layer.patches[:, 1, 2], tokens[:, 4 + 6])
         assert layer.normed == normed
+        assert layer.distillation_token is None
     # What is classified is the class token behind the last norm.
     token = found.layers["encoded"].class_token
     np.testing.assert_array_equal(found.representation, token)
+
+
+def test_a_distillation_token_stands_behind_the_class_token():
+    model, params = made(**TINY, num_registers=3, distillation_token=True)
+    _, out = model.apply({"params": params}, IMAGES)
+    found = vit_jax.features(model, params, IMAGES)
+    layer, tokens = found.layers["encoded"], out["encoded"]
+    np.testing.assert_array_equal(layer.registers, tokens[:, :3])
+    np.testing.assert_array_equal(layer.class_token, tokens[:, 3])
+    np.testing.assert_array_equal(layer.distillation_token, tokens[:, 4])
+    np.testing.assert_array_equal(layer.patches[:, 0, 0], tokens[:, 5])
+    # Each has a head, and the logits are the mean.
+    mean = (layer.class_token + layer.distillation_token) / 2
+    np.testing.assert_allclose(found.representation, mean, rtol=1e-6)
 
 
 def test_stacked_blocks_and_jit_keep_names_and_order():

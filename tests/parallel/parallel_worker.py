@@ -31,6 +31,7 @@ def run(workdir, overrides, stop_at):
 
     def build_and_look(config):
         experiment = build(config)
+        facts["teacher"] = bytes_here(experiment.teacher)
 
         def init_state(params=None):
             state = experiment.program.init_state(params)

@@ -188,6 +188,8 @@ def test_other_runs_on_eight_devices(tmp_path, digits_run, what):
             "objective.name=distillation",
             f"objective.teacher={digits_run}",
             "objective.distillation=soft",
+            "model.pooling=token",
+            "model.distillation_token=true",
         ],
     }[what]
     alone, divided = tmp_path / "alone", tmp_path / "divided"
@@ -198,6 +200,8 @@ def test_other_runs_on_eight_devices(tmp_path, digits_run, what):
     assert_same_run(divided, alone, "adamw")
     held, whole = facts(divided), facts(alone)
     assert held["opt_state"] < 0.4 * whole["opt_state"]
+    assert held["teacher"] <= 0.4 * whole["teacher"]
+    assert (whole["teacher"] > 0) == (what == "distillation")
 
 
 @pytest.mark.full

@@ -36,6 +36,7 @@ MODELS: list[tuple[str, str, tuple[int, int], dict[str, Any]]] = [
         (224, 224),
         {"pooling": "gap", "class_token": "always", "norm_after_pooling": True},
     ),
+    ("timm", "ViT-S/16", (192, 256), {"distillation_token": True}),
     ("timm", "Mixer-S/32", (192, 256), {"activation": "gelu", "token_mlp_dim": 77}),
     ("huggingface", "ViT-S/16", (192, 256), {"pixel_mean": (0.4, 0.5, 0.6)}),
     (

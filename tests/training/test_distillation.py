@@ -11,6 +11,7 @@ import pytest
 from configs import base, digits
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
+from vit_jax.data.sources import make_source
 from vit_jax.fleet.training import why_not
 from vit_jax.interop.trained import load_trained
 from vit_jax.losses import make_loss
@@ -28,6 +29,7 @@ from vit_jax.training.step import accumulated, named_keys
 CLASSES = 5
 TEACHER = create_model("BiT-R26x1", num_classes=CLASSES, image_size=8, blocks=(1,))
 STUDENT = create_model("ViT-mu/4", num_classes=CLASSES, image_size=8)
+DISTILLED = STUDENT.clone(distillation_token=True)
 SOFTMAX = make_loss(name="softmax", label_smoothing=0.0)
 
 
@@ -56,11 +58,13 @@ def test_a_teacher_that_says_the_labels_is_the_cross_entropy():
     np.testing.assert_allclose(hard_loss(logits(0), 1e-6 * sure), wanted, rtol=1e-5)
 
 
-def objective(monkeypatch, kind="hard", alpha=0.3, mixup=0.0, teacher=TEACHER):
+def objective(
+    monkeypatch, kind="hard", alpha=0.3, mixup=0.0, teacher=TEACHER, student=STUDENT
+):
     monkeypatch.setattr(distillation, "load_model", lambda _: teacher)
     mix = make_mix(mixup_alpha=mixup, cutmix_alpha=0.0, per_example=False)
     options = dict(teacher="a name", kind=kind, alpha=alpha, temperature=2.0)
-    return distil(STUDENT, SOFTMAX, mix, **options)
+    return distil(student, SOFTMAX, mix, **options)
 
 
 def batch():
@@ -73,9 +77,12 @@ def batch():
     return {"image": jnp.array(pixels), "label": labels, "teacher": params}
 
 
-def student_params():
-    params = init_params(STUDENT, jax.random.key(2))
-    params["head"]["kernel"] = jax.random.normal(jax.random.key(3), (32, CLASSES))
+def student_params(student=STUDENT):
+    params = init_params(student, jax.random.key(2))
+    for seed, head in ((3, "head"), (4, "distillation_head")):
+        if head in params:
+            kernel = jax.random.normal(jax.random.key(seed), (32, CLASSES))
+            params[head]["kernel"] = kernel
     return params
 
 
@@ -97,6 +104,32 @@ def test_the_loss_is_shared_between_labels_and_teacher(kind, monkeypatch):
         taught = soft_loss(student, teacher, 2.0)
     np.testing.assert_allclose(loss, (0.7 * own + 0.3 * taught).mean(), rtol=1e-5)
     assert accuracy == (student.argmax(-1) == inputs["label"]).mean()
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_each_head_learns_from_its_own_teacher(kind, monkeypatch):
+    """`DistillationLoss` of facebookresearch/deit, losses.py, on the outputs of
+    `DistilledVisionTransformer` in training, models.py."""
+    task = objective(monkeypatch, kind, student=DISTILLED)
+    images, targets = task.prepare(batch(), named_keys(0))
+    params = student_params(DISTILLED)
+    _, out = DISTILLED.apply({"params": params}, images)
+    labels, advice = targets
+    own = SOFTMAX(out["class_logits"], labels)
+    pupil = out["distillation_logits"]
+    taught = hard_loss(pupil, advice) if kind == "hard" else soft_loss(pupil, advice, 2)
+    (loss, accuracy), gradient = jax.value_and_grad(task.loss, has_aux=True)(
+        params, images, targets, jax.random.key(0)
+    )
+    np.testing.assert_allclose(loss, (0.7 * own + 0.3 * taught).mean(), rtol=1e-5)
+    # A run reports what the model will classify by: the mean.
+    mean = out["class_logits"] + pupil
+    assert accuracy == (mean.argmax(-1) == labels.argmax(-1)).mean()
+    # The class token's head does not see the teacher: its gradient is that of labels.
+    error = 0.7 * (jax.nn.softmax(out["class_logits"]) - labels).mean(0)
+    found = gradient["head"]["bias"]
+    np.testing.assert_allclose(found, error, rtol=1e-4, atol=1e-6)
+    assert np.abs(gradient["distillation_head"]["bias"]).max() > 0.01
 
 
 def test_the_teacher_sees_the_mixed_images(monkeypatch):
@@ -143,17 +176,39 @@ def tiny(teacher="", **options):
     return config
 
 
+def of_the_mean(run):
+    """The evaluation of a distilled model on all test digits, by its two heads."""
+    source = make_source("digits", "test")
+    records = [source[i] for i in range(len(source))]
+    images = np.stack([run.data.eval_transform(x["image"]) for x in records])
+    labels = jnp.array([x["label"] for x in records])
+    _, out = run.model.apply({"params": run.params}, normalize(jnp.asarray(images)))
+    mean = (out["class_logits"] + out["distillation_logits"]) / 2
+    right = mean.argsort(-1)[:, ::-1] == labels[:, None]
+    return {
+        "loss": float(SOFTMAX(mean, jax.nn.one_hot(labels, 10)).mean()),
+        "accuracy": float(right[:, 0].mean()),
+        "top5": float(right[:, :5].any(-1).mean()),
+        "count": len(labels),
+    }
+
+
 def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path):
     convolutional = tiny()
     convolutional.model = base.get_config().model
     convolutional.model.update(name="BiT-R26x1", blocks=(1,), width=32)
     loop.train(convolutional, tmp_path / "teacher")
     options = dict(model__scan=True, train__accumulate_steps=2, mix__mixup_alpha=0.2)
-    config = tiny(tmp_path / "teacher", **options)
-    loop.train(config, tmp_path / "student")
-    wanted = load_trained(tmp_path / "student").params
+    options |= dict(model__pooling="token", model__distillation_token=True)
+    config = tiny(tmp_path / "teacher", **options, model__remat="full")
+    results = loop.train(config, tmp_path / "student")
+    run = load_trained(tmp_path / "student")
+    wanted = run.params
     # What is saved is the student's alone.
     assert "encoder" in wanted and "resnet" not in wanted
+    heads = wanted["head"]["kernel"], wanted["distillation_head"]["kernel"]
+    assert np.abs(np.subtract(*heads)).max() > 1e-3
+    assert results["test"] == pytest.approx(of_the_mean(run), rel=1e-4)
     (last,) = (tmp_path / "student" / "checkpoints").glob("*4")
     shutil.rmtree(last)
     loop.train(config, tmp_path / "student")

@@ -6,13 +6,16 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from configs import digits
+from configs.finetune import get_config as get_finetune_config
 from vit_jax import sweep
 from vit_jax.config import load_config
 from vit_jax.data.pipeline import Data
 from vit_jax.interop import save_checkpoint
+from vit_jax.interop.adapt import HEADS
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.parallel import sharding
@@ -157,14 +160,62 @@ def test_neither_model_nor_checkpoint(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+PROBE = get_finetune_config("ViT-B/16", "cifar10", probe="yes").optim.freeze
+
+
+def moved(folder, start):
+    """The largest change of each parameter of a run from where it started."""
+    here, there = load_trained(folder).params, load_trained(start).params
+    change = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), here, there)
+    return traverse_util.flatten_dict(change, sep="/")
+
+
 def test_a_linear_probe_leaves_the_backbone(origin, tmp_path):
-    loop.train(tiny(origin, optim__freeze=("(?!head/)",)), tmp_path)
-    here, there = load_trained(tmp_path).params, load_trained(origin).params
-    np.testing.assert_array_equal(
-        here["encoder"]["block_00"]["mlp"]["hidden"]["kernel"],
-        there["encoder"]["block_00"]["mlp"]["hidden"]["kernel"],
+    loop.train(tiny(origin, optim__freeze=PROBE), tmp_path)
+    changes = moved(tmp_path, origin)
+    heads = {name: changes.pop(name) for name in ("head/kernel", "head/bias")}
+    assert min(heads.values()) > 1e-4 and set(changes.values()) == {0}
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """The run of a model with a distillation token."""
+    folder = tmp_path_factory.mktemp("distilled")
+    loop.train(tiny(model__distillation_token=True), folder)
+    return folder
+
+
+def test_a_linear_probe_of_a_distilled_model_trains_both_heads(distilled, tmp_path):
+    loop.train(tiny(distilled, optim__freeze=PROBE), tmp_path)
+    changes = moved(tmp_path, distilled)
+    names = [f"{head}/{part}" for head in HEADS for part in ("kernel", "bias")]
+    heads = {name: changes.pop(name) for name in names}
+    assert min(heads.values()) > 1e-4 and set(changes.values()) == {0}
+
+
+def test_other_classes_give_a_distilled_model_two_new_heads(
+    distilled, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Data, "label_names", lambda _: tuple("abcdefghij"))
+    loop.train(tiny(distilled, optim__learning_rate=0.0), tmp_path)
+    message = f"init: head and distillation_head of {distilled} replaced by new head"
+    assert message in capsys.readouterr().out
+    run = load_trained(tmp_path)
+    assert run.model.distillation_token
+    for name in HEADS:
+        assert not run.params.pop(name)["kernel"].any()
+    assert len(run.params) == 5
+    there = load_trained(distilled).params
+    jax.tree.map(
+        np.testing.assert_array_equal, run.params, {n: there[n] for n in run.params}
     )
-    assert np.abs(here["head"]["kernel"] - there["head"]["kernel"]).max() > 1e-4
+
+
+def test_a_distilled_checkpoint_is_no_plain_model(distilled, tmp_path):
+    config = tiny()
+    config.init = str(distilled)
+    with pytest.raises(ValueError, match="distillation_token is True there, False he"):
+        loop.train(config, tmp_path)
 
 
 def test_the_sweep_takes_the_best_and_trains_on_all(tmp_path, monkeypatch):

@@ -109,6 +109,16 @@ def test_stacked_blocks_are_updated_one_by_one():
     )
 
 
+def test_what_pairs_of_attentions_and_two_heads_are():
+    name = "encoder/block_00/second_attention/{}/kernel"
+    for part in ("query", "key", "value"):
+        assert matrix_axes(name.format(part), 3) == ((0,), (1, 2))
+    assert matrix_axes(name.format("out"), 3) == ((0, 1), (2,))
+    assert matrix_axes("map_head/mlp/out/kernel", 2) == ((0,), (1,))
+    for head in ("head", "distillation_head", "patch_head"):
+        assert matrix_axes(f"{head}/kernel", 2) is None
+
+
 def test_convolutions_are_matrices_from_all_inputs_to_the_outputs():
     assert matrix_axes("resnet/stage_1/unit_01/conv2/kernel", 4) == ((0, 1, 2), (3,))
     assert matrix_axes("resnet/root/kernel", 4) is None

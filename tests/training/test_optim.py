@@ -32,6 +32,8 @@ def params(value=1.0):
     return {
         "embedding": layer,
         "class_token": jnp.full((1, 1, 2), value),
+        "distillation_token": jnp.full((1, 1, 2), value),
+        "distillation_head": layer,
         "encoder": {"block_00": {"mlp": layer}, "block_01": {"mlp": layer}},
         "head": layer,
     }
@@ -145,7 +147,9 @@ def test_layer_decay_slows_lower_layers():
     assert blocks["block_01"]["mlp"]["kernel"] == pytest.approx(0.05, rel=1e-5)
     assert blocks["block_00"]["mlp"]["kernel"] == pytest.approx(0.025, rel=1e-5)
     assert moved["embedding"]["kernel"] == pytest.approx(0.0125, rel=1e-5)
-    assert moved["class_token"] == pytest.approx(0.0125, rel=1e-5)
+    for token in ("class_token", "distillation_token"):
+        assert moved[token] == pytest.approx(0.0125, rel=1e-5)
+    assert moved["distillation_head"] == moved["head"]
 
 
 def test_layer_decay_of_a_hybrid_and_of_a_network_without_blocks():

@@ -16,6 +16,8 @@ from vit_jax.models.resample import resample_params
 logger = logging.getLogger(__name__)
 
 Params = dict[str, Any]
+# What classifies; the second one is that of a distillation token.
+HEADS = ("head", "distillation_head")
 # Attributes that change training alone, or how the same numbers are computed.
 FREE = (
     "dropout_rate",
@@ -39,9 +41,9 @@ def replace_head(
 ) -> tuple[AnyModel, Params]:
     """Gives a model a zero head for another number of classes, or none for 0.
 
-    A tanh layer before the head goes with it, as in the paper's fine-tuning (appendix
-    D.3), unless it is kept or the representation itself is wanted (0 classes). What is
-    lost is logged.
+    A model with a distillation token gets two. A tanh layer before the head goes with
+    it, as in the paper's fine-tuning (appendix D.3), unless it is kept or the
+    representation itself is wanted (0 classes). What is lost is logged.
 
     Raises:
         ValueError: a negative number.
@@ -50,10 +52,12 @@ def replace_head(
         raise ValueError(f"num_classes is {num_classes}: wanted at least 0")
     if num_classes == model.num_classes:
         return model, params
-    lost = f"the head of {model.num_classes} classes" if model.num_classes else ""
-    params = {name: tree for name, tree in params.items() if name != "head"}
+    two = getattr(model, "distillation_token", False)
+    old, be = ("both heads", "are") if two else ("the head", "is")
+    lost = f"{old} of {model.num_classes} classes" if model.num_classes else ""
+    params = {name: tree for name, tree in params.items() if name not in HEADS}
     if num_classes == 0:
-        logger.info(f"{lost} is left out")
+        logger.info(f"{lost} {be} left out")
         return model.clone(num_classes=0), params
     new = model.clone(num_classes=num_classes)
     if getattr(model, "pre_logits", False) and not keep_pre_logits:
@@ -61,12 +65,13 @@ def replace_head(
         params.pop("pre_logits")
         lost = " and ".join(filter(None, (lost, "the tanh layer before it")))
     shape = parameter_shapes(new)["head/kernel"]
-    params["head"] = {
-        "kernel": np.zeros(shape, np.float32),
-        "bias": np.full(shape[1:], new.head_bias_init, np.float32),
-    }
-    head = f"a zero head of {num_classes} classes"
-    logger.info(f"{lost} replaced by {head}" if lost else f"{head} is put on")
+    for name in HEADS[: 1 + two]:
+        params[name] = {
+            "kernel": np.zeros(shape, np.float32),
+            "bias": np.full(shape[1:], new.head_bias_init, np.float32),
+        }
+    head = f"{'two zero heads' if two else 'a zero head'} of {num_classes} classes"
+    logger.info(f"{lost} replaced by {head}" if lost else f"{head} {be} put on")
     return new, params
 
 

@@ -59,6 +59,8 @@ def config_for(model: AnyModel, facts: Facts) -> Config:
         name = relpos_name(model) if relative else vit_name(model)
         model_args = relpos_arguments(model) if relative else vit_arguments(model)
         first["first_conv"] = first_convolution(model)
+        if model.distillation_token:
+            first["classifier"] = ["head", "head_dist"]
     return pretrained_config(name, model, facts, model_args, **first)
 
 

@@ -2,8 +2,8 @@
 
 A model returns `(logits, out)`, and `out` has everything on the way, as the family
 computes it; the class describes it. `out["encoded"]` is what is pooled: a ViT's
-registers, then its class token, then its patches row by row (b l d); a Mixer's patches;
-a ResNet's map (b h w c). The last norm is in it, but for a ViT with
+registers, class token, distillation token, then its patches row by row (b l d); a
+Mixer's patches; a ResNet's map (b h w c). The last norm is in it, but for a ViT with
 `norm_after_pooling` and a ResNet of version v1. Scanned models leave their blocks out.
 
 `features` gives the same for all families, in rows and columns, blocks included.
@@ -29,6 +29,7 @@ class Layer(NamedTuple):
             each place of its map; it stands for height / h pixels.
         class_token: (b, d), None where there is none.
         registers: (b, n, d), None where there are none.
+        distillation_token: (b, d), None where there is none.
         normed: whether the model's last norm has been applied. It is True of "encoded"
             alone, and there for all models but those that have the norm after the
             pooling, or none (`AxialResNet`, version v1).
@@ -37,6 +38,7 @@ class Layer(NamedTuple):
     patches: Array
     class_token: Array | None
     registers: Array | None
+    distillation_token: Array | None
     normed: bool
 
 
@@ -46,7 +48,8 @@ class Features(NamedTuple):
     Attributes:
         representation: (b, d) float32, what the head classifies (pre-logits): the
             class token or the mean of the patches, normed, and through the tanh layer
-            of a model that has one.
+            of a model that has one; of a model with a distillation token, its mean with
+            the class token, of which each has a head.
         layers: the layers that were asked for, by name, from the first to the last.
     """
 
@@ -122,15 +125,16 @@ def split(model: AnyModel, x: Array, name: str) -> Layer:
     normed = name == "encoded" and has_last_norm(model)
     x = x.astype(jnp.float32)
     if x.ndim == 4:
-        return Layer(x, None, None, normed)
+        return Layer(x, None, None, None, normed)
     rows, columns = model.grid
     first = x.shape[1] - rows * columns
     patches = einops.rearrange(x[:, first:], "b (h w) d -> b h w d", h=rows)
     if not isinstance(model, VisionTransformer):
-        return Layer(patches, None, None, normed)
+        return Layer(patches, None, None, None, normed)
     token = x[:, model.num_registers] if model.has_class_token else None
     registers = x[:, : model.num_registers] if model.num_registers else None
-    return Layer(patches, token, registers, normed)
+    distilled = x[:, first - 1] if model.distillation_token else None
+    return Layer(patches, token, registers, distilled, normed)
 
 
 def has_last_norm(model: AnyModel) -> bool:

@@ -28,6 +28,8 @@ ACTIVATIONS = {
 INITIALIZATIONS = ("xavier", "trunc_normal")
 # Of PyTorch projects. Truncated at 2, as theirs, it is a normal distribution.
 DEVIATION = 0.02
+TOKENS = ("class_token", "distillation_token", "map_head/probe")
+HEAD_BIASES = ("head/bias", "distillation_head/bias")
 
 
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
@@ -193,9 +195,9 @@ def trunc_normal(params: dict[str, Any], key: jax.Array) -> dict[str, Any]:
             return jax.random.uniform(key, old.shape, old.dtype, -bound, bound)
         if name.startswith("resnet/"):
             return old
-        if name.endswith("/kernel") or name in ("class_token", "map_head/probe"):
+        if name.endswith("/kernel") or name in TOKENS:
             return DEVIATION * jax.random.normal(key, old.shape, old.dtype)
-        return 0 * old if name.endswith("/bias") and name != "head/bias" else old
+        return 0 * old if name.endswith("/bias") and name not in HEAD_BIASES else old
 
     pairs = zip(leaves, keys, strict=True)
     return tree.unflatten([drawn(*leaf, key) for leaf, key in pairs])

@@ -400,9 +400,11 @@ class VisionTransformer(nn.Module):
     def distilled(
         self, logits: Float[Array, "b n"], out: dict[str, Any]
     ) -> Float[Array, "b n"]:
-        """The mean of both heads' logits, which are put into `out`."""
+        """The mean of both heads' logits, which are put into `out`, and of both tokens:
+        the representation, as in timm."""
         out["class_logits"] = logits
         x = out["encoded"][:, self.num_registers + 1].astype(jnp.float32)
+        out["pre_logits"] = (out["pre_logits"] + x) / 2
         if self.num_classes:
             name = "distillation_head"
             x = classifier(self.num_classes, self.head_bias_init, name)(x)

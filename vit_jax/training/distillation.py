@@ -61,6 +61,10 @@ def distil(
 ) -> Objective:
     """Learning `1 - alpha` from the labels, `alpha` from the teacher.
 
+    The head of a distillation token, where the model has one, learns from the teacher,
+    and the class token's head from the labels (section 4): each from its part alone,
+    though the model classifies by the mean of both. Without, one head learns from both.
+
     Args:
         teacher: what `load_trained` takes.
         kind: `hard` or `soft`, the losses above.
@@ -89,14 +93,17 @@ def distil(
         params: Params, images: Array, targets: Any, dropout_key: jax.Array
     ) -> tuple[Array, Array]:
         labels, advice = targets
-        logits, _ = model.apply(
+        applied: Any = model.apply(
             {"params": params}, images, train=True, rngs={"dropout": dropout_key}
         )
+        logits, out = applied
+        own = out.get("class_logits", logits)
+        pupil = out.get("distillation_logits", logits)
         if kind == "hard":
-            taught = hard_loss(logits, advice)
+            taught = hard_loss(pupil, advice)
         else:
-            taught = soft_loss(logits, advice, temperature)
-        losses = (1 - alpha) * loss_fn(logits, labels) + alpha * taught
+            taught = soft_loss(pupil, advice, temperature)
+        losses = (1 - alpha) * loss_fn(own, labels) + alpha * taught
         return losses.mean(), (logits.argmax(-1) == labels.argmax(-1)).mean()
 
     return Objective(prepare, loss, guide)

@@ -8,7 +8,7 @@ import ml_collections
 
 from vit_jax.config import ConfigError, load_config
 from vit_jax.data.labels import label_order
-from vit_jax.interop.adapt import FREE, attributes
+from vit_jax.interop.adapt import FREE, HEADS, attributes
 from vit_jax.interop.trained import load_model, load_trained
 from vit_jax.models import (
     AnyModel,
@@ -23,9 +23,9 @@ from vit_jax.storage.paths import medium
 from vit_jax.training.optim import path_name
 from vit_jax.training.step import named_keys
 
-# What classifies, from the last layer back; fine-tuning drops both (appendix D.3). Then
-# what only masked patch prediction needs, and no loaded run has.
-HEAD = ("head", "pre_logits", "mask_token", "patch_head")
+# What classifies, from the last layer back; fine-tuning drops it all (appendix D.3).
+# Then what only masked patch prediction needs, and no loaded run has.
+HEAD = (*HEADS, "pre_logits", "mask_token", "patch_head")
 
 
 def complete_model(

@@ -20,7 +20,10 @@ from vit_jax.parallel.sharding import STACKED
 
 Params = Any
 # Kernels whose inputs are pixels or places, or whose outputs are predictions.
-OUTER = r"(embedding|head|patch_head|resnet/root)/|(.*/)?relative_positions/"
+OUTER = (
+    r"(embedding|head|distillation_head|patch_head|resnet/root)/"
+    r"|(.*/)?relative_positions/"
+)
 # The usual root mean square of an update of Adam (section 2.2 of the paper above).
 USUAL_SIZE = 0.2
 
@@ -40,7 +43,7 @@ def matrix_axes(name: str, ndim: int) -> MuonDimensionNumbers | None:
     if not name.endswith("/kernel") or re.match(OUTER, name):
         return None
     first = 1 if name.startswith(STACKED) else 0
-    is_input = re.search("/attention/(query|key|value)/kernel$", name)
+    is_input = re.search("attention/(query|key|value)/kernel$", name)
     split = first + 1 if is_input else ndim - 1
     return MuonDimensionNumbers(tuple(range(first, split)), tuple(range(split, ndim)))
 

@@ -234,7 +234,7 @@ def layer_factors(params: Params, decay: float) -> dict[str, float | list[float]
     depth = max(
         [1 + (block_number(name) or 0) for name in names] + list(stacked.values())
     )
-    tokens = ("mask_token", "class_token", "registers")
+    tokens = ("mask_token", "class_token", "distillation_token", "registers")
     before = ("resnet", "embedding", "positions", "relative_positions", *tokens)
     has_blocks = stacked or any(block_number(name) is not None for name in names)
     if decay != 1 and not has_blocks:

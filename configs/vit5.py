@@ -1,8 +1,8 @@
 """Nearly the recipe of ViT-5 (arXiv 2602.08071): today's parts in a plain ViT.
 
     python -m vit_jax.train --config configs/vit5.py:model=ViT-B/16 --workdir runs/b
-    python -m vit_jax.convert runs/b runs/b.safetensors --layout vit5 --ema
-    python -m vit_jax.train --workdir runs/b224 --init runs/b.safetensors \\
+    python -m vit_jax.convert --checkpoint runs/b b.safetensors --layout vit5 --ema
+    python -m vit_jax.train --workdir runs/b224 --init b.safetensors \\
         --config configs/vit5.py:model=ViT-B/16,stage=finetune
 
 Arguments: `model`, ViT-S/16, ViT-B/16 or ViT-L/16; `epochs`; `stage`: `pretrain`, or

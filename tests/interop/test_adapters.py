@@ -31,6 +31,10 @@ def folders(tmp_path: Path, changes: dict[str, Any], **settings: Any) -> Path:
     return adapter
 
 
+def close(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
 def pair(module: str = MODULE, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     down, up = RNG.normal(size=(RANK, 12)), RNG.normal(size=(12, RANK))
     names = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
@@ -85,7 +89,7 @@ def test_names_of_modules_in_transformers_5(
     tensors, _ = files.read_tensors(folders(tmp_path, changes, bias="lora_only"))
     name = f"vit.encoder.layer.1.{stored}"
     wanted = original("huggingface_vit")[f"{name}.weight"] + 3.0 * up @ down
-    np.testing.assert_allclose(tensors[f"{name}.weight"], wanted, rtol=1e-4, atol=1e-6)
+    close(tensors[f"{name}.weight"], wanted)
     assert (tensors[f"{name}.bias"] == 7).all()
 
 
@@ -117,7 +121,7 @@ def test_a_head_of_its_own_takes_the_place_of_the_bases(tmp_path: Path) -> None:
     [
         (
             {"peft_type": "IA3"},
-            "PEFT's kind IA3, not LORA; merge it in PEFT by model.me",
+            "PEFT's kind IA3, not LORA; merge it in PEFT by m",
         ),
         ({"use_dora": True}, "LoRA adapter with use_dora=True, not read; merge it"),
         ({"rank_pattern": {"query": 4}}, "rank_pattern={'query': 4}, not read"),
@@ -126,11 +130,11 @@ def test_a_head_of_its_own_takes_the_place_of_the_bases(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
         (
             {"base_model_name_or_path": "google/x"},
-            "base 'google/x' is not on this disk",
+            "base 'google/x' is not on this d",
         ),
         (
             {"base_model_name_or_path": None},
-            "base '' is not on this disk: put the path",
+            "base '' is not on this disk: put the",
         ),
     ],
 )
@@ -172,7 +176,8 @@ def test_a_folder_with_both_has_to_be_told_apart(tmp_path: Path) -> None:
         files.read_tensors(adapter)
     whole, _ = files.read_tensors(adapter / "model.safetensors")
     again, _ = files.read_tensors(adapter / "adapter_model.safetensors")
-    np.testing.assert_array_equal(
-        whole[f"{MODULE}.weight"], original("huggingface_vit")[f"{MODULE}.weight"]
-    )
-    np.testing.assert_array_equal(again[f"{MODULE}.weight"], merged[f"{MODULE}.weight"])
+    weight = f"{MODULE}.weight"
+    plain = original("huggingface_vit")[weight]
+    np.testing.assert_array_equal(whole[weight], plain)
+    np.testing.assert_array_equal(again[weight], merged[weight])
+    assert np.abs(again[weight] - plain).max() > 0.1

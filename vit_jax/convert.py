@@ -4,7 +4,8 @@
     python -m vit_jax.convert --checkpoint runs/flowers flowers_hf --layout huggingface
 
 The checkpoint is a run folder, a file or folder of any layout that `vit_jax.load`
-knows, or the name of a public checkpoint.
+knows, or the name of a public checkpoint. A folder that is written gets a model card,
+README.md, unless it has one, and `huggingface_hub.upload_folder` takes it as it is.
 """
 
 import argparse
@@ -29,7 +30,13 @@ def main(arguments: argparse.Namespace) -> None:
     names = ("num_classes", "image_size", "patch_size", "resample", "ema")
     changes = {name: getattr(arguments, name) for name in names}
     changes |= arguments.model_options
-    convert(arguments.checkpoint, arguments.destination, arguments.layout, **changes)
+    convert(
+        arguments.checkpoint,
+        arguments.destination,
+        arguments.layout,
+        license=arguments.license,
+        **changes,
+    )
 
 
 if __name__ == "__main__":
@@ -52,5 +59,8 @@ if __name__ == "__main__":
     )
     parser.add_argument(
         "--ema", action="store_true", help="of a run, its averaged parameters"
+    )
+    parser.add_argument(
+        "--license", default="", help="for the model card of a folder: apache-2.0, ..."
     )
     run_command(parser, main)

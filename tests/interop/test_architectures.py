@@ -145,12 +145,3 @@ def test_timm_models_in_transformers_are_timm_models(tmp_path: Path) -> None:
     tensors = {f"timm_model.{k}": x for k, x in original("timm_token").items()}
     loaded = load("timm_token", tmp_path, tensors, config)
     assert loaded.model == load("timm_token", tmp_path / "plain").model
-
-
-def test_adapters_are_refused_by_name(tmp_path: Path) -> None:
-    tensors = {f"base_model.model.{k}": x for k, x in original("timm_token").items()}
-    files.write_safetensors(tmp_path / "adapter_model.safetensors", tensors, {})
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
-        with pytest.raises(ValueError, match="an adapter of PEFT .*merge_and_unload"):
-            load_checkpoint(path)

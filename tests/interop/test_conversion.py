@@ -52,7 +52,7 @@ def test_a_run_with_its_labels_and_preprocessing(tmp_path, digits_run, capsys, c
     arguments = dict(checkpoint=digits_run, destination=destination)
     changes = dict(num_classes=None, image_size=None, patch_size=None)
     options = dict(layout="huggingface", resample="auto", ema=True)
-    options["model_options"] = {}
+    options |= {"model_options": {}, "license": ""}
     convert_command.main(argparse.Namespace(**arguments, **changes, **options))
     out = capsys.readouterr().out
     assert out.startswith(f"step 4 of {digits_run}: ViT-") and not caplog.text

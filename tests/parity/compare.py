@@ -22,6 +22,7 @@ import numpy as np
 from golden.weights import random_pixels
 from parity import (
     architectures,
+    cards,
     huggingface_classes,
     huggingface_originals,
     our_models,
@@ -57,6 +58,7 @@ def compare(original: Original) -> tuple[str, float]:
             facts=loaded.facts,
         )
         check_tensors(theirs, ours)
+        cards.check(ours)
         again = original.logits(ours, pixels)
     largest = np.abs(reference).max()
     read, back = (float(np.abs(x - reference).max()) for x in (logits, again))

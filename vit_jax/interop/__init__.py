@@ -17,6 +17,7 @@ from vit_jax.interop import (
     files,
     google,
     huggingface,
+    model_card,
     timm,
     timm_eva,
     torchvision,
@@ -30,6 +31,7 @@ from vit_jax.interop.layout import (
     read_params,
     write_tensors,
 )
+from vit_jax.interop.model_card import UNKNOWN, Origin
 from vit_jax.models import AnyModel, create_model, model_options
 from vit_jax.models.depth import unrolled, unstack_blocks
 from vit_jax.parallel import sharding
@@ -216,14 +218,16 @@ def save_checkpoint(
     *,
     layout: str,
     facts: Facts = NO_FACTS,
+    origin: Origin = UNKNOWN,
 ) -> dict[str, Any]:
     """Writes a model in a layout; nothing half-written is left behind.
 
     Args:
         path: .npz for google and big_vision; for the others .safetensors, or a folder,
-            which gets model.safetensors and config.json.
+            which gets model.safetensors, config.json and a model card, README.md.
         model, params: its blocks may be stacked.
         facts: label names and preprocessing, where the layout has a place for them.
+        origin: for the model card.
 
     Returns:
         Attributes of the model that are not in the file, with their values; a warning
@@ -244,7 +248,12 @@ def save_checkpoint(
         files.write_safetensors(path, tensors, config)
     else:
         files.write_folder(path, tensors, config)
-    return lost_attributes(module, model, tensors, config)
+    lost = lost_attributes(module, model, tensors, config)
+    if path.is_dir():
+        name, line = path.resolve().name, describe(model)
+        text = model_card.card(name, model, line, layout, facts, lost, origin)
+        model_card.write(path, text)
+    return lost
 
 
 def check_path(layout: str, path: Path) -> Layout:

@@ -1,6 +1,8 @@
 """Checkpoints from one layout to another, checked by reading them back."""
 
 import functools
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from jaxtyping import Array, Float
 
 from vit_jax import interop
 from vit_jax.interop.layout import Facts
+from vit_jax.interop.model_card import Origin, Result
 from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel
-from vit_jax.storage.paths import on_disk
+from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.paths import as_path, on_disk
 
 TOLERANCE = 1e-5
 
@@ -23,14 +27,21 @@ class ConversionError(RuntimeError):
 
 
 def convert(
-    source: str | Path, destination: str | Path, layout: str, **changes: Any
+    source: str | Path,
+    destination: str | Path,
+    layout: str,
+    *,
+    license: str = "",
+    **changes: Any,
 ) -> None:
     """Writes a checkpoint in another layout; prints what was read and what written.
 
     Args:
         source: what `load_trained` takes.
         destination: .npz for google and big_vision; .safetensors or a folder for the
-            others. What is there already is replaced.
+            others. What is there already is replaced, but for the README.md of a
+            folder, which is a model card if there is none.
+        license: for the card, its identifier on the hub, such as "apache-2.0".
         **changes: arguments of `load_trained`: num_classes, image_size, patch_size,
             resample, ema, options of the model.
 
@@ -43,14 +54,60 @@ def convert(
     run = load_trained(source, dtype="float32", **changes)
     if run.config is not None:  # `load_trained` describes checkpoints of other projects
         print(f"{run.source}: {interop.describe(run.model)}")
+    origin = origin_of(run, source, changes)._replace(license=license)
     lost = interop.save_checkpoint(
-        destination, run.model, run.params, layout=layout, facts=facts_of(run)
+        destination,
+        run.model,
+        run.params,
+        layout=layout,
+        facts=facts_of(run),
+        origin=origin,
     )
     files = destination.glob("*") if destination.is_dir() else [destination]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     description = f"{layout} layout: {interop.describe(run.model)}"
     print(f"{destination}, {megabytes:.1f} MB: {description}")
     verify(run, destination, layout, lost)
+
+
+def origin_of(
+    run: TrainedModel, source: str | Path, changes: Mapping[str, Any]
+) -> Origin:
+    """What a model card says of a run or a checkpoint; of paths, their names alone.
+
+    Args:
+        changes: arguments of `load_trained` that the model was loaded with.
+    """
+    changed = tuple(
+        f"{name}={value}"
+        for name, value in changes.items()
+        if value is not None and name not in ("ema", "resample", "layout")
+    )
+    exists = Path(source).exists()
+    name = Path(source).resolve().name if exists else str(source)
+    if run.config is None:
+        return Origin(f"the checkpoint {name} ({run.source})", changed)
+    average = ", its averaged weights" if changes.get("ema") else ""
+    text = f"step {run.step} of the vit_jax run {name}{average}"
+    config = json.loads(run.config.to_json_best_effort())
+    results = () if changed else measured(run, as_path(source), changes)
+    return Origin(text, changed, results, config)
+
+
+def measured(
+    run: TrainedModel, folder: Path, changes: Mapping[str, Any]
+) -> tuple[Result, ...]:
+    """The accuracies in the run's metrics.jsonl at the step of these weights."""
+    data, results = Path(run.data.name).name, []
+    for row in read_metrics(folder / "metrics.jsonl"):
+        split = row["split"].removesuffix("_ema")
+        averaged = split != row["split"]
+        # Rows of the training itself have no count.
+        if row["step"] == run.step and {"accuracy", "count"} <= row.keys():
+            if averaged == bool(changes.get("ema")):
+                found = Result(data, split, row["accuracy"], int(row["count"]))
+                results.append(found)
+    return tuple(results)
 
 
 def facts_of(run: TrainedModel) -> Facts:

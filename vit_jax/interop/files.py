@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
+from vit_jax.interop import adapters
 from vit_jax.interop.formats import (
     FileError,
     Tensors,
@@ -48,7 +49,18 @@ def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
         FileError: there is no such file, or it is none of the kinds above.
     """
     path, subtree = split_path(path)
-    refuse_adapter(path)
+    if adapters.is_adapter(path, FOLDER_FILES):
+        tensors, config = adapters.merge(path, read_whole)
+    else:
+        tensors, config = read_whole(path, subtree)
+    tensors = without_prefix(tensors, path)
+    if not tensors:
+        raise FileError(f"{path} holds no tensors")
+    return tensors, config
+
+
+def read_whole(path: Path, subtree: str = "") -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a file or folder, by the names in it, and its config."""
     if path.is_dir():
         tensors, config = read_folder(path)
     elif path.name in INDICES:
@@ -59,22 +71,7 @@ def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
             config = config | read_configs(path.parent)
     if subtree and not is_torch(path):
         tensors = select(tensors, subtree, path)
-    tensors = without_prefix(tensors, path)
-    if not tensors:
-        raise FileError(f"{path} holds no tensors")
     return {name: as_float32(tensor) for name, tensor in tensors.items()}, config
-
-
-def refuse_adapter(path: Path) -> None:
-    """Raises FileError for changes to a model that lies elsewhere, such as LoRA's."""
-    folder = path if path.is_dir() else path.parent
-    whole = path.is_dir() and any((path / name).exists() for name in FOLDER_FILES)
-    is_adapter = path.name.startswith("adapter_model.") or (path.is_dir() and not whole)
-    if is_adapter and (folder / "adapter_config.json").exists():
-        raise FileError(
-            f"{path} is an adapter of PEFT (LoRA and others), not a whole model: merge "
-            "it with model.merge_and_unload() and save that with save_pretrained"
-        )
 
 
 def split_path(path: str | Path) -> tuple[Path, str]:

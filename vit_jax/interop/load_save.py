@@ -8,6 +8,7 @@ import jax
 from jax.typing import DTypeLike
 
 from vit_jax.interop import Facts, save_checkpoint
+from vit_jax.interop.model_card import Origin
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import AnyModel
 from vit_jax.models.depth import scanned
@@ -100,8 +101,13 @@ def save(
     *,
     layout: str = "",
     label_names: Sequence[str] = (),
+    source: str = "",
+    license: str = "",
 ) -> None:
     """Writes a model as other projects read it.
+
+    A folder gets a model card too, README.md, unless it has one, and can be uploaded by
+    `huggingface_hub.upload_folder`.
 
     Args:
         path: .npz, .safetensors, or a folder.
@@ -109,6 +115,8 @@ def save(
         layout: "google", "big_vision", "timm", "huggingface", "torchvision" or "vit5";
             "" is "google" for .npz and "huggingface" for a folder.
         label_names: one for each output, for the layouts that hold them.
+        source: for the card, where the model comes from: "run 3 of our sweep".
+        license: for the card, its identifier on the hub, such as "apache-2.0".
 
     Raises:
         ValueError: the layout cannot hold the model, is not for such a path, or has to
@@ -125,4 +133,5 @@ def save(
             f"{path} can be of several layouts: name one, such as layout='timm'"
         )
     facts = Facts(label_names=tuple(label_names))
-    save_checkpoint(path, model, params, layout=layout, facts=facts)
+    origin = Origin(source=source, license=license)
+    save_checkpoint(path, model, params, layout=layout, facts=facts, origin=origin)

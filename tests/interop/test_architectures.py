@@ -8,6 +8,7 @@ import pytest
 from golden_files import config_of, load, module_of, original
 
 from vit_jax.interop import files, load_checkpoint
+from vit_jax.interop.timm_eva_config import num_heads
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,20 @@ def test_unknown_architectures_of_timm_are_refused(
 def test_known_architectures_of_timm(architecture: str, tmp_path: Path) -> None:
     config = config_of("timm_token") | {"architecture": architecture}
     assert load("timm_token", tmp_path, config=config).model.num_heads == 3
+
+
+@pytest.mark.parametrize(
+    "width, heads", [(384, 6), (1280, 20), (1408, 16), (1792, 16), (4096, 32)]
+)
+def test_heads_of_eva_and_dinov3(width: int, heads: int) -> None:
+    """No tensor shows them; 1280 is DINOv3's H+, 4096 its 7B."""
+    assert num_heads({}, {}, width) == heads
+    assert num_heads({}, {"model_args": {"num_heads": 8}}, width) == 8
+
+
+def test_transformers_with_names_of_timm_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names model_type 'tipsv2_vision_model', wh"):
+        load("timm_token", tmp_path, config={"model_type": "tipsv2_vision_model"})
 
 
 def test_arguments_of_timm_that_are_not_read_are_refused(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ DEFAULTS = {
     "attn_type": "eva",
     "eps": 1e-6,
 }
+# Heads of EVA's giant and enormous models and DINOv3's 7B; all others are 64 wide.
+WIDE_HEADS = {1408: 16, 1792: 16, 4096: 32}
 # Written with all arguments given, an architecture stands for its epsilon alone.
 WRITTEN = {1e-5: "vit_small_patch16_dinov3", 1e-6: "eva02_tiny_patch14_224"}
 
@@ -124,8 +126,7 @@ def num_heads(tensors: Tensors, config: dict[str, Any], width: int) -> int:
         return shown
     if "rope.freqs" in tensors:
         return tensors["rope.freqs"].shape[2]
-    # EVA's giant and enormous models have wider heads than the 64 of all others.
-    return 16 if width in (1408, 1792) else width // 64
+    return WIDE_HEADS.get(width, width // 64)
 
 
 def eva_config(model: VisionTransformer, facts: Facts) -> Config:

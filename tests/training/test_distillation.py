@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from configs import base, digits
+from vit_jax import sweep
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
@@ -268,3 +269,14 @@ def test_a_teacher_of_other_classes(digits_run, tmp_path, monkeypatch):
 
 def test_a_fleet_refuses_it(digits_run):
     assert "a fleet has no teacher" in why_not(tiny(digits_run))
+
+
+def test_every_run_of_a_sweep_has_the_teacher(digits_run, tmp_path):
+    config = tiny(digits_run, train__duration="2steps")
+    config.sweep.update(
+        learning_rates=(1e-2,), train_split="train[:90%]", dev_split="train[90%:]"
+    )
+    sweep.sweep(config, tmp_path)
+    for name in ("rate_0.01", "final"):
+        objective = load_trained(tmp_path / name).config.objective
+        assert (objective.name, objective.teacher) == ("distillation", str(digits_run))

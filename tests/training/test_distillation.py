@@ -209,7 +209,7 @@ def of_the_mean(run):
     }
 
 
-def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path):
+def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys):
     convolutional = tiny()
     convolutional.model = base.get_config().model
     convolutional.model.update(name="BiT-R26x1", blocks=(1,), width=32)
@@ -218,6 +218,8 @@ def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path):
     options |= dict(model__distillation_token=True)
     config = tiny(tmp_path / "teacher", **options, model__remat="full")
     results = loop.train(config, tmp_path / "student")
+    line = f"teacher     BiT-R26x1: 24,874 parameters, of {tmp_path / 'teacher'}\n"
+    assert line in capsys.readouterr().out
     run = load_trained(tmp_path / "student")
     wanted = run.params
     # What is saved is the student's alone.

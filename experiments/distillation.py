@@ -189,8 +189,8 @@ def claim_of_errors(near: dict[str, list[float]]) -> Claim:
 NOTES = (
     "At mini no run sees an image twice, and all models are far from trained: a "
     "teacher that is right in six of ten images is a noisy second label, where the "
-    "paper's are right in eight. The ViT that teaches has the student's own seed: the same first "
-    "parameters and batches, as it would have in the authors' code. Students see few "
+    "paper's are right in eight. The ViT that teaches has the student's own seed: the "
+    "same first parameters and batches, as in the authors' code. Students see few "
     "augmentations; in the paper's recipe the labels of mixed and distorted images are "
     "often wrong, and a teacher that looks at the image itself corrects them."
 )

@@ -200,7 +200,7 @@ def test_other_runs_on_eight_devices(tmp_path, digits_run, what):
     assert_same_run(divided, alone, "adamw")
     held, whole = facts(divided), facts(alone)
     assert held["opt_state"] < 0.4 * whole["opt_state"]
-    assert held["teacher"] <= 0.4 * whole["teacher"]
+    assert held["teacher"] <= 0.7 * whole["teacher"]  # by `tensor` alone, so small
     assert (whole["teacher"] > 0) == (what == "distillation")
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from benchmarks.accelerators.cases import (
     CASES,
+    SCAN,
+    Case,
     absent_program,
     config_of,
     evaluation_batch,
@@ -33,7 +35,7 @@ from vit_jax.evaluation.objectnet import make_objectnet_step
 from vit_jax.evaluation.outcomes import make_outcome_step
 from vit_jax.figures.model import rollout
 from vit_jax.fleet.program import Inputs, make_program, program_key
-from vit_jax.interop import conversion, program_export
+from vit_jax.interop import conversion, program_export, save_checkpoint
 from vit_jax.models import VisionTransformer, create_model, init_params
 from vit_jax.parallel.sharding import make_mesh, on_mesh
 from vit_jax.planning.deviceless import ABSENT, lower
@@ -86,6 +88,27 @@ def test_steps(case, kind):
     drops = getattr(program.model, "attention_dropout_rate", 0) > 0
     assert ("fmhaSoftmaxBackward" in train) == (fuses and not drops)
     assert ("fmhaSoftmax" in evaluate) == fuses
+
+
+@pytest.mark.parametrize("kind", ABSENT)
+def test_a_step_with_a_teacher(kind, tmp_path):
+    """A distilled ViT-S/16, which a file of a tiny ResNet teaches."""
+    options = {"blocks": (1,), "width": 32, "num_classes": 1000}
+    teacher = create_model("BiT-R26x1", **options)
+    params = init_params(teacher, jax.random.key(0))
+    save_checkpoint(tmp_path / "bit.npz", teacher, params, layout="google")
+    case = Case(f"distill.py:teacher={tmp_path / 'bit.npz'}", SCAN)
+    program = absent_program(case, kind)
+    assert program.model.distillation_token
+    step = program.train_step, program.state, program.batch, program.keys
+    text = check(lower(*step, mesh=program.mesh), kind)
+    # Those of the teacher, forward alone: a ViT has none.
+    assert text.count("stablehlo.convolution(") == 5
+    assert ("fmhaSoftmaxBackward" in text) == (kind == "H100")
+    # Its parameters are those of inference, in the precision of the student.
+    assert program.teacher.dtype == jnp.bfloat16
+    shapes = jax.tree.map(lambda x: x.shape, program.batch["teacher"])
+    assert shapes == jax.tree.map(lambda x: x.shape, params)
 
 
 def can_fuse(model):

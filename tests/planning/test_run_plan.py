@@ -11,6 +11,7 @@ import pytest
 
 from configs import pretrain
 from vit_jax.config_file import read_config
+from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model
 from vit_jax.parallel.sharding import make_mesh
 from vit_jax.planning.chips import CHIPS, GIB
@@ -23,8 +24,9 @@ from vit_jax.planning.estimate import (
     memory_in_error,
     roofline,
 )
+from vit_jax.planning.flops import model_macs
 from vit_jax.planning.model_summary import summarize
-from vit_jax.planning.run_plan import data_facts
+from vit_jax.planning.run_plan import data_facts, plan_run
 from vit_jax.planning.target import find_target
 from vit_jax.planning.topology import island
 
@@ -85,6 +87,23 @@ def test_a_plan_for_this_machine(tmp_path):
     assert values["model_flops"] < flops < 1.5 * values["model_flops"]
     assert values["total_flops"] == values["model_flops"] * values["steps"]
     assert "the whole run" in result.stdout and "does not fit" not in result.stdout
+
+
+def test_a_plan_counts_a_teacher(digits_run):
+    config = read_config("configs/digits.py", [])
+    config.model.update(depth=1)
+    target, facts = find_target("", ""), data_facts(config, None, None)
+    plain = plan_run(config, target, *facts)
+    config.objective.update(name="distillation", teacher=str(digits_run))
+    taught = plan_run(config, target, *facts)
+    teacher = load_trained(digits_run)
+    count = sum(x.size for x in jax.tree.leaves(teacher.params))
+    assert taught["parameters"] == plain["parameters"] != count
+    assert taught["memory"]["batch"] - plain["memory"]["batch"] == 4 * count
+    passes = 2 * model_macs(teacher.model) * config.data.batch_size
+    assert taught["model_flops"] - plain["model_flops"] == passes
+    assert taught["total_flops"] == taught["model_flops"] * taught["steps"]
+    assert taught["program"]["flops"] > plain["program"]["flops"] + passes
 
 
 needs_libtpu = pytest.mark.skipif(

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from configs import base, digits
+from vit_jax import sweep
 from vit_jax.data.mix import make_mix
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
@@ -24,6 +25,7 @@ from vit_jax.planning.timing import (
 )
 from vit_jax.training import distillation, loop
 from vit_jax.training.distillation import distil, hard_loss, soft_loss
+from vit_jax.training.setup import build
 from vit_jax.training.step import accumulated, named_keys
 
 CLASSES = 5
@@ -132,6 +134,20 @@ def test_each_head_learns_from_its_own_teacher(kind, monkeypatch):
     assert np.abs(gradient["distillation_head"]["bias"]).max() > 0.01
 
 
+def test_the_student_drops_features_and_its_teacher_none(monkeypatch):
+    options = dict(depth=1, width=32, num_heads=2, dropout_rate=0.5)
+    model = create_model("ViT-mu/4", num_classes=CLASSES, image_size=8, **options)
+    task = objective(monkeypatch, teacher=model, student=model)
+    params = student_params(model)
+    images, targets = task.prepare(batch() | {"teacher": params}, named_keys(0))
+    wanted, _ = model.apply({"params": params}, images)
+    np.testing.assert_allclose(targets[1], wanted, rtol=1e-5, atol=1e-6)
+    first, second = (
+        task.loss(params, images, targets, jax.random.key(seed))[0] for seed in (0, 1)
+    )
+    assert abs(first - second) > 1e-3
+
+
 def test_the_teacher_sees_the_mixed_images(monkeypatch):
     inputs = batch()
     images, (labels, advice) = objective(monkeypatch, mixup=0.8).prepare(
@@ -193,15 +209,17 @@ def of_the_mean(run):
     }
 
 
-def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path):
+def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys):
     convolutional = tiny()
     convolutional.model = base.get_config().model
     convolutional.model.update(name="BiT-R26x1", blocks=(1,), width=32)
     loop.train(convolutional, tmp_path / "teacher")
     options = dict(model__scan=True, train__accumulate_steps=2, mix__mixup_alpha=0.2)
-    options |= dict(model__pooling="token", model__distillation_token=True)
+    options |= dict(model__distillation_token=True)
     config = tiny(tmp_path / "teacher", **options, model__remat="full")
     results = loop.train(config, tmp_path / "student")
+    line = f"teacher     BiT-R26x1: 24,874 parameters, of {tmp_path / 'teacher'}\n"
+    assert line in capsys.readouterr().out
     run = load_trained(tmp_path / "student")
     wanted = run.params
     # What is saved is the student's alone.
@@ -246,6 +264,7 @@ def test_its_step_can_be_timed(digits_run):
             "unknown objective.distillation 'warm': wanted one",
         ),
         (dict(alpha=1.5), "objective.alpha is 1.5"),
+        (dict(alpha=-0.1), "objective.alpha is -0.1"),
         (dict(temperature=0.0), "objective.temperature 0.0"),
     ],
 )
@@ -266,5 +285,27 @@ def test_a_teacher_of_other_classes(digits_run, tmp_path, monkeypatch):
         loop.train(tiny(digits_run), tmp_path)
 
 
+def test_a_teacher_of_another_image_size_and_precision(digits_run):
+    config = tiny(digits_run, data__image_size=(24, 24), model__dtype="bfloat16")
+    setup = build(config)
+    params = setup.teacher["teacher"]
+    assert params["positions"]["embedding"].shape == (1, 37, 32)
+    wanted = jax.tree.map(lambda x: x.shape, setup.program.batch["teacher"])
+    assert jax.tree.map(lambda x: x.shape, params) == wanted
+    assert setup.program.teacher.image_size == (24, 24)
+    assert setup.program.teacher.dtype == jnp.bfloat16
+
+
 def test_a_fleet_refuses_it(digits_run):
     assert "a fleet has no teacher" in why_not(tiny(digits_run))
+
+
+def test_every_run_of_a_sweep_has_the_teacher(digits_run, tmp_path):
+    config = tiny(digits_run, train__duration="2steps")
+    config.sweep.update(
+        learning_rates=(1e-2,), train_split="train[:90%]", dev_split="train[90%:]"
+    )
+    sweep.sweep(config, tmp_path)
+    for name in ("rate_0.01", "final"):
+        objective = load_trained(tmp_path / name).config.objective
+        assert (objective.name, objective.teacher) == ("distillation", str(digits_run))

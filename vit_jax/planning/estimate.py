@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
     Attributes:
         parameters, optimizer, average: of the training state (the average is the EMA).
-        batch: the images and labels of a step.
+        batch: the images and labels of a step, and the parameters of a teacher.
         temporaries: activations, gradients and everything else within a step.
         total: the sum.
         peak: the most that is in use at one time, as XLA states it. Less than the sum

@@ -134,7 +134,7 @@ def measure(
         lowered = program.train_step.lower(program.state, program.batch, program.keys)
     traced = time.perf_counter()
     batch_size, count = config.data.batch_size, len(target.devices)
-    model_flops = training_flops(model_macs(program.model)) * batch_size
+    model_flops = step_flops(program) * batch_size
     plan = {
         "trace_seconds": traced - start,
         "model_flops": model_flops / count,
@@ -177,6 +177,12 @@ def measure(
         plan["roofline"] = times(least, batch_size, lengths.total, count)
         plan["roofline"]["network_speed"] = least.network and target.chip.network
     return plan
+
+
+def step_flops(program: Program) -> int:
+    """Arithmetic of the model for an image, and of a teacher's forward pass."""
+    flops = training_flops(model_macs(program.model))
+    return flops + (2 * model_macs(program.teacher) if program.teacher else 0)
 
 
 def times(least: Roofline, batch_size: int, steps: int, devices: int) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Program(NamedTuple):
         init_state: does both; or takes over the memory of the parameters it is given.
         train_step, eval_step: compiled at their first call; the former takes over the
             memory of the state.
+        teacher: the model that the step also runs, forward, if there is one.
     """
 
     model: AnyModel
@@ -62,6 +63,7 @@ class Program(NamedTuple):
     init_state: Callable[..., TrainState]
     train_step: TrainStep
     eval_step: Callable[[Params, Batch], Metrics]
+    teacher: AnyModel | None
 
 
 def build_program(
@@ -136,6 +138,7 @@ def build_program(
             sharding.on_mesh(eval_step, mesh),
             out_shardings=everywhere,
         ),
+        objective.teacher,
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 from tqdm import tqdm
 
-from vit_jax.models import AnyModel
+from vit_jax.models import AnyModel, model_options
 from vit_jax.parallel import distributed
 from vit_jax.training.setup import Program, Setup
 
@@ -18,11 +18,15 @@ SHOWN_CLASSES = 4
 
 
 def start_block(config: ml_collections.ConfigDict, setup: Setup, workdir: Path) -> str:
-    """Six lines that say what is about to be trained, on what, and for how long."""
+    """Lines that say what is about to be trained, on what, and for how long."""
     program = setup.program
     lines = {
         "data": data_line(config, setup),
         "model": f"{config.model.name}: {model_line(program)}",
+    }
+    if program.teacher is not None:
+        lines["teacher"] = teacher_line(program.teacher, setup, config)
+    lines |= {
         "devices": devices_line(program.mesh),
         "precision": precision_line(program.model),
         "schedule": schedule_line(config, setup),
@@ -52,6 +56,15 @@ def model_line(program: Program) -> str:
     if patch := getattr(model, "patch_size", None):
         text += f", patches of {patch} x {patch}"
     return text
+
+
+def teacher_line(
+    teacher: AnyModel, setup: Setup, config: ml_collections.ConfigDict
+) -> str:
+    """Its architecture and size, and where it is."""
+    name = model_options(teacher)["name"]
+    count = sum(x.size for x in jax.tree.leaves(setup.teacher))
+    return f"{name}: {count:,} parameters, of {config.objective.teacher}"
 
 
 def devices_line(mesh: jax.sharding.Mesh) -> str:

@@ -240,7 +240,8 @@ def test_a_scanned_run_is_the_same_run(tiny_run_config, tmp_path):
             mesh = make_mesh(data=1, fsdp=1, tensor=1)
             shapes = abstract(shapes, state_shardings(shapes, shapes, mesh))
             names = load_trained(mixed).label_names
-            started = initial_params(target, shapes, str(mixed), names, seed=0)
+            drawn = {"seed": 0, "resample": "auto"}
+            started = initial_params(target, shapes, str(mixed), names, **drawn)
             assert_close(unstack_blocks(started), params, rtol=0)
     # Adam amplifies rounding where gradients are near zero.
     assert_close(load_trained(mixed).params, load_trained(whole).params, rtol=1e-4)

@@ -8,7 +8,7 @@ import published_layouts as published
 import pytest
 
 from vit_jax import interop
-from vit_jax.interop import Facts, google, load_checkpoint, save_checkpoint, timm
+from vit_jax.interop import Facts, adapt, google, load_checkpoint, save_checkpoint, timm
 from vit_jax.models import create_model, init_params, resample
 from vit_jax.parallel.sharding import make_mesh
 
@@ -124,11 +124,55 @@ def test_another_image_size_resamples_positions_alone(path, caplog, method):
     table = loaded.params["positions"]["embedding"]
     grid = resample.resample_grid(table[0, 1:].reshape(3, 3, 24), (4, 6), method)
     found = wide.params["positions"]["embedding"]
+    assert isinstance(found, np.ndarray)  # on the host, as the others
     equal(found[0, 0], table[0, 0])
     equal(found[0, 1:].reshape(4, 6, 24), grid)
     equal(without(wide.params, "positions"), without(loaded.params, "positions"))
     # The description is of the file, and not of the changes.
     assert wide.description == loaded.description
+
+
+def test_a_mixer_keeps_its_number_of_patches():
+    options = dict(depth=1, width=16, token_mlp_dim=8, channel_mlp_dim=8)
+    model = create_model("Mixer-S/4", num_classes=2, image_size=8, **options)
+    params = init_params(model, jax.random.key(0))
+    with pytest.raises(ValueError, match="patch_size=4 its image size must be .8, 8."):
+        adapt.resize(model, params, (16, 16), None, "bilinear")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout_rate": 0.1},
+        {"attention_dropout_rate": 0.1},
+        {"stochastic_depth_rate": 0.1},
+        {"head_bias_init": -1.0},
+        {"initialization": "trunc_normal"},
+        {"attention_implementation": "xla"},
+        {"scan": True},
+        {"remat": "full"},
+        {"dtype": "bfloat16"},
+        {"patch_outputs": 3},
+        {"class_token": "always"},
+        {"stem_norm_epsilon": 1e-3},
+    ],
+)
+def test_outputs_do_not_depend_on_it(options):
+    model = create_model("ViT-mu/4", num_classes=2, image_size=8)
+    other = model.clone(**options)
+    assert other != model and adapt.attributes(other) == adapt.attributes(model)
+
+
+def test_what_outputs_depend_on():
+    model = create_model("ViT-mu/4", num_classes=2, image_size=8)
+    gap, scaled = model.clone(pooling="gap"), model.clone(layer_scale_init=0.1)
+    same = gap.clone(class_token_position=False), scaled.clone(layer_scale_init=0.2)
+    others = model.clone(class_token_position=False), model
+    for one, equal_one, other in zip((gap, scaled), same, others, strict=True):
+        assert adapt.attributes(one) == adapt.attributes(equal_one)
+        assert adapt.attributes(one) != adapt.attributes(other)
+    unplaced = adapt.attributes(model.clone(class_token_position=False))
+    assert unplaced != adapt.attributes(model)
 
 
 def test_the_usual_resampling_is_that_of_the_original_code(path, tmp_path, caplog):

@@ -50,8 +50,6 @@ def replace_head(
     """
     if num_classes < 0:
         raise ValueError(f"num_classes is {num_classes}: wanted at least 0")
-    if num_classes == model.num_classes:
-        return model, params
     two = getattr(model, "distillation_token", False)
     old, be = ("both heads", "are") if two else ("the head", "is")
     lost = f"{old} of {model.num_classes} classes" if model.num_classes else ""

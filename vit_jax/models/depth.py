@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.layers import check_choice
+
 STACKED = "blocks"
 # What is kept of a block for its backward pass, by name.
 POLICIES = {
@@ -29,13 +31,8 @@ REMAT = ("none", *POLICIES)
 def rematerialized(
     function: Callable[..., Any], policy: str, *, scanned: bool = False
 ) -> Callable[..., Any]:
-    """A function of a Flax module and arrays that keeps what the policy names.
-
-    Raises:
-        ValueError: unknown policy.
-    """
-    if policy not in REMAT:
-        raise ValueError(f"unknown remat {policy!r}: wanted one of {', '.join(REMAT)}")
+    """A function of a Flax module and arrays that keeps what the policy names."""
+    check_choice("remat", policy, REMAT)
     if policy == "none":
         return function
     # In a loop there is nothing to merge the second computation with.

@@ -15,11 +15,31 @@ from jaxtyping import Array, Float
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
 from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
-from vit_jax.models.layers import Mlp, ResidualBranch, divide_batch, make_norm
-from vit_jax.models.positions import PositionEmbedding, add_positions
+from vit_jax.models.layers import (
+    Mlp,
+    ResidualBranch,
+    check_choice,
+    divide_batch,
+    make_norm,
+)
+from vit_jax.models.positions import (
+    OFFSET_BIASES,
+    RELATIVE,
+    ROTARY,
+    PositionEmbedding,
+    add_positions,
+    position_options,
+)
+from vit_jax.models.rotary import rotary_options
 
 BLOCKS = ("pre_norm", "post_norm", "parallel", "pairs")
 MLPS = ("plain", "swiglu")
+# Options of a block that a model has under the same names.
+SAME = (
+    "num_heads mlp_dim grid dropout_rate attention_dropout_rate layer_scale_init norm "
+    "norm_epsilon activation mlp mlp_inner_norm attention_inner_norm qkv_bias qk_norm "
+    "relative_mlp_dim attention_implementation dtype".split()
+)
 
 
 class EncoderBlock(nn.Module):
@@ -159,19 +179,24 @@ class EncoderBlock(nn.Module):
 
     def check(self) -> None:
         """Raises ValueError for an unknown option, or some that do not go together."""
-        for name, value, choices in (
-            ("block", self.kind, BLOCKS),
-            ("mlp", self.mlp, MLPS),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
-                )
+        check_choice("block", self.kind, BLOCKS)
+        check_choice("mlp", self.mlp, MLPS)
         if self.kind == "post_norm" and self.layer_scale_init:
             raise ValueError(
                 "the norms of block='post_norm' scale the branches already: set "
                 f"layer_scale_init to 0, not {self.layer_scale_init}"
             )
+
+
+def block_options(model: Any) -> dict[str, Any]:
+    """The options of `EncoderBlock` in a `VisionTransformer`."""
+    kind, own = model.positions, model.positions_at == "every_layer"
+    return {name: getattr(model, name) for name in SAME} | {
+        "kind": model.block,
+        "positions": position_options(model) if own else None,
+        "relative": kind if kind in (*RELATIVE, *OFFSET_BIASES) else "",
+        "rotary": rotary_options(model) if kind in ROTARY else None,
+    }
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,7 @@
 """What several of the models are made of."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import einops
@@ -30,19 +30,20 @@ INITIALIZATIONS = ("xavier", "trunc_normal")
 DEVIATION = 0.02
 TOKENS = ("class_token", "distillation_token", "map_head/probe")
 HEAD_BIASES = ("head/bias", "distillation_head/bias")
-
-
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
-def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> nn.Module:
-    """A norm over the features, its statistics in float32.
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError for a value of an option that is none of its choices."""
+    if value not in choices:
+        raise ValueError(
+            f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
+        )
 
-    Raises:
-        ValueError: unknown kind.
-    """
-    if kind not in NORMS:
-        raise ValueError(f"unknown norm {kind!r}: wanted one of {', '.join(NORMS)}")
+
+def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> nn.Module:
+    """A norm over the features, its statistics in float32."""
+    check_choice("norm", kind, NORMS)
     return NORMS[kind](epsilon, dtype=dtype, name=name)
 
 
@@ -108,11 +109,7 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown activation {self.activation!r}: wanted one of "
-                f"{', '.join(ACTIVATIONS)}"
-            )
+        check_choice("activation", self.activation, ACTIVATIONS)
         width = x.shape[-1]
         hidden = dense("hidden", self.hidden_dim)(x)
         if self.gated:

@@ -17,12 +17,15 @@ or before every layer from one `shared` table. The others are in every layer; th
 numbers of relative_bias.py can be `shared`, the same in all.
 """
 
+from typing import Any
+
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vit_jax.models.layers import check_choice
 from vit_jax.models.resample import (
     resample_grid,
     resample_offsets,
@@ -39,23 +42,32 @@ KINDS = ("none", *ADDED, *RELATIVE, *OFFSET_BIASES, "rope2d")
 PLACES = ("stem", "every_layer", "shared")
 
 
-def check_positions(kind: str, place: str) -> None:
+def check_positions(kind: str, place: str, *, axial: bool) -> None:
     """Raises ValueError for a kind or place that is unknown or does not fit."""
-    for name, value, choices in (
-        ("positions", kind, KINDS),
-        ("positions_at", place, PLACES),
-    ):
-        if value not in choices:
-            raise ValueError(
-                f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
-            )
+    check_choice("positions", kind, KINDS)
+    check_choice("positions_at", place, PLACES)
     if kind in OFFSET_BIASES and place == "shared":
+        if axial:
+            raise ValueError(
+                "rows and columns of axial attention have no offsets in common: leave "
+                f"positions_at at 'stem' with positions={kind!r}"
+            )
         return
     if kind not in ADDED and place != "stem":
         raise ValueError(
             f"positions_at={place!r} goes with positions that are added to the tokens "
             f"({', '.join(ADDED)}), not with {kind!r}; leave it at 'stem'"
         )
+
+
+def position_options(model: Any) -> dict[str, Any]:
+    """The options of the `PositionEmbedding` of a `VisionTransformer`."""
+    return {
+        "kind": model.positions,
+        "grid": model.grid,
+        "width": model.width,
+        "prefix": model.num_placed_tokens,
+    }
 
 
 class PositionEmbedding(nn.Module):

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vit_jax.models.layers import check_choice
+
 CHOICES = {
     "frequencies": ("axial", "mixed"),
     "coordinates": ("centred", "index"),
@@ -119,11 +121,7 @@ class RotaryPositions(nn.Module):
     def check(self, head_width: int) -> None:
         """Raises ValueError for an unknown choice or heads of a width that is odd."""
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"unknown rope_{name} {getattr(self, name)!r}: wanted one of "
-                    f"{', '.join(choices)}"
-                )
+            check_choice(f"rope_{name}", getattr(self, name), choices)
         if len(self.grid) not in (0, 2) or (self.grid and self.coordinates != "index"):
             raise ValueError(
                 "rope_grid is the rows and columns that coordinates of kind 'index' "

@@ -14,10 +14,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vit_jax.models.encoder import Encoder
+from vit_jax.models.encoder import Encoder, block_options
 from vit_jax.models.layers import (
     INITIALIZATIONS,
     PatchEmbedding,
+    check_choice,
     classifier,
     divide_batch,
     make_norm,
@@ -27,18 +28,22 @@ from vit_jax.models.pooling import MapHead
 from vit_jax.models.positions import (
     ADDED,
     OFFSET_BIASES,
-    RELATIVE,
-    ROTARY,
     PositionEmbedding,
     add_positions,
     check_positions,
+    position_options,
 )
 from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.resnet import ResNetTrunk
-from vit_jax.models.rotary import rotary_options
 
-POOLINGS = ("token", "gap", "map", "token_gap")
-MAP_READS = ("all", "patches")
+CHOICES = {
+    "pooling": ("token", "gap", "map", "token_gap"),
+    "map_reads": ("all", "patches"),
+    "class_token": ("auto", "always"),
+    "attention": ("full", "axial"),
+    "initialization": INITIALIZATIONS,
+}
+ZEROS, NORMAL = nn.initializers.zeros, nn.initializers.normal(stddev=0.02)
 
 
 class VisionTransformer(nn.Module):
@@ -222,22 +227,20 @@ class VisionTransformer(nn.Module):
         images = prepare(images, (height, width), self.pixel_mean, self.pixel_std)
         x, out = self.embed(images)
         out["stem"] = x
-        _, rows, columns, _ = x.shape
-        grid = rows, columns
+        grid = x.shape[1], x.shape[2]
         x = einops.rearrange(x, "b h w d -> b (h w) d")
         x = self.corrupt(x, patch_sources)
         if self.distillation_token:
-            x = self.prepend(x, "distillation_token", 1, nn.initializers.zeros)
+            x = self.prepend(x, "distillation_token", 1, ZEROS)
         if self.has_class_token:
-            x = self.prepend(x, "class_token", 1, nn.initializers.zeros)
+            x = self.prepend(x, "class_token", 1, ZEROS)
         table = self.position_table(grid)
         if table is not None and self.positions_at == "stem":
             x, table = add_positions(x, table), None
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.num_registers:
             # In front of the class token, so that the patches stay contiguous.
-            init = nn.initializers.normal(stddev=0.02)
-            x = self.prepend(x, "registers", self.num_registers, init)
+            x = self.prepend(x, "registers", self.num_registers, NORMAL)
         if self.embedding_norm:
             x = self.make_norm("embedding_norm")(x)
         x = out["embedded"] = divide_batch(x)
@@ -268,7 +271,21 @@ class VisionTransformer(nn.Module):
         """Patches of the image, or of a ResNet's features of it; and those features."""
         x, side, out = images, self.patch_size, {}
         if self.resnet_stem is not None:
-            trunk = self.trunk(self.resnet_stem)
+            trunk = ResNetTrunk(
+                self.resnet_stem,
+                self.stem_width,
+                "v1",
+                norm_epsilon=self.stem_norm_epsilon,
+                std_epsilon=self.stem_std_epsilon,
+                variance_epsilon=self.stem_variance_epsilon,
+                dtype=self.dtype,
+                name="resnet",
+            )
+            if side % trunk.stride:
+                raise ValueError(
+                    "the patch size must be a multiple of the stem's stride "
+                    f"{trunk.stride}, but it is {side}"
+                )
             x, out["resnet"] = trunk.stages(images)
             side //= trunk.stride
         patches = PatchEmbedding(
@@ -284,35 +301,32 @@ class VisionTransformer(nn.Module):
         self, x: Float[Array, "b l d"], sources: Int[Array, "b l"] | None
     ) -> Float[Array, "b l d"]:
         """Patch embeddings, some of which are replaced; see `patch_sources`."""
-        if not self.patch_outputs:
+        if self.patch_outputs:
+            mask = self.tokens(x, "mask_token", 1, NORMAL)
             if sources is not None:
-                raise ValueError("patch_sources needs a model with patch_outputs")
-            return x
-        init = nn.initializers.normal(stddev=0.02)
-        token = self.param("mask_token", init, (1, 1, self.width)).astype(x.dtype)
-        if sources is None:
-            return x
-        token = jnp.broadcast_to(token, (len(x), 1, self.width))
-        choices = jnp.concatenate([x, token], axis=1)
-        return jnp.take_along_axis(choices, sources[..., None], axis=1)
+                choices = jnp.concatenate([x, mask], axis=1)
+                x = jnp.take_along_axis(choices, sources[..., None], axis=1)
+        elif sources is not None:
+            raise ValueError("patch_sources needs a model with patch_outputs")
+        return x
 
-    def trunk(self, blocks: tuple[int, ...]) -> ResNetTrunk:
-        return ResNetTrunk(
-            blocks,
-            self.stem_width,
-            "v1",
-            norm_epsilon=self.stem_norm_epsilon,
-            std_epsilon=self.stem_std_epsilon,
-            variance_epsilon=self.stem_variance_epsilon,
-            dtype=self.dtype,
-            name="resnet",
-        )
+    def prepend(
+        self, x: Float[Array, "b l d"], name: str, number: int, init: Any
+    ) -> Float[Array, "b _ d"]:
+        return jnp.concatenate([self.tokens(x, name, number, init), x], axis=1)
+
+    def tokens(
+        self, x: Float[Array, "b l d"], name: str, number: int, init: Any
+    ) -> Float[Array, "b n d"]:
+        """Learned tokens, the same for each image, to go with those in `x`."""
+        tokens = self.param(name, init, (1, number, self.width)).astype(x.dtype)
+        return einops.repeat(tokens, "1 n d -> b n d", b=len(x))
 
     def position_table(self, grid: tuple[int, int]) -> Float[Array, "1 _ d"] | None:
         """The positions that are added to the tokens, at the stem or at each layer."""
         if self.positions not in ADDED or self.positions_at == "every_layer":
             return None
-        return PositionEmbedding(**self.position_options(), name="positions")(grid)
+        return PositionEmbedding(**position_options(self), name="positions")(grid)
 
     def shared_bias(
         self, num_tokens: int, grid: tuple[int, int]
@@ -325,44 +339,10 @@ class VisionTransformer(nn.Module):
         bias = RelativeBias(self.positions, self.grid, *sizes, name=name)
         return bias(num_tokens, grid)[None]
 
-    def position_options(self) -> dict[str, Any]:
-        return {
-            "kind": self.positions,
-            "grid": self.grid,
-            "width": self.width,
-            "prefix": self.num_placed_tokens,
-        }
-
     def make_encoder(self) -> Encoder:
-        own = self.positions in ADDED and self.positions_at == "every_layer"
-        block = {
-            "num_heads": self.num_heads,
-            "mlp_dim": self.mlp_dim,
-            "grid": self.grid,
-            "kind": self.block,
-            "dropout_rate": self.dropout_rate,
-            "attention_dropout_rate": self.attention_dropout_rate,
-            "layer_scale_init": self.layer_scale_init,
-            "norm": self.norm,
-            "norm_epsilon": self.norm_epsilon,
-            "activation": self.activation,
-            "mlp": self.mlp,
-            "mlp_inner_norm": self.mlp_inner_norm,
-            "attention_inner_norm": self.attention_inner_norm,
-            "qkv_bias": self.qkv_bias,
-            "qk_norm": self.qk_norm,
-            "positions": self.position_options() if own else None,
-            "relative": self.positions
-            if self.positions in (*RELATIVE, *OFFSET_BIASES)
-            else "",
-            "relative_mlp_dim": self.relative_mlp_dim,
-            "rotary": rotary_options(self) if self.positions in ROTARY else None,
-            "attention_implementation": self.attention_implementation,
-            "dtype": self.dtype,
-        }
         return Encoder(
             self.depth,
-            block,
+            block_options(self),
             axial=self.attention == "axial",
             stochastic_depth_rate=self.stochastic_depth_rate,
             final_norm=not self.norm_after_pooling,
@@ -371,11 +351,6 @@ class VisionTransformer(nn.Module):
             stochastic_depth_uniform=self.stochastic_depth_uniform,
             name="encoder",
         )
-
-    def prepend(self, x: Array, name: str, number: int, init: Any) -> Array:
-        tokens = self.param(name, init, (1, number, self.width)).astype(x.dtype)
-        tokens = einops.repeat(tokens, "1 n d -> b n d", b=x.shape[0])
-        return jnp.concatenate([tokens, x], axis=1)
 
     def pool(self, x: Float[Array, "b l d"], *, train: bool) -> Float[Array, "b _"]:
         if self.pooling == "map":
@@ -416,19 +391,12 @@ class VisionTransformer(nn.Module):
 
     def check(self, image_size: tuple[int, int]) -> None:
         """Raises ValueError for options that do not go together, or a wrong size."""
-        for name, value, choices in (
-            ("pooling", self.pooling, POOLINGS),
-            ("class_token", self.class_token, ("auto", "always")),
-            ("attention", self.attention, ("full", "axial")),
-            ("initialization", self.initialization, INITIALIZATIONS),
-            ("map_reads", self.map_reads, MAP_READS),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
-                )
-        check_positions(self.positions, self.positions_at)
-        if self.attention == "axial" and self.num_prefix_tokens:
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        axial = self.attention == "axial"
+        check_positions(self.positions, self.positions_at, axial=axial)
+        check_grid(image_size, self.patch_size)
+        if axial and self.num_prefix_tokens:
             raise ValueError(
                 "axial attention sees rows and columns of patches only: use "
                 "pooling='gap' or 'map', class_token='auto' and num_registers=0"
@@ -441,18 +409,3 @@ class VisionTransformer(nn.Module):
                 "the head of the distillation token reads it as the class token's head "
                 "does: use pooling='token', pre_logits=False, norm_after_pooling=False"
             )
-        if self.attention == "axial" and (
-            self.positions in OFFSET_BIASES and self.positions_at == "shared"
-        ):
-            raise ValueError(
-                "rows and columns of axial attention have no offsets in common: leave "
-                f"positions_at at 'stem' with positions={self.positions!r}"
-            )
-        check_grid(image_size, self.patch_size)
-        if self.resnet_stem is not None:
-            stride = ResNetTrunk(self.resnet_stem, parent=None).stride
-            if self.patch_size % stride:
-                raise ValueError(
-                    f"the patch size must be a multiple of the stem's stride {stride}, "
-                    f"but it is {self.patch_size}"
-                )

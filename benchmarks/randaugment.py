@@ -3,8 +3,8 @@
     python -m benchmarks.randaugment --against main
 
 Both are in one process, on the same images with the same draws, in turns of about
-0.1 s of CPU time, so that other programs disturb less. The images are smooth noise: what
-an operation takes depends little on them.
+0.1 s of CPU time, so that other programs disturb less. The images are smooth noise:
+what an operation takes depends little on them.
 """
 
 import argparse

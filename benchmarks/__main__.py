@@ -9,6 +9,7 @@ if __name__ == "__main__":
             "speed_vs_peers",
             "fleet_speed",
             "host_overhead",
+            "randaugment",
             "exact_resume",
             "families",
             "accelerators",

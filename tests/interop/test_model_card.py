@@ -169,3 +169,13 @@ def test_files_have_no_card(tmp_path):
     loaded = load("timm_token", tmp_path / "in")
     save(tmp_path / "x.safetensors", loaded.model, loaded.params, layout="timm")
     assert not list(tmp_path.glob("*.md"))
+
+
+def test_accuracies_of_other_steps_are_left_out(tmp_path, digits_run):
+    run = load_trained(digits_run)
+    counted = {"split": "test", "count": 10}
+    rows = [{"step": 2, "accuracy": 0.9} | counted, {"step": 4, "accuracy": 0.5}]
+    rows[1] |= counted
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (result,) = conversion.measured(run, tmp_path, {})
+    assert result == ("digits", "test", 0.5, 10)

@@ -86,6 +86,17 @@ def test_what_is_not_ours_is_refused_without_a_config(
         load(name, tmp_path, tensors, {})
 
 
+def test_patches_that_do_not_fill_the_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So400m/14 at 384 pixels: 27 whole patches a side, and 6 pixels left over."""
+    config = config_of("huggingface_siglip") | {"image_size": 37}
+    loaded = load("huggingface_siglip", tmp_path, config=config)
+    assert loaded.model.image_size == (32, 32)
+    assert "37x37 pixels, of which the original reads the first 32x32" in caplog.text
+    assert load("huggingface_siglip", tmp_path / "same").model == loaded.model
+
+
 def test_towers_of_any_aspect_are_refused(tmp_path: Path) -> None:
     tensors = original("huggingface_siglip")
     kernel = tensors["embeddings.patch_embedding.weight"]

@@ -26,6 +26,18 @@ HYBRIDS = {
 }
 
 
+MAP = {"pooling": "map"}
+DINOV3 = {
+    "image_size": 256,
+    "norm_epsilon": 1e-5,
+    "pooling": "gap",
+    "class_token": "always",
+    "num_registers": 4,
+    "positions": "rope2d",
+    "layer_scale_init": 1e-5,
+}
+
+
 @pytest.mark.parametrize("name", HYBRIDS)
 def test_hybrids(name):
     model = create_model(name, num_classes=0)
@@ -292,12 +304,80 @@ def test_every_timm_name_of_the_public_table_is_the_model_there():
             ),
         ),
         ("mixer_b16_224", "Mixer-B/16", {}),
+        ("deit_tiny_distilled_patch16_224", "ViT-Ti/16", {"distillation_token": True}),
+        (
+            "vit_base_patch32_clip_224.laion2b",
+            "ViT-B/32",
+            {"embedding_norm": True, "norm_epsilon": 1e-5},
+        ),
+        (
+            "vit_base_patch16_siglip_256",
+            "ViT-B/16",
+            dict(image_size=256, pooling="map"),
+        ),
+        (
+            "vit_small_plus_patch16_dinov3.lvd1689m",
+            "ViT-S/16",
+            dict(DINOV3, mlp="swiglu", qkv_bias="none"),
+        ),
+        (
+            "vit_7b_patch16_dinov3",
+            "ViT-H/16",
+            dict(DINOV3, mlp="swiglu", qkv_bias="none", depth=40, num_heads=32)
+            | dict(width=4096, mlp_dim=8192),
+        ),
+        ("vit_base_patch16_dinov3_qkvb", "ViT-B/16", dict(DINOV3, qkv_bias="qv")),
+        (
+            "vit_large_patch16_rope_mixed_ape_224",
+            "ViT-L/16",
+            dict(
+                positions="learned_rope2d",
+                rope_frequencies="mixed",
+                rope_coordinates="index",
+                rope_layout="pairs",
+                rope_axes="xy",
+                rope_base=10.0,
+                layer_scale_init=1e-5,
+                class_token_position=False,
+            ),
+        ),
+        (
+            "eva02_base_patch14_448",
+            "ViT-B/14",
+            dict(
+                image_size=448,
+                mlp="swiglu",
+                mlp_dim=2048,
+                mlp_inner_norm=True,
+                positions="learned_rope2d",
+                rope_coordinates="index",
+                rope_layout="pairs",
+                rope_base=1e4,
+                rope_grid=(16, 16),
+                qkv_bias="qv",
+                pooling="gap",
+                class_token="always",
+                norm_after_pooling=True,
+            ),
+        ),
     ],
 )
 def test_timm_names_are_aliases_with_its_numerics(name, same, options):
     assert create_model(name) == create_model(same, activation="gelu", **options)
     assert create_model(name, image_size=112).image_size == (112, 112)
     assert create_model(name, depth=1).depth == 1
+
+
+def test_names_of_timm_with_other_activations_and_sizes():
+    def found(name, *options):
+        return tuple(getattr(create_model(name), option) for option in options)
+
+    names = ("vit_so400m_patch16_siglip_256", "vit_so400m_patch14_siglip_224")
+    assert [found(name, "activation") for name in names] == [("gelu_tanh",), ("gelu",)]
+    name = "vit_large_patch14_clip_quickgelu_336"
+    assert found(name, "activation", "image_size") == ("quick_gelu", (336, 336))
+    giant = found("vit_giant_patch14_reg4_dinov2", "width", "num_heads", "mlp", "depth")
+    assert giant == (1536, 24, "swiglu", 40)
 
 
 def test_the_epsilons_of_timm():
@@ -315,7 +395,8 @@ def test_the_epsilons_of_timm():
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_giant_patch14_dinov2", "vit_vast_patch16_224", "resnet50.a1_in1k"]
+    "name",
+    ["vit_base_patch16_rope_reg1_gap_256", "vit_vast_patch16_224", "resnet50.a1_in1k"],
 )
 def test_models_of_timm_that_are_not_here(name):
     with pytest.raises(ValueError, match=f"unknown model '{name}'"):

@@ -11,6 +11,8 @@ from golden.weights import random_tensor
 from parity.original import Original
 from timm.models._hub import save_for_hf
 
+from vit_jax.interop.timm_blocks import EVA_ARCHITECTURES
+
 # Architecture, image size, arguments.
 MODELS: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
     ("vit_base_patch16_224", (224, 224), {}),
@@ -29,6 +31,15 @@ MODELS: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
     ("vit_base_r50_s16_224", (224, 224), {}),
     ("resnetv2_50x1_bit", (224, 224), {}),
     ("mixer_b16_224", (224, 224), {}),
+    ("deit_tiny_distilled_patch16_224", (224, 224), {}),
+    ("vit_base_patch32_clip_224", (224, 224), {"num_classes": 512}),
+    ("flexivit_small", (240, 240), {}),
+    ("vit_small_patch16_18x2_224", (224, 224), {}),
+    ("vit_base_patch16_xp_224", (224, 224), {}),
+    ("vit_base_patch16_rpn_224", (224, 224), {}),
+    ("vit_small_plus_patch16_dinov3", (256, 256), {}),
+    ("eva02_tiny_patch14_224", (224, 224), {"num_classes": 1000}),
+    ("vit_small_patch16_rope_mixed_224", (224, 224), {}),
 ]
 
 
@@ -55,7 +66,7 @@ def originals() -> list[Original]:
     return [
         Original(
             architecture,
-            "timm_eva" if architecture.startswith("beit") else "timm",
+            "timm_eva" if EVA_ARCHITECTURES.match(architecture) else "timm",
             size,
             lambda folder, a=architecture, k=arguments: write(a, k, folder),
             logits,

@@ -55,9 +55,22 @@ def grid_image(
     rows: int, patch: int, image_size: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """The image size of that many patches: the config's if it fits, or a square, or
-    None."""
-    if image_size and (image_size[0] // patch) * (image_size[1] // patch) == rows:
-        return image_size
+    None.
+
+    Whole patches only: SigLIP's So400m/14 is published for 384 pixels, and its
+    convolution never sees the last 6.
+    """
+    if image_size:
+        height, width = image_size[0] // patch, image_size[1] // patch
+        if height * width == rows:
+            whole = (height * patch, width * patch)
+            if whole != tuple(image_size):
+                logger.warning(
+                    f"the config has images of {image_size[0]}x{image_size[1]} pixels, "
+                    f"of which the original reads the first {whole[0]}x{whole[1]}, "
+                    f"{height}x{width} whole patches: the model takes those"
+                )
+            return whole
     return square_image(rows, patch) if rows > 0 else None
 
 

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from vit_jax.interop.pytorch import usual_heads
+from vit_jax.models.timm_names import GELU_TANH
 
 # The architectures whose logits ours have been compared with, by `make parity`. Names
 # of another kind are refused, even if the tensors would fit.
@@ -39,10 +40,6 @@ ARGUMENTS = frozenset(
 )
 # Options that only timm's code has, by the beginning of the architecture's name.
 HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt_": 16}
-GELU_TANH = re.compile(
-    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip"
-    r"|vit_large_patch16_siglip_(gap_)?512"
-)
 
 
 def usual_heads_of(architecture: str, width: int) -> int:

@@ -106,6 +106,8 @@ def get_config(
     config.mix.cutmix_alpha = 1.0
     # The evaluation does not crop: --eval-crop-ratio 1.0.
     config.data.eval_resize = row.pixels
+    if stage != "pretrain":
+        config.resample = "bicubic_plain"
     config.optim.update(end_learning_rate=1e-5, warmup="5epochs")
     if stage == "finetune":
         pixels = finetune.whole_patches(model, int(size))

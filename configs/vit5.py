@@ -11,8 +11,7 @@ of the commands in the README of wangf3014/ViT-5; of the paper's text only the a
 was at hand. There is no command for `size=384`: the values for 224 px are taken.
 
 The training is that of `deit3.py`, its differences from the authors' code included, but
-for the stochastic depth, 400 epochs for ViT-L, an average of the weights, and positions
-that are resampled bicubically. The model has RMSNorm, also of each head's queries and
+for the stochastic depth, 400 epochs for ViT-L and an average of the weights. The model has RMSNorm, also of each head's queries and
 keys; queries, keys and values without bias; positions that are learned and rotary; and
 four registers that are turned too. docs/recipes.md has all of it, line by line.
 
@@ -63,7 +62,6 @@ def get_config(
     else:
         config = deit3.get_config(model, epochs=epochs, stage=stage, size=size)
         config.model.stochastic_depth_rate = row.drop_finetune
-        config.resample = "bicubic_plain"
     config.model.update(
         norm="rmsnorm",
         qk_norm="rmsnorm",

@@ -55,7 +55,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--resample",
         default="auto",
-        help="auto, bilinear, bicubic or bicubic_plain, of the positions",
+        help="of the positions: auto, bilinear, bicubic, bicubic_plain, linear, ...",
     )
     parser.add_argument(
         "--ema", action="store_true", help="of a run, its averaged parameters"

@@ -548,6 +548,7 @@ def test_deit3(model):
     config = read_config(f"configs/deit3.py:model={model},stage=finetune", [])
     assert config.data.repeated_augmentation == 1
     assert (config.loss.name, config.loss.label_smoothing) == ("softmax", 0.1)
+    assert config.resample == "bicubic_plain"
 
 
 # wangf3014/ViT-5, README.md: learning rate, pixels, epochs, stochastic depth of the

@@ -132,6 +132,31 @@ def test_another_image_size_resamples_positions_alone(path, caplog, method):
     assert wide.description == loaded.description
 
 
+@pytest.mark.parametrize(
+    "layout, name, architecture, wanted",
+    [
+        ("google", "vit.npz", "", "bilinear"),
+        ("big_vision", "vit.npz", "", "bilinear"),
+        ("big_vision", "flexivit_s_i1k.npz", "", "linear"),
+        ("timm", "folder", "vit_tiny_patch16_224", "bicubic"),
+        ("timm", "folder", "flexivit_small", "linear_plain"),
+        ("huggingface", "folder", "", "bicubic_plain"),
+    ],
+)
+def test_positions_are_resampled_as_the_code_of_the_project_does(
+    path, tmp_path, caplog, layout, name, architecture, wanted
+):
+    loaded = load_checkpoint(path, num_classes=3)
+    save_checkpoint(tmp_path / name, loaded.model, loaded.params, layout=layout)
+    if architecture:
+        config = tmp_path / name / "config.json"
+        content = json.loads(config.read_text()) | {"architecture": architecture}
+        config.write_text(json.dumps(content))
+    caplog.clear()
+    load_checkpoint(tmp_path / name, image_size=16)
+    assert caplog.messages[-1] == f"positions resampled from 3x3 to 4x4 ({wanted})"
+
+
 def test_a_mixer_keeps_its_number_of_patches():
     options = dict(depth=1, width=16, token_mlp_dim=8, channel_mlp_dim=8)
     model = create_model("Mixer-S/4", num_classes=2, image_size=8, **options)

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from vit_jax.models.resample import (
-    METHODS,
+    MATRICES,
     resample_grid,
     resample_patches,
     resample_table,
@@ -19,7 +19,7 @@ def table(*shape):
     return rng.normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MATRICES)
 def test_the_same_grid_is_the_same_array(method):
     old = table(3, 5, 4)
     assert resample_grid(old, (3, 5), method) is old
@@ -44,7 +44,7 @@ def test_a_rectangle_resampled_and_back(small, large):
     np.testing.assert_allclose(resample_grid(there, small), old, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MATRICES)
 @pytest.mark.parametrize("new", [(9, 4), (2, 11)])
 def test_rows_and_columns_are_not_confused(method, new):
     old = np.zeros((5, 6, 2), np.float32)
@@ -76,6 +76,31 @@ def test_larger_patches_give_the_same_tokens(new):
     tokens = np.einsum("bpqc,pqcd->bd", patches, kernel)
     found = np.einsum("bpqc,pqcd->bd", larger, resample_patches(kernel, new))
     np.testing.assert_allclose(found, tokens, atol=1e-3)
+
+
+def test_patches_of_flexivit_are_resized_linearly():
+    """As `tf.image.resize` does, bilinearly and not antialiased."""
+    kernel, patches = table(4, 4, 3, 5), table(10, 4, 4, 3)
+    larger = jax.image.resize(patches, (10, 6, 8, 3), "linear", antialias=False)
+    tokens = np.einsum("bpqc,pqcd->bd", patches, kernel)
+    for method in ("linear", "linear_plain"):
+        new = resample_patches(kernel, (6, 8), method)
+        found = np.einsum("bpqc,pqcd->bd", larger, new)
+        np.testing.assert_allclose(found, tokens, atol=1e-3)
+
+
+def test_linear_with_antialiasing_and_without():
+    ramp = np.arange(6, dtype=np.float32)[:, None, None] ** 2
+    plain, smooth = (
+        np.asarray(resample_grid(ramp, (3, 1), method)).ravel()
+        for method in ("linear_plain", "linear")
+    )
+    np.testing.assert_allclose(plain, [0.5, 6.5, 20.5], atol=1e-5)
+    # Four neighbours of weights 1, 3, 3, 1, those that are there.
+    np.testing.assert_allclose(smooth, [1, 7, 132 / 7], atol=1e-5)
+    for method in ("linear_plain", "linear"):
+        larger = np.asarray(resample_grid(ramp[:2], (4, 1), method)).ravel()
+        np.testing.assert_allclose(larger, [0, 0.25, 0.75, 1], atol=1e-6)
 
 
 def test_smaller_patches_give_the_nearest_tokens():

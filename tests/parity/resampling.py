@@ -45,6 +45,27 @@ def bilinear(old: tuple[int, int], new: tuple[int, int]) -> float:
     )
 
 
+def linear_plain(old: tuple[int, int], new: tuple[int, int]) -> float:
+    """As timm interpolates the positions of a FlexiViT."""
+    table = random_tensor("pos_embed", (1, old[0] * old[1], 32))
+    filters = {"interpolation": "bilinear", "antialias": False}
+    theirs = resample_abs_pos_embed(
+        torch.from_numpy(table), new, old, num_prefix_tokens=0, **filters
+    )
+    ours = resample_grid(table.reshape(*old, 32), new, "linear_plain")
+    return difference(ours, theirs.numpy().reshape(*new, 32))
+
+
+def linear_patches(old: tuple[int, int], new: tuple[int, int]) -> float:
+    """As timm resizes the patches of a FlexiViT."""
+    kernel = random_tensor("patch_embed.proj.weight", (32, 3, *old))
+    theirs = resample_patch_embed(
+        torch.from_numpy(kernel), list(new), "bilinear", antialias=False
+    ).numpy()
+    ours = resample_patches(kernel.transpose(2, 3, 1, 0), new, "linear_plain")
+    return difference(ours, theirs.transpose(2, 3, 1, 0))
+
+
 def patches(old: tuple[int, int], new: tuple[int, int]) -> float:
     kernel = random_tensor("patch_embed.proj.weight", (32, 3, *old))
     theirs = resample_patch_embed(torch.from_numpy(kernel), list(new)).numpy()
@@ -67,6 +88,8 @@ def rows() -> list[tuple[str, str, tuple[int, int], tuple[int, int], float]]:
             (bicubic_plain, "torch interpolate, as transformers", GRIDS),
             (bilinear, "scipy.ndimage.zoom, order 1", GRIDS),
             (patches, "timm resample_patch_embed", PATCHES),
+            (linear_plain, "timm resample_abs_pos_embed, FlexiViT", GRIDS),
+            (linear_patches, "timm resample_patch_embed, FlexiViT", PATCHES),
         )
         for old, new in sizes
     ]

@@ -53,6 +53,13 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 IN_NPZ = (google, big_vision)  # the others are written as .safetensors, or a folder
 NAMED = 5  # tensors in an error
+# How the code of a layout resamples positions, if not as the paper's.
+RESAMPLING = {
+    "timm": "bicubic",
+    "timm_eva": "bicubic",
+    "huggingface": "bicubic_plain",
+    "vit5": "bicubic_plain",
+}
 NO_FACTS = Facts()
 
 
@@ -95,7 +102,8 @@ def load_checkpoint(
             resampled, which is logged. Needed where the positions in the file are not
             those of a square and its config has no size.
         patch_size: in pixels; patches are resized (FlexiViT), which is logged.
-        resample: of positions: a name of `resample_grid`; "auto" is that of the code.
+        resample: of positions: a name of `resample_grid`; "auto" is what the code of
+            the checkpoint's project does.
         dtype: of the computation, as in `create_model`.
         layout: the name of a layout; "auto" finds it.
         mesh: from `sharding.make_mesh`, to put the parameters on; None leaves them on
@@ -136,8 +144,7 @@ def load_checkpoint(
     if mesh is not None:
         params = place_params(params, mesh)
     if resample == "auto":
-        plain = module in (huggingface, vit5)
-        resample = "bicubic_plain" if plain else "bilinear"
+        resample = usual_resampling(module.NAME, config, Path(path))
     model, params = adapt.resize(model, params, image_size, patch_size, resample)
     if mesh is not None:
         params = place_params(params, mesh)
@@ -161,6 +168,13 @@ def read_architecture(
             f"the {module.NAME} layout finds no architecture in {path}: {tensor} is "
             "missing or misshapen"
         ) from error
+
+
+def usual_resampling(layout: str, config: Mapping[str, Any], path: Path) -> str:
+    """What the checkpoint's own code resamples by; FlexiViT's by name."""
+    if config.get("architecture", path.name).startswith("flexivit"):
+        return "linear_plain" if layout == "timm" else "linear"
+    return RESAMPLING.get(layout, "bilinear")
 
 
 def report_untold(path: Any, model: AnyModel, names: Sequence[str]) -> None:

@@ -51,9 +51,9 @@ def load(
             checkpoint's. Positions are resampled.
         patch_size: in pixels; None keeps the checkpoint's. The kernel of the patches is
             resized (FlexiViT), and positions are resampled if their number changes.
-        resample: filter for positions, "bilinear", "bicubic" (as timm's) or
-            "bicubic_plain" (as transformers'); "auto" is the last for a checkpoint of
-            Hugging Face or ViT-5 and else the first.
+        resample: filter for positions: "bilinear" (the paper's), "bicubic" (timm's),
+            "bicubic_plain" (transformers'), "linear" or "linear_plain" (FlexiViT's, for
+            patches too); "auto" is that of the code that the checkpoint is of.
         ema: take the moving average of the parameters of a run.
         dtype: of the computation: float32, bfloat16 or float16, by name or as NumPy and
             JAX have them; "auto" is the run's own, else bfloat16 on GPU and TPU and

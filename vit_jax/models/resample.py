@@ -4,14 +4,13 @@ Position embeddings are interpolated on their grid (arXiv 2010.11929, section 3.
 patch embeddings are resized by a pseudo-inverse (FlexiViT, arXiv 2212.08013).
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-METHODS = ("bilinear", "bicubic", "bicubic_plain")
 
 
 def resample_grid(
@@ -26,23 +25,22 @@ def resample_grid(
         grid: rows and columns wanted; if they are there already, the table itself is
             returned.
         method: `bilinear`, corners on corners, as the paper's code does
-            (`scipy.ndimage.zoom` of order 1); `bicubic`, antialiased, borders on
-            borders, as timm does; `bicubic_plain`, without antialiasing, as
-            transformers does.
+            (`scipy.ndimage.zoom` of order 1). The others put borders on borders:
+            `bicubic`, antialiased, as timm does; `bicubic_plain`, without, as
+            transformers; `linear`, antialiased, as FlexiViT's authors; `linear_plain`,
+            without, as timm does for FlexiViT.
 
     Raises:
         ValueError: unknown method.
     """
-    if method not in METHODS:
+    if method not in MATRICES:
         raise ValueError(
-            f"unknown resampling {method!r}: wanted one of {', '.join(METHODS)}"
+            f"unknown resampling {method!r}: wanted one of {', '.join(MATRICES)}"
         )
     if table.shape[:2] == tuple(grid):
         return table
-    matrices = {"bilinear": corner_matrix, "bicubic": area_matrix}
-    matrix = matrices.get(method, plain_matrix)
     rows, columns = (
-        matrix(*sizes) for sizes in zip(table.shape[:2], grid, strict=True)
+        MATRICES[method](*sizes) for sizes in zip(table.shape[:2], grid, strict=True)
     )
     return jnp.einsum("Hh,Ww,hwd->HWd", rows, columns, table, precision="highest")
 
@@ -54,10 +52,17 @@ def corner_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return np.maximum(0, 1 - distance).astype(np.float32)
 
 
-def area_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Antialiased cubic interpolation (Keys, a = -0.5), borders on borders."""
+def area_matrix(
+    old: int, new: int, kernel: str = "cubic", *, antialias: bool = True
+) -> Float[np.ndarray, "new old"]:
+    """Cubic (Keys, a = -0.5) or linear interpolation, borders on borders."""
     eye = np.eye(old, dtype=np.float32)
-    return np.asarray(jax.image.resize(eye, (new, old), "cubic", antialias=True))
+    return np.asarray(jax.image.resize(eye, (new, old), kernel, antialias=antialias))
+
+
+def linear_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Linear interpolation between two neighbours, borders on borders."""
+    return area_matrix(old, new, "linear", antialias=False)
 
 
 def plain_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
@@ -75,26 +80,39 @@ def plain_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return matrix.astype(np.float32)
 
 
+MATRICES = {
+    "bilinear": corner_matrix,
+    "bicubic": area_matrix,
+    "bicubic_plain": plain_matrix,
+    "linear": functools.partial(area_matrix, kernel="linear"),
+    "linear_plain": linear_matrix,
+}
+
+
 def resample_patches(
     kernel: Float[Array, "p q c d"] | Float[np.ndarray, "p q c d"],
     patch_size: tuple[int, int],
+    method: str = "bilinear",
 ) -> Float[Array, "_ _ c d"] | Float[np.ndarray, "_ _ c d"]:
     """Resizes a patch embedding so that resized patches give the same tokens.
 
     With B the matrix that resizes a patch, the new kernel is the pseudo-inverse of
     B^T times the old one (FlexiViT, section 3.4): exact if patches grow, the nearest
-    in the mean over white noise if they shrink. B is cubic and antialiased, as timm's.
+    in the mean over white noise if they shrink.
 
     Args:
         kernel: the last axes, input and output features, are left alone.
         patch_size: (height, width) wanted, in the kernel's own unit; if it is that
             already, the kernel itself is returned.
+        method: that of the positions. B is `linear_plain` with the linear ones, as in
+            FlexiViT's code, and else `bicubic`, as timm's.
     """
     if kernel.shape[:2] == tuple(patch_size):
         return kernel
+    matrix = linear_matrix if method in ("linear", "linear_plain") else area_matrix
     # The resize is separable, and so is its pseudo-inverse.
     rows, columns = (
-        np.linalg.pinv(area_matrix(*sizes).T.astype(np.float64)).astype(np.float32)
+        np.linalg.pinv(matrix(*sizes).T.astype(np.float64)).astype(np.float32)
         for sizes in zip(kernel.shape[:2], patch_size, strict=True)
     )
     return jnp.einsum("Pp,Qq,pqcd->PQcd", rows, columns, kernel, precision="highest")
@@ -172,7 +190,7 @@ def resample_params(
         parent = above[-1] if above else ""
         if above == ["embedding"] and name == "kernel":
             side = leaf.shape[0] * new.patch_size // old.patch_size
-            return resample_patches(leaf, (side, side))
+            return resample_patches(leaf, (side, side), method)
         if parent == "relative_positions":
             return resample_relative(name, leaf, old.grid, new.grid)
         if parent != "positions" or name == "class_token":

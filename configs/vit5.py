@@ -12,8 +12,8 @@ was at hand. There is no command for `size=384`: the values for 224 px are taken
 
 The training is that of `deit3.py`, its differences from the authors' code included, but
 for the stochastic depth, 400 epochs for ViT-L and an average of the weights. The model
-has RMSNorm, also of each head's queries and keys; queries, keys and values without bias;
-positions that are learned and rotary; and four registers that are turned too.
+has RMSNorm, also of each head's queries and keys; queries, keys and values without
+bias; positions that are learned and rotary; and four registers that are turned too.
 docs/recipes.md has all of it, line by line.
 
 Expected on ImageNet's validation set, in percent, after fine-tuning: at 224 px ViT-S

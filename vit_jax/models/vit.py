@@ -320,7 +320,7 @@ class VisionTransformer(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Learned tokens, the same for each image, to go with those in `x`."""
         tokens = self.param(name, init, (1, number, self.width)).astype(x.dtype)
-        return einops.repeat(tokens, "1 n d -> b n d", b=len(x))
+        return einops.repeat(tokens, "1 n d -> b n d", b=x.shape[0])
 
     def position_table(self, grid: tuple[int, int]) -> Float[Array, "1 _ d"] | None:
         """The positions that are added to the tokens, at the stem or at each layer."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_jax.interop.layout import Facts
-from vit_jax.models import AnyModel
+from vit_jax.models import AnyModel, VisionTransformer
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ data = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**data, is_training=False)
 """
 TRANSFORMERS = """\
-from transformers import AutoImageProcessor, {auto}
+from transformers import AutoImageProcessor, {loader}
 
 processor = AutoImageProcessor.from_pretrained(".")
-model = {auto}.from_pretrained("."{options}).eval()
+model = {loader}.from_pretrained("."{options}).eval()
 """
 
 
@@ -102,7 +102,7 @@ def card(
         f"mean {numbers(model.pixel_mean)}, over the deviation "
         f"{numbers(model.pixel_std)}.",
         "",
-        classes_line(model, facts),
+        classes_line(model, layout, facts),
         "",
     ]
     lines += [
@@ -125,7 +125,8 @@ def card(
 
 def header(name: str, model: AnyModel, layout: str, origin: Origin) -> list[str]:
     """The lines of YAML; what json writes is YAML too, whatever is in a name."""
-    task = "image-classification" if model.num_classes else "image-feature-extraction"
+    classifies = model.num_classes and not is_projection(model, layout)
+    task = "image-classification" if classifies else "image-feature-extraction"
     fields: dict[str, Any] = {
         "library_name": LIBRARIES.get(layout, "vit_jax"),
         "pipeline_tag": task,
@@ -146,9 +147,11 @@ def header(name: str, model: AnyModel, layout: str, origin: Origin) -> list[str]
     return [f"{key}: {json.dumps(value)}" for key, value in fields.items()]
 
 
-def classes_line(model: AnyModel, facts: Facts) -> str:
+def classes_line(model: AnyModel, layout: str, facts: Facts) -> str:
     if not model.num_classes:
         return "No head: the outputs are the representation."
+    if is_projection(model, layout):
+        return f"The outputs are CLIP's projection, {model.num_classes:,} features."
     names = facts.label_names
     if not names:
         return f"Classes: {model.num_classes:,}, without names."
@@ -170,19 +173,26 @@ def snippets(model: AnyModel, layout: str, given: str) -> list[str]:
     if library == "timm":
         found.append(TIMM)
     elif library == "transformers":
-        found.append(TRANSFORMERS.format(**automatic(model)))
+        found.append(TRANSFORMERS.format(**loader(model)))
     return found
 
 
-def automatic(model: AnyModel) -> dict[str, str]:
-    """Which class of transformers loads a model, and with what."""
+def is_projection(model: AnyModel, layout: str) -> bool:
+    """Whether the head is CLIP's projection, whose outputs are no classes."""
+    return layout == "huggingface" and getattr(model, "embedding_norm", False)
+
+
+def loader(model: AnyModel) -> dict[str, str]:
+    """Which class of transformers loads a ViT, and with what."""
+    assert isinstance(model, VisionTransformer)  # the layout has no other
+    if model.num_classes and model.embedding_norm:
+        return {"loader": "CLIPVisionModelWithProjection", "options": ""}
     if model.num_classes:
-        return {"auto": "AutoModelForImageClassification", "options": ""}
-    # Its ViT would have a new random layer behind the class token.
-    pooled = getattr(model, "pre_logits", False)
-    other = getattr(model, "layer_scale_init", 0.0)
-    options = "" if pooled or other else ", add_pooling_layer=False"
-    return {"auto": "AutoModel", "options": options}
+        return {"loader": "AutoModelForImageClassification", "options": ""}
+    # Its plain ViT would have a new random layer behind the class token.
+    other = model.embedding_norm or model.pooling == "map" or model.layer_scale_init
+    options = "" if model.pre_logits or other else ", add_pooling_layer=False"
+    return {"loader": "AutoModel", "options": options}
 
 
 def numbers(values: tuple[float, ...]) -> str:

@@ -137,6 +137,37 @@ def test_transformers_puts_no_random_layer_behind_a_vit(tmp_path):
         assert 'AutoModel.from_pretrained(".").eval()' in other
 
 
+@pytest.mark.parametrize(
+    "name, task, loader, outputs",
+    [
+        (
+            "huggingface_clip",
+            "image-feature-extraction",
+            'CLIPVisionModelWithProjection.from_pretrained(".")',
+            "CLIP's projection, 5 features.",
+        ),
+        (
+            "huggingface_siglip",
+            "image-feature-extraction",
+            'AutoModel.from_pretrained(".")',
+            "the outputs are the representation.",
+        ),
+        (
+            "huggingface_siglip_classes",
+            "image-classification",
+            'AutoModelForImageClassification.from_pretrained(".")',
+            "Classes: 5, without names.",
+        ),
+    ],
+)
+def test_towers_are_loaded_by_their_classes(name, task, loader, outputs, tmp_path):
+    loaded = load(name, tmp_path / "theirs")
+    save(tmp_path / "x", loaded.model, loaded.params, layout="huggingface")
+    header, text = parts(tmp_path / "x")
+    assert header["pipeline_tag"] == task
+    assert loader in code_of(text)[1] and outputs in text
+
+
 def test_a_checkpoint_of_others_is_named(tmp_path):
     load("timm_token", tmp_path / "theirs")
     conversion.convert(tmp_path / "theirs", tmp_path / "ours", "timm")

@@ -55,11 +55,14 @@ def test_transformers_with_names_of_timm_are_refused(tmp_path: Path) -> None:
         load("timm_token", tmp_path, config={"model_type": "tipsv2_vision_model"})
 
 
-def test_arguments_of_timm_that_are_not_read_are_refused(tmp_path: Path) -> None:
-    config = config_of("timm_token")
-    config["model_args"] |= {"mlp_layer": "x", "block_fn": "y"}
-    with pytest.raises(ValueError, match="model_args block_fn, mlp_layer, wh"):
-        load("timm_token", tmp_path, config=config)
+@pytest.mark.parametrize("name", ["timm_token", "eva_dinov3"])
+def test_arguments_of_timm_that_are_not_read_are_refused(
+    name: str, tmp_path: Path
+) -> None:
+    config = config_of(name)
+    config["model_args"] |= {"rope_mrope_section": "x", "block_fn": "y"}
+    with pytest.raises(ValueError, match="model_args block_fn, rope_mrope_section, wh"):
+        load(name, tmp_path, config=config)
 
 
 @pytest.mark.parametrize(

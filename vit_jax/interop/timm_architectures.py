@@ -1,6 +1,7 @@
 """timm's architectures: which compute what our models do, and their own numerics."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from vit_jax.interop.pytorch import usual_heads
@@ -71,10 +72,14 @@ def check_architecture(config: dict[str, Any]) -> None:
             f"config.json names timm's architecture {name!r}, which is not known to "
             "compute what one of our models does, so it is not loaded"
         )
-    unknown = sorted(config.get("model_args", {}).keys() - ARGUMENTS)
-    if unknown:
+    check_arguments(name, config.get("model_args", {}), ARGUMENTS)
+
+
+def check_arguments(name: str, given: Iterable[str], known: frozenset[str]) -> None:
+    """Raises ValueError for arguments of timm's class that are not read."""
+    if unknown := sorted(set(given) - known):
         raise ValueError(
             f"config.json has the model_args {', '.join(unknown)}, which can change "
             f"what {name} computes and are not read: wanted no others than "
-            f"{', '.join(sorted(ARGUMENTS))}"
+            f"{', '.join(sorted(known))}"
         )

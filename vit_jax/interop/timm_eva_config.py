@@ -9,6 +9,7 @@ from typing import Any
 
 from vit_jax.interop import timm_relative
 from vit_jax.interop.layout import Facts, Tensors
+from vit_jax.interop.timm_architectures import check_arguments
 from vit_jax.interop.timm_blocks import has_own_gate
 from vit_jax.interop.timm_config import POOLINGS, Config, architecture, arguments
 from vit_jax.interop.timm_written import pretrained_config, ratio
@@ -60,6 +61,17 @@ DEFAULTS = {
 }
 # Heads of EVA's giant and enormous models and DINOv3's 7B; all others are 64 wide.
 WIDE_HEADS = {1408: 16, 1792: 16, 4096: 32}
+# The arguments that are read, and those that logits do not depend on or that tensors
+# show.
+ARGUMENTS = frozenset(DEFAULTS) | frozenset(
+    "img_size patch_size in_chans num_classes global_pool embed_dim depth num_heads "
+    "qkv_bias qkv_fused qk_norm mlp_ratio swiglu_mlp swiglu_align_to scale_mlp "
+    "scale_attn_inner init_values class_token num_reg_tokens no_embed_class "
+    "use_fc_norm use_pre_transformer_norm use_rel_pos_bias use_shared_rel_pos_bias "
+    "rope_shift_coords rope_jitter_coords rope_rescale_coords dynamic_img_size "
+    "drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate "
+    "drop_path_rate head_init_scale".split()
+)
 # Written with all arguments given, an architecture stands for its epsilon alone.
 WRITTEN = {1e-5: "vit_small_patch16_dinov3", 1e-6: "eva02_tiny_patch14_224"}
 
@@ -84,6 +96,7 @@ def class_arguments(config: dict[str, Any], *, needed: bool) -> dict[str, Any]:
             "EVA-02, RoPE-ViT and BEiT, by `architecture` in a config.json beside the "
             "weights"
         )
+    check_arguments(name, arguments(config), ARGUMENTS)
     changed = {k: v for k, v in arguments(config).items() if k in DEFAULTS}
     found = DEFAULTS | known[0] | changed
     if (

@@ -16,7 +16,6 @@ from vit_jax.interop.layout import (
     Tensors,
     check_options,
     same,
-    torch_convolution,
     torch_dense,
     torch_norm,
     usual_image,
@@ -177,39 +176,20 @@ def rules(model: AnyModel) -> list[Rule]:
     if isinstance(model, Mixer):
         return timm_trunks.mixer_rules(model)
     check(model)
-    norm_rules = timm_blocks.norm_rules
-    norm = "fc_norm" if model.norm_after_pooling else "norm"
-    ours = "pool_norm" if model.norm_after_pooling else "encoder/norm"
-    rules = [
-        torch_convolution("patch_embed.proj", "embedding"),
-        *norm_rules(norm, ours, model.norm),
-    ]
-    if model.embedding_norm:
-        rules += norm_rules("norm_pre", "embedding_norm", model.norm)
-    else:
-        rules.append(same("patch_embed.proj.bias", "embedding/bias"))
+    rules = timm_blocks.common_rules(model)
     if model.distillation_token:
         rules.append(same("dist_token", "distillation_token"))
-    if model.has_class_token:
-        rules.append(same("cls_token", "class_token"))
-    if model.num_registers:
-        rules.append(same("reg_token", "registers"))
     if model.positions == "learned":
         rules.append(position_rule(model))
     rules += timm_relative.shared_rules(model)
     if model.resnet_stem is not None:
         rules += timm_trunks.stem_rules(model.resnet_stem)
-    for i in range(model.depth):
-        ours = f"encoder/block_{i:02d}"
-        rules += timm_blocks.block_rules(f"blocks.{i}", ours, model)
     if model.pooling == "map":
         rules += pool_rules(model.num_heads)
     if model.pre_logits:
         rules += torch_dense("pre_logits.fc", "pre_logits")
-    if model.num_classes:
-        rules += torch_dense("head", "head")
-        if model.distillation_token:
-            rules += torch_dense("head_dist", "distillation_head")
+    if model.num_classes and model.distillation_token:
+        rules += torch_dense("head_dist", "distillation_head")
     return rules
 
 

@@ -12,7 +12,14 @@ import einops
 import numpy as np
 
 from vit_jax.interop import pytorch, timm_relative
-from vit_jax.interop.layout import Rule, Tensors, rearranged, same, torch_dense
+from vit_jax.interop.layout import (
+    Rule,
+    Tensors,
+    rearranged,
+    same,
+    torch_convolution,
+    torch_dense,
+)
 from vit_jax.models import VisionTransformer
 from vit_jax.models.positions import ROTARY
 
@@ -92,6 +99,29 @@ def norm_rules(theirs: str, ours: str, kind: str) -> list[Rule]:
     rules = [same(f"{theirs}.weight", f"{ours}/scale")]
     if kind == "layernorm":
         rules.append(same(f"{theirs}.bias", f"{ours}/bias"))
+    return rules
+
+
+def common_rules(model: VisionTransformer) -> list[Rule]:
+    """What both classes have under the same names, the blocks included."""
+    norm = "fc_norm" if model.norm_after_pooling else "norm"
+    ours = "pool_norm" if model.norm_after_pooling else "encoder/norm"
+    rules = [
+        torch_convolution("patch_embed.proj", "embedding"),
+        *norm_rules(norm, ours, model.norm),
+    ]
+    if model.embedding_norm:
+        rules += norm_rules("norm_pre", "embedding_norm", model.norm)
+    else:
+        rules.append(same("patch_embed.proj.bias", "embedding/bias"))
+    if model.has_class_token:
+        rules.append(same("cls_token", "class_token"))
+    if model.num_registers:
+        rules.append(same("reg_token", "registers"))
+    for i in range(model.depth):
+        rules += block_rules(f"blocks.{i}", f"encoder/block_{i:02d}", model)
+    if model.num_classes:
+        rules += torch_dense("head", "head")
     return rules
 
 

@@ -11,8 +11,6 @@ from vit_jax.interop.layout import (
     check_options,
     rearranged,
     same,
-    torch_convolution,
-    torch_dense,
     usual_image,
     vit_arguments,
 )
@@ -104,20 +102,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
 
 def rules(model: AnyModel) -> list[Rule]:
     model = checked(model)
-    norm = "fc_norm" if model.norm_after_pooling else "norm"
-    ours = "pool_norm" if model.norm_after_pooling else "encoder/norm"
-    rules = [
-        torch_convolution("patch_embed.proj", "embedding"),
-        *timm_blocks.norm_rules(norm, ours, model.norm),
-    ]
-    if model.embedding_norm:
-        rules += timm_blocks.norm_rules("norm_pre", "embedding_norm", model.norm)
-    else:
-        rules.append(same("patch_embed.proj.bias", "embedding/bias"))
-    if model.has_class_token:
-        rules.append(same("cls_token", "class_token"))
-    if model.num_registers:
-        rules.append(same("reg_token", "registers"))
+    rules = timm_blocks.common_rules(model)
     if model.positions in LEARNED:
         rules.append(same("pos_embed", "positions/embedding"))
     if model.positions in ROTARY and model.rope_frequencies == "mixed":
@@ -126,13 +111,7 @@ def rules(model: AnyModel) -> list[Rule]:
             for i in range(model.depth)
         )
         rules.append(rearranged("rope.freqs", blocks, "a n k e -> n a k e"))
-    rules += timm_relative.shared_rules(model)
-    for i in range(model.depth):
-        ours = f"encoder/block_{i:02d}"
-        rules += timm_blocks.block_rules(f"blocks.{i}", ours, model)
-    if model.num_classes:
-        rules += torch_dense("head", "head")
-    return rules
+    return rules + timm_relative.shared_rules(model)
 
 
 def checked(model: AnyModel) -> VisionTransformer:

@@ -11,8 +11,8 @@ from vit_jax.interop import timm_relative
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.timm_architectures import check_arguments
 from vit_jax.interop.timm_blocks import has_own_gate
-from vit_jax.interop.timm_config import POOLINGS, Config, architecture, arguments
-from vit_jax.interop.timm_written import pretrained_config, ratio
+from vit_jax.interop.timm_config import Config, architecture, arguments
+from vit_jax.interop.timm_written import pretrained_config, sizes
 from vit_jax.models import VisionTransformer
 from vit_jax.models.positions import LEARNED, ROTARY
 
@@ -149,14 +149,8 @@ def eva_config(model: VisionTransformer, facts: Facts) -> Config:
         kind = "dinov3"
     gate = model.mlp == "swiglu" and has_own_gate(model)
     given = {
-        "img_size": list(model.image_size),
-        "patch_size": model.patch_size,
-        "embed_dim": model.width,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "mlp_ratio": ratio(model.mlp_dim, model.width),
+        **sizes(model),
         "class_token": model.has_class_token,
-        "global_pool": POOLINGS[model.pooling],
         "use_fc_norm": model.norm_after_pooling,
         "use_post_norm": model.block == "post_norm",
         "use_pre_transformer_norm": model.embedding_norm,
@@ -187,13 +181,7 @@ def beit_config(model: VisionTransformer, facts: Facts) -> Config:
     """The same of timm's class Beit."""
     shared = model.positions_at == "shared"
     given = {
-        "img_size": list(model.image_size),
-        "patch_size": model.patch_size,
-        "embed_dim": model.width,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "mlp_ratio": ratio(model.mlp_dim, model.width),
-        "global_pool": POOLINGS[model.pooling],
+        **sizes(model),
         "use_fc_norm": model.norm_after_pooling,
         "init_values": model.layer_scale_init or None,
         "use_abs_pos_emb": False,

@@ -131,6 +131,19 @@ def vit_name(model: VisionTransformer) -> str:
     return "vit_base_patch16_224"
 
 
+def sizes(model: VisionTransformer) -> Config:
+    """What timm's classes of transformers take under the same names."""
+    return {
+        "img_size": list(model.image_size),
+        "patch_size": model.patch_size,
+        "embed_dim": model.width,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "mlp_ratio": ratio(model.mlp_dim, model.width),
+        "global_pool": POOLINGS[model.pooling],
+    }
+
+
 def vit_arguments(model: VisionTransformer) -> Config:
     """All arguments of the model, so that its architecture's defaults do not matter."""
     side, token = model.patch_size, model.has_class_token
@@ -139,14 +152,10 @@ def vit_arguments(model: VisionTransformer) -> Config:
     unplaced = token and not model.class_token_position
     gated = model.mlp == "swiglu"
     config = {
-        "img_size": list(model.image_size),
+        **sizes(model),
         "patch_size": side,
-        "embed_dim": model.width,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
         "mlp_ratio": ratio((1 + gated) * model.mlp_dim, model.width),
         "class_token": token,
-        "global_pool": POOLINGS[model.pooling],
         "fc_norm": model.norm_after_pooling,
         "no_embed_class": bool(unplaced or (not token and model.num_registers)),
         "reg_tokens": model.num_registers,
@@ -177,14 +186,8 @@ def relpos_name(model: VisionTransformer) -> str:
 def relpos_arguments(model: VisionTransformer) -> Config:
     """All arguments of timm's class for relative positions."""
     config = {
-        "img_size": list(model.image_size),
-        "patch_size": model.patch_size,
-        "embed_dim": model.width,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "mlp_ratio": ratio(model.mlp_dim, model.width),
+        **sizes(model),
         "class_token": model.has_class_token,
-        "global_pool": POOLINGS[model.pooling],
         "fc_norm": model.norm_after_pooling,
         "qkv_bias": model.qkv_bias == "qkv",
         "qk_norm": model.qk_norm != "none",

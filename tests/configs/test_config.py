@@ -37,10 +37,10 @@ def config():
         ("model=ViT-B/16", "did you mean 'model.name'"),
         ("image_size=64", "did you mean 'data.image_size'"),
         ("num_workers=4", "did you mean 'data.workers'"),
-        ("seed=many", "wanted int, like 0"),
-        ("optim.learning_rate=fast", "wanted float"),
+        ("seed=many", "wanted a whole number in"),
+        ("optim.learning_rate=fast", "wanted a number of at least 0"),
         ("data.image_size=big", "wanted pixels"),
-        ("log.tensorboard=maybe", "wanted bool"),
+        ("log.tensorboard=maybe", "wanted true or false"),
     ],
 )
 def test_wrong_overrides(override, message):

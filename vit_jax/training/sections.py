@@ -28,8 +28,10 @@ from vit_jax.training.metrics import Writer
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
 from vit_jax.training.step import make_train_step
-from vit_jax.values import Choice, Names, NotNegative, Positive, Range, Size
+from vit_jax.values import Choice, Names, Positive, Range, Size
 
+# More is too long for a clock of the operating system.
+Seconds = Annotated[float, Range(0, 1e9)]
 Weights = Annotated[str, Choice("params", "ema")]
 
 
@@ -73,7 +75,7 @@ def config_sections() -> dict[str, Keys]:
         "optim": keywords(make_schedule, provided=("total_steps",))
         | keywords(make_optimizer, provided=("params", "rate"))
         | needed(warmup=Duration, cooldown=Duration),
-        "train": needed(duration=Duration, step_timeout=NotNegative, deterministic=bool)
+        "train": needed(duration=Duration, step_timeout=Seconds, deterministic=bool)
         | keywords(make_train_step, provided=step),
         "guard": keywords(Guard),
         "sweep": needed(

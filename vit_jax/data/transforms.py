@@ -11,7 +11,6 @@ from vit_jax.values import (
     Choice,
     Count,
     ImageSize,
-    Name,
     NotNegative,
     Range,
     check_fields,
@@ -64,7 +63,7 @@ class ImageTransforms:
         color_jitter: brightness, contrast and saturation change by up to this share.
     """
 
-    name: Name
+    name: str
     image_size: ImageSize
     crop: Annotated[str, Choice(*CROPS)] = "inception"
     crop_area: tuple[Area, Area] = (0.05, 1.0)

@@ -28,7 +28,7 @@ from vit_jax.training.metrics import Writer
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
 from vit_jax.training.step import make_train_step
-from vit_jax.values import Choice, Names, Positive, Range, Size
+from vit_jax.values import Choice, Name, Names, Positive, Range, Size
 
 # More is too long for a clock of the operating system.
 Seconds = Annotated[float, Range(0, 1e9)]
@@ -68,7 +68,8 @@ def config_sections() -> dict[str, Keys]:
         "model": {name: Key(False, key.kind) for name, key in options.items()}
         | keywords(create_model, provided=(*sizes, "dtype"))
         | {"dtype": Key(False, Annotated[str, Choice("auto", *DTYPES)])},
-        "data": keywords(Data),
+        # Weights of others have data without a name, which a run cannot have.
+        "data": keywords(Data) | needed(name=Name),
         "objective": objective,
         "mix": keywords(make_mix),
         "loss": keywords(make_loss),

@@ -9,8 +9,8 @@ import pytest
 
 ROOTS = ("vit_jax", "configs", "experiments", "benchmarks")
 LIBRARY = sorted(Path("vit_jax").rglob("*.py"))
-# Imports go up this list: a folder imports itself, what stands above it, and `config`
-# and `losses`, which import nothing of ours.
+# Imports go up this list: a folder imports itself, what stands above it, and `config`,
+# `losses` and `values`, which import nothing of ours but the last.
 ORDER = (
     "models",
     "parallel",
@@ -25,9 +25,9 @@ ORDER = (
     "fleet",
     "planning",
 )
-LEAVES = ("config", "losses")
+LEAVES = ("config", "losses", "values")
 # All that the loop needs at its start; what a run may do besides is imported there.
-MOST_FILES, MOST_LINES = 70, 9600
+MOST_FILES, MOST_LINES = 70, 9850
 
 
 @cache
@@ -122,7 +122,7 @@ def test_training_drags_in_little():
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_leaves_import_nothing_of_ours(leaf):
-    assert imports(f"vit_jax.{leaf}") == set()
+    assert imports(f"vit_jax.{leaf}") <= {"vit_jax.values"}
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=str)

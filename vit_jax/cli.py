@@ -1,7 +1,6 @@
 """What the commands share: flags, and errors as one sentence."""
 
 import argparse
-import dataclasses
 import difflib
 import logging
 import os
@@ -17,6 +16,7 @@ import jax
 
 from vit_jax import config
 from vit_jax.parallel import distributed
+from vit_jax.values import describe, problem, read_text
 
 CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
 CONFIG_HELP = (
@@ -181,25 +181,25 @@ def read_model_options(
     parser: argparse.ArgumentParser, words: list[str]
 ) -> dict[str, Any]:
     """Options by name, each read as the type that a model has; exits if it is none."""
-    from vit_jax.config_file import parse_value
     from vit_jax.models import FAMILIES, defaults_of
 
-    usual = {}
+    known = {}
     for family in reversed(FAMILIES.values()):
-        usual |= defaults_of(family)
+        keys = config.keywords(family)
+        known |= {name: keys[name].kind for name in defaults_of(family)}
     options = {}
     for word in words:
         name, _, text = word.removeprefix("--model.").partition("=")
-        # Those without a default, depth and so on, are whole numbers.
-        old = 0 if usual.get(name) is dataclasses.MISSING else usual.get(name)
-        if old is None:
-            near = difflib.get_close_matches(name, usual, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"wanted {', '.join(usual)}"
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"wanted {', '.join(known)}"
             parser.error(f"--model.{name}: no model has this option; {hint}")
         try:
-            options[name] = parse_value(text, old)
-        except (KeyError, ValueError, SyntaxError):
-            parser.error(f"{word}: wanted {type(old).__name__}, like {old!r}")
+            options[name] = read_text(text, known[name])
+        except (ValueError, SyntaxError, TypeError):
+            parser.error(f"{word}: wanted {describe(known[name])}")
+        if sentence := problem(f"--model.{name}", options[name], known[name]):
+            parser.error(sentence)
     return options
 
 

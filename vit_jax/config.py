@@ -6,17 +6,17 @@ keys there are.
 """
 
 import difflib
-import functools
 import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import ml_collections
 
-Keys = dict[str, bool]
+from vit_jax.values import Condition, problem
+
 # Sections of evaluators that run at intervals of their own; "" is never.
 EVALUATORS = ("fewshot", "knn")
 # Names that other projects give to keys, where no likeness leads to ours.
@@ -64,18 +64,49 @@ OTHER_NAMES = {
 DURATIONS = ("train.duration", "optim.warmup")
 
 
+NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+DURATION = re.compile(rf"({NUMBER})\s*(steps?|epochs?|examples?|%)")
+# Steps are counted in 32 bits.
+MOST_STEPS = 2**31 - 1
+Duration = Annotated[
+    str,
+    Condition(
+        "a duration such as 300epochs, 20000steps, 1e6examples or 10%",
+        lambda text: bool(DURATION.fullmatch(text)),
+    ),
+]
+# Every so often, or "" for never.
+Interval = Annotated[
+    str,
+    Condition(
+        'a duration such as 10epochs, or "" for never',
+        lambda text: not text or bool(DURATION.fullmatch(text)),
+    ),
+]
+
+
 class ConfigError(ValueError):
     """A config that cannot be used; the message says what to change."""
 
 
+class Key(NamedTuple):
+    """A key of the config: whether it must be there, and its kind, see `values.py`."""
+
+    is_needed: bool
+    kind: Any
+
+
+Keys = dict[str, Key]
+
+
 def keywords(consumer: Callable[..., Any], provided: tuple[str, ...] = ()) -> Keys:
-    """The keyword arguments of a consumer, and whether each is needed.
+    """The keyword arguments of a consumer.
 
     Args:
         provided: arguments that do not come from the config.
     """
     return {
-        name: parameter.default is parameter.empty
+        name: Key(parameter.default is parameter.empty, parameter.annotation)
         for name, parameter in inspect.signature(consumer).parameters.items()
         if name not in provided and parameter.kind is not parameter.VAR_KEYWORD
     }
@@ -87,31 +118,41 @@ def chosen(section: Mapping[str, Any], consumer: Callable[..., Any]) -> dict[str
 
 
 def check_config(config: ml_collections.ConfigDict, sections: dict[str, Keys]) -> None:
-    """Checks that every key of the config is consumed, and every needed one is there.
+    """Checks that all keys are consumed, needed ones there, and values of their kinds.
 
     Args:
-        sections: the keys of each section; a section with none is a single value.
+        sections: the keys of each section; one that is a value itself has the key "".
 
     Raises:
-        ConfigError: an unknown, misplaced or missing key; names the nearest valid one.
+        ConfigError: an unknown, misplaced or missing key, with the nearest valid one;
+            or a value of another type, out of its range, or none of the choices.
     """
-    needed = {
-        f"{section}.{key}": is_needed
+    known = {
+        full_name(section, name): key
         for section, keys in sections.items()
-        for key, is_needed in keys.items()
-    } | {section: True for section, keys in sections.items() if not keys}
-    found = []
+        for name, key in keys.items()
+    }
+    found = {}
     for section, value in config.items():
         is_section = isinstance(value, ml_collections.ConfigDict)
-        found += [f"{section}.{key}" for key in value] if is_section else [section]
-    for key in found:
-        if key not in needed:
-            raise ConfigError(unknown_key(key, list(needed)))
+        for name, inner in value.items() if is_section else [("", value)]:
+            found[full_name(section, name)] = inner
+    for name in found:
+        if name not in known:
+            raise ConfigError(unknown_key(name, list(known)))
     missing = [
-        key for key, is_needed in needed.items() if is_needed and key not in found
+        name for name, key in known.items() if key.is_needed and name not in found
     ]
     if missing:
         raise ConfigError(f"the config lacks {', '.join(missing)}")
+    for name, value in found.items():
+        if sentence := problem(name, value, known[name].kind):
+            raise ConfigError(sentence)
+
+
+def full_name(section: str, name: str) -> str:
+    """A key as the user writes it: `optim.momentum`, or `seed` without a section."""
+    return f"{section}.{name}" if name else section
 
 
 def other_name(name: str) -> tuple[str, str]:
@@ -155,7 +196,7 @@ def parse_duration(
     Raises:
         ConfigError: not a duration.
     """
-    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(steps?|epochs?|examples?|%)", text)
+    match = DURATION.fullmatch(text)
     if not match or (match[2] == "%" and not total_steps):
         units = "steps, epochs, examples" + (" or %" if total_steps else "")
         raise ConfigError(f"{text!r} is not a duration: wanted a number and {units}")
@@ -166,6 +207,11 @@ def parse_duration(
         "%": total_steps / 100,
     }[match[2].rstrip("s")]
     number = float(match[1])
+    if number * steps_per_unit > MOST_STEPS:
+        raise ConfigError(
+            f"{text!r} is {number * steps_per_unit:.4g} steps: wanted at most "
+            f"{MOST_STEPS}"
+        )
     return max(1, round(number * steps_per_unit)) if number else 0
 
 
@@ -212,27 +258,43 @@ def resolve_lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths
     Raises:
         ConfigError: not a duration, or durations that do not go together.
     """
-    parse = functools.partial(
-        parse_duration, batch_size=config.data.batch_size, examples_per_epoch=examples
-    )
-    total = parse(config.train.duration)
-    parse = functools.partial(parse, total_steps=total)
+    total = 0
+
+    def steps(key: str) -> int:
+        section, name = key.split(".")
+        try:
+            return parse_duration(
+                config[section][name],
+                batch_size=config.data.batch_size,
+                examples_per_epoch=examples,
+                total_steps=total,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
+
+    total = steps("train.duration")
+    if not total:
+        raise ConfigError(
+            f"train.duration is {config.train.duration!r}: wanted a step or more"
+        )
     lengths = Lengths(
         total,
-        warmup=parse(config.optim.warmup),
-        cooldown=parse(config.optim.cooldown),
-        eval_every=parse(config.eval.every),
-        checkpoint_every=parse(config.checkpoint.every),
-        keep_every=parse(config.checkpoint.keep_every),
-        log_every=parse(config.log.every),
+        warmup=steps("optim.warmup"),
+        cooldown=steps("optim.cooldown"),
+        eval_every=steps("eval.every"),
+        checkpoint_every=steps("checkpoint.every"),
+        keep_every=steps("checkpoint.keep_every"),
+        log_every=steps("log.every"),
         evaluators={
-            name: parse(config[name].every) for name in EVALUATORS if config[name].every
+            name: steps(f"{name}.every") for name in EVALUATORS if config[name].every
         },
     )
-    if config.checkpoint.keep_best and lengths.checkpoint_every % lengths.eval_every:
+    # 0 is at the end alone, where both are.
+    saved, evaluated = lengths.checkpoint_every, lengths.eval_every
+    if config.checkpoint.keep_best and (saved % evaluated if evaluated else saved):
         raise ConfigError(
-            f"checkpoint.keep_best needs checkpoint.every ({lengths.checkpoint_every} "
-            f"steps) to be a multiple of eval.every ({lengths.eval_every} steps)"
+            f"checkpoint.keep_best needs checkpoint.every ({saved} steps) to be a "
+            f"multiple of eval.every ({evaluated} steps)"
         )
     return lengths
 

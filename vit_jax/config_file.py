@@ -1,9 +1,9 @@
 """A config from a file, with the values that the command line changes."""
 
-import ast
 import difflib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from vit_jax.config import ConfigError, image_size, unknown_key
+from vit_jax.values import describe, read_text
 
 LIBRARY = Path(__file__).parent
 # The configs that come with the library: beside it in a clone, inside it if installed.
@@ -39,7 +40,12 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
     make_configs_importable(path.parent)
     module_spec: Any = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: {error.msg}") from None
+    if not callable(getattr(module, "get_config", None)):
+        raise ConfigError(f"--config={name}: {path} does not define get_config()")
     config = call_get_config(module.get_config, text, spec)
     for override in overrides:
         key, _, value = override.removeprefix("--config.").partition("=")
@@ -92,9 +98,10 @@ def call_get_config(
     Raises:
         ConfigError: the arguments are not those that `get_config` takes.
     """
-    names = [part.partition("=")[0] for part in text.split(",") if "=" in part]
-    if names:
-        args, kwargs = (), dict(part.split("=", 1) for part in text.split(","))
+    if re.match(r"\w+=", text):
+        # A comma is a part of a value, as of a path, unless another name follows it.
+        parts = re.split(r",(?=\w+=)", text)
+        args, kwargs = (), dict(part.split("=", 1) for part in parts)
     else:
         args, kwargs = ((text,) if text else ()), {}
     signature = inspect.signature(get_config)
@@ -103,7 +110,13 @@ def call_get_config(
     except TypeError as error:
         known = ", ".join(signature.parameters) or "no arguments"
         raise ConfigError(f"--config={spec}: {error}; it takes {known}") from None
-    return get_config(*args, **kwargs)
+    config = get_config(*args, **kwargs)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(
+            f"--config={spec}: get_config returned a {type(config).__name__}, and a "
+            "ConfigDict is wanted, such as configs/base.py makes"
+        )
+    return config
 
 
 def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
@@ -118,34 +131,22 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         section = section[part] if part in section else ml_collections.ConfigDict()
     if name not in section or isinstance(section[name], ml_collections.ConfigDict):
         raise ConfigError(unknown_key(key, all_keys(config), text))
-    old = section[name]
+    # Imported where a value is set: the consumers of all keys say what they may be.
+    from vit_jax.training.sections import config_sections
+
+    declared = config_sections().get(sections[0] if sections else name, {})
+    if (sections and name or "") not in declared:
+        raise ConfigError(unknown_key(key, all_keys(config), text))
+    kind = declared[name if sections else ""].kind
     try:
-        section[name] = (
-            image_size(text) if name == "image_size" else parse_value(text, old)
-        )
+        value = image_size(text) if name == "image_size" else read_text(text, kind)
+        # Whatever type the file had: `check_config` says what it must be.
+        with section.ignore_type():
+            section[name] = value
     except ConfigError as error:
         raise ConfigError(f"--config.{key}={error}") from None
-    except (KeyError, ValueError, SyntaxError, TypeError):
-        raise ConfigError(
-            f"--config.{key}={text}: wanted {type(old).__name__}, like {old!r}"
-        ) from None
-
-
-def parse_value(text: str, old: Any) -> Any:
-    """Reads a text as a value of the type of `old`; a tuple is `a,b` or `(a, b)`."""
-    if isinstance(old, bool):
-        return {"true": True, "false": False}[text.lower()]
-    if isinstance(old, int):
-        return int(text)
-    if isinstance(old, float):
-        return float(text)
-    if isinstance(old, tuple):
-        if text.startswith("("):
-            return tuple(ast.literal_eval(text))
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        numbers = old and not isinstance(old[0], str)
-        return tuple(ast.literal_eval(part) if numbers else part for part in parts)
-    return text
+    except (ValueError, SyntaxError, TypeError):
+        raise ConfigError(f"--config.{key}={text}: wanted {describe(kind)}") from None
 
 
 def all_keys(config: ml_collections.ConfigDict) -> list[str]:

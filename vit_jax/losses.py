@@ -1,11 +1,14 @@
 """Classification losses: pure, one value an example, unreduced."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+
+from vit_jax.values import Choice, Rate
 
 LossFn = Callable[[Array, Array], Array]
 
@@ -35,7 +38,15 @@ def smooth_labels(
     return targets * (1 - smoothing) + smoothing / targets.shape[-1]
 
 
-def make_loss(*, name: str, label_smoothing: float, round_up: bool = False) -> LossFn:
+LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+
+
+def make_loss(
+    *,
+    name: Annotated[str, Choice(*LOSSES)],
+    label_smoothing: Rate,
+    round_up: bool = False,
+) -> LossFn:
     """Builds `(logits (b n), target probabilities (b n)) -> loss (b)`.
 
     Args:
@@ -45,15 +56,9 @@ def make_loss(*, name: str, label_smoothing: float, round_up: bool = False) -> L
             wholly there: for `sigmoid`, as in DeiT III. Older runs do not name it.
 
     Raises:
-        ValueError: unknown name, smoothing out of range, or targets rounded up for a
-            loss or a smoothing that needs them to sum to 1.
+        ValueError: targets rounded up for a loss or a smoothing that needs them to sum
+            to 1.
     """
-    losses = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
-    if name not in losses:
-        raise ValueError(f"unknown loss {name!r}: wanted one of {', '.join(losses)}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"loss.label_smoothing is {label_smoothing}: wanted [0, 1)")
-
     if round_up and (name != "sigmoid" or label_smoothing):
         raise ValueError(
             f"loss.round_up makes targets of 1, and loss.name={name!r} with "
@@ -64,7 +69,7 @@ def make_loss(*, name: str, label_smoothing: float, round_up: bool = False) -> L
     def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
         if round_up:
             targets = (targets > 0).astype(targets.dtype)
-        return losses[name](
+        return LOSSES[name](
             logits.astype(jnp.float32), smooth_labels(targets, label_smoothing)
         )
 

@@ -24,6 +24,7 @@ from vit_jax.cli import (
     image_size,
     run_command,
 )
+from vit_jax.config import check_config
 from vit_jax.config_file import read_config
 from vit_jax.planning.largest_batch import batch_unit, largest_batch
 from vit_jax.planning.model_summary import summarize_command
@@ -31,6 +32,7 @@ from vit_jax.planning.run_plan import data_facts, plan_batch, plan_run
 from vit_jax.planning.target import find_target
 from vit_jax.planning.text import describe
 from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.training.sections import config_sections
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -52,6 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     # A program from the cache would not say how long it takes to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     config = read_config(arguments.config, arguments.overrides)
+    check_config(config, config_sections())
     target = find_target(arguments.topology, arguments.devices)
     facts = data_facts(config, arguments.num_examples, arguments.num_classes)
     if arguments.largest_batch and arguments.whole_run:

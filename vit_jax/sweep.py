@@ -17,11 +17,11 @@ from pathlib import Path
 import ml_collections
 
 from vit_jax.cli import add_config_arguments, command_parser, run_command
-from vit_jax.config import ConfigError
+from vit_jax.config import ConfigError, check_config
 from vit_jax.config_file import read_config
 from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.training.loop import Results, exit_on_interrupt, train
-from vit_jax.training.sections import ranked_split
+from vit_jax.training.sections import config_sections, ranked_split
 
 
 def sweep(
@@ -36,6 +36,7 @@ def sweep(
     Raises:
         ConfigError: the config's section `sweep` is not filled in.
     """
+    check_config(config, config_sections())
     settings = config.sweep
     if not (settings.learning_rates and settings.train_split and settings.dev_split):
         raise ConfigError(
@@ -44,7 +45,7 @@ def sweep(
         )
     ranked = ranked_split(config, "sweep", settings.dev_split)
     accuracies = {}
-    for rate in sorted(map(float, settings.learning_rates)):
+    for rate in sorted(settings.learning_rates):
         print(f"\nlearning rate {rate:g}, on {settings.train_split}", flush=True)
         trial = config.copy_and_resolve_references()
         trial.optim.learning_rate = rate

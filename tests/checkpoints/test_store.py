@@ -336,11 +336,6 @@ def test_saving_does_not_wait_for_the_disk(tmp_path, monkeypatch):
         release.set()
 
 
-def test_keep_last_must_be_positive(tmp_path):
-    with pytest.raises(ValueError, match=r"keep_last is 0: wanted at least 1"):
-        Checkpoints(tmp_path, keep_last=0)
-
-
 def test_an_unknown_best_metric_is_named(tmp_path):
     with opened(tmp_path, keep_best=1, best_metric="acc") as checkpoints:
         with pytest.raises(ValueError, match="'acc': wanted one of loss, accuracy"):

@@ -10,6 +10,7 @@ from vit_jax.config import (
     difference,
     load_config,
     parse_duration,
+    resolve_lengths,
 )
 from vit_jax.config_file import all_keys, read_config
 from vit_jax.training.sections import config_sections
@@ -37,10 +38,10 @@ def config():
         ("model=ViT-B/16", "did you mean 'model.name'"),
         ("image_size=64", "did you mean 'data.image_size'"),
         ("num_workers=4", "did you mean 'data.workers'"),
-        ("seed=many", "wanted int, like 0"),
-        ("optim.learning_rate=fast", "wanted float"),
+        ("seed=many", "wanted a whole number in"),
+        ("optim.learning_rate=fast", "wanted a number of at least 0"),
         ("data.image_size=big", "wanted pixels"),
-        ("log.tensorboard=maybe", "wanted bool"),
+        ("log.tensorboard=maybe", "wanted true or false"),
     ],
 )
 def test_wrong_overrides(override, message):
@@ -76,6 +77,43 @@ def test_config_file_errors(tmp_path):
         read_config(str(tmp_path / "none.py"), [])
     with pytest.raises(ConfigError, match="it takes no arguments"):
         read_config("configs/digits.py:model=B", [])
+
+
+def test_a_file_that_is_no_config(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(ConfigError, match=r"empty\.py does not define get_config\(\)"):
+        read_config(str(tmp_path / "empty.py"), [])
+    (tmp_path / "broken.py").write_text("\nx = (")
+    with pytest.raises(ConfigError, match=r"broken\.py, line 2: "):
+        read_config(str(tmp_path / "broken.py"), [])
+    (tmp_path / "none.py").write_text("def get_config(): pass")
+    with pytest.raises(ConfigError, match="get_config returned a NoneType"):
+        read_config(str(tmp_path / "none.py"), [])
+
+
+def test_a_path_may_have_commas():
+    config = read_config("folder:data=/photos/a,b,size=64", [])
+    assert config.data.name == "/photos/a,b"
+    assert config.data.image_size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "train.duration=1e15steps",
+            r"^train\.duration: '1e15steps' is 1e\+15 steps: ",
+        ),
+        ("train.duration=0epochs", r"^train\.duration is '0epochs': wanted a step"),
+        ("optim.warmup=soon", r"^optim\.warmup: 'soon' is not a duration"),
+        ("eval.every=0steps", r"^checkpoint\.keep_best needs .* \(0 steps\)"),
+    ],
+)
+def test_durations_that_cannot_be_name_their_key(change, message):
+    overrides = ["--config.checkpoint.keep_best=1", f"--config.{change}"]
+    config = read_config("digits", overrides)
+    with pytest.raises(ConfigError, match=message):
+        resolve_lengths(config, 1000)
 
 
 def test_what_others_call_a_key_leads_to_one_that_there_is():

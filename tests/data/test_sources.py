@@ -156,14 +156,6 @@ def test_folder_mistakes(tmp_path):
         make_source(str(good), "train")
 
 
-def test_option_mistakes(tmp_path):
-    _fill(tmp_path)
-    with pytest.raises(ValueError, match="cache must be one of auto, always, never"):
-        make_source(str(tmp_path), "train", cache="yes")
-    with pytest.raises(ValueError, match="holdout must lie between 0 and 1, got 1"):
-        make_source(str(tmp_path), "train", holdout=1)
-
-
 def test_array_source():
     images = np.zeros((3, 4, 5), np.uint8)
     source = ArraySource(images, [0, 1, 0], ["a", "b"])

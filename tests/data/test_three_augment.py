@@ -117,5 +117,5 @@ def test_the_pipeline_applies_it(options):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="data.color_jitter must be at least 0"):
+    with pytest.raises(ValueError, match="data.color_jitter is -0.1: wanted"):
         Data(**OPTIONS, color_jitter=-0.1)

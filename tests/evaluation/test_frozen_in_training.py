@@ -212,11 +212,11 @@ def test_evaluators_are_off_by_default():
             {"shots": (1, 500)},
             "class '2' has 142 images in digits train, fe",
         ),
-        ("fewshot", {"l2": 0.0}, "shots of at least 1, l2 > 0 and seeds >= 0"),
+        ("fewshot", {"l2": 0.0}, "fewshot.l2 is 0.0: wanted a number above 0"),
         ("fewshot", {"classes": ("x",)}, "has 'x', which is no class of digits"),
         ("fewshot", {"test_split": "val"}, "digits has no split 'val'"),
-        ("fewshot", {"crop": "centre"}, "data.eval_crop must be one of"),
-        ("knn", {"every": "100%", "neighbours": 0}, "need 1 to 1438 of them"),
+        ("fewshot", {"crop": "centre"}, "fewshot.crop is 'centre': wanted one of"),
+        ("knn", {"every": "100%", "neighbours": 1439}, "wanted at most 1438"),
     ],
 )
 def test_mistakes_show_before_training(section, change, message):

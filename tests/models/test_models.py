@@ -298,10 +298,7 @@ def test_bfloat16_keeps_parameters_weights_and_logits_in_float32(tiny):
         ({"images": (1, 8, 8, 1)}, "must have shape"),
         ({"images": (1, 12, 8, 3)}, "must have shape"),
         ({"dtype": jnp.uint8}, "must be floats in"),
-        ({"pooling": "max"}, "unknown pooling 'max'"),
-        ({"positions": "rotary"}, "unknown positions 'rotary'"),
         ({"num_heads": 3}, "multiple of the number of heads"),
-        ({"attention_implementation": "flash"}, "unknown attention implementation"),
         ({"attention_implementation": "cudnn"}, "needs an NVIDIA GPU"),
     ],
 )

@@ -129,12 +129,7 @@ def test_low_precision_is_turned_in_float32():
 @pytest.mark.parametrize(
     ("options", "width", "message"),
     [
-        ({"frequencies": "both"}, 8, "unknown rope_frequencies 'both': wanted one of"),
-        ({"coordinates": "pixels"}, 8, "unknown rope_coordinates 'pixels'"),
-        ({"layout": "thirds"}, 8, "unknown rope_layout 'thirds'"),
-        ({"axes": "zx"}, 8, "unknown rope_axes 'zx'"),
         ({"grid": (4, 4)}, 8, "it is .4, 4. with rope_coordinates='centred'"),
-        ({"grid": (4,), "coordinates": "index"}, 8, "rows and columns"),
         ({}, 6, "a width divisible by 4, not 6"),
     ],
 )

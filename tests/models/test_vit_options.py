@@ -365,12 +365,12 @@ def test_a_gate_is_a_third_matrix_in_the_arithmetic():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "batchnorm"}, "unknown norm 'batchnorm': wanted one of layernorm"),
-        ({"qk_norm": "l2"}, "unknown norm 'l2'"),
-        ({"qkv_bias": "vq"}, "unknown qkv_bias 'vq': wanted one of qkv, qk"),
-        ({"mlp": "geglu"}, "unknown mlp 'geglu': wanted one of plain, swiglu"),
-        ({"block": "deep"}, "unknown block 'deep': wanted one of pre_norm"),
-        ({"map_reads": "registers"}, "unknown map_reads 'registers'"),
+        ({"norm": "batchnorm"}, "norm is 'batchnorm': wanted one of layernorm"),
+        ({"qk_norm": "l2"}, "qk_norm is 'l2'"),
+        ({"qkv_bias": "vq"}, "qkv_bias is 'vq': wanted one of qkv, qk"),
+        ({"mlp": "geglu"}, "mlp is 'geglu': wanted one of plain, swiglu"),
+        ({"block": "deep"}, "block is 'deep': wanted one of pre_norm"),
+        ({"map_reads": "registers"}, "map_reads is 'registers'"),
         ({"block": "post_norm", "layer_scale_init": 0.1}, "set layer_scale_init to 0"),
         ({"distillation_token": True, "pooling": "gap"}, "use pooling='token'"),
         ({"distillation_token": True, "pre_logits": True}, "pre_logits=False"),

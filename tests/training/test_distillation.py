@@ -261,11 +261,11 @@ def test_its_step_can_be_timed(digits_run):
         (dict(teacher=""), "set objective.teacher to a run folder"),
         (
             dict(distillation="warm"),
-            "unknown objective.distillation 'warm': wanted one",
+            "objective.distillation is 'warm': wanted one of hard, soft",
         ),
         (dict(alpha=1.5), "objective.alpha is 1.5"),
         (dict(alpha=-0.1), "objective.alpha is -0.1"),
-        (dict(temperature=0.0), "objective.temperature 0.0"),
+        (dict(temperature=0.0), "objective.temperature is 0.0: wanted"),
     ],
 )
 def test_wrong_options(options, message, digits_run, tmp_path):

@@ -58,13 +58,6 @@ def test_the_first_loss_begins_the_mean():
     assert new.loss_mean == 50 and not fault
 
 
-def test_wrong_settings():
-    with pytest.raises(ValueError, match="'ignore': wanted one of stop, skip, rollb"):
-        guard("ignore")
-    with pytest.raises(ValueError, match="guard.spike is 0.5: wanted 0 .* more than 1"):
-        guard("stop", spike=0.5)
-
-
 def rows(*faults):
     return [{"loss": float("nan") if f else 1.0, "grad_norm": 1.0, "fault": f} for f in
             faults]  # fmt: skip

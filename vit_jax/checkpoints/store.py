@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 from absl import logging as absl_logging
@@ -26,6 +26,7 @@ from vit_jax.checkpoints.fingerprint import examine
 from vit_jax.checkpoints.retention import Retention
 from vit_jax.checkpoints.saving import Save, explain
 from vit_jax.storage.paths import absolute, as_path, medium
+from vit_jax.values import Choice, Count, Size
 
 PATIENCE = 60  # seconds that other processes get to finish or to see a file
 logger = logging.getLogger(__name__)
@@ -62,14 +63,12 @@ class Checkpoints:
         self,
         directory: str | Path,
         *,
-        keep_last: int = 1,
-        keep_best: int = 0,
+        keep_last: Size = 1,
+        keep_best: Count = 0,
         keep_every: int = 0,
-        best_metric: str = "accuracy",
+        best_metric: Annotated[str, Choice("accuracy", "top5")] = "accuracy",
         read_only: bool = False,
     ) -> None:
-        if keep_last < 1:
-            raise ValueError(f"checkpoint.keep_last is {keep_last}: wanted at least 1")
         # Orbax writes every decision to the log, hundreds of lines a run.
         absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
         self.directory = absolute(as_path(directory))  # as Orbax wants it

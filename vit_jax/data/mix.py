@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vit_jax.values import NotNegative
+
 Mix = Callable[[jax.Array, Array, Array], tuple[Array, Array]]
 
 
@@ -50,7 +52,9 @@ def cutmix(
     return images, (1 - share) * targets + share * jnp.roll(targets, 1, axis=0)
 
 
-def make_mix(*, mixup_alpha: float, cutmix_alpha: float, per_example: bool) -> Mix:
+def make_mix(
+    *, mixup_alpha: NotNegative, cutmix_alpha: NotNegative, per_example: bool
+) -> Mix:
     """Builds `(key, images (b h w c), labels (b)) -> (images, targets (b n))`.
 
     Args:
@@ -58,15 +62,7 @@ def make_mix(*, mixup_alpha: float, cutmix_alpha: float, per_example: bool) -> M
             is drawn from; 0 turns the operation off. If both are on, each draw takes
             one of them with probability 1/2.
         per_example: draw anew for each example, rather than once a batch.
-
-    Raises:
-        ValueError: a negative alpha.
     """
-    if min(mixup_alpha, cutmix_alpha) < 0:
-        raise ValueError(
-            f"mix.mixup_alpha and mix.cutmix_alpha must not be negative, but are "
-            f"{mixup_alpha} and {cutmix_alpha}"
-        )
 
     def draw_weight(key: jax.Array, alpha: float, draws: int) -> Float[Array, " b"]:
         # The larger share stays with the image itself, as in big_vision: the order of

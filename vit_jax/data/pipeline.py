@@ -1,10 +1,8 @@
 """The input pipeline: from the config section `data` to batches on the device."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -14,18 +12,11 @@ from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.device import prefetch_to_device
 from vit_jax.data.source_types import CACHE_CHOICES, CachedSource, PartSource, Source
 from vit_jax.data.stream import EvalBlocks, TrainBlocks
-from vit_jax.data.transforms import ImageTransforms, check_choices, check_least
+from vit_jax.data.transforms import ImageTransforms
+from vit_jax.values import Choice, Count, Name, Range, Size
 
 __all__ = ["Data", "prefetch_to_device"]
 
-_CHOICES = {"on_error": ("raise", "skip"), "cache": CACHE_CHOICES}
-_LEAST = {
-    "batch_size": 1,
-    "repeated_augmentation": 1,
-    "max_errors": 0,
-    "workers": 0,
-    "num_threads": 0,
-}
 # Below this, most of the work on an image is Python's, which threads cannot share: at
 # 32x32 a second thread halves the rate.
 _SMALL_PIXELS = 64 * 64
@@ -61,19 +52,19 @@ class Data(ImageTransforms):
         holdout: share of each class in "val" of a folder without splits.
     """
 
-    split: str = "train"
-    classes: tuple[str, ...] = ()
-    label: str = "label"
-    batch_size: int
-    repeated_augmentation: int = 1
-    workers: int = 0
-    num_threads: int = 0
-    on_error: str = "raise"
-    max_errors: int = 100
-    cache: str = "auto"
+    split: Name = "train"
+    classes: tuple[Name, ...] = ()
+    label: Name = "label"
+    batch_size: Size
+    repeated_augmentation: Size = 1
+    workers: Count = 0
+    num_threads: Count = 0
+    on_error: Annotated[str, Choice("raise", "skip")] = "raise"
+    max_errors: Count = 100
+    cache: Annotated[str, Choice(*CACHE_CHOICES)] = "auto"
     data_dir: str = ""
     stage: str = ""
-    holdout: float = 0.1
+    holdout: Annotated[float, Range(0, 1, left_open=True, right_open=True)] = 0.1
     _sources: dict[str, Source] = dataclasses.field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -81,10 +72,8 @@ class Data(ImageTransforms):
     def __post_init__(self):
         """Checks the options; opens nothing. Raises ValueError."""
         super().__post_init__()
-        check_choices(self, _CHOICES)
-        check_least(self, _LEAST)
         # A config read back from JSON has lists.
-        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        object.__setattr__(self, "classes", tuple(self.classes))
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers get the options only; the source that they read is pickled by itself.

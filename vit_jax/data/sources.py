@@ -13,7 +13,6 @@ from vit_jax.data.decode import ImageError
 from vit_jax.data.folder import stable_hash
 from vit_jax.data.openers import opener, refuse_label
 from vit_jax.data.source_types import (
-    CACHE_CHOICES,
     CachedSource,
     PartSource,
     Source,
@@ -121,17 +120,11 @@ def make_source(
           at most 1 GiB, "always", or "never".
 
     Raises:
-        ValueError: unknown name, split, class or option, empty split, wrong layout.
+        ValueError: unknown name, split, class, empty split, wrong layout.
         FileNotFoundError: missing folder, or a data set that is not prepared.
         ImportError: the library of an object store is missing.
         OSError: an object store cannot be read, or there is no room for the copy.
     """
-    if cache not in CACHE_CHOICES:
-        raise ValueError(
-            f"cache must be one of {', '.join(CACHE_CHOICES)}, got {cache!r}"
-        )
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
     if name == "digits":
         refuse_label(name, label)
         return _slice(_digits, name, split, classes)

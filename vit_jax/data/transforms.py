@@ -1,52 +1,36 @@
 """How images are cropped and augmented for training, and prepared for evaluation."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
+from typing import Annotated
 
 import numpy as np
 
 from vit_jax.data import augment
+from vit_jax.values import (
+    Choice,
+    Count,
+    ImageSize,
+    NotNegative,
+    Range,
+    check_fields,
+)
 
 BOX_CROPS = ("inception", "random_resized_crop")
-_CHOICES = {
-    "crop": (
-        *BOX_CROPS,
-        "resize_small_random_crop",
-        "resize_random_crop",
-        "padded_random_crop",
-        "resize",
-    ),
-    "eval_crop": ("resize_small_center_crop", "resize_center_crop", "resize"),
-    "eval_interpolation": augment.FILTERS,
-    "flip": ("auto", "on", "off"),
-    "randaug_variant": ("tensorflow", "intended"),
-}
+CROPS = (
+    *BOX_CROPS,
+    "resize_small_random_crop",
+    "resize_random_crop",
+    "padded_random_crop",
+    "resize",
+)
+EVAL_CROPS = ("resize_small_center_crop", "resize_center_crop", "resize")
+Area = Annotated[float, Range(0, 1, left_open=True)]
 # Written signs and left-right poses: the mirror image is another class, or none.
 _NO_FLIP = frozenset(
     "binary_alpha_digits cmaterdb digits dsprites emnist kmnist mnist mnist_corrupted "
     "omniglot smallnorb svhn_cropped".split()
 )
-
-
-def check_choices(options: object, choices: dict[str, tuple[str, ...]]) -> None:
-    """Raises ValueError for an option of `data` that is not one of its choices."""
-    for key, allowed in choices.items():
-        if getattr(options, key) not in allowed:
-            raise ValueError(
-                f"data.{key} must be one of {', '.join(allowed)}, got "
-                f"{getattr(options, key)!r}"
-            )
-
-
-def check_least(options: object, least: dict[str, int]) -> None:
-    """Raises ValueError for an option of `data` that is below its least value."""
-    for key, value in least.items():
-        if getattr(options, key) < value:
-            raise ValueError(
-                f"data.{key} must be at least {value}, got {getattr(options, key)}"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,38 +64,31 @@ class ImageTransforms:
     """
 
     name: str
-    image_size: tuple[int, int]
-    crop: str = "inception"
-    crop_area: tuple[float, float] = (0.05, 1.0)
-    crop_resize: int = 0
-    eval_crop: str = "resize_small_center_crop"
-    eval_resize: int = 0
-    eval_interpolation: str = "bilinear"
-    flip: str = "auto"
-    randaug_layers: int = 0
-    randaug_magnitude: float = 10.0
-    randaug_variant: str = "tensorflow"
+    image_size: ImageSize
+    crop: Annotated[str, Choice(*CROPS)] = "inception"
+    crop_area: tuple[Area, Area] = (0.05, 1.0)
+    crop_resize: Count = 0
+    eval_crop: Annotated[str, Choice(*EVAL_CROPS)] = "resize_small_center_crop"
+    eval_resize: Count = 0
+    eval_interpolation: Annotated[str, Choice(*augment.FILTERS)] = "bilinear"
+    flip: Annotated[str, Choice("auto", "on", "off")] = "auto"
+    randaug_layers: Annotated[int, Range(0, 16)] = 0
+    randaug_magnitude: Annotated[float, Range(0, 30)] = 10.0
+    randaug_variant: Annotated[str, Choice("tensorflow", "intended")] = "tensorflow"
     three_augment: bool = False
-    color_jitter: float = 0.0
+    color_jitter: NotNegative = 0.0
 
     def __post_init__(self):
         """Checks the options. Raises ValueError."""
-        check_choices(self, _CHOICES)
+        check_fields(self, "data")
         # A config read back from JSON has lists.
         object.__setattr__(self, "image_size", tuple(self.image_size))
         object.__setattr__(self, "crop_area", tuple(self.crop_area))
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        if self.crop_area[0] > self.crop_area[1]:
             raise ValueError(
-                "data.image_size must be (height, width), both positive, got "
-                f"{self.image_size}"
+                "data.crop_area must be (least, most) with least <= most, got "
+                f"{self.crop_area}"
             )
-        area = self.crop_area
-        if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
-            raise ValueError(
-                "data.crop_area must be (least, most) with 0 < least <= most <= 1, "
-                f"got {area}"
-            )
-        check_least(self, {"randaug_layers": 0, "color_jitter": 0})
         longer = max(self.image_size)
         for key in ("crop_resize", "eval_resize"):
             if 0 != getattr(self, key) < longer:

@@ -8,8 +8,8 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,10 +17,12 @@ from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
 from vit_jax.data.pipeline import Data, prefetch_to_device
+from vit_jax.data.transforms import EVAL_CROPS
 from vit_jax.evaluation.means import EvalStep, run_step
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
+from vit_jax.values import Choice, Name, Size
 
 Params = Any
 FeatureFn = Callable[[Params, UInt8[Array, "b h w 3"]], Float[Array, "b d"]]
@@ -179,7 +181,7 @@ def own_data(
     *,
     name: str,
     split: str,
-    classes: Sequence[str],
+    classes: tuple[str, ...],
     data_dir: str,
     crop: str,
 ) -> Data:
@@ -220,12 +222,12 @@ class FrozenFeatures:
     mesh: jax.sharding.Mesh
     _: dataclasses.KW_ONLY
     name: str
-    train_split: str
-    test_split: str
-    classes: Sequence[str]
+    train_split: Name
+    test_split: Name
+    classes: tuple[Name, ...]
     data_dir: str
-    crop: str
-    batch_size: int
+    crop: Annotated[str, Choice("", *EVAL_CROPS)]
+    batch_size: Size
 
     def __post_init__(self) -> None:
         """Opens both splits; raises ValueError for unknown ones or unknown classes."""

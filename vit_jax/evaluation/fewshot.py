@@ -8,7 +8,7 @@ that the penalty hardly reaches it, a penalty of 2^10, argmax.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vit_jax.evaluation.features import FrozenFeatures, Params
+from vit_jax.values import Condition, Count, Positive, Size, check_fields
 
 BIAS_FEATURE = 100.0
 STD_FLOOR = 1e-5
@@ -32,22 +33,18 @@ class FewShot(FrozenFeatures):
         l2: the penalty, more than 0.
     """
 
-    shots: Sequence[int]
-    seeds: int
-    l2: float
+    shots: Annotated[tuple[Size, ...], Condition("whole numbers from 1 on", bool)]
+    seeds: Count
+    l2: Positive
 
     def __post_init__(self) -> None:
         """Opens the data and chooses the examples; computes no features.
 
         Raises:
             ValueError: a class with fewer examples than shots, unknown splits or
-                classes, or a penalty or shots that are not positive.
+                classes, or an option out of its range.
         """
-        if not self.shots or min(self.shots) < 1 or self.l2 <= 0 or self.seeds < 0:
-            raise ValueError(
-                "few-shot evaluation needs shots of at least 1, l2 > 0 and seeds >= 0; "
-                f"got shots={tuple(self.shots)}, l2={self.l2}, seeds={self.seeds}"
-            )
+        check_fields(self, "fewshot")
         super().__post_init__()
         names, most = self.label_names, max(self.shots)
         labels = self.data.source(self.train_split).labels()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vit_jax.evaluation.features import FrozenFeatures, Params
+from vit_jax.values import Positive, Size, check_fields
 
 # Test examples at a time. Their similarities with 1.3 million training examples take
 # 1.3 GB.
@@ -26,23 +27,23 @@ class Knn(FrozenFeatures):
         neighbours, temperature: k and T.
     """
 
-    neighbours: int
-    temperature: float
+    neighbours: Size
+    temperature: Positive
 
     def __post_init__(self) -> None:
         """Opens the data; computes no features.
 
         Raises:
-            ValueError: unknown splits or classes, a temperature that is not positive,
-                or too few training examples.
+            ValueError: unknown splits or classes, an option out of its range, or too
+                few training examples.
         """
+        check_fields(self, "knn")
         super().__post_init__()
         count = self.data.num_examples(self.train_split)
-        if not 1 <= self.neighbours <= count or self.temperature <= 0:
+        if self.neighbours > count:
             raise ValueError(
-                f"nearest neighbours need 1 to {count} of them, as many as "
-                f"{self.data.name} {self.train_split} has images, and a temperature > "
-                f"0; got neighbours={self.neighbours}, temperature={self.temperature}"
+                f"knn.neighbours is {self.neighbours}: wanted at most {count}, as many "
+                f"as {self.data.name} {self.train_split} has images"
             )
 
     def __call__(self, params: Params) -> dict[str, float]:

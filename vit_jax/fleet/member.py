@@ -15,7 +15,6 @@ from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import (
     Lengths,
-    check_config,
     chosen,
     difference,
     lists_to_tuples,
@@ -34,10 +33,10 @@ from vit_jax.storage.jsonl import read_metrics
 from vit_jax.storage.paths import absolute, medium, write_atomically
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.loop import Results
-from vit_jax.training.metrics import Writer
+from vit_jax.training.metrics import Writer, check_installed
 from vit_jax.training.optim import make_schedule
 from vit_jax.training.run_folder import CHANGEABLE_KEYS, GROWING, begin_folder, versions
-from vit_jax.training.sections import config_sections, evaluator_class, ranked_split
+from vit_jax.training.sections import evaluator_class, ranked_split
 
 FAILURE = "failure.txt"
 # Options of reading are irrelevant, as all images are read into arrays once.
@@ -66,17 +65,17 @@ class Member:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
-        """Checks the config and opens the data; decodes nothing.
+        """Opens the data of a config that was checked; decodes nothing.
 
         Raises:
             ValueError: the config cannot be used.
         """
-        check_config(config, config_sections())
         self.config, self.workdir = config, workdir
         self.data = shared(Data(**{**config.data, **IN_MEMORY}))
         self.label_names = self.data.label_names()
         self.data.check_splits(config.eval.splits)
         self.lengths: Lengths = resolve_lengths(config, self.data.num_examples())
+        check_installed(**without_every(config.log))
         self._ranked = ranked_split(config, "checkpoint", config.eval.splits[0])
         self.failure = self._read_failure()
         self.results: Results = {}
@@ -214,7 +213,7 @@ class Member:
 
     def save(self, step: int, state: Any, mesh: jax.sharding.Mesh) -> None:
         """Saves a state of arrays on the host, in the background."""
-        evaluated = step == self.lengths.total or step % self.lengths.eval_every == 0
+        evaluated = self.lengths.due(self.lengths.eval_every, step)
         best = self.results.get(self._ranked) if evaluated else None
         facts = {
             "next_index": step * self.config.data.batch_size,

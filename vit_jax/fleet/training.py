@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from vit_jax.config import ConfigError, to_dict
+from vit_jax.config import ConfigError, check_config, to_dict
 from vit_jax.data.pipeline import Data
 from vit_jax.fleet.loop import Clock, SideBySide
 from vit_jax.fleet.member import Member, Results
@@ -30,6 +30,7 @@ from vit_jax.parallel.distributed import StopSignals
 from vit_jax.storage.paths import as_path
 from vit_jax.training.initial_weights import complete_model, initial_params
 from vit_jax.training.loop import Interrupted
+from vit_jax.training.sections import config_sections
 
 # Keys that the fleet does not support, with the values that turn them off.
 ORDINARY = {
@@ -110,6 +111,7 @@ def train_fleet(
     if len(configs) != len(workdirs) or len(set(map(str, workdirs))) != len(workdirs):
         raise ValueError("a fleet needs one folder for each config, each another")
     for config, workdir in zip(configs, workdirs, strict=True):
+        check_config(config, config_sections())
         if reason := why_not(config):
             raise ConfigError(f"{workdir}: {reason}; train it with vit_jax.train")
     defaults = DEFAULTS[jax.default_backend()]
@@ -162,10 +164,16 @@ def run_group(
     program = make_program(key, classes, slots, steps)
     with ExitStack() as stack:
         by_step: dict[int, list[tuple[Member, Any]]] = {}
+        # Before any folder is begun: a checkpoint to start from may not be there.
+        first_states = {
+            member.workdir: jax.device_get(first_state(program, member))
+            for member in active
+            if not member.saved_step
+        }
         for member in active:
             state = member.open(program.state, stack)
             if state is None:
-                state = first_state(program, member)
+                state = first_states[member.workdir]
             state = jax.device_get(state)
             by_step.setdefault(int(state.step), []).append((member, state))
         # A kill during the saves leaves the runs at different steps.

@@ -15,7 +15,7 @@ from vit_jax.models.flash_attention import (
     pad_to_even,
     traced_device,
 )
-from vit_jax.models.layers import check_choice, make_norm
+from vit_jax.models.layers import make_norm
 from vit_jax.models.positions import OFFSET_BIASES, RelativePositions
 from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.rotary import RotaryPositions
@@ -159,7 +159,6 @@ class MultiHeadAttention(nn.Module):
         Float[Array, "b q k e"], Float[Array, "b l k e"], Float[Array, "b l k e"]
     ]:
         """Queries, keys and values of each head, the first two normed if asked for."""
-        check_choice("qkv_bias", self.biases, BIASES)
 
         def part(name: str, inputs: Array) -> Array:
             return nn.DenseGeneral(
@@ -203,10 +202,9 @@ def choose_kernel(
         device: that the program is for, see `traced_device`.
 
     Raises:
-        ValueError: unknown implementation; `cudnn` where it cannot run; or `auto` for
+        ValueError: `cudnn` where it cannot run; or `auto` for
             a card of which nothing is known.
     """
-    check_choice("attention implementation", implementation, IMPLEMENTATIONS)
     otherwise = "einsum"
     if train and not (dropout_rate or relative or return_weights):
         otherwise = "library" if device.platform == "gpu" else "softmax"

@@ -14,8 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.layers import check_choice
-
 STACKED = "blocks"
 # What is kept of a block for its backward pass, by name.
 POLICIES = {
@@ -32,7 +30,6 @@ def rematerialized(
     function: Callable[..., Any], policy: str, *, scanned: bool = False
 ) -> Callable[..., Any]:
     """A function of a Flax module and arrays that keeps what the policy names."""
-    check_choice("remat", policy, REMAT)
     if policy == "none":
         return function
     # In a loop there is nothing to merge the second computation with.

@@ -18,7 +18,6 @@ from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
 from vit_jax.models.layers import (
     Mlp,
     ResidualBranch,
-    check_choice,
     divide_batch,
     make_norm,
 )
@@ -178,9 +177,7 @@ class EncoderBlock(nn.Module):
         return make_norm(self.norm, self.norm_epsilon, self.dtype, name)
 
     def check(self) -> None:
-        """Raises ValueError for an unknown option, or some that do not go together."""
-        check_choice("block", self.kind, BLOCKS)
-        check_choice("mlp", self.mlp, MLPS)
+        """Raises ValueError for options that do not go together."""
         if self.kind == "post_norm" and self.layer_scale_init:
             raise ValueError(
                 "the norms of block='post_norm' scale the branches already: set "

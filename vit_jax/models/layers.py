@@ -1,14 +1,16 @@
 """What several of the models are made of."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vit_jax.values import Choice
 
 ACTIVATIONS = {
     "gelu_tanh": nn.gelu,  # the tanh approximation, as in the released code
@@ -23,9 +25,10 @@ ACTIVATIONS = {
     "elu": nn.elu,
     "leaky_relu": nn.leaky_relu,
 }
+Activation = Annotated[str, Choice(*ACTIVATIONS)]
 # Where training begins: `xavier`, which the modules draw, is that of google-research's
 # vision_transformer and big_vision; `trunc_normal` is below.
-INITIALIZATIONS = ("xavier", "trunc_normal")
+Initialization = Annotated[str, Choice("xavier", "trunc_normal")]
 # Of PyTorch projects. Truncated at 2, as theirs, it is a normal distribution.
 DEVIATION = 0.02
 TOKENS = ("class_token", "distillation_token", "map_head/probe")
@@ -33,17 +36,8 @@ HEAD_BIASES = ("head/bias", "distillation_head/bias")
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError for a value of an option that is none of its choices."""
-    if value not in choices:
-        raise ValueError(
-            f"unknown {name} {value!r}: wanted one of {', '.join(choices)}"
-        )
-
-
 def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> nn.Module:
     """A norm over the features, its statistics in float32."""
-    check_choice("norm", kind, NORMS)
     return NORMS[kind](epsilon, dtype=dtype, name=name)
 
 
@@ -109,7 +103,6 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        check_choice("activation", self.activation, ACTIVATIONS)
         width = x.shape[-1]
         hidden = dense("hidden", self.hidden_dim)(x)
         if self.gated:

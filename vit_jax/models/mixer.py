@@ -8,15 +8,30 @@ products and the residual stream are in `dtype`; LayerNorm statistics and the lo
 float32.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models.layers import Mlp, PatchEmbedding, ResidualBranch, classifier
-from vit_jax.models.pixels import HALF, check_grid, prepare
+from vit_jax.models.layers import (
+    Activation,
+    Mlp,
+    PatchEmbedding,
+    ResidualBranch,
+    classifier,
+)
+from vit_jax.models.pixels import HALF, Deviation, Mean, check_grid, prepare
+from vit_jax.values import (
+    Count,
+    ImageSize,
+    NotNegative,
+    Range,
+    Rate,
+    Size,
+    check_fields,
+)
 
 
 class MixerBlock(nn.Module):
@@ -109,25 +124,30 @@ class Mixer(nn.Module):
         dtype: of matrix products and of the residual stream.
     """
 
-    num_classes: int
-    image_size: tuple[int, int]
-    patch_size: int
-    depth: int
-    width: int
-    token_mlp_dim: int
-    channel_mlp_dim: int
-    norm_epsilon: float = 1e-6
-    activation: str = "gelu_tanh"
+    num_classes: Count
+    image_size: ImageSize
+    patch_size: Size
+    depth: Annotated[int, Range(1, 10_000)]
+    width: Size
+    token_mlp_dim: Size
+    channel_mlp_dim: Size
+    norm_epsilon: NotNegative = 1e-6
+    activation: Activation = "gelu_tanh"
     head_bias_init: float = 0.0
-    dropout_rate: float = 0.0
-    stochastic_depth_rate: float = 0.0
-    pixel_mean: tuple[float, float, float] = HALF
-    pixel_std: tuple[float, float, float] = HALF
+    dropout_rate: Rate = 0.0
+    stochastic_depth_rate: Rate = 0.0
+    pixel_mean: Mean = HALF
+    pixel_std: Deviation = HALF
     dtype: Any = jnp.float32
 
     if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
 
         def __hash__(self) -> int: ...
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an option out of its range, or of another type."""
+        check_fields(self)
+        super().__post_init__()
 
     @property
     def grid(self) -> tuple[int, int]:

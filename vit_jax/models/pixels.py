@@ -3,7 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from vit_jax.values import Positive
+
 HALF = (0.5, 0.5, 0.5)
+Mean = tuple[float, float, float]
+Deviation = tuple[Positive, Positive, Positive]
 
 
 def normalize(images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:

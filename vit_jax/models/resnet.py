@@ -4,7 +4,7 @@ The forms v1 and v2 are described in `models/bottleneck.py`; the released code o
 also has epsilons of its own, see `EPSILONS`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from vit_jax.models.bottleneck import Layers, Stage
 from vit_jax.models.layers import classifier
-from vit_jax.models.pixels import HALF, prepare
+from vit_jax.models.pixels import HALF, Deviation, Mean, prepare
 from vit_jax.models.std_conv import GROUPS, group_norm
+from vit_jax.values import Choice, Count, ImageSize, NotNegative, Size, check_fields
 
 # Of the released code; the logits of its checkpoints depend on them.
 EPSILONS = {
@@ -88,7 +89,6 @@ class ResNetTrunk(nn.Module):
         self, images: Float[Array, "b height width 3"]
     ) -> tuple[Float[Array, "b h w c"], dict[str, Any]]:
         """The output, and by name that of the root and of each unit of each stage."""
-        epsilons(self.version)  # raises if there is no such version
         if self.width < 1 or self.width % GROUPS:
             raise ValueError(
                 f"the width of a ResNet must be a multiple of {GROUPS}, the groups of "
@@ -138,23 +138,28 @@ class ResNet(nn.Module):
         dtype: of convolutions and of the residual stream.
     """
 
-    num_classes: int
-    image_size: tuple[int, int]
-    blocks: tuple[int, ...]
-    width: int = 64
-    version: str = "v2"
+    num_classes: Count
+    image_size: ImageSize
+    blocks: tuple[Size, ...]
+    width: Size = 64
+    version: Annotated[str, Choice(*EPSILONS)] = "v2"
     head_bias_init: float = 0.0
-    norm_epsilon: float = 1e-5
-    std_epsilon: float = 0.0
-    variance_epsilon: float = 1e-10
-    axial_heads: int = 0
-    pixel_mean: tuple[float, float, float] = HALF
-    pixel_std: tuple[float, float, float] = HALF
+    norm_epsilon: NotNegative = 1e-5
+    std_epsilon: NotNegative = 0.0
+    variance_epsilon: NotNegative = 1e-10
+    axial_heads: Count = 0
+    pixel_mean: Mean = HALF
+    pixel_std: Deviation = HALF
     dtype: Any = jnp.float32
 
     if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
 
         def __hash__(self) -> int: ...
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an option out of its range, or of another type."""
+        check_fields(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(

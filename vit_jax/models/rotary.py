@@ -15,7 +15,7 @@ ViT-5 also turns its registers, with a base of their own, 100.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import einops
 import flax.linen as nn
@@ -24,14 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vit_jax.models.layers import check_choice
+from vit_jax.values import Choice, Condition, Positive, Size
 
-CHOICES = {
-    "frequencies": ("axial", "mixed"),
-    "coordinates": ("centred", "index"),
-    "layout": ("half", "pairs"),
-    "axes": ("yx", "xy"),
-}
+Frequencies = Annotated[str, Choice("axial", "mixed")]
+Coordinates = Annotated[str, Choice("centred", "index")]
+Layout = Annotated[str, Choice("half", "pairs")]
+Axes = Annotated[str, Choice("yx", "xy")]
+Grid = Annotated[
+    tuple[Size, ...],
+    Condition("() or rows and columns, such as (14, 14)", lambda x: len(x) in (0, 2)),
+]
+OPTIONS = (
+    *("frequencies", "coordinates", "base", "layout", "axes", "grid"),
+    "register_base",
+)
 
 
 class RotaryPositions(nn.Module):
@@ -53,11 +59,11 @@ class RotaryPositions(nn.Module):
             a square grid of their own; 0 leaves them as they are.
     """
 
-    frequencies: str = "axial"
-    coordinates: str = "centred"
-    base: float = 100.0
-    layout: str = "half"
-    axes: str = "yx"
+    frequencies: Frequencies = "axial"
+    coordinates: Coordinates = "centred"
+    base: Positive = 100.0
+    layout: Layout = "half"
+    axes: Axes = "yx"
     grid: tuple[int, ...] = ()
     registers: int = 0
     register_base: float = 0.0
@@ -119,10 +125,8 @@ class RotaryPositions(nn.Module):
         return jnp.stack(turned)
 
     def check(self, head_width: int) -> None:
-        """Raises ValueError for an unknown choice or heads of a width that is odd."""
-        for name, choices in CHOICES.items():
-            check_choice(f"rope_{name}", getattr(self, name), choices)
-        if len(self.grid) not in (0, 2) or (self.grid and self.coordinates != "index"):
+        """Raises ValueError for options that do not go together, or odd heads."""
+        if self.grid and self.coordinates != "index":
             raise ValueError(
                 "rope_grid is the rows and columns that coordinates of kind 'index' "
                 f"are scaled to, or (): it is {self.grid} with rope_coordinates="
@@ -169,6 +173,5 @@ def turn(
 
 def rotary_options(model: Any) -> dict[str, Any]:
     """The options of `RotaryPositions` that a model has under names with `rope_`."""
-    names = (*CHOICES, "base", "grid", "register_base")
-    options = {name: getattr(model, f"rope_{name}") for name in names}
+    options = {name: getattr(model, f"rope_{name}") for name in OPTIONS}
     return options | {"registers": model.num_registers}

@@ -7,27 +7,32 @@ Parameters are float32. Matrix products and the residual stream are in `dtype`;
 the statistics of norms, softmax and the logits are float32.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vit_jax.models.encoder import Encoder, block_options
+from vit_jax.models.attention import BIASES, IMPLEMENTATIONS
+from vit_jax.models.depth import REMAT
+from vit_jax.models.encoder import BLOCKS, MLPS, Encoder, block_options
 from vit_jax.models.layers import (
-    INITIALIZATIONS,
+    NORMS,
+    Activation,
+    Initialization,
     PatchEmbedding,
-    check_choice,
     classifier,
     divide_batch,
     make_norm,
 )
-from vit_jax.models.pixels import HALF, check_grid, prepare
+from vit_jax.models.pixels import HALF, Deviation, Mean, check_grid, prepare
 from vit_jax.models.pooling import MapHead
 from vit_jax.models.positions import (
     ADDED,
+    KINDS,
     OFFSET_BIASES,
+    PLACES,
     PositionEmbedding,
     add_positions,
     check_positions,
@@ -35,14 +40,19 @@ from vit_jax.models.positions import (
 )
 from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.resnet import ResNetTrunk
+from vit_jax.models.rotary import Axes, Coordinates, Frequencies, Grid, Layout
+from vit_jax.values import (
+    Choice,
+    Count,
+    ImageSize,
+    NotNegative,
+    Positive,
+    Range,
+    Rate,
+    Size,
+    check_fields,
+)
 
-CHOICES = {
-    "pooling": ("token", "gap", "map", "token_gap"),
-    "map_reads": ("all", "patches"),
-    "class_token": ("auto", "always"),
-    "attention": ("full", "axial"),
-    "initialization": INITIALIZATIONS,
-}
 ZEROS, NORMAL = nn.initializers.zeros, nn.initializers.normal(stddev=0.02)
 
 
@@ -109,65 +119,70 @@ class VisionTransformer(nn.Module):
         dtype: of matrix products and of the residual stream.
     """
 
-    num_classes: int
-    image_size: tuple[int, int]
-    patch_size: int
-    depth: int
-    width: int
-    mlp_dim: int
-    num_heads: int
-    pooling: str = "token"
-    map_reads: str = "all"
-    class_token: str = "auto"
+    num_classes: Count
+    image_size: ImageSize
+    patch_size: Size
+    depth: Annotated[int, Range(1, 10_000)]
+    width: Size
+    mlp_dim: Size
+    num_heads: Size
+    pooling: Annotated[str, Choice("token", "gap", "map", "token_gap")] = "token"
+    map_reads: Annotated[str, Choice("all", "patches")] = "all"
+    class_token: Annotated[str, Choice("auto", "always")] = "auto"
     class_token_position: bool = True
     distillation_token: bool = False
-    positions: str = "learned"
-    positions_at: str = "stem"
-    relative_mlp_dim: int = 128
-    rope_frequencies: str = "axial"
-    rope_coordinates: str = "centred"
-    rope_base: float = 100.0
-    rope_layout: str = "half"
-    rope_axes: str = "yx"
-    rope_grid: tuple[int, ...] = ()
-    rope_register_base: float = 0.0
-    attention: str = "full"
-    qkv_bias: str = "qkv"
-    qk_norm: str = "none"
+    positions: Annotated[str, Choice(*KINDS)] = "learned"
+    positions_at: Annotated[str, Choice(*PLACES)] = "stem"
+    relative_mlp_dim: Size = 128
+    rope_frequencies: Frequencies = "axial"
+    rope_coordinates: Coordinates = "centred"
+    rope_base: Positive = 100.0
+    rope_layout: Layout = "half"
+    rope_axes: Axes = "yx"
+    rope_grid: Grid = ()
+    rope_register_base: NotNegative = 0.0
+    attention: Annotated[str, Choice("full", "axial")] = "full"
+    qkv_bias: Annotated[str, Choice(*BIASES)] = "qkv"
+    qk_norm: Annotated[str, Choice("none", *NORMS)] = "none"
     attention_inner_norm: bool = False
-    block: str = "pre_norm"
+    block: Annotated[str, Choice(*BLOCKS)] = "pre_norm"
     embedding_norm: bool = False
-    norm: str = "layernorm"
+    norm: Annotated[str, Choice(*NORMS)] = "layernorm"
     norm_after_pooling: bool = False
-    norm_epsilon: float = 1e-6
-    mlp: str = "plain"
+    norm_epsilon: NotNegative = 1e-6
+    mlp: Annotated[str, Choice(*MLPS)] = "plain"
     mlp_inner_norm: bool = False
-    activation: str = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     pre_logits: bool = False
     head_bias_init: float = 0.0
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    stochastic_depth_rate: float = 0.0
+    dropout_rate: Rate = 0.0
+    attention_dropout_rate: Rate = 0.0
+    stochastic_depth_rate: Rate = 0.0
     stochastic_depth_uniform: bool = False
-    layer_scale_init: float = 0.0
-    initialization: str = "xavier"
-    num_registers: int = 0
-    resnet_stem: tuple[int, ...] | None = None
-    stem_width: int = 64
-    stem_norm_epsilon: float = 1e-6
-    stem_std_epsilon: float = 1e-5
-    stem_variance_epsilon: float = 0.0
-    pixel_mean: tuple[float, float, float] = HALF
-    pixel_std: tuple[float, float, float] = HALF
-    attention_implementation: str = "auto"
+    layer_scale_init: NotNegative = 0.0
+    initialization: Initialization = "xavier"
+    num_registers: Count = 0
+    resnet_stem: tuple[Count, ...] | None = None
+    stem_width: Size = 64
+    stem_norm_epsilon: NotNegative = 1e-6
+    stem_std_epsilon: NotNegative = 1e-5
+    stem_variance_epsilon: NotNegative = 0.0
+    pixel_mean: Mean = HALF
+    pixel_std: Deviation = HALF
+    attention_implementation: Annotated[str, Choice(*IMPLEMENTATIONS)] = "auto"
     scan: bool = False
-    remat: str = "none"
-    patch_outputs: int = 0
+    remat: Annotated[str, Choice(*REMAT)] = "none"
+    patch_outputs: Count = 0
     dtype: Any = jnp.float32
 
     if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
 
         def __hash__(self) -> int: ...
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an option out of its range, or of another type."""
+        check_fields(self)
+        super().__post_init__()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -391,8 +406,6 @@ class VisionTransformer(nn.Module):
 
     def check(self, image_size: tuple[int, int]) -> None:
         """Raises ValueError for options that do not go together, or a wrong size."""
-        for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
         axial = self.attention == "axial"
         check_positions(self.positions, self.positions_at, axial=axial)
         check_grid(image_size, self.patch_size)

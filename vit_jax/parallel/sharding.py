@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import numpy as np
@@ -25,7 +25,16 @@ from jax.sharding import (
 )
 from jax.tree_util import keystr, tree_map_with_path
 
+from vit_jax.values import Condition
+
 AXES = ("data", "fsdp", "tensor")
+Axis = Annotated[
+    int,
+    Condition(
+        "-1 (the devices that are left) or a whole number of at least 1",
+        lambda size: size == -1 or size >= 1,
+    ),
+]
 BATCH = PartitionSpec(("data", "fsdp"))
 # The end of a parameter's path, and the mesh axes of its last dimensions.
 TENSOR_RULES = (
@@ -48,7 +57,7 @@ STACKED = "encoder/blocks/"
 
 
 def make_mesh(
-    *, data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None
+    *, data: Axis, fsdp: Axis, tensor: Axis, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Arranges the devices as a mesh of axes `data`, `fsdp`, `tensor`.
 

@@ -25,8 +25,6 @@ from vit_jax.training.step import (
     classification,
 )
 
-KINDS = ("hard", "soft")
-
 
 def hard_loss(
     logits: Float[Array, "b n"], teacher: Float[Array, "b n"]
@@ -72,10 +70,14 @@ def distil(
         temperature: of `soft`.
 
     Raises:
-        ValueError: no teacher, one that cannot teach this model, or a wrong option.
+        ValueError: no teacher, or one that cannot teach this model.
         CheckpointError, OSError: the teacher cannot be read.
     """
-    check_options(teacher, kind, alpha, temperature)
+    if not teacher:
+        raise ValueError(
+            "objective.name='distillation' needs a trained model to learn from: set "
+            "objective.teacher to a run folder, a file or a public name"
+        )
     guide = load_model(teacher).clone(image_size=model.image_size, dtype=model.dtype)
     if guide.num_classes != model.num_classes:
         raise ValueError(
@@ -107,24 +109,6 @@ def distil(
         return losses.mean(), (logits.argmax(-1) == labels.argmax(-1)).mean()
 
     return Objective(prepare, loss, guide)
-
-
-def check_options(teacher: str, kind: str, alpha: float, temperature: float) -> None:
-    """Raises ValueError for options of the section `objective` that cannot be."""
-    if not teacher:
-        raise ValueError(
-            "objective.name='distillation' needs a trained model to learn from: set "
-            "objective.teacher to a run folder, a file or a public name"
-        )
-    if kind not in KINDS:
-        raise ValueError(
-            f"unknown objective.distillation {kind!r}: wanted one of {', '.join(KINDS)}"
-        )
-    if not 0 <= alpha <= 1 or temperature <= 0:
-        raise ValueError(
-            f"objective.alpha is {alpha} and objective.temperature {temperature}: "
-            "wanted a share in [0, 1] and a temperature above 0"
-        )
 
 
 def load_teacher(

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-POLICIES = ("stop", "skip", "rollback")
+from vit_jax.values import Choice, Count, Range
+
 # Weight of a step in the running mean of the loss: it remembers some 100 steps.
 MEAN_WEIGHT = 0.01
 
@@ -41,22 +42,9 @@ class Guard:
             the training stops.
     """
 
-    policy: str
-    spike: float
-    max_faults: int
-
-    def __post_init__(self) -> None:
-        """Raises ValueError."""
-        if self.policy not in POLICIES:
-            raise ValueError(
-                f"unknown guard.policy {self.policy!r}: wanted one of "
-                f"{', '.join(POLICIES)}"
-            )
-        if self.spike != 0 and self.spike <= 1:
-            raise ValueError(
-                f"guard.spike is {self.spike}: wanted 0 (off) or more than 1, such as "
-                "3 for a loss of three times its running mean"
-            )
+    policy: Annotated[str, Choice("stop", "skip", "rollback")]
+    spike: Annotated[float, Range(1, left_open=True, off=True)]
+    max_faults: Count
 
     def __call__(
         self, old: Any, new: Any, metrics: dict[str, jax.Array]

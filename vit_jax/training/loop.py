@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.fingerprint import compile_examination
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import chosen, to_dict, without_every
@@ -28,7 +29,7 @@ from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
 from vit_jax.training.run_folder import GROWING, begin_folder, versions
 from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
-from vit_jax.training.step import TrainState
+from vit_jax.training.step import Params, TrainState
 from vit_jax.training.summary import announce_compilation, start_block
 from vit_jax.training.watchdog import Watchdog
 from vit_jax.training.writer_thread import WriterThread
@@ -41,9 +42,14 @@ class Interrupted(Exception):
 
 
 def start_state(
-    config: ml_collections.ConfigDict, setup: Setup, checkpoints: Checkpoints
+    config: ml_collections.ConfigDict,
+    setup: Setup,
+    checkpoints: Checkpoints,
+    params: Params | None = None,
 ) -> tuple[TrainState, int]:
     """The newest saved state and its position in the data, or a new one.
+
+    A new one takes over `params`, those of `init`, which are read if they are None.
 
     Mesh, processes and `model.scan` may be others than those that saved it. A run that
     goes on does not need `init` any more.
@@ -68,20 +74,26 @@ def start_state(
             else:
                 state = unstack_blocks(state, unstack_layers)
         return state, metadata["next_index"]
-    params = None
-    if config.init:
-        # Imported where a checkpoint is read: it knows everybody's layouts.
-        from vit_jax.training.initial_weights import initial_params
-
-        params = initial_params(
-            program.model,
-            program.state.params,
-            config.init,
-            setup.label_names,
-            seed=config.seed,
-            resample=config.resample,
-        )
+    if params is None:
+        params = given_params(config, setup)
     return program.init_state(params), 0
+
+
+def given_params(config: ml_collections.ConfigDict, setup: Setup) -> Params | None:
+    """The parameters of `init`, if a run has one."""
+    if not config.init:
+        return None
+    # Imported where a checkpoint is read: it knows everybody's layouts.
+    from vit_jax.training.initial_weights import initial_params
+
+    return initial_params(
+        setup.program.model,
+        setup.program.state.params,
+        config.init,
+        setup.label_names,
+        seed=config.seed,
+        resample=config.resample,
+    )
 
 
 def evaluate_splits(
@@ -172,6 +184,9 @@ def train(
 
             config = complete_model(config, workdir)
         setup = build(config)
+        # Before the folder is begun: what training starts from may not be there.
+        begun = integrity.steps(workdir / "checkpoints")
+        params = None if begun else given_params(config, setup)
         begin_folder(workdir, config, allow_change=allow_config_change)
         distributed.say(start_block(config, setup, workdir))
         platform = setup.program.mesh.devices.flat[0].platform
@@ -185,8 +200,10 @@ def train(
         rollbacks, next_index = 0, None
         while True:
             try:
+                begin = start_state(config, setup, checkpoints, params)
+                params = None  # their memory is the state's now
                 return run_steps(
-                    config, setup, workdir, checkpoints, signals, next_index
+                    config, setup, workdir, checkpoints, signals, begin, next_index
                 )
             except FaultyStep as fault:
                 rollbacks += 1
@@ -205,15 +222,16 @@ def run_steps(
     workdir: Path,
     checkpoints: Checkpoints,
     signals: distributed.StopSignals,
+    begin: tuple[TrainState, int],
     next_index: int | None,
 ) -> Results:
-    """From the newest checkpoint to the end; `next_index`, if any, is that of the data.
+    """From `start_state` to the end; `next_index`, if any, is that of the data.
 
     Raises:
         FaultyStep: with the place in the data that follows the step's batch.
     """
     lengths, program = setup.lengths, setup.program
-    state, saved_index = start_state(config, setup, checkpoints)
+    state, saved_index = begin
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
     compiled = announce_compilation()

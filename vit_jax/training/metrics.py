@@ -1,6 +1,7 @@
 """Metrics on their way out: terminal, JSONL, TensorBoard, Weights & Biases."""
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -95,9 +96,6 @@ class Writer:
         show: print what is written, with a progress line.
         folder: `metrics.jsonl` and `tensorboard/` go there; None for the workdir, which
             then is on a disk.
-
-    Raises:
-        ImportError: `wandb` is asked for and not installed.
     """
 
     def __init__(
@@ -244,16 +242,20 @@ class SilentWriter(Writer):
         pass
 
 
+def check_installed(tensorboard: bool, wandb: str) -> None:
+    """Raises ImportError if what is to be written to is not installed."""
+    if tensorboard and not importlib.util.find_spec("tensorboardX"):
+        raise ImportError("log.tensorboard=True needs: pip install tensorboardX")
+    if wandb and not importlib.util.find_spec("wandb"):
+        raise ImportError(f'log.wandb={wandb!r} needs: pip install "vit_jax[wandb]"')
+
+
 def start_wandb(
     project: str, workdir: Path, folder: Path, config: ml_collections.ConfigDict
 ) -> Any:
     """Begins or resumes the Weights & Biases run of a run folder; `folder` is local."""
-    try:
-        import wandb
-    except ImportError:
-        raise ImportError(
-            f'log.wandb={project!r} needs: pip install "vit_jax[wandb]"'
-        ) from None
+    import wandb
+
     return wandb.init(
         project=project,
         name=workdir.name,

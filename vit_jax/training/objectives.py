@@ -1,12 +1,13 @@
 """What a run learns, by the config section `objective`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from vit_jax.data.mix import make_mix
 from vit_jax.evaluation.means import EvalStep, make_eval_step
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
 from vit_jax.training.step import Objective, classification
+from vit_jax.values import Choice, Positive, Range, Share
 
 
 def make_objective(
@@ -14,13 +15,13 @@ def make_objective(
     loss: dict[str, Any],
     mix: dict[str, Any],
     *,
-    name: str,
-    target: str,
-    corrupt_rate: float,
+    name: Annotated[str, Choice("classification", "distillation", "masked_patch")],
+    target: Annotated[str, Choice("mean_colour", "downscaled", "pixels")],
+    corrupt_rate: Annotated[float, Range(0, 1, left_open=True)],
     teacher: str,
-    distillation: str,
-    alpha: float,
-    temperature: float,
+    distillation: Annotated[str, Choice("hard", "soft")],
+    alpha: Share,
+    temperature: Positive,
 ) -> tuple[AnyModel, Objective, EvalStep]:
     """The model with the heads that it needs, its objective, its step of evaluation.
 
@@ -32,7 +33,7 @@ def make_objective(
         teacher, distillation, alpha, temperature: of `distillation`, see there.
 
     Raises:
-        ValueError: unknown name, or options that do not go together.
+        ValueError: options that do not go together.
     """
     if name in ("classification", "distillation"):
         loss_fn, mixing = make_loss(**loss), make_mix(**mix)
@@ -47,11 +48,6 @@ def make_objective(
                 model, loss_fn, mixing, teacher=teacher, kind=distillation, **options
             )
         return model, objective, make_eval_step(model, loss_fn)
-    if name != "masked_patch":
-        raise ValueError(
-            f"unknown objective.name {name!r}: wanted classification, distillation or "
-            "masked_patch"
-        )
     for key, value, off in (
         ("loss.name", loss["name"], "softmax"),
         ("loss.label_smoothing", loss["label_smoothing"], 0),

@@ -22,6 +22,7 @@ from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.parallel import placement, sharding
 from vit_jax.parallel.determinism import compiler_options
 from vit_jax.training.guard import Guard
+from vit_jax.training.metrics import check_installed
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
 from vit_jax.training.sections import config_sections, evaluator_class, ranked_split
@@ -251,6 +252,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     label_names = data.label_names()
     data.check_splits(config.eval.splits)
     lengths = resolve_lengths(config, data.num_examples())
+    check_installed(**without_every(config.log))
     ranked = ranked_split(config, "checkpoint", config.eval.splits[0])
     program = build_program(config, num_classes=len(label_names), lengths=lengths)
     if not program.model.num_classes:

@@ -4,7 +4,7 @@ With `models/vit.py` this is all there is to understand.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -16,6 +16,7 @@ from vit_jax.losses import LossFn
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.training.guard import Guard
+from vit_jax.values import Choice, NotNegative, Rate, Size
 
 Params = Any
 Batch = dict[str, Any]
@@ -109,11 +110,11 @@ def make_train_step(
     schedule: optax.Schedule,
     guard: Guard,
     *,
-    accumulate_steps: int,
-    ema_decay: float,
+    accumulate_steps: Size,
+    ema_decay: Rate,
     ema_ramp: bool,
-    gradient_dtype: str,
-    sam_rho: float,
+    gradient_dtype: Annotated[str, Choice("float32", "bfloat16")],
+    sam_rho: NotNegative,
 ) -> TrainStep:
     """Builds the pure training step `(state, batch, keys) -> (state, metrics)`.
 
@@ -199,12 +200,7 @@ def sharpness_aware(gradient: Callable[..., Any], rho: float) -> Callable[..., A
 
     They are `params + rho * g / |g|`, with g the gradient of the same examples and key,
     its norm that of all parameters together. The value is that at `params`.
-
-    Raises:
-        ValueError: a negative radius.
     """
-    if rho < 0:
-        raise ValueError(f"train.sam_rho is {rho}: wanted 0 (off) or a radius above it")
     if not rho:
         return gradient
 

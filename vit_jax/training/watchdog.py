@@ -13,8 +13,6 @@ class Watchdog:
     """
 
     def __init__(self, timeout: float) -> None:
-        if timeout < 0:
-            raise ValueError(f"train.step_timeout is {timeout}: wanted 0 or more")
         self.timeout = timeout
         self._step: int | None = None
         self._progress = threading.Event()

@@ -1,0 +1,200 @@
+"""Every key of a config, and every option of a model: what is no value is refused."""
+
+import math
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+from jaxtyping import TypeCheckError
+
+from vit_jax.config import ConfigError, Duration, Interval, check_config, full_name
+from vit_jax.config_file import read_config
+from vit_jax.models import FAMILIES, NO_OPTIONS, create_model, defaults_of
+from vit_jax.training.sections import config_sections
+from vit_jax.values import Choice, Condition, Range, describe, fits, is_declared
+
+KEYS = {
+    full_name(section, name): key.kind
+    for section, keys in config_sections().items()
+    for name, key in keys.items()
+}
+OPTIONS = [
+    (family, name)
+    for family, model in FAMILIES.items()
+    for name in defaults_of(model)
+    if name not in NO_OPTIONS
+]
+NAMES = {"vit": "ViT-Ti/16", "resnet": "BiT-R50x1", "mixer": "Mixer-S/32"}
+STEP = 1e-6
+
+
+def split(kind: Any) -> tuple[Any, list[Any]]:
+    """The plain type behind a declared kind, and its limits."""
+    if get_origin(kind) is Annotated:
+        plain, *limits = get_args(kind)
+        return plain, limits
+    return kind, []
+
+
+def examples(kind: Any) -> tuple[list[Any], list[Any]]:
+    """Values that a kind must allow, and values that it must refuse."""
+    if type(None) in get_args(kind):
+        good, bad = examples(get_args(kind)[0])
+        return [None, *good], [value for value in bad if value is not None]
+    plain, limits = split(kind)
+    if get_origin(plain) is tuple:
+        return tuple_examples(plain, limits)
+    if plain is bool:
+        return [True, False], [0, 1, "true", None, math.nan]
+    if plain in (int, float):
+        return number_examples(plain, limits)
+    assert plain is str, plain
+    bad: list[Any] = [0, 1.5, math.nan, True, None, ("a", "b")]
+    if kind == Duration:
+        bad += ["", "10", "nansteps", "infsteps", "-1steps", "1.2.3steps", "1e400"]
+        return [
+            "0steps",
+            "2epochs",
+            "1e3examples",
+            "10%",
+            ".5epochs",
+            "5e-1epochs",
+        ], bad
+    if kind == Interval:
+        return ["", "2epochs"], [*bad, "10", "nansteps"]
+    for limit in limits:
+        if isinstance(limit, Choice):
+            names = limit.holds.__self__  # pyright: ignore[reportFunctionMemberAccess]
+            return list(names), [*bad, "no such choice"]
+        if limit.text == "a regular expression":
+            return ["", "head/.*"], [*bad, "*", "[a"]
+        assert limit.text == "a text that is not empty"
+        return ["a"], [*bad, ""]
+    return ["", "a"], bad
+
+
+def number_examples(plain: Any, limits: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The ends of a range, a little and far beyond, and what is no number."""
+    good, bad = [], [math.nan, math.inf, -math.inf, "1", None, True, (1, 2)]
+    step = 1 if plain is int else STEP
+    bad += [1.5] if plain is int else []
+    for limit in limits:
+        if not isinstance(limit, Range):
+            good, bad = [*good, -1, 1], [*bad, 0, -2]  # sizes of a mesh
+            continue
+        ends = (
+            (limit.least, limit.left_open, -step),
+            (limit.most, limit.right_open, step),
+        )
+        for end, is_open, outwards in ends:
+            if math.isinf(end):
+                continue
+            end = plain(end)
+            (bad if is_open and not (limit.off and end == 0) else good).append(end)
+            beyond = [end + outwards, end + 1e6 * outwards]
+            bad += [value for value in beyond if not (limit.off and value == 0)]
+            good.append(end - outwards)
+        good += [0] if limit.off else []
+    return good or [plain(-1), plain(0), plain(1)], bad
+
+
+def tuple_examples(plain: Any, limits: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Good elements in tuples and lists; bad ones, wrong lengths, and no tuple."""
+    kinds = get_args(plain)
+    inner, wrong = examples(kinds[0])
+    if kinds[-1] is ...:
+        number, bad = 2, []
+        may_be_empty = not limits or limits[0].holds(())
+        good: list[Any] = [] if not may_be_empty else [()]
+        bad += [()] if not may_be_empty else []
+    else:
+        number, good, bad = len(kinds), [], [(), (inner[0],) * (len(kinds) + 1)]
+    good += [(value,) * number for value in inner] + [[inner[0]] * number]
+    bad += [(value,) * number for value in wrong] + [
+        (inner[0],) * (number - 1) + (wrong[0],)
+    ]
+    return good, [*bad, 3, "text", None]
+
+
+def with_value(key: str, value: Any) -> Any:
+    config = read_config("digits", [])
+    section, _, name = key.rpartition(".")
+    place = config[section] if section else config
+    with place.unlocked():
+        if name in place:
+            del place[name]  # so that a float does not make a float of what follows
+        place[name] = value
+    return config
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_declared_and_holds_to_it(key):
+    kind = KEYS[key]
+    assert is_declared(kind), f"{key} has no type, range or choices"
+    assert kind is not int and kind is not float or key == "model.head_bias_init"
+    good, bad = examples(kind)
+    for value in good:
+        check_config(with_value(key, value), config_sections())
+    for value in bad:
+        with pytest.raises(ConfigError) as error:
+            check_config(with_value(key, value), config_sections())
+        assert str(error.value).startswith(f"{key} is {value!r}: wanted ")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("family", "option"), OPTIONS)
+def test_every_option_of_a_model_holds_wherever_it_is_made(family, option):
+    kind = FAMILIES[family].__dataclass_fields__[option].type
+    assert is_declared(kind), f"{family} has {option} without a type, range or choices"
+    model = create_model(NAMES[family])
+    for value in examples(kind)[1]:
+        # In tests alone, jaxtyping finds another type before the model does.
+        with pytest.raises((ValueError, TypeCheckError)) as error:
+            model.clone(**{option: value})
+        if isinstance(error.value, ValueError):
+            assert str(error.value).startswith(f"{option} is {value!r}: wanted ")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        *("model.dropout_rate=1.5", "model.dropout_rate=-0.1", "model.depth=-1"),
+        *("optim.momentum=1.5", "optim.b2=2", "optim.learning_rate=-1"),
+        *("optim.clip_norm=-1", "optim.learning_rate=nan", "optim.freeze=[a"),
+        *("train.ema_decay=1.5", "train.ema_decay=nan", "train.step_timeout=inf"),
+        *(
+            "model.pixel_std=(-0.5,0.5,0.5)",
+            "model.pixel_std=(0,0,0)",
+            "guard.spike=nan",
+        ),
+        *("eval.splits=", "eval.batch_size=0", "seed=-1", "checkpoint.keep_last=0"),
+        *("checkpoint.best_metric=acuracy", "checkpoint.best_metric=loss"),
+        *("model.remat=some", "train.gradient_dtype=fp16", "model.num_heads=0"),
+        *("data.randaug_magnitude=-5", "data.color_jitter=nan", "data.name="),
+        *("optim.momentum_dtype=complex64", "fewshot.batch_size=0", "mesh.data=0"),
+        *("model.width=-16", "model.mlp_dim=-4", "eval.every=1.2.3epochs"),
+    ],
+)
+def test_what_was_trained_with_once_is_refused(nonsense):
+    config = read_config("digits", [f"--config.{nonsense}"])
+    key = nonsense.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{key} is .*: wanted "):
+        check_config(config, config_sections())
+
+
+def test_the_words_of_each_kind_of_limit():
+    assert describe(Annotated[float, Range(0, 1, right_open=True)]) == (
+        "a number in [0, 1)"
+    )
+    assert describe(Annotated[int, Range(1)]) == "a whole number of at least 1"
+    assert describe(Annotated[float, Range(1, left_open=True, off=True)]) == (
+        "0 (off) or a number above 1"
+    )
+    assert describe(Annotated[str, Choice("", "a", "b")]) == "one of a, b"
+    assert describe(tuple[float, float]) == "2 values, each a number"
+    assert describe(tuple[int, ...] | None) == "values, each a whole number or None"
+    assert describe(Annotated[str, Condition("a word", str.isalpha)]) == "a word"
+
+
+def test_whole_numbers_are_numbers_and_lists_are_tuples():
+    assert fits(1, float) and not fits(1.0, int) and not fits(True, float)
+    assert fits([1, 2], tuple[int, int]) and not fits([1], tuple[int, int])

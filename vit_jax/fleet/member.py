@@ -19,7 +19,6 @@ from vit_jax.config import (
     chosen,
     difference,
     lists_to_tuples,
-    load_config,
     resolve_lengths,
     to_dict,
     without_every,
@@ -30,13 +29,13 @@ from vit_jax.evaluation.means import Evaluator
 from vit_jax.fleet.program import FleetProgram
 from vit_jax.models import AnyModel
 from vit_jax.parallel import sharding
-from vit_jax.storage.jsonl import read_metrics
 from vit_jax.storage.paths import absolute, medium, write_atomically
+from vit_jax.storage.run_files import CHANGEABLE_KEYS, load_config, read_metrics
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.loop import Results
 from vit_jax.training.metrics import Writer
 from vit_jax.training.optim import make_schedule
-from vit_jax.training.run_folder import CHANGEABLE_KEYS, GROWING, begin_folder, versions
+from vit_jax.training.run_folder import GROWING, begin_folder, versions
 from vit_jax.training.sections import config_sections, evaluator_class, ranked_split
 
 FAILURE = "failure.txt"

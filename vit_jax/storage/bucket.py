@@ -145,8 +145,13 @@ def exists(path: Path) -> bool:
 
 def read_text(path: Path) -> str:
     """Reads a text."""
+    return read_bytes(path).decode()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads an object."""
     with store_errors(path):
-        return client().cat_file(str(path)).decode()
+        return client().cat_file(str(path))
 
 
 def sha256(path: Path) -> str:

@@ -93,6 +93,11 @@ def read_text(path: Path) -> str:
     return path.read_text()
 
 
+def read_bytes(path: Path) -> bytes:
+    """Reads a file."""
+    return path.read_bytes()
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

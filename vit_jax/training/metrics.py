@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 
 
 class Meter:

@@ -35,7 +35,12 @@ from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.loop import Results
 from vit_jax.training.metrics import Writer
 from vit_jax.training.optim import make_schedule
-from vit_jax.training.run_folder import GROWING, begin_folder, versions
+from vit_jax.training.run_folder import (
+    GROWING,
+    begin_folder,
+    hold_folder,
+    versions,
+)
 from vit_jax.training.sections import config_sections, evaluator_class, ranked_split
 
 FAILURE = "failure.txt"
@@ -134,6 +139,7 @@ class Member:
             state: shapes with shardings of the state to restore.
             stack: closes the folder in the end, after a save in progress.
         """
+        stack.enter_context(hold_folder(self.workdir))
         begin_folder(self.workdir, self.config, allow_change=False)
         (self.workdir / FAILURE).unlink(missing_ok=True)
         keep = chosen(self.config.checkpoint, Checkpoints)

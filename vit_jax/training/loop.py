@@ -26,7 +26,12 @@ from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
-from vit_jax.training.run_folder import GROWING, begin_folder, versions
+from vit_jax.training.run_folder import (
+    GROWING,
+    begin_folder,
+    hold_folder,
+    versions,
+)
 from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
 from vit_jax.training.step import TrainState
 from vit_jax.training.summary import announce_compilation, start_block
@@ -160,6 +165,7 @@ def train(
     Raises:
         ValueError: the config cannot be used; nothing was started.
         CheckpointError: no checkpoint could be restored or written.
+        FolderInUse: another process trains in the folder.
         OSError: something else could not be written.
         FaultyStep: loss or gradients became NaN or Inf, or the loss jumped.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
@@ -172,6 +178,7 @@ def train(
 
             config = complete_model(config, workdir)
         setup = build(config)
+        stack.enter_context(hold_folder(workdir))
         begin_folder(workdir, config, allow_change=allow_config_change)
         distributed.say(start_block(config, setup, workdir))
         platform = setup.program.mesh.devices.flat[0].platform

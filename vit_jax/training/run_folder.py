@@ -1,5 +1,6 @@
 """The folder of a run: its config, and what may change when it is gone on with."""
 
+import contextlib
 import functools
 import logging
 import platform
@@ -10,7 +11,9 @@ import jax
 import ml_collections
 
 from vit_jax.checkpoints import integrity
+from vit_jax.checkpoints.agreement import from_primary
 from vit_jax.config import ConfigError
+from vit_jax.storage.lock import held
 from vit_jax.storage.paths import medium
 from vit_jax.storage.run_files import CONFIG, changes, load_config
 
@@ -28,6 +31,18 @@ def versions() -> dict[str, str]:
 
 # Files that a run adds to, besides TensorBoard's, of which each start has its own.
 GROWING = ("metrics.jsonl", "skipped.txt")
+
+
+def hold_folder(folder: Path) -> contextlib.ExitStack:
+    """The lock of a run folder, to be closed in the end; process 0 holds it for all.
+
+    Raises:
+        FolderInUse: another run holds it.
+        OSError: it cannot be written.
+    """
+    stack = contextlib.ExitStack()
+    from_primary(lambda: stack.enter_context(held(folder)) or "")
+    return stack
 
 
 def begin_folder(

@@ -18,21 +18,21 @@ from vit_jax.checkpoints.fingerprint import compile_examination
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import chosen, to_dict, without_every
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
+from vit_jax.data.record_list import describe
 from vit_jax.evaluation.means import evaluate
-from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.parallel import determinism, distributed, sharding
-from vit_jax.parallel.placement import stack_layers, unstack_layers
 from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
+from vit_jax.training.resume import start_state
 from vit_jax.training.run_folder import (
     GROWING,
     begin_folder,
     hold_folder,
     versions,
 )
-from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
+from vit_jax.training.setup import Setup, build, lower_evaluation
 from vit_jax.training.step import TrainState
 from vit_jax.training.summary import announce_compilation, start_block
 from vit_jax.training.watchdog import Watchdog
@@ -43,50 +43,6 @@ Results = dict[str, dict[str, float]]
 
 class Interrupted(Exception):
     """A signal ended the run early; its state is saved."""
-
-
-def start_state(
-    config: ml_collections.ConfigDict, setup: Setup, checkpoints: Checkpoints
-) -> tuple[TrainState, int]:
-    """The newest saved state and its position in the data, or a new one.
-
-    Mesh, processes and `model.scan` may be others than those that saved it. A run that
-    goes on does not need `init` any more.
-    """
-    program = setup.program
-    scan = config.model.scan
-
-    def saved_state(metadata: dict[str, Any]) -> TrainState:
-        if metadata["config"]["model"]["scan"] == scan:
-            return program.state
-        other = config.copy_and_resolve_references()
-        other.model.scan = not scan
-        classes, lengths = len(setup.label_names), setup.lengths
-        return build_program(other, num_classes=classes, lengths=lengths).state
-
-    restored = checkpoints.restore(saved_state)
-    if restored is not None:
-        state, metadata = restored.state, restored.metadata
-        if metadata["config"]["model"]["scan"] != scan:
-            if scan:
-                state = stack_blocks(state, stack_layers)
-            else:
-                state = unstack_blocks(state, unstack_layers)
-        return state, metadata["next_index"]
-    params = None
-    if config.init:
-        # Imported where a checkpoint is read: it knows everybody's layouts.
-        from vit_jax.training.initial_weights import initial_params
-
-        params = initial_params(
-            program.model,
-            program.state.params,
-            config.init,
-            setup.label_names,
-            seed=config.seed,
-            resample=config.resample,
-        )
-    return program.init_state(params), 0
 
 
 def evaluate_splits(
@@ -193,7 +149,13 @@ def train(
         while True:
             try:
                 return run_steps(
-                    config, setup, workdir, checkpoints, signals, next_index
+                    config,
+                    setup,
+                    workdir,
+                    checkpoints,
+                    signals,
+                    next_index,
+                    allow_change=allow_config_change,
                 )
             except FaultyStep as fault:
                 rollbacks += 1
@@ -213,6 +175,8 @@ def run_steps(
     checkpoints: Checkpoints,
     signals: distributed.StopSignals,
     next_index: int | None,
+    *,
+    allow_change: bool,
 ) -> Results:
     """From the newest checkpoint to the end; `next_index`, if any, is that of the data.
 
@@ -220,7 +184,11 @@ def run_steps(
         FaultyStep: with the place in the data that follows the step's batch.
     """
     lengths, program = setup.lengths, setup.program
-    state, saved_index = start_state(config, setup, checkpoints)
+    splits = (setup.data.split, *config.eval.splits)
+    records = {split: describe(setup.data, split) for split in splits}
+    state, saved_index, measured = start_state(
+        config, setup, checkpoints, records, allow_change=allow_change
+    )
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
     compiled = announce_compilation()
@@ -240,7 +208,7 @@ def run_steps(
         batches = training_batches(config, setup, first_index)
         stack.callback(batches.close)
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
-        meter = Meter(batch_size, faults.accept)
+        meter = Meter(batch_size, faults.accept, measured)
         results: Results = {}
 
         @contextlib.contextmanager
@@ -270,13 +238,16 @@ def run_steps(
                     results |= evaluate_due(setup, config.eval, state, writer, step)
             if (stop := signals.stop()) or save:
                 with between_steps():
-                    meter.finish()
+                    if not save:
+                        meter.settle()
+                        writer.faults(faults.take())
                     # First the metrics: no committed step is without those before it.
                     writer.flush()
                     files.push()
                     evaluated = lengths.due(lengths.eval_every, step)
                     best = results[setup.ranked] if evaluated else None
                     facts = facts_to_save(config, setup, batches.next_index)
+                    facts |= {"records": records, "meter": meter.state()}
                     checkpoints.save(step, state, facts, best)
             if stop and step < lengths.total:
                 checkpoints.wait()

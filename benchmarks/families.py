@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.sources import make_source
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 
 FAMILIES = ("vit", "hybrid", "bit")
 IMAGES = 64

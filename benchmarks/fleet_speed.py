@@ -28,7 +28,7 @@ import ml_collections
 from configs import lab
 from vit_jax.cli import run_command
 from vit_jax.fleet.training import DEFAULTS, train_fleet
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.loop import train
 
 SIZES = {

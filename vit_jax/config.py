@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import ml_collections
@@ -307,23 +306,6 @@ def without_every(section: ml_collections.ConfigDict) -> dict[str, Any]:
 def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The config as JSON would give it back: plain dicts, lists for tuples."""
     return json.loads(config.to_json())
-
-
-def load_config(path: Path) -> ml_collections.ConfigDict:
-    """Reads a saved config.
-
-    Raises:
-        ConfigError: the file is not there or not readable.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist: wanted the folder of a training run"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not readable as JSON: {error}") from None
-    return ml_collections.ConfigDict(lists_to_tuples(values))
 
 
 def lists_to_tuples(value: Any) -> Any:

@@ -19,6 +19,7 @@ import ml_collections
 from vit_jax.cli import add_config_arguments, command_parser, run_command
 from vit_jax.config import ConfigError, check_config
 from vit_jax.config_file import read_config
+from vit_jax.storage.lock import held
 from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.training.loop import Results, exit_on_interrupt, train
 from vit_jax.training.sections import config_sections, ranked_split
@@ -64,7 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: runs the sweep, prints a table and writes `sweep.json`."""
     config = read_config(arguments.config, arguments.overrides)
     workdir = as_path(arguments.workdir)
-    with exit_on_interrupt("vit_jax.sweep"):
+    with exit_on_interrupt("vit_jax.sweep"), held(workdir):
         accuracies, best, results = sweep(config, workdir, may_exit=True)
     report = {
         "dev_split": config.sweep.dev_split,

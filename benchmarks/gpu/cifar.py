@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.gpu.processes import start
 from benchmarks.gpu.results import Spec, run_phase
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.lab.records import Conclusion
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.sections import config_sections
 
 SCALES = ("smoke", "mini", "small", "full")

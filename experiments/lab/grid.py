@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import ml_collections
@@ -23,6 +23,7 @@ from experiments.lab.frame import Arm, Experiment, RunResults, resolve
 from vit_jax.config import difference
 from vit_jax.fleet.training import fleet_key, train_fleet, why_not
 from vit_jax.storage.paths import write_atomically
+from vit_jax.storage.schema import read_json
 from vit_jax.training.loop import train
 
 # The file that marks a run as finished.
@@ -156,8 +157,15 @@ def unfinished(runs: list[GridRun]) -> list[GridRun]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has ended, be it with a result or with a permanent failure."""
-    return (folder / RECORD).exists()
+    """Whether a run has ended, be it with a result or with a permanent failure.
+
+    A damaged record is none: the run goes on from its last step, and writes it again.
+    """
+    try:
+        record(folder)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -219,9 +227,16 @@ def collect(
     return RunResults(scale, folder, finished, configs, data)
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """The record of a finished run: `seconds` of training, and whether it `failed`."""
-    return json.loads((folder / RECORD).read_text())
+class Record(TypedDict):
+    """The record of a finished run: time of training, and whether it has no result."""
+
+    seconds: float
+    failed: bool
+
+
+def record(folder: Path) -> Record:
+    """The record of a finished run; raises as `read_json`."""
+    return read_json(folder / RECORD, Record)
 
 
 def seconds(runs: list[GridRun]) -> float:

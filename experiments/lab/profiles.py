@@ -1,5 +1,6 @@
 """Bias profiles of the runs of a grid, measured once and kept beside them."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from vit_jax.interop.trained import load_trained
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.paths import write_atomically
+from vit_jax.storage.schema import read_json
 from vit_jax.training.step import named_keys
 
 Profile = dict[str, float]
@@ -53,9 +55,9 @@ def initial_profile(folder: Path, move: int, *, count: int = IMAGES) -> Profile:
 
 
 def kept(path: Path, measure: Callable[[], Profile]) -> Profile:
-    """The profile in a file, which is measured and written if it is not there yet."""
-    if path.exists():
-        return json.loads(path.read_text())
+    """The profile in a file, measured and written if it is not there, or damaged."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return read_json(path, Profile)
     profile = measure()
     write_atomically(path, json.dumps(profile, indent=1) + "\n")
     print(f"{path.parent.parent.name}/{path.parent.name}: {path.name}", flush=True)

@@ -1,5 +1,6 @@
 """Speed and memory of forward passes on this machine, measured once and kept."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from vit_jax.planning.chips import CHIPS
 from vit_jax.planning.flops import model_macs
 from vit_jax.planning.timing import GROUPS, measure, repeated_forward
 from vit_jax.storage.paths import write_atomically
+from vit_jax.storage.schema import read_json
 
 # Without an accelerator, batches have to fit into the paper's TPUv3 core.
 TPU_V3_CORE = CHIPS["v3"].memory
@@ -32,8 +34,10 @@ class Forward:
         self.path = path
         self.device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
         self.hardware = hardware()
-        by_device = json.loads(path.read_text()) if path.exists() else {}
-        self.rows: dict[str, dict[str, Any]] = by_device.get(self.device, {})
+        self.rows: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            by_device = read_json(path, dict[str, dict[str, dict[str, Any]]])
+            self.rows = by_device.get(self.device, {})
 
     def __call__(
         self, name: str, model: AnyModel, batches: Sequence[int]

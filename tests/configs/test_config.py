@@ -8,11 +8,11 @@ from vit_jax.config import (
     ConfigError,
     check_config,
     difference,
-    load_config,
     parse_duration,
     resolve_lengths,
 )
 from vit_jax.config_file import all_keys, read_config
+from vit_jax.storage.run_files import load_config
 from vit_jax.training.sections import config_sections
 
 

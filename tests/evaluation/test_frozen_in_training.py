@@ -22,7 +22,7 @@ from vit_jax.interop import Facts, save_checkpoint
 from vit_jax.interop.trained import load_trained
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel.sharding import make_mesh
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.loop import train
 from vit_jax.training.setup import build
 

@@ -82,7 +82,7 @@ def test_a_run_belongs_to_one_process(tmp_path):
         with claimed(runs) as others:
             assert others == runs[1:]
     runs[1].folder.mkdir()
-    (runs[1].folder / RECORD).write_text("{}")
+    (runs[1].folder / RECORD).write_text('{"seconds": 1, "failed": false}')
     with claimed(runs) as mine:
         assert mine == runs[:1]
 

@@ -20,7 +20,7 @@ from vit_jax.fleet import loop, training
 from vit_jax.fleet.member import FAILURE, Member
 from vit_jax.fleet.program import Inputs, make_program, program_key
 from vit_jax.interop.trained import load_trained
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.loop import Interrupted, exit_on_interrupt, train
 
 # Nothing random on the way to the model: then a fleet has the numbers of `train`.

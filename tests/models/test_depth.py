@@ -13,7 +13,7 @@ from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.depth import scanned, stack_blocks, unrolled, unstack_blocks
 from vit_jax.parallel.sharding import abstract, make_mesh, state_shardings
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training import loop
 from vit_jax.training.initial_weights import initial_params
 from vit_jax.training.optim import layer_factors, make_optimizer

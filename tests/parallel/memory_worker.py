@@ -26,7 +26,7 @@ from vit_jax.interop import save_checkpoint
 from vit_jax.interop.trained import load_trained
 from vit_jax.models.depth import unstack_blocks
 from vit_jax.parallel import sharding
-from vit_jax.training import loop
+from vit_jax.training.resume import start_state
 from vit_jax.training.run_folder import begin_folder
 from vit_jax.training.setup import build
 
@@ -126,7 +126,7 @@ def started(workdir, *overrides):
     experiment = build(config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     with Peak() as peak:
-        state, _ = loop.start_state(config, experiment, checkpoints)
+        state = start_state(config, experiment, checkpoints, allow_change=False).state
     checkpoints.close()
     del state
     return peak.bytes, share(experiment.program.state)

@@ -14,7 +14,7 @@ from parallel_worker import run
 
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import init_params
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.step import named_keys
 
 STEPS = 20

@@ -8,7 +8,7 @@ import pytest
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config_file import read_config
 from vit_jax.interop.trained import load_trained
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training import loop
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.step import TrainState
@@ -128,7 +128,7 @@ def test_rollback_goes_back_and_leaves_the_batch_out(tmp_path, monkeypatch, caps
     assert steps == sorted(set(steps)) and steps[-1] == 8
     checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
     # 8 good batches and the bad one.
-    assert checkpoints.newest_metadata()["next_index"] == 9 * 32
+    assert checkpoints.newest_facts()["next_index"] == 9 * 32
     assert 9 <= len(seen) <= 11
     params = load_trained(tmp_path).params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -144,7 +144,7 @@ def test_a_fault_before_the_first_checkpoint(tmp_path, monkeypatch):
     poison(monkeypatch, {1})
     loop.train(config("guard.policy=rollback"), tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
-    assert checkpoints.newest_metadata()["next_index"] == 9 * 32
+    assert checkpoints.newest_facts()["next_index"] == 9 * 32
 
 
 def test_skipped_steps_are_listed(tmp_path, monkeypatch, capsys):

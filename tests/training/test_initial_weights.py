@@ -12,13 +12,13 @@ from safetensors.numpy import load_file, save_file
 from configs import digits
 from configs.finetune import get_config as get_finetune_config
 from vit_jax import sweep
-from vit_jax.config import load_config
 from vit_jax.data.pipeline import Data
 from vit_jax.interop import save_checkpoint
 from vit_jax.interop.adapt import HEADS
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.parallel import sharding
+from vit_jax.storage.run_files import load_config
 from vit_jax.training import loop
 from vit_jax.training.initial_weights import draw
 from vit_jax.training.step import named_keys

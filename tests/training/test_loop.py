@@ -27,7 +27,7 @@ from vit_jax.interop.trained import load_trained
 from vit_jax.losses import make_loss
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training import loop, step
 from vit_jax.training.guard import FaultyStep, Guard
 

@@ -15,7 +15,7 @@ import ml_collections
 import pytest
 
 from vit_jax.figures.pictures import learning_curve
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.metrics import Meter, Writer
 
 CONFIG = ml_collections.ConfigDict({"seed": 0})

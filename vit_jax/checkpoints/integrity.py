@@ -1,19 +1,61 @@
-"""Whether the files of a checkpoint are whole, on a disk or in a bucket."""
+"""Whether the files of a checkpoint are whole, on a disk or in a bucket.
 
+The manifest has a checksum of every file, the metadata with the config and the labels
+among them, and one of itself. The metadata has one of its own for a step that a kill
+left without a manifest.
+"""
+
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from vit_jax.checkpoints.fingerprint import host_fingerprint
 from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import medium, write_atomically
+from vit_jax.storage.schema import mismatch, parse, read_json
 
 MANIFEST = "manifest.json"
-FINGERPRINTS, METRICS = "fingerprints", "metrics"  # keys of a step's metadata
+# Keys of a step's metadata that are ours, and not those of who saves it.
+FINGERPRINTS, METRICS, CHECKSUM = "fingerprints", "metrics", "checksum"
+OWN = (FINGERPRINTS, METRICS, CHECKSUM)
 # Orbax's file in a step.
 METADATA = "_CHECKPOINT_METADATA"
+
+
+class FileEntry(TypedDict):
+    """A file as it was saved."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """The files of a step, and the checksum of their list."""
+
+    files: dict[str, FileEntry]
+    sha256: str
+
+
+# Of older runs, without a checksum of itself; of the first ones, only checksums.
+OldManifest = dict[str, FileEntry | str]
+
+
+class UserMetadata(TypedDict):
+    """The part of a step's metadata that is ours."""
+
+    fingerprints: NotRequired[dict[str, int]]
+    metrics: NotRequired[dict[str, float] | None]
+    checksum: NotRequired[str]
+
+
+class Metadata(TypedDict):
+    """Orbax's file, as far as it is read here."""
+
+    commit_timestamp_nsecs: NotRequired[int]
+    custom_metadata: NotRequired[UserMetadata | None]
 
 
 def steps(directory: Path) -> list[int]:
@@ -43,12 +85,22 @@ def set_aside(folder: Path) -> str:
 
 def write_manifest(folder: Path) -> None:
     """Writes size and SHA-256 of every file in `folder` to its manifest, atomically."""
-    entries = {
+    entries: dict[str, FileEntry] = {
         name: {"bytes": size, "sha256": medium(folder).sha256(folder / name)}
         for name, size in medium(folder).files(folder).items()
         if Path(name).name != MANIFEST
     }
-    write_atomically(folder / MANIFEST, json.dumps(entries, indent=1))
+    write_atomically(folder / MANIFEST, manifest_text(entries))
+
+
+def manifest_text(entries: dict[str, FileEntry]) -> str:
+    """The one text of a manifest, to which one that is read is compared."""
+    return json.dumps({"files": entries, "sha256": digest(entries)}, indent=1)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value of JSON, however it is laid out in a file."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def verify(folder: Path) -> str:
@@ -66,45 +118,60 @@ def verify(folder: Path) -> str:
     """
     if not medium(folder).exists(folder / MANIFEST):
         return verify_arrays(folder)
-    entries = read_manifest(folder)
-    if entries is None:
-        return f"{MANIFEST} is not readable"
-    for name, entry in entries.items():
+    if problem := verify_sizes(folder):
+        return problem
+    for name, entry in read_manifest(folder).items():
         try:
-            digest = medium(folder).sha256(folder / name)
+            found = medium(folder).sha256(folder / name)
         except OSError as error:
             return why_unreadable(name, error)
-        if digest != entry["sha256"]:
+        if found != entry["sha256"]:
             return f"the checksum of {name} is wrong"
     return ""
+
+
+def verify_file(folder: Path, name: str) -> None:
+    """Raises ValueError if the manifest, where there is one, has another checksum."""
+    if medium(folder).exists(folder / MANIFEST):
+        entry = read_manifest(folder).get(name, {})
+        if entry.get("sha256") != medium(folder).sha256(folder / name):
+            raise ValueError(f"the checksum of {name} is wrong")
 
 
 def verify_sizes(folder: Path) -> str:
     """Like `verify`, but checks only that each file is there and has its size."""
     if not medium(folder).exists(folder / MANIFEST):
         return ""
-    entries = read_manifest(folder)
-    if entries is None:
-        return f"{MANIFEST} is not readable"
+    try:
+        entries = read_manifest(folder)
+    except ValueError as error:
+        return str(error)
     sizes = medium(folder).files(folder)
     for name, entry in entries.items():
         if name not in sizes:
             return f"{name} is missing"
-        size = sizes[name]
-        if size != entry.get("bytes", size):
-            return f"{name} has {size} bytes, and had {entry['bytes']}"
+        if sizes[name] != entry.get("bytes", sizes[name]):
+            return f"{name} has {sizes[name]} bytes, and had {entry['bytes']}"
+    for name in sizes:
+        if name.startswith(("state/", METADATA)) and name not in entries:
+            if not Path(name).name.startswith("."):  # left by file systems
+                return f"{name} is not in {MANIFEST}"
     return ""
 
 
 def verify_arrays(folder: Path) -> str:
     """Compares every array of a step with its fingerprint in the metadata."""
-    fingerprints = read_metadata(folder).get(FINGERPRINTS)
+    metadata = read_metadata(folder)
+    fingerprints = metadata.get(FINGERPRINTS)
     if fingerprints is None:
         return f"it has no {MANIFEST}, and no fingerprints to check its arrays by"
+    rest = {key: value for key, value in metadata.items() if key != CHECKSUM}
+    if metadata.get(CHECKSUM, digest(rest)) != digest(rest):
+        return f"the checksum within {METADATA} is wrong"
     state = folder / "state"
     own = state / "array_metadatas"
     for path in (state / "_METADATA", *(own / name for name in medium(own).files(own))):
-        if not read_json(path):
+        if not table(path):
             return f"{path.relative_to(folder)} is missing or not JSON"
     for name, fingerprint in fingerprints.items():
         try:
@@ -139,40 +206,64 @@ def why_unreadable(name: str, error: OSError) -> str:
     return f"{name} cannot be read: {error.strerror}"
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """Size and checksum by file name; None if the manifest is not readable."""
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum by file name.
+
+    Raises:
+        ValueError: the manifest is damaged; the message does not name the folder.
+    """
     try:
-        entries = json.loads(medium(folder).read_text(folder / MANIFEST))
-        # The first runs have only checksums.
-        return {
-            name: {"sha256": entry} if isinstance(entry, str) else entry
-            for name, entry in entries.items()
-        }
-    except (ValueError, AttributeError):
-        return None
+        text = medium(folder).read_text(folder / MANIFEST)
+        content = parse(text)
+    except ValueError:
+        raise ValueError(f"{MANIFEST} is not readable") from None
+    if not mismatch(content, Manifest):
+        if text != manifest_text(content["files"]):
+            raise ValueError(f"the checksum of {MANIFEST} is wrong")
+        return content["files"]
+    if not content or mismatch(content, OldManifest):
+        raise ValueError(f"{MANIFEST} does not list the files of a step")
+    return {
+        name: {"sha256": entry} if isinstance(entry, str) else entry
+        for name, entry in content.items()
+    }
+
+
+def sealed(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a step with a checksum of it."""
+    return metadata | {CHECKSUM: digest(metadata)}
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """The metadata that a step was saved with; empty if it cannot be read."""
-    return read_json(folder / METADATA).get("custom_metadata") or {}
+    saved = table(folder / METADATA)
+    return {} if mismatch(saved, Metadata) else saved.get("custom_metadata") or {}
 
 
 def read_user_metadata(folder: Path) -> dict[str, Any]:
     """`read_metadata` without the keys that are ours."""
-    own = (FINGERPRINTS, METRICS)
-    return {key: x for key, x in read_metadata(folder).items() if key not in own}
+    return {key: x for key, x in read_metadata(folder).items() if key not in OWN}
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """The metrics that a step was saved with; empty if there are none."""
+    if metrics := read_metadata(folder).get(METRICS):
+        return metrics
     # The first runs have them in a file of their own.
-    return read_metadata(folder).get(METRICS) or read_json(folder / "metrics/metrics")
+    metrics = table(folder / "metrics/metrics")
+    return {} if mismatch(metrics, dict[str, float]) else metrics
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A dict from a JSON file; empty if it is not there or damaged."""
+def saved_at(folder: Path) -> float:
+    """When a step was committed, in seconds since 1970."""
+    saved = table(folder / METADATA)
+    seconds = 0 if mismatch(saved, Metadata) else saved.get("commit_timestamp_nsecs", 0)
+    return seconds / 1e9 or medium(folder).modified(folder)
+
+
+def table(path: Path) -> dict[str, Any]:
+    """A table from a JSON file; empty if it is not there or damaged."""
     try:
-        content = json.loads(medium(path).read_text(path))
+        return read_json(path, dict[str, Any])
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}

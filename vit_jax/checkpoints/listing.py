@@ -3,11 +3,14 @@
 import argparse
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.retention import Retention
+from vit_jax.config import parse_duration
 from vit_jax.storage.paths import medium
+from vit_jax.storage.run_files import CONFIG
+from vit_jax.storage.schema import read_json
 
 # Used where there is no config.json beside the folder.
 DEFAULTS = {
@@ -16,6 +19,21 @@ DEFAULTS = {
     "keep_every": "0steps",
     "best_metric": "accuracy",
 }
+
+
+class Kept(TypedDict, total=False):
+    """The section `checkpoint` of a config, as far as it is read here."""
+
+    keep_last: int
+    keep_best: int
+    keep_every: str
+    best_metric: str
+
+
+class KeptConfig(TypedDict):
+    """A config, as far as it is read here."""
+
+    checkpoint: Kept
 
 
 class SavedStep(NamedTuple):
@@ -59,16 +77,20 @@ def find_retention(directory: Path, arguments: argparse.Namespace) -> Retention:
     """Which steps stay by the command line, or else by the run's config.
 
     Raises:
-        ValueError: steps are to be pruned, and `keep_every` is in epochs.
+        ValueError: the config is damaged; or steps are to be pruned, and `keep_every`
+            is in epochs.
     """
-    config = integrity.read_json(directory.parent / "config.json")
-    section = DEFAULTS | (config["checkpoint"] if config else {})
+    path, section = directory.parent / CONFIG, dict(DEFAULTS)
+    if medium(path).exists(path):
+        section |= read_json(path, KeptConfig)["checkpoint"]
     names = ("keep_last", "keep_best", "keep_every")
     flags = {name: getattr(arguments, name) for name in names}
     flags = {name: value for name, value in flags.items() if value is not None}
-    every, unit = section["keep_every"], "steps"
-    if every.endswith(unit):
-        section["keep_every"] = int(every.removesuffix(unit))
+    every = section["keep_every"]
+    if every.endswith(("step", "steps")):
+        section["keep_every"] = parse_duration(
+            every, batch_size=1, examples_per_epoch=1
+        )
     elif arguments.prune and "keep_every" not in flags:
         raise ValueError(
             f"this run keeps a step every {every}, which is not counted in steps: "
@@ -84,13 +106,11 @@ def look_at(folder: Path, kept: list[str], *, checksums: bool) -> SavedStep:
     unverified = not medium(folder).exists(folder / integrity.MANIFEST)
     problem = (integrity.verify if checksums else integrity.verify_sizes)(folder)
     state = "unverified" if unverified and not checksums else "ok"
-    saved = integrity.read_json(folder / integrity.METADATA)
-    seconds = saved.get("commit_timestamp_nsecs", 0) / 1e9
-    seconds = seconds or medium(folder).modified(folder)
+    date = datetime.fromtimestamp(integrity.saved_at(folder))
     return SavedStep(
         step=int(folder.name),
         bytes=size(folder),
-        date=datetime.fromtimestamp(seconds).isoformat(" ", "minutes"),
+        date=date.isoformat(" ", "minutes"),
         metrics=integrity.read_metrics(folder),
         kept=kept,
         state="damaged" if problem else state,

@@ -26,6 +26,7 @@ from vit_jax.checkpoints.fingerprint import examine
 from vit_jax.checkpoints.retention import Retention
 from vit_jax.checkpoints.saving import Save, explain
 from vit_jax.storage.paths import absolute, as_path, medium
+from vit_jax.storage.run_files import StepFacts, facts_of
 from vit_jax.values import Choice, Count, Size
 
 PATIENCE = 60  # seconds that other processes get to finish or to see a file
@@ -138,7 +139,8 @@ class Checkpoints:
         own = {integrity.FINGERPRINTS: fingerprints, integrity.METRICS: metrics}
         folder = self.directory / str(step)
         try:
-            self._save = Save(folder, state, metadata | own, self._retention)
+            facts = integrity.sealed(metadata | own)
+            self._save = Save(folder, state, facts, self._retention)
         except Exception as error:
             raise self._failed(folder, explain(error)) from error
         if not in_place:
@@ -212,9 +214,9 @@ class Checkpoints:
         metadata = integrity.read_user_metadata(folder)
         context = ocp.Context()
         context.pytree_options.loading.partial_load = partial
+        if callable(abstract_state):
+            abstract_state = abstract_state(metadata)
         try:
-            if callable(abstract_state):
-                abstract_state = abstract_state(metadata)
             with context:
                 loaded = ocp.load_checkpointables(
                     folder,  # pyright: ignore[reportArgumentType]
@@ -228,15 +230,17 @@ class Checkpoints:
         self._newest = str(step)
         return Restored(step, loaded["state"], metadata)
 
-    def newest_metadata(self) -> dict[str, Any]:
-        """The metadata of the newest step whose metadata can be read.
+    def newest_facts(self) -> StepFacts:
+        """What the newest step says whose metadata are whole.
 
         Raises:
             CheckpointError: there is none.
         """
         for step in reversed(self.steps):
-            if metadata := integrity.read_user_metadata(self.directory / str(step)):
-                return metadata
+            folder = self.directory / str(step)
+            with contextlib.suppress(ValueError):
+                integrity.verify_file(folder, integrity.METADATA)
+                return facts_of(integrity.read_user_metadata(folder))
         raise CheckpointError(f"there is no checkpoint in {self.directory}")
 
     def last_good(self) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.storage.jsonl import read_metrics
 from vit_jax.storage.paths import as_path, medium
+from vit_jax.storage.run_files import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,24 +18,37 @@ from vit_jax.config import (
     chosen,
     difference,
     lists_to_tuples,
-    load_config,
     resolve_lengths,
     to_dict,
     without_every,
 )
 from vit_jax.data.in_memory import Images, examples, shared, training_images
 from vit_jax.data.pipeline import Data
+from vit_jax.data.record_list import describe
 from vit_jax.evaluation.means import Evaluator
 from vit_jax.fleet.program import FleetProgram
 from vit_jax.models import AnyModel
 from vit_jax.parallel import sharding
-from vit_jax.storage.jsonl import read_metrics
 from vit_jax.storage.paths import absolute, medium, write_atomically
+from vit_jax.storage.run_files import (
+    CHANGEABLE_KEYS,
+    config_of,
+    facts_of,
+    load_config,
+    read_metrics,
+)
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.loop import Results
-from vit_jax.training.metrics import Writer, check_installed
+from vit_jax.training.metrics import Means, Writer, check_installed
 from vit_jax.training.optim import make_schedule
-from vit_jax.training.run_folder import CHANGEABLE_KEYS, GROWING, begin_folder, versions
+from vit_jax.training.resume import refuse_other_classes, say_other_records
+from vit_jax.training.run_folder import (
+    GROWING,
+    begin_folder,
+    hold_folder,
+    refuse_changes,
+    versions,
+)
 from vit_jax.training.sections import evaluator_class, ranked_split
 
 FAILURE = "failure.txt"
@@ -79,7 +92,7 @@ class Member:
         self._ranked = ranked_split(config, "checkpoint", config.eval.splits[0])
         self.failure = self._read_failure()
         self.results: Results = {}
-        self._rows: list[dict[str, float]] = []
+        self._means = Means()
 
     def _read_failure(self) -> str:
         failure, begun = self.workdir / FAILURE, self.workdir / "config.json"
@@ -134,6 +147,7 @@ class Member:
             state: shapes with shardings of the state to restore.
             stack: closes the folder in the end, after a save in progress.
         """
+        stack.enter_context(hold_folder(self.workdir))
         begin_folder(self.workdir, self.config, allow_change=False)
         (self.workdir / FAILURE).unlink(missing_ok=True)
         keep = chosen(self.config.checkpoint, Checkpoints)
@@ -141,7 +155,15 @@ class Member:
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", **keep)
         stack.callback(self.checkpoints.close)
         restored = self.checkpoints.restore(state)
-        start = 0 if restored is None else restored.step
+        splits = (self.data.split, *self.config.eval.splits)
+        self._records = {split: describe(self.data, split) for split in splits}
+        start = 0
+        if restored is not None:
+            start, facts = restored.step, facts_of(restored.metadata)
+            refuse_changes(str(self.workdir), config_of(facts), self.config)
+            refuse_other_classes(facts["label_names"], self.output_names)
+            say_other_records(facts.get("records", {}), self._records, start)
+            self._means = Means(facts.get("meter"))
         self._files = medium(self.workdir).Growing(self.workdir, GROWING)
         stack.callback(self._files.close)
         self.writer = Writer(
@@ -195,12 +217,11 @@ class Member:
             FaultyStep: the step is faulty, which ends this run.
         """
         if self._faults.accept(step, row):
-            self._rows.append(row)
+            self._means.add(row)
         self.writer.faults(self._faults.take())
         every = self.lengths.log_every
-        if self._rows and (step == self.lengths.total or (every and step % every == 0)):
-            rows, self._rows = self._rows, []
-            means = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+        due = step == self.lengths.total or (every and step % every == 0)
+        if due and (means := self._means.take()):
             if np.isfinite(speed):
                 means["steps/s"] = speed
                 means["images/s"] = speed * self.config.data.batch_size
@@ -220,6 +241,8 @@ class Member:
             "label_names": self.output_names,
             "versions": versions(),
             "config": to_dict(self.config),
+            "records": self._records,
+            "meter": self._means.state(),
         }
         state = jax.device_put(state, sharding.replicated(mesh))
         self.writer.flush()

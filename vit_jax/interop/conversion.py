@@ -16,8 +16,8 @@ from vit_jax.interop.layout import Facts
 from vit_jax.interop.model_card import Origin, Result
 from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel
-from vit_jax.storage.jsonl import read_metrics
 from vit_jax.storage.paths import as_path, on_disk
+from vit_jax.storage.run_files import read_metrics
 
 TOLERANCE = 1e-5
 

@@ -14,7 +14,7 @@ import ml_collections
 from jax.typing import DTypeLike
 
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
-from vit_jax.config import load_config
+from vit_jax.config import ConfigError
 from vit_jax.data import labels
 from vit_jax.data.pipeline import Data
 from vit_jax.interop import Facts, adapt, load_checkpoint
@@ -25,6 +25,13 @@ from vit_jax.models.depth import unstack_blocks
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place_params, unstack_layers
 from vit_jax.storage.paths import in_bucket, medium
+from vit_jax.storage.run_files import (
+    CONFIG,
+    changes,
+    config_of,
+    facts_of,
+    load_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -147,15 +154,27 @@ def load_model(path: str | Path) -> AnyModel:
     path = resolve(path)
     if not is_run_folder(path):
         return load_checkpoint(path).model
-    config = folder_config(path)
+    written_config(path)
     checkpoints = Checkpoints(path / "checkpoints", read_only=True)
-    return folder_model(config, checkpoints.newest_metadata()["label_names"], {})
+    facts = checkpoints.newest_facts()
+    return folder_model(config_of(facts), facts["label_names"], {})
 
 
-def folder_config(folder: Path) -> ml_collections.ConfigDict:
-    path = folder / "config.json"
-    medium(path).exists(path)  # a clear error if a bucket does not answer
-    return load_config(path)
+def written_config(folder: Path) -> ml_collections.ConfigDict | None:
+    """The `config.json` of a run; None, with a warning, if it is damaged.
+
+    Raises:
+        ConfigError: there is none, so that this is no folder of a run.
+    """
+    path = folder / CONFIG
+    exists = medium(path).exists(path)
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        if not exists:
+            raise
+        logger.warning("%s; the config that the step was saved with is taken", error)
+        return None
 
 
 def folder_model(
@@ -177,19 +196,19 @@ def load_folder(
     mesh: jax.sharding.Mesh,
 ) -> TrainedModel:
     """The newest whole checkpoint of a run folder, or that of a step, not stacked."""
-    config = folder_config(folder)
-    if ema and not config.train.ema_decay:
-        raise CheckpointError(
-            f"{folder} holds no averaged parameters: its train.ema_decay is 0"
-        )
+    written = written_config(folder)
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
-        label_names = checkpoints.newest_metadata()["label_names"]
-        model = folder_model(config, label_names, options)
 
         def saved_params(metadata: dict[str, Any]) -> dict[str, Any]:
-            scanned = metadata["config"]["model"]["scan"]
-            saved = model.clone(scan=True) if scanned else model
+            facts = facts_of(metadata)
+            config = config_of(facts)
+            if ema and not config.train.ema_decay:
+                raise CheckpointError(
+                    f"{folder} holds no averaged parameters: its train.ema_decay is 0"
+                )
+            model = folder_model(config, facts["label_names"], options)
+            saved = model.clone(scan=True) if config.model.scan else model
             key = jax.random.key(0)
             shapes = jax.eval_shape(functools.partial(init_params, saved), key)
             placed = sharding.state_shardings(shapes, shapes, mesh)
@@ -198,11 +217,20 @@ def load_folder(
         restored = checkpoints.restore(saved_params, partial=True, step=step)
     finally:
         checkpoints.close()
+    if restored is None:
+        raise CheckpointError(f"there is no checkpoint in {folder / 'checkpoints'}")
     (params,) = restored.state.values()
+    facts = facts_of(restored.metadata)
+    config = config_of(facts)
+    for key, (there, here) in changes(written or config, config).items():
+        logger.warning(
+            f"{folder / CONFIG} says {key}={there!r}, but step {restored.step} was "
+            f"trained with {here!r}, which is taken"
+        )
     return TrainedModel(
-        model,
+        folder_model(config, facts["label_names"], options),
         unstack_blocks(params, unstack_layers),
-        tuple(label_names),
+        tuple(facts["label_names"]),
         Data(**config.data),
         loss=dict(config.loss),
         step=restored.step,

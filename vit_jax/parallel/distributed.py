@@ -79,17 +79,27 @@ def start(arguments: argparse.Namespace) -> None:
 
 
 def wanted(arguments: argparse.Namespace) -> bool:
-    """Whether flags or environment tell of more than one process."""
+    """Whether flags or environment tell of more than one process.
+
+    Raises:
+        ValueError: they do, but not where the others are: each would train alone.
+    """
     if arguments.distributed != "auto":
         return arguments.distributed == "on"
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return (
+    several = (
         arguments.coordinator is not None
         or "JAX_COORDINATOR_ADDRESS" in os.environ
         or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
         or len(hosts) > 1
         or any((number(name) or 1) > 1 for name in TASK_COUNTS)
     )
+    if not several and (arguments.num_processes or 1) > 1:
+        raise ValueError(
+            f"--num-processes {arguments.num_processes} needs --coordinator HOST:PORT, "
+            "the address of process 0; without it each process would train alone"
+        )
+    return several
 
 
 def number(name: str) -> int | None:

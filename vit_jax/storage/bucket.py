@@ -145,8 +145,13 @@ def exists(path: Path) -> bool:
 
 def read_text(path: Path) -> str:
     """Reads a text."""
+    return read_bytes(path).decode()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads an object."""
     with store_errors(path):
-        return client().cat_file(str(path)).decode()
+        return client().cat_file(str(path))
 
 
 def sha256(path: Path) -> str:
@@ -201,6 +206,51 @@ class Held:
 
     def close(self) -> None:
         """Does nothing: the mark may stay."""
+
+
+class Lock:
+    """An object that names its holder, made only where none is; see `lock.py`."""
+
+    taken = works = False  # There is no kernel that all share.
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text = ""
+
+    def take(self, text: str) -> str:
+        """Takes the lock and returns "", or returns what its holder wrote."""
+        with contextlib.suppress(FileNotFoundError):
+            return read_text(self.path)
+        with store_errors(self.path, "written"):
+            client().pipe_file(str(self.path), text.encode(), mode="create")
+        self._text = text
+        return ""
+
+    def take_over(self, other: str) -> None:
+        """Removes the lock of a dead holder, unless it is another's by now."""
+        if self._names(other):
+            with store_errors(self.path, "removed"):
+                client().rm_file(str(self.path))
+
+    def sign(self) -> str:
+        """What changes with each sign of life."""
+        return str(modified(self.path))
+
+    def beat(self) -> None:
+        """Gives a sign of life, if the lock is still ours."""
+        if self._names(self._text):
+            write_atomically(self.path, self._text)
+
+    def release(self) -> None:
+        """Removes the object, if it is ours; one that stays is taken over."""
+        if self._text:
+            with contextlib.suppress(StoreError):
+                self.take_over(self._text)
+
+    def _names(self, text: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return read_text(self.path) == text
+        return False
 
 
 class Growing(threading.Thread):

@@ -5,6 +5,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -93,6 +94,11 @@ def read_text(path: Path) -> str:
     return path.read_text()
 
 
+def read_bytes(path: Path) -> bytes:
+    """Reads a file."""
+    return path.read_bytes()
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -171,3 +177,65 @@ class Growing:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+class Lock:
+    """A file that the kernel locks, and that names its holder; see `lock.py`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.taken, self.works = False, True
+        self._file: int | None = None
+        self._mine, self._dead = False, ""
+
+    def take(self, text: str) -> str:
+        """Takes the lock and returns "", or returns what its holder wrote."""
+        while not self._open():
+            pass  # The last holder removed the file meanwhile.
+        other = os.pread(self._file, 4096, 0).decode(errors="replace")  # pyright: ignore[reportArgumentType]
+        if self.taken or (other and other != self._dead):
+            return other or "{}"
+        os.ftruncate(self._file, 0)  # pyright: ignore[reportArgumentType]
+        os.pwrite(self._file, text.encode(), 0)  # pyright: ignore[reportArgumentType]
+        self._mine = True
+        return ""
+
+    def _open(self) -> bool:
+        """Opens and locks the file; whether it is still the one of its name."""
+        self._close()
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.taken = False
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.taken = True
+        except OSError:  # Some file systems have no locks: signs of life have to do.
+            self.works = False
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def take_over(self, other: str) -> None:
+        """Lets the next `take` take it from a dead holder."""
+        self._dead = other
+
+    def sign(self) -> str:
+        """What changes with each sign of life."""
+        return str(os.stat(self.path).st_mtime_ns)
+
+    def beat(self) -> None:
+        """Gives a sign of life."""
+        os.utime(self._file)  # pyright: ignore[reportArgumentType]
+
+    def release(self) -> None:
+        """Removes the file, if it was taken; nobody else can hold it then."""
+        if self._mine:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

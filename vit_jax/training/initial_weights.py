@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from vit_jax.config import ConfigError, load_config
+from vit_jax.config import ConfigError
 from vit_jax.data.labels import label_order
 from vit_jax.interop.adapt import FREE, HEADS, attributes
 from vit_jax.interop.trained import load_model, load_trained
@@ -20,6 +20,7 @@ from vit_jax.models import (
 from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.parallel.placement import stack_layers
 from vit_jax.storage.paths import medium
+from vit_jax.storage.run_files import load_config
 from vit_jax.training.optim import path_name
 from vit_jax.training.step import named_keys
 

@@ -20,16 +20,20 @@ from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import chosen, to_dict, without_every
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.evaluation.means import evaluate
-from vit_jax.models.depth import stack_blocks, unstack_blocks
 from vit_jax.parallel import determinism, distributed, sharding
-from vit_jax.parallel.placement import stack_layers, unstack_layers
 from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
-from vit_jax.training.run_folder import GROWING, begin_folder, versions
-from vit_jax.training.setup import Setup, build, build_program, lower_evaluation
-from vit_jax.training.step import Params, TrainState
+from vit_jax.training.resume import Start, given_params, start_state
+from vit_jax.training.run_folder import (
+    GROWING,
+    begin_folder,
+    hold_folder,
+    versions,
+)
+from vit_jax.training.setup import Setup, build, lower_evaluation
+from vit_jax.training.step import TrainState
 from vit_jax.training.summary import announce_compilation, start_block
 from vit_jax.training.watchdog import Watchdog
 from vit_jax.training.writer_thread import WriterThread
@@ -39,61 +43,6 @@ Results = dict[str, dict[str, float]]
 
 class Interrupted(Exception):
     """A signal ended the run early; its state is saved."""
-
-
-def start_state(
-    config: ml_collections.ConfigDict,
-    setup: Setup,
-    checkpoints: Checkpoints,
-    params: Params | None = None,
-) -> tuple[TrainState, int]:
-    """The newest saved state and its position in the data, or a new one.
-
-    A new one takes over `params`, those of `init`, which are read if they are None.
-
-    Mesh, processes and `model.scan` may be others than those that saved it. A run that
-    goes on does not need `init` any more.
-    """
-    program = setup.program
-    scan = config.model.scan
-
-    def saved_state(metadata: dict[str, Any]) -> TrainState:
-        if metadata["config"]["model"]["scan"] == scan:
-            return program.state
-        other = config.copy_and_resolve_references()
-        other.model.scan = not scan
-        classes, lengths = len(setup.label_names), setup.lengths
-        return build_program(other, num_classes=classes, lengths=lengths).state
-
-    restored = checkpoints.restore(saved_state)
-    if restored is not None:
-        state, metadata = restored.state, restored.metadata
-        if metadata["config"]["model"]["scan"] != scan:
-            if scan:
-                state = stack_blocks(state, stack_layers)
-            else:
-                state = unstack_blocks(state, unstack_layers)
-        return state, metadata["next_index"]
-    if params is None:
-        params = given_params(config, setup)
-    return program.init_state(params), 0
-
-
-def given_params(config: ml_collections.ConfigDict, setup: Setup) -> Params | None:
-    """The parameters of `init`, if a run has one."""
-    if not config.init:
-        return None
-    # Imported where a checkpoint is read: it knows everybody's layouts.
-    from vit_jax.training.initial_weights import initial_params
-
-    return initial_params(
-        setup.program.model,
-        setup.program.state.params,
-        config.init,
-        setup.label_names,
-        seed=config.seed,
-        resample=config.resample,
-    )
 
 
 def evaluate_splits(
@@ -172,6 +121,7 @@ def train(
     Raises:
         ValueError: the config cannot be used; nothing was started.
         CheckpointError: no checkpoint could be restored or written.
+        FolderInUse: another process trains in the folder.
         OSError: something else could not be written.
         FaultyStep: loss or gradients became NaN or Inf, or the loss jumped.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
@@ -187,6 +137,7 @@ def train(
         # Before the folder is begun: what training starts from may not be there.
         begun = integrity.steps(workdir / "checkpoints")
         params = None if begun else given_params(config, setup)
+        stack.enter_context(hold_folder(workdir))
         begin_folder(workdir, config, allow_change=allow_config_change)
         distributed.say(start_block(config, setup, workdir))
         platform = setup.program.mesh.devices.flat[0].platform
@@ -200,7 +151,13 @@ def train(
         rollbacks, next_index = 0, None
         while True:
             try:
-                begin = start_state(config, setup, checkpoints, params)
+                begin = start_state(
+                    config,
+                    setup,
+                    checkpoints,
+                    params,
+                    allow_change=allow_config_change,
+                )
                 params = None  # their memory is the state's now
                 return run_steps(
                     config, setup, workdir, checkpoints, signals, begin, next_index
@@ -222,7 +179,7 @@ def run_steps(
     workdir: Path,
     checkpoints: Checkpoints,
     signals: distributed.StopSignals,
-    begin: tuple[TrainState, int],
+    begin: Start,
     next_index: int | None,
 ) -> Results:
     """From `start_state` to the end; `next_index`, if any, is that of the data.
@@ -231,7 +188,7 @@ def run_steps(
         FaultyStep: with the place in the data that follows the step's batch.
     """
     lengths, program = setup.lengths, setup.program
-    state, saved_index = begin
+    state, saved_index, measured = begin
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
     compiled = announce_compilation()
@@ -251,7 +208,7 @@ def run_steps(
         batches = training_batches(config, setup, first_index)
         stack.callback(batches.close)
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
-        meter = Meter(batch_size, faults.accept)
+        meter = Meter(batch_size, faults.accept, measured)
         results: Results = {}
 
         @contextlib.contextmanager
@@ -281,13 +238,16 @@ def run_steps(
                     results |= evaluate_due(setup, config.eval, state, writer, step)
             if (stop := signals.stop()) or save:
                 with between_steps():
-                    meter.finish()
+                    if not save:
+                        meter.settle()
+                        writer.faults(faults.take())
                     # First the metrics: no committed step is without those before it.
                     writer.flush()
                     files.push()
                     evaluated = lengths.due(lengths.eval_every, step)
                     best = results[setup.ranked] if evaluated else None
                     facts = facts_to_save(config, setup, batches.next_index)
+                    facts["meter"] = meter.state()
                     checkpoints.save(step, state, facts, best)
             if stop and step < lengths.total:
                 checkpoints.wait()
@@ -320,6 +280,7 @@ def facts_to_save(
         "label_names": setup.label_names,
         "versions": versions(),
         "config": to_dict(config),
+        "records": setup.records,
     }
 
 

@@ -17,7 +17,35 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax.storage.jsonl import read_metrics
+from vit_jax.storage.run_files import MeterState, read_metrics
+
+
+class Means:
+    """Sums of the metrics of steps, which a checkpoint keeps for the next start.
+
+    Args:
+        saved: what `state` gave.
+    """
+
+    def __init__(self, saved: MeterState | None = None) -> None:
+        self._sums = dict(saved["sums"]) if saved else {}
+        self._count = saved["count"] if saved else 0
+
+    def add(self, row: dict[str, float]) -> None:
+        """Adds the metrics of a step."""
+        for name, value in row.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means of what was added since the last call; empty if nothing was."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def state(self) -> MeterState:
+        """What a checkpoint keeps."""
+        return {"sums": dict(self._sums), "count": self._count, "late": []}
 
 
 class Meter:
@@ -26,6 +54,7 @@ class Meter:
     Args:
         accept: is given the number and the metrics of a step that is done; whether it
             counts in the means.
+        saved: what `state` gave in the run that is gone on with.
         max_in_flight: bounds how far the host may run ahead of the device.
     """
 
@@ -33,12 +62,17 @@ class Meter:
         self,
         batch_size: int,
         accept: Callable[[int, dict[str, float]], bool],
+        saved: MeterState | None = None,
+        *,
         max_in_flight: int = 2,
     ) -> None:
         self.batch_size, self.accept = batch_size, accept
         self.max_in_flight = max_in_flight
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
-        self._rows: list[dict[str, float]] = []
+        # Done and accepted, but of steps that would still be in flight in a run that
+        # was not stopped; None is a step that does not count.
+        self._late = deque(saved["late"] if saved else ())
+        self._means = Means(saved)
         self._steps, self._seconds, self._last = 0, 0.0, math.nan
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -55,6 +89,18 @@ class Meter:
         """Waits for the newest step, as is needed before a checkpoint."""
         self._fetch(0)
 
+    def settle(self) -> None:
+        """As `finish`, before a checkpoint that an undisturbed run does not have.
+
+        The newest steps enter the means as late as they would have there.
+        """
+        while self._pending:
+            self._late.append(self._accepted())
+
+    def state(self) -> MeterState:
+        """What a checkpoint keeps, so that the next row is an undisturbed run's."""
+        return {**self._means.state(), "late": list(self._late)}
+
     def pause(self) -> None:
         """Leaves the time until the next `add` out of the speed."""
         self._last = math.nan
@@ -64,10 +110,9 @@ class Meter:
 
         Empty if no step is done yet.
         """
-        if not self._rows:
+        means = self._means.take()
+        if not means:
             return {}
-        rows, self._rows = self._rows, []
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         if self._steps:
             means["steps/s"] = self._steps / self._seconds
             means["images/s"] = means["steps/s"] * self.batch_size
@@ -75,12 +120,17 @@ class Meter:
         return means
 
     def _fetch(self, leave: int) -> None:
-        while len(self._pending) > leave:
-            step, metrics = self._pending.popleft()
-            # Many times faster than `float` of an array of JAX's.
-            row = {name: float(np.asarray(value)) for name, value in metrics.items()}
-            if self.accept(step, row):
-                self._rows.append(row)
+        while len(self._late) + len(self._pending) > leave:
+            row = self._late.popleft() if self._late else self._accepted()
+            if row is not None:
+                self._means.add(row)
+
+    def _accepted(self) -> dict[str, float] | None:
+        """The oldest step in flight, when it is done; None if it does not count."""
+        step, metrics = self._pending.popleft()
+        # Many times faster than `float` of an array of JAX's.
+        row = {name: float(np.asarray(value)) for name, value in metrics.items()}
+        return row if self.accept(step, row) else None
 
 
 class Writer:

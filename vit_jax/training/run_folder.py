@@ -1,6 +1,8 @@
 """The folder of a run: its config, and what may change when it is gone on with."""
 
+import contextlib
 import functools
+import logging
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -9,8 +11,13 @@ import jax
 import ml_collections
 
 from vit_jax.checkpoints import integrity
-from vit_jax.config import ConfigError, difference, load_config
+from vit_jax.checkpoints.agreement import from_primary
+from vit_jax.config import ConfigError
+from vit_jax.storage.lock import held
 from vit_jax.storage.paths import medium
+from vit_jax.storage.run_files import CONFIG, changes, load_config
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -26,25 +33,16 @@ def versions() -> dict[str, str]:
 GROWING = ("metrics.jsonl", "skipped.txt")
 
 
-# Keys that do not change a single number of the run.
-CHANGEABLE_KEYS = (
-    "log.",
-    "checkpoint.",
-    "mesh.",
-    "guard.",
-    "model.scan",
-    "model.remat",
-    "train.step_timeout",
-    "train.deterministic",
-    "eval.batch_size",
-    "fewshot.",
-    "knn.",
-    "data.workers",
-    "data.num_threads",
-    "data.cache",
-    "data.data_dir",
-    "data.stage",
-)
+def hold_folder(folder: Path) -> contextlib.ExitStack:
+    """The lock of a run folder, to be closed in the end; process 0 holds it for all.
+
+    Raises:
+        FolderInUse: another run holds it.
+        OSError: it cannot be written.
+    """
+    stack = contextlib.ExitStack()
+    from_primary(lambda: stack.enter_context(held(folder)) or "")
+    return stack
 
 
 def begin_folder(
@@ -59,20 +57,31 @@ def begin_folder(
     Raises:
         ConfigError: the folder was begun with another config; lists what differs.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     begun = medium(path).exists(path) and integrity.steps(folder / "checkpoints")
     if begun and not allow_change:
-        changes = [
-            f"  {key}: {old!r} there, {new!r} now"
-            for key, (old, new) in difference(load_config(path), config).items()
-            if not key.startswith(CHANGEABLE_KEYS)
-        ]
-        if changes:
-            raise ConfigError(
-                f"{folder} was begun with another config:\n"
-                + "\n".join(changes)
-                + "\nTake another --workdir, or --allow-config-change to go on here"
-            )
+        try:
+            old = load_config(path)
+        except ConfigError as error:
+            logger.warning("%s; it is written anew, as each step has its own", error)
+        else:
+            refuse_changes(str(folder), old, config)
     if jax.process_index() == 0:
         medium(folder).make_folder(folder)
         integrity.write_atomically(path, config.to_json(indent=2) + "\n")
+
+
+def refuse_changes(
+    begun: str, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> None:
+    """Raises ConfigError if keys that count differ; `begun` is what has the old."""
+    lines = [
+        f"  {key}: {there!r} there, {here!r} now"
+        for key, (there, here) in changes(old, new).items()
+    ]
+    if lines:
+        raise ConfigError(
+            f"{begun} was begun with another config:\n"
+            + "\n".join(lines)
+            + "\nTake another --workdir, or --allow-config-change to go on here"
+        )

@@ -17,10 +17,12 @@ from vit_jax.config import (
     without_every,
 )
 from vit_jax.data.pipeline import Data
+from vit_jax.data.record_list import describe
 from vit_jax.evaluation.means import EvalStep, Evaluator
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.parallel import placement, sharding
 from vit_jax.parallel.determinism import compiler_options
+from vit_jax.storage.run_files import RecordList
 from vit_jax.training.guard import Guard
 from vit_jax.training.metrics import check_installed
 from vit_jax.training.objectives import make_objective
@@ -227,12 +229,14 @@ class Setup(NamedTuple):
     """What a config describes, built: all that the loop needs.
 
     Attributes:
+        records: what each split holds, see `data/record_list.py`.
         label_names: one for each output of the model; none if it has no head.
         ranked: the evaluation by which checkpoints are kept as the best.
         teacher: what each batch has besides the data: a teacher's parameters, or none.
     """
 
     data: Data
+    records: dict[str, RecordList]
     label_names: tuple[str, ...]
     lengths: Lengths
     program: Program
@@ -269,4 +273,14 @@ def build(config: ml_collections.ConfigDict) -> Setup:
 
         path, size = config.objective.teacher, program.model.image_size
         teacher["teacher"] = load_teacher(path, size, label_names, program.mesh)
-    return Setup(data, label_names, lengths, program, evaluators, ranked, teacher)
+    splits = (data.split, *config.eval.splits)
+    return Setup(
+        data,
+        {split: describe(data, split) for split in splits},
+        label_names,
+        lengths,
+        program,
+        evaluators,
+        ranked,
+        teacher,
+    )

@@ -1,0 +1,116 @@
+"""What a resumed run compares, and that its metrics are an undisturbed run's."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.config import ConfigError
+from vit_jax.config_file import read_config
+from vit_jax.storage.run_files import read_metrics
+from vit_jax.training import loop, resume
+
+TINY = (
+    "model.depth=1",
+    "model.width=32",
+    "model.mlp_dim=64",
+    "data.batch_size=32",
+    "train.duration=6steps",
+    "eval.every=3steps",
+    "log.tensorboard=false",
+)
+
+
+def tiny_config(*overrides):
+    texts = [f"--config.{text}" for text in (*TINY, *overrides)]
+    return read_config("configs/digits.py", texts)
+
+
+TIMES = ("steps/s", "images/s")
+
+
+def rows_of(folder):
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def test_metrics_after_a_stop_are_those_of_a_run_left_alone(tmp_path, monkeypatch):
+    """Stopped between checkpoints, one step before a row is due."""
+    config = tiny_config(
+        *("train.duration=9steps", "log.every=4steps", "checkpoint.every=5steps"),
+        "model.dropout_rate=0.1",
+    )
+    loop.train(config, tmp_path / "alone")
+    add = loop.Meter.add
+
+    def add_and_interrupt(self, step, metrics):
+        add(self, step, metrics)
+        if step in stops:
+            stops.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Meter, "add", add_and_interrupt)
+    stops = {3, 7}
+    for _ in range(2):
+        with pytest.raises(loop.Interrupted):
+            loop.train(config, tmp_path / "stopped")
+    loop.train(config, tmp_path / "stopped")
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "alone")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of two classes, and a run on it whose last checkpoint is lost."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(24):
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    loop.train(photo_config(tmp_path), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    return tmp_path
+
+
+def photo_config(folder, *more):
+    return tiny_config(
+        *(f"data.name={folder / 'data'}", "eval.splits=val", "data.batch_size=8"),
+        *("eval.every=2steps", "train.duration=4steps", "optim.warmup=0steps"),
+        *("checkpoint.keep_last=2", "checkpoint.every=2steps", *more),
+    )
+
+
+def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
+    data, config = photos / "data", photo_config(photos)
+    (data / "cat").rename(data / "zebra")
+    with pytest.raises(ConfigError, match=r"cat is gone, zebra is new; undo that"):
+        loop.train(config, photos / "run")
+    (data / "zebra").rename(data / "cat")
+    # An edited config.json, and a command that agrees with it.
+    edited = photo_config(photos, "optim.learning_rate=0.5")
+    path = photos / "run" / "config.json"
+    path.write_text(edited.to_json())
+    with pytest.raises(ConfigError, match=r"checkpoint was .*\n  optim.learning_rate"):
+        loop.train(edited, photos / "run")
+    path.write_text("[")  # as good as lost
+    for number in range(30, 40):
+        shutil.copy(data / "cat" / "0.png", data / "cat" / f"{number}.png")
+    capsys.readouterr()
+    loop.train(config, photos / "run")
+    out = capsys.readouterr().out
+    assert "the data have changed since step 2: train had 4" in out
+    assert path.read_text() == config.to_json(indent=2) + "\n"
+
+
+def test_classes_in_another_order_are_refused():
+    with pytest.raises(ConfigError, match="order .*: a, b there, b, a now; name them"):
+        resume.refuse_other_classes(["a", "b"], ("b", "a"))
+
+
+def test_scanned_dropout_is_said(capsys):
+    resume.say_scan(tiny_config())
+    assert "numbers of model.stochastic_depth_rate: the run" in capsys.readouterr().out
+    resume.say_scan(tiny_config("model.stochastic_depth_rate=0"))
+    assert capsys.readouterr().out == ""

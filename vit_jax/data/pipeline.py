@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ _LEAST = {
     "workers": 0,
     "num_threads": 0,
 }
+_SHOWN_CLASSES = 4
 # Below this, most of the work on an image is Python's, which threads cannot share: at
 # 32x32 a second thread halves the rate.
 _SMALL_PIXELS = 64 * 64
@@ -97,6 +100,23 @@ class Data(ImageTransforms):
     def num_examples(self, split: str | None = None) -> int:
         """Number of records of a split; None is the training split."""
         return len(self.source(split or self.split))
+
+    def in_words(self, splits: Iterable[str]) -> str:
+        """Size of each split, the classes with their first names, what is left out."""
+        from vit_jax.data.listing import describe_left_out
+
+        names = self.label_names()
+        sizes, left_out = [], {}
+        for split in dict.fromkeys(splits):
+            source = self.source(split)
+            sizes.append(f"{len(source):,} images in {split}")
+            # By folder: splits that were held out come from the same one.
+            left_out |= getattr(source, "left_out", {})
+        shown = ", ".join(names[:_SHOWN_CLASSES])
+        more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+        text = f"{self.name}: {', '.join(sizes)}; {len(names):,} classes: {shown}{more}"
+        counts = sum(left_out.values(), Counter())
+        return f"{text}; {describe_left_out(counts)}" if counts else text
 
     def check_splits(self, eval_splits: tuple[str, ...]) -> None:
         """Opens the splits, so that mistakes show before the training.

@@ -15,7 +15,8 @@ from itertools import groupby
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax.data.folder import EXTENSIONS, SPLIT_NAMES
+from vit_jax.data.layout import SPLIT_NAMES
+from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.staging import folder_lock
 
 CLASS_FILES = ("classes.txt", "classes.json")
@@ -133,7 +134,7 @@ def index_path(
         ValueError: a shard is damaged.
         OSError: a shard cannot be read.
     """
-    facts = [label, *label_names]
+    facts = [label, *EXTENSIONS, *label_names]
     for shard in shards:
         status = os.stat(os.path.join(root, shard))
         facts += [shard, str(status.st_size), str(status.st_mtime_ns)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_jax.data.decode import ImageError, decode_image
-from vit_jax.data.folder import EXTENSIONS
+from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.tar_index import (
     BAD_LABEL,
     NO_IMAGE,

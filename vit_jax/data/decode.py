@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from vit_jax.data.jpeg_header import has_exif, mended
+from vit_jax.data.jpeg_segments import has_exif
 from vit_jax.storage.foreign import read_regular
 
 # Of a JPEG, whose header may claim what no memory holds; Pillow has a limit of its own
@@ -48,7 +48,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     animation the first frame is used, and the EXIF orientation is applied.
     JPEGs are decoded strictly: damaged ones are an error, where OpenCV and Pillow
     would return a half-grey picture; those of which only a header is odd are not
-    (`jpeg_header.mended`). CMYK JPEGs, which only Pillow reads, are not protected in
+    (`jpeg_mending.mended`). CMYK JPEGs, which only Pillow reads, are not protected in
     this way. Floating-point and 32-bit pixels, whose range no file tells, are an error.
 
     Args:
@@ -69,6 +69,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         return _decode(data)
     except Exception as error:
         if data.startswith(_JPEG_MAGIC) and not isinstance(error, TooLarge):
+            from vit_jax.data.jpeg_mending import mended
+
             for other in mended(data):
                 with contextlib.suppress(Exception):
                     return _decode(other)

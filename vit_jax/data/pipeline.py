@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.batches import EvalBatches, TrainBatches
-from vit_jax.data.cpus import usable_cpus
+from vit_jax.data.cpus import check_workers, usable_cpus
 from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.device import prefetch_to_device
 from vit_jax.data.source_types import CACHE_CHOICES, CachedSource, PartSource, Source
@@ -122,9 +122,10 @@ class Data(ImageTransforms):
         """Opens the splits, so that mistakes show before the training.
 
         Raises:
-            ValueError: a split that is not there, or a batch larger than the training
-              split.
+            ValueError: a split that is not there, a batch larger than the training
+              split, or more workers than the machine stands.
         """
+        check_workers(self.workers)
         for split in eval_splits:
             self.num_examples(split)
         if self.batch_size > self.num_examples():

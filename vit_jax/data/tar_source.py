@@ -20,6 +20,7 @@ from vit_jax.data.tar_index import (
     list_names,
     read_classes,
 )
+from vit_jax.storage.foreign import open_regular
 
 if TYPE_CHECKING:
     from vit_jax.data.staging import Bucket
@@ -86,7 +87,7 @@ class TarSource:
         try:
             # Opened for each: there may be more shards than a process may hold open,
             # and opening is a hundredth of the work on an image.
-            with open(path, "rb", buffering=0) as file:
+            with open_regular(path) as file:
                 data = os.pread(file.fileno(), size, int(record["offset"]))
         except OSError as error:
             raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
@@ -113,7 +114,7 @@ class TarSource:
     def record_name(self, index: int) -> str:
         """Path of the shard, and name of the image in it."""
         path = self._shard(index)
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(int(self._records[index]["header"]))
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 return f"{path}/{tar.next().name}"

@@ -1,38 +1,13 @@
-"""The segments of a JPEG file: its EXIF block, and headers that cost no pixels."""
+"""JPEG files whose pixels are whole, with headers that decoders warn of, put right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-_EXIF = b"Exif\x00\x00"
+from vit_jax.data.jpeg_segments import END, SCAN, segments
+
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # frames whose scans have all frequencies
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SCAN, _END = 0xDA, 0xD9
-_WITHOUT_LENGTH = frozenset(range(0xD0, 0xD8)) | {0x01}
-
-
-def has_exif(data: bytes) -> bool:
-    """Whether there is an EXIF block, however far behind other blocks."""
-    return any(
-        marker == 0xE1 and data.startswith(_EXIF, start)
-        for marker, start, _ in segments(data)
-    )
-
-
-def segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the contents of segments, up to the first scan header."""
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF or marker in _WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-            continue
-        if marker == _END:
-            return
-        start = position + 4
-        position += 2 + (data[position + 2] << 8 | data[position + 3])
-        yield marker, start, position
-        if marker == _SCAN:
-            return
 
 
 def mended(data: bytes) -> Iterator[bytes]:
@@ -55,13 +30,13 @@ def mended(data: bytes) -> Iterator[bytes]:
             if marker in _FRAMES:
                 sequential = marker in _SEQUENTIAL
             _mend_segment(content, marker, start, end, sequential)
-            scan = end if marker == _SCAN else scan
+            scan = end if marker == SCAN else scan
         if scan is None:
             return
         position = _marker_after(data, scan)
         if position < 0:
             return
-        if data[position + 1] == _END:
+        if data[position + 1] == END:
             break
     yield bytes(content)
     if sequential:
@@ -78,7 +53,7 @@ def _mend_segment(
         content[start + 5 : start + 7] = b"\1\1"
     elif marker == 0xEE and content.startswith(b"Adobe", start) and end >= start + 12:
         content[start + 11] = min(content[start + 11], 2)
-    elif marker == _SCAN and sequential:
+    elif marker == SCAN and sequential:
         content[end - 3 : end] = b"\0\x3f\0"
 
 

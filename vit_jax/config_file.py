@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,9 +93,10 @@ def call_get_config(
     Raises:
         ConfigError: the arguments are not those that `get_config` takes.
     """
-    names = [part.partition("=")[0] for part in text.split(",") if "=" in part]
-    if names:
-        args, kwargs = (), dict(part.split("=", 1) for part in text.split(","))
+    # A comma or "=" that begins no argument is a part of a value, such as a path.
+    if re.match(r"[A-Za-z_]\w*=", text):
+        parts = re.split(r",(?=[A-Za-z_]\w*=)", text)
+        args, kwargs = (), dict(part.split("=", 1) for part in parts)
     else:
         args, kwargs = ((text,) if text else ()), {}
     signature = inspect.signature(get_config)

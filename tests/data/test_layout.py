@@ -83,18 +83,14 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
     for name in ("bus", "car", "train"):
         for view in ("front", "side"):
             _write(tmp_path / "a" / name / view / "0.png")
-    with pytest.raises(
-        ValueError, match="two ways: train is a split, or a class be"
-    ):
+    with pytest.raises(ValueError, match="two ways: train is a split, or a class be"):
         _open(tmp_path / "a")
     _fill(tmp_path / "b" / "Train", tmp_path / "b" / "training")
     with pytest.raises(ValueError, match="two folders for the split 'train'"):
         _open(tmp_path / "b")
     _write(tmp_path / "c" / "train" / "0.png")
     _write(tmp_path / "c" / "test" / "0.png")
-    with pytest.raises(
-        ValueError, match="named as a split, and holds images and no"
-    ):
+    with pytest.raises(ValueError, match="named as a split, and holds images and no"):
         _open(tmp_path / "c")
 
 

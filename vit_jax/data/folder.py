@@ -118,6 +118,7 @@ def _tell(guess: str) -> None:
 
 def has_no_splits(root: str) -> bool:
     """Whether a folder of images has folders of classes, and none of splits."""
+    root = os.path.expanduser(root)
     if not os.path.isdir(root) or not image_folders(root):
         return False
     return not find_layout(root).splits

@@ -30,7 +30,7 @@ class TarSource:
     """The images of one split of a folder of tar shards; a `Source`.
 
     A record is the files of one name up to its first dot, which stand side by side in a
-    shard: an image (jpg, jpeg, png, webp, bmp) and its class, a number from 0 as text
+    shard: an image (one of EXTENSIONS) and its class, a number from 0 as text
     in `cls`, or the field `label` of `json`; or the name of a class in either. Other
     files are ignored. The names of the classes stand beside the shards, in
     `classes.txt`, one a line, or `classes.json`, a list.

@@ -1,12 +1,12 @@
 """Pixels on their way into a model: value range, mean and deviation, size."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 HALF = (0.5, 0.5, 0.5)
 
 
-def normalize(images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+def normalize(images: Shaped[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
     """Maps pixels 0..255 to float32 in [-1, 1], as the released models expect.
 
     Raises:

@@ -6,6 +6,11 @@ import io
 import os
 import stat
 
+# Without waiting for a FIFO's writer, and without a terminal taking us over.
+_FLAGS = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):  # where there are any
+    _FLAGS |= getattr(os, _name, 0)
+
 
 class NotRegular(OSError):
     """A name that stands for no regular file: a folder, a FIFO, a device."""
@@ -31,20 +36,8 @@ def kind(mode: int) -> str:
 
 
 def open_regular(path: str | os.PathLike) -> io.FileIO:
-    """Opens a file to be read, unbuffered, if it or what it links to is regular.
-
-    Raises:
-        NotRegular: a FIFO would block for ever, a device have no end.
-        OSError: it cannot be opened.
-    """
-    # Without waiting for a FIFO's writer, and without a terminal taking us over.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-    number = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-    mode = os.fstat(number).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(number)
-        raise NotRegular(path, mode)
-    return io.FileIO(number)
+    """Opens a file to be read, unbuffered; raises as `read_regular`."""
+    return io.FileIO(_open(path)[0])
 
 
 def check_regular(path: str | os.PathLike) -> None:
@@ -56,13 +49,29 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes.
 
     Raises:
-        OSError: it is larger, is not regular, or cannot be read.
+        NotRegular: a FIFO would block for ever, a device have no end.
+        OSError: it is larger, or cannot be read.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    number, size = _open(path)
+    try:
         if size > most:
             # A file with a hole may claim more bytes than any memory has.
             error = OSError(f"{os.fspath(path)} has {size:,} bytes, more than {most:,}")
             error.strerror = f"it has {size:,} bytes, more than {most:,}"
             raise error
-        return file.read()
+        data = os.read(number, size)
+        while len(data) < size and (more := os.read(number, size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(number)
+
+
+def _open(path: str | os.PathLike) -> tuple[int, int]:
+    """The descriptor and the size of a regular file, or of what it links to."""
+    number = os.open(path, _FLAGS)
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(number)
+        raise NotRegular(path, status.st_mode)
+    return number, status.st_size

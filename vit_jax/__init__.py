@@ -4,6 +4,8 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from vit_jax.data.parent import follow
+
 if TYPE_CHECKING:
     from vit_jax.interop.load_save import load, save
     from vit_jax.models import create_model
@@ -20,6 +22,7 @@ _MODULES = {
     "normalize": "vit_jax.models.pixels",
     "save": "vit_jax.interop.load_save",
 }
+follow()
 
 
 def __getattr__(name: str) -> Any:

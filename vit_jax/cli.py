@@ -24,6 +24,8 @@ CONFIG_HELP = (
     "--config.section.key=value changes any value of it"
 )
 
+IMAGE_SIZE_HELP = "pixels, as 384 or 384x512 (height x width); positions are resampled"
+
 
 def command_parser(module: str, text: str | None) -> argparse.ArgumentParser:
     """The parser of `python -m module`, whose docstring its `--help` shows."""

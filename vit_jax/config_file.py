@@ -98,9 +98,9 @@ def call_get_config(
     Raises:
         ConfigError: the arguments are not those that `get_config` takes.
     """
-    if re.match(r"\w+=", text):
-        # A comma is a part of a value, as of a path, unless another name follows it.
-        parts = re.split(r",(?=\w+=)", text)
+    # A comma or "=" that begins no argument is a part of a value, such as a path.
+    if re.match(r"[A-Za-z_]\w*=", text):
+        parts = re.split(r",(?=[A-Za-z_]\w*=)", text)
         args, kwargs = (), dict(part.split("=", 1) for part in parts)
     else:
         args, kwargs = ((text,) if text else ()), {}

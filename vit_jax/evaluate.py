@@ -18,9 +18,11 @@ from typing import Any
 import jax
 
 from vit_jax.cli import (
+    IMAGE_SIZE_HELP,
     add_checkpoint_argument,
     add_model_options,
     command_parser,
+    image_size,
     run_command,
 )
 from vit_jax.data.pipeline import Data
@@ -42,7 +44,11 @@ def main(arguments: argparse.Namespace) -> None:
         distributed.start(arguments)
     mesh = sharding.make_mesh(data=-1, fsdp=arguments.fsdp, tensor=1)
     run = load_trained(
-        arguments.checkpoint, ema=arguments.ema, mesh=mesh, **arguments.model_options
+        arguments.checkpoint,
+        ema=arguments.ema,
+        image_size=arguments.image_size,
+        mesh=mesh,
+        **arguments.model_options,
     )
     dataset = arguments.dataset or arguments.folder
     if dataset and Path(dataset).is_file():
@@ -70,6 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
         "checkpoint": run.source,
         "step": run.step,
         "ema": arguments.ema,
+        "image_size": list(run.model.image_size),
         **options,
     }
     distributed.say(f"{protocol} on {data.name} {data.split}, {run.source}")
@@ -142,6 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
         parser, words="folder", most=1, help="of labelled images; the same as --dataset"
     )
     add_model_options(parser)
+    parser.add_argument("--image-size", type=image_size, help=IMAGE_SIZE_HELP)
     parser.add_argument("--dataset", help="name or folder; default: the run's own")
     parser.add_argument(
         "--split",

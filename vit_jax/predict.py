@@ -17,9 +17,11 @@ from pathlib import Path
 import jax
 
 from vit_jax.cli import (
+    IMAGE_SIZE_HELP,
     add_checkpoint_argument,
     add_model_options,
     command_parser,
+    image_size,
     run_command,
 )
 from vit_jax.data.decode import ImageError
@@ -100,7 +102,11 @@ def main(arguments: argparse.Namespace) -> None:
     devices = jax.devices()[: None if arguments.fsdp < 0 else arguments.fsdp]
     mesh = sharding.make_mesh(data=1, fsdp=arguments.fsdp, tensor=1, devices=devices)
     run = load_trained(
-        arguments.checkpoint, ema=arguments.ema, mesh=mesh, **arguments.model_options
+        arguments.checkpoint,
+        ema=arguments.ema,
+        image_size=arguments.image_size,
+        mesh=mesh,
+        **arguments.model_options,
     )
     check_run(run, arguments)
     if arguments.split:
@@ -159,6 +165,7 @@ if __name__ == "__main__":
         help="image files, and folders of them",
     )
     add_model_options(parser)
+    parser.add_argument("--image-size", type=image_size, help=IMAGE_SIZE_HELP)
     parser.add_argument("--split", help="images of the run's own data set, not files")
     parser.add_argument("--count", type=int, help="with --split, evenly spaced (8)")
     parser.add_argument("--top", type=int, default=5, help="classes shown (5)")

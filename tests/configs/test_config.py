@@ -11,7 +11,7 @@ from vit_jax.config import (
     parse_duration,
     resolve_lengths,
 )
-from vit_jax.config_file import all_keys, read_config
+from vit_jax.config_file import all_keys, call_get_config, read_config
 from vit_jax.storage.run_files import load_config
 from vit_jax.training.sections import config_sections
 
@@ -179,3 +179,17 @@ def test_load_config_errors(tmp_path):
 def test_base_config_is_a_plain_config_dict(config):
     assert isinstance(config, ml_collections.ConfigDict)
     check_config(config, config_sections())
+
+
+def test_commas_and_equal_signs_in_the_arguments_of_a_config():
+    def get_config(data="", size=""):
+        return data, size
+
+    for text, wanted in (
+        ("data=a,b/c=d,size=3", ("a,b/c=d", "3")),
+        ("/photos/x=1,y", ("/photos/x=1,y", "")),
+        ("size=3,data=~/x, y", ("~/x, y", "3")),
+    ):
+        assert call_get_config(get_config, text, "") == wanted
+    with pytest.raises(ConfigError, match="sise.*it takes data, size"):
+        call_get_config(get_config, "data=x,sise=3", "")

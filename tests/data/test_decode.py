@@ -1,12 +1,15 @@
 """Decoding: every colour mode becomes RGB, and damaged files are errors."""
 
 import io
+import os
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.decode import ImageError, decode_image
+from vit_jax.data.decode import ImageError, decode_file, decode_image
+from vit_jax.data.listing import EXTENSIONS
 
 
 def _encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -117,3 +120,111 @@ def test_damaged_files_are_named_errors():
         decode_image(b"", "x")
     with pytest.raises(ImageError, match="not a known image format"):
         decode_image(b"this is no image", "x")
+
+
+# --- files whose pixels are whole ------------------------------------------------
+
+
+def _scan_end(data: bytes) -> int:
+    scan = data.index(b"\xff\xda")
+    return scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+
+
+def _with(data: bytes, position: int, new: bytes) -> bytes:
+    return data[:position] + new + data[position + len(new) :]
+
+
+@pytest.mark.parametrize("extra", [0, 100])
+def test_odd_headers_and_padding_of_jpegs_are_no_damage(extra):
+    good = _jpeg()
+    end, jfif = _scan_end(good), good.index(b"JFIF\0") + 5
+    odd = {
+        "Se": _with(good, end - 2, b"\0"),
+        "JFIF 0.00": _with(good, jfif, b"\0\0"),
+        "JFIF 2.01": _with(good, jfif, b"\2\1"),
+        "both": _with(_with(good, end - 2, b"\0"), jfif, b"\2\1"),
+        "padding": good[:-2] + b"\x20" * 50 + good[-2:],
+    }
+    for name, data in odd.items():
+        data = data[:-2] + bytes(extra) + data[-2:] if name != "padding" else data
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(decode_image(data, name), expected, name)
+
+
+def test_mending_hides_no_damage():
+    good = _with(_jpeg(), _scan_end(_jpeg()) - 2, b"\0")
+    end = _scan_end(good)
+    damaged = {
+        "cut": good[: len(good) * 3 // 4],
+        "cut and closed": good[: len(good) * 3 // 4] + b"\xff\xd9",
+        "zeros": good[: end + 500] + bytes(len(good) - end - 502) + b"\xff\xd9",
+        "text before the end": good[:-2] + b"some text" * 9 + good[-2:],
+    }
+    for name, data in damaged.items():
+        with pytest.raises(ImageError, match=name):
+            decode_image(data, name)
+
+
+def test_exif_behind_other_blocks():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = _encode(Image.fromarray(_picture()), "JPEG", exif=exif)
+    block = b"\xff\xe2" + (60002).to_bytes(2, "big") + bytes(60000)
+    assert decode_image(data[:2] + block * 2 + data[2:], "x").shape == (32, 24, 3)
+
+
+def test_exif_in_a_raw_profile_of_a_png():
+    from PIL.PngImagePlugin import PngInfo
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    info = PngInfo()
+    profile = f"\nexif\n{len(content):8d}\n{content.hex()}\n"
+    info.add_text("Raw profile type exif", profile, zip=True)
+    data = _encode(Image.fromarray(_picture()), "PNG", pnginfo=info)
+    assert decode_image(data, "x").shape == (32, 24, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_of_unknown_range_are_refused(dtype):
+    data = _encode(Image.fromarray(np.ones((4, 4), dtype)), "TIFF")
+    with pytest.raises(ImageError, match="of which no file tells what is white"):
+        decode_image(data, "x")
+
+
+def test_headers_that_claim_too_much_are_refused():
+    jpeg = _jpeg()
+    frame = jpeg.index(b"\xff\xc0") + 5
+    huge = _with(jpeg, frame, (65500).to_bytes(2, "big") * 2)
+    with pytest.raises(ImageError, match="claims 65500 x 65500.*raise MAX_PIXELS"):
+        decode_image(huge, "x")
+    png = _encode(Image.fromarray(_picture()), "PNG")
+    header = _with(png, 16, (65500).to_bytes(4, "big") * 2)
+    header = _with(header, 29, zlib.crc32(header[12:29]).to_bytes(4, "big"))
+    with pytest.raises(ImageError, match="raise PIL.Image.MAX_IMAGE_PIXELS"):
+        decode_image(header, "x")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF"])
+def test_more_formats_in_folders(tmp_path, kind):
+    path = tmp_path / f"x.{kind.lower()}"
+    path.write_bytes(_encode(Image.fromarray(_picture()), kind))
+    decoded = decode_file(str(path))
+    assert np.abs(decoded.astype(int) - _picture()).mean() < 20
+    assert path.name.endswith(EXTENSIONS)
+
+
+def test_only_regular_files_of_a_sane_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    with open(tmp_path / "hole.jpg", "wb") as file:
+        file.truncate(1 << 40)
+    for name, cause in (
+        ("pipe", "a FIFO and no regular file"),
+        ("zero", "a device and no regular file"),
+        ("hole", "1,099,511,627,776 bytes, more than"),
+        ("none", "No such file"),
+    ):
+        with pytest.raises(ImageError, match=f"{name}.jpg: .*cannot be read.*{cause}"):
+            decode_file(str(tmp_path / f"{name}.jpg"))

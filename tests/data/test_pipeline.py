@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data import stream
+from vit_jax.data.cpus import check_workers
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data, prefetch_to_device
 
@@ -540,3 +541,56 @@ def test_no_framework_is_imported_where_it_is_not_needed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+_STARTING = """
+import sys, time
+import vit_jax
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    time.sleep(600)  # a worker that is still importing
+
+if __name__ == "__main__":
+    import multiprocessing, threading
+    from vit_jax.data.pipeline import Data
+
+    data = Data(name=sys.argv[1], batch_size=8, image_size=(8, 8), workers=1)
+    batches = data.train_batches(seed=0)
+    threading.Thread(target=next, args=(batches,), daemon=True).start()
+    while not multiprocessing.active_children():
+        time.sleep(0.1)
+    time.sleep(3)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc")
+def test_workers_that_still_start_die_with_a_killed_trainer(folder, tmp_path):
+    script = tmp_path / "trainer.py"
+    script.write_text(_STARTING)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as trainer:
+        worker = int(trainer.stdout.readline())
+        assert _alive(worker)
+        trainer.kill()
+    deadline = time.monotonic() + 20
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if alive := _alive(worker):
+        os.kill(worker, signal.SIGKILL)
+    assert not alive
+
+
+def test_more_workers_than_the_machine_stands(folder, tmp_path):
+    with pytest.raises(ValueError, match="data.workers=5000 is more than 4 for each"):
+        _data(folder, workers=5000).check_splits(())
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemAvailable:    300000 kB\n")
+    with pytest.raises(ValueError, match="256 MiB of memory.*292 MiB are free.*most 1"):
+        check_workers(2, tmp_path)
+    check_workers(1, tmp_path)

@@ -215,6 +215,14 @@ def test_averaged_parameters_go_to_their_own_folder(digits_run, folder):
     assert averaged["ema"] and averaged["loss"] != raw["loss"]
 
 
+def test_another_image_size_is_what_is_measured(digits_run, tmp_path):
+    output = str(tmp_path / "out")
+    changes = {"image_size": (24, 24), "output": output}
+    evaluate_command.main(_arguments(digits_run, **changes))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["image_size"] == [24, 24]
+
+
 def test_a_data_set_with_the_same_names_in_another_order(run, outcomes):
     turned = {
         "kernel": run.params["head"]["kernel"][:, ::-1],

@@ -54,7 +54,13 @@ def folder(tmp_path, images):
 
 def _arguments(checkpoint, *images, **changes):
     defaults = {"split": None, "count": None, "top": 5, "json": None, "ema": False}
-    defaults |= {"attention": None, "batch_size": 64, "fsdp": 1, "model_options": {}}
+    defaults |= {
+        "image_size": None,
+        "attention": None,
+        "batch_size": 64,
+        "fsdp": 1,
+        "model_options": {},
+    }
     options = {"checkpoint": checkpoint, "images": list(map(str, images))} | defaults
     return argparse.Namespace(**options | changes)
 

@@ -54,6 +54,8 @@ def test_half_precision_logits_give_a_float32_loss():
 def test_normalize_maps_pixels_to_minus_one_to_one():
     pixels = jnp.array([0, 51, 255], jnp.uint8).reshape(1, 1, 3)
     np.testing.assert_allclose(normalize(pixels).ravel(), [-1, -0.6, 1], atol=1e-6)
+    with pytest.raises(ValueError, match="integer pixels in 0..255, got float32"):
+        normalize(pixels / 255)
 
 
 @pytest.fixture

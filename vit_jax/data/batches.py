@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
-import threading
-import time
 import weakref
 from typing import Any
 
@@ -57,14 +54,14 @@ class Batches:
                 # Grain reads absl flags when it starts a worker, and fails where
                 # nobody parsed them (a notebook, a test).
                 flags.FLAGS.mark_as_parsed()
+            from vit_jax.data.parent import announce
+
+            announce()
             options = grain.MultiprocessingOptions(
                 num_workers=workers,
                 per_worker_buffer_size=max(1, -(-2 * blocks.per_batch // workers)),
             )
-            dataset = dataset.mp_prefetch(
-                options,
-                worker_init_fn=functools.partial(_start_worker, os.getpid()),
-            )
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
         # A list, so that closing can empty it. The finalizer closes it where nobody
         # calls `close`: left to the interpreter's exit, Grain prints a page of errors.
         self._open = [iter(dataset)]
@@ -147,11 +144,8 @@ def _close_all(iterators: list[grain.DatasetIterator]) -> None:
         iterators.pop().close()
 
 
-def _start_worker(parent: int, _worker: int, _workers: int) -> None:
-    """Makes a worker process die with the trainer, also when that is killed."""
-    # Polled, and not PR_SET_PDEATHSIG: that one fires when the *thread* that started
-    # the worker ends, and it exists on Linux only.
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+def _start_worker(_worker: int, _workers: int) -> None:
+    """Sets a worker process up; with whom it ends: `parent.follow`."""
     # A terminal sends Ctrl-C, and schedulers send SIGTERM, to all processes: the
     # trainer needs its workers until it has saved and closes them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -159,9 +153,3 @@ def _start_worker(parent: int, _worker: int, _workers: int) -> None:
     cv2.setNumThreads(1)
     # Grain imports JAX; a worker that touched the accelerator would take its memory.
     os.environ["JAX_PLATFORMS"] = "cpu"
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

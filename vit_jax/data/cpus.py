@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+# Raise them for a machine that stands more worker processes.
+WORKERS_PER_CPU = 4
+WORKER_MEMORY = 256 << 20  # bytes that a worker takes at least
 # Set by srun: the tasks on each node of a step, such as "8(x2),4".
 _SLURM_TASKS = "SLURM_STEP_TASKS_PER_NODE"
 
@@ -29,6 +32,22 @@ def usable_cpus(
     limits = [allowed, _share(allowed, environment)]
     limits += [math.ceil(quota) for quota in _quotas(root)]
     return max(1, min(limits))
+
+
+def check_workers(workers: int, root: Path = Path("/")) -> None:
+    """Raises ValueError for more worker processes than CPUs or memory stand."""
+    cpus = usable_cpus(root)
+    if workers > WORKERS_PER_CPU * cpus:
+        raise ValueError(
+            f"data.workers={workers} is more than {WORKERS_PER_CPU} for each of the "
+            f"{cpus} CPUs of this process: give at most {WORKERS_PER_CPU * cpus}"
+        )
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"))
+    if found and workers * WORKER_MEMORY > (free := int(found[1]) << 10):
+        raise ValueError(
+            f"data.workers={workers} needs {WORKER_MEMORY >> 20} MiB of memory for each"
+            f", and {free >> 20:,} MiB are free: give at most {free // WORKER_MEMORY}"
+        )
 
 
 def _affinity() -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from vit_jax.data.jpeg_segments import has_exif
+from vit_jax.storage.foreign import read_regular
+
+# Of a JPEG, whose header may claim what no memory holds; Pillow has a limit of its own
+# for other formats. Raise them for larger pictures.
+MAX_PIXELS = 1 << 28
+MAX_FILE_BYTES = 1 << 30
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_EXIF_MAGIC = b"Exif\x00\x00"
-_PILLOW_EXIF_MAGIC = (_EXIF_MAGIC, b"eXIf", b"EXIF")  # JPEG, PNG, WebP
 _ORIENTATION = 0x0112
 
 
@@ -22,16 +28,28 @@ class ImageError(ValueError):
 ADVICE = 'mend or remove it, or set data.on_error="skip" to go on without it'
 
 
+def decode_file(name: str) -> np.ndarray:
+    """Reads and decodes an image file; raises ImageError if that is not possible."""
+    try:
+        data = read_regular(name, MAX_FILE_BYTES)
+    except OSError as error:
+        raise ImageError(
+            f"{name}: the file cannot be read ({error.strerror})"
+        ) from error
+    return decode_image(data, name)
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP or BMP file to RGB.
+    """Decodes an image file to RGB.
 
     Grey, palette and CMYK images become RGB, 16-bit images keep their high bits,
     transparent pixels are laid on white (most such pictures were made for a white
     page, and dropping alpha would show colours that nobody was meant to see), of an
     animation the first frame is used, and the EXIF orientation is applied.
     JPEGs are decoded strictly: damaged ones are an error, where OpenCV and Pillow
-    would return a half-grey picture. CMYK JPEGs, which only Pillow reads, are not
-    protected in this way.
+    would return a half-grey picture; those of which only a header is odd are not
+    (`jpeg_mending.mended`). CMYK JPEGs, which only Pillow reads, are not protected in
+    this way. Floating-point and 32-bit pixels, whose range no file tells, are an error.
 
     Args:
         data: the bytes of the file.
@@ -45,16 +63,36 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """
     if not data:
         raise ImageError(_message(name, "the file is empty"))
-    try:
-        if data.startswith(_JPEG_MAGIC):
-            colours = simplejpeg.decode_jpeg_header(data)[2]
-            if colours not in ("CMYK", "YCCK"):
-                return _decode_jpeg(data)
-        return _decode_with_pillow(data)
     # Pillow and libjpeg raise a dozen unrelated types on damaged files (SyntaxError,
     # struct.error, zlib.error, ...): all of them mean the same here.
+    try:
+        return _decode(data)
     except Exception as error:
+        if data.startswith(_JPEG_MAGIC) and not isinstance(error, TooLarge):
+            from vit_jax.data.jpeg_mending import mended
+
+            for other in mended(data):
+                with contextlib.suppress(Exception):
+                    return _decode(other)
         raise ImageError(_message(name, _cause(error))) from error
+
+
+class TooLarge(ValueError):
+    """A header that claims more pixels than are decoded."""
+
+
+def _decode(data: bytes) -> np.ndarray:
+    if not data.startswith(_JPEG_MAGIC):
+        return _decode_with_pillow(data)
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    if int(height) * int(width) > MAX_PIXELS:
+        raise TooLarge(
+            f"it claims {width} x {height} pixels, more than {MAX_PIXELS:,}; make it "
+            "smaller, or raise MAX_PIXELS in vit_jax/data/decode.py"
+        )
+    if colours in ("CMYK", "YCCK"):
+        return _decode_with_pillow(data)
+    return _decode_jpeg(data)
 
 
 def _message(name: str, cause: str) -> str:
@@ -64,14 +102,16 @@ def _message(name: str, cause: str) -> str:
 def _cause(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a known image format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
-    # The tag is looked for in the bytes first: opening every file with Pillow only
-    # to learn that it has no Exif block would cost as much as a small decode.
+    # The block is looked for first: opening every file with Pillow only to learn that
+    # it has none would cost as much as a small decode.
     orientation = 1
-    if _EXIF_MAGIC in data[: 1 << 16]:
+    if has_exif(data):
         orientation = Image.open(io.BytesIO(data)).getexif().get(_ORIENTATION, 1)
     image = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     return _orient(image, orientation)
@@ -90,8 +130,13 @@ def _orient(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     image = Image.open(io.BytesIO(data))
-    if any(magic in data for magic in _PILLOW_EXIF_MAGIC):
-        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ValueError(
+            f"it has {kind} pixels, of which no file tells what is white; save it with "
+            "8 or 16 bits"
+        )
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # Pillow's own conversion of 16-bit grey clips at 255 instead of scaling.
         grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_jax.data.decode import ImageError, decode_image
-from vit_jax.data.folder import EXTENSIONS
+from vit_jax.data.decode import decode_file
+from vit_jax.data.listing import EXTENSIONS, describe_left_out, walk
+
+_LOG = logging.getLogger("vit_jax")
 
 
 class Files:
@@ -20,11 +24,7 @@ class Files:
 
     def __getitem__(self, index: int) -> dict:
         """{"image": uint8 (h, w, 3)}; ImageError if the file cannot be read."""
-        name = self.record_name(index)
-        try:
-            return {"image": decode_image(self.paths[index].read_bytes(), name)}
-        except OSError as error:
-            raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+        return {"image": decode_file(self.record_name(index))}
 
     def record_name(self, index: int) -> str:
         """Path of the file."""
@@ -34,29 +34,31 @@ class Files:
 def find_images(names: Sequence[str]) -> list[Path]:
     """Lists the named files, and the images in the named folders at any depth.
 
+    What training would leave out of a folder is left out here too, and told.
+
     Raises:
         FileNotFoundError: a name that is neither a file nor a folder.
         ValueError: a folder without images.
     """
     paths = []
     for name in names:
-        path = Path(name)
+        path = Path(name).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"{name} is neither a file nor a folder")
         if not path.is_dir():
             paths.append(path)
             continue
-        files = (file for file in sorted(path.rglob("*")) if file.is_file())
-        images = [file for file in files if is_image(file.relative_to(path))]
+        images, left_out = [], Counter()
+        for file, reason in walk(str(path)):
+            if reason:
+                left_out[reason] += 1
+            else:
+                images.append(path / file)
         if not images:
             raise ValueError(
                 f"the folder {name} holds no images ({', '.join(EXTENSIONS)})"
             )
-        paths += images
+        if left_out:
+            _LOG.info(f"{name}: {len(images):,} images; {describe_left_out(left_out)}")
+        paths += sorted(images)
     return paths
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file counts as an image by its extension and is not hidden."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
-from vit_jax.data.decode import ImageError, decode_image
+from vit_jax.data.decode import decode_file
+from vit_jax.data.layout import LAYOUT, find_layout, split_folder
+from vit_jax.data.listing import (
+    EXTENSIONS,
+    folders_of,
+    has_own_images,
+    image_folders,
+    own_files,
+    walk,
+)
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SPLIT_NAMES = ("train", "val", "validation", "valid", "dev", "test")
-_LAYOUT = "the layout is root/train/CLASS/image.jpg or root/CLASS/image.jpg"
+_LOG = logging.getLogger("vit_jax")
 
 
 class FolderSource:
     """The images of one split of a folder; a `Source`.
 
-    Layouts: `root/SPLIT/CLASS/...` if `root` holds one of the folders train, val,
-    validation, valid, dev, test with folders in it; else `root/CLASS/...`, whose
-    splits are "train", "val", a held-out share of each class, and "all". Images
-    (jpg, jpeg, png, webp, bmp in any case) may lie in deeper folders of a class;
-    hidden and other files are ignored. Classes are the sorted folder names of the
-    train split.
+    Layouts: `root/SPLIT/CLASS/...` if `root` holds folders that are named as splits and
+    have folders in them (`layout.find_layout`); else `root/CLASS/...`, whose splits are
+    "train", "val", a held-out share of each class, and "all". Images (EXTENSIONS in any
+    case) may lie in deeper folders of a class; hidden and other files are left out and
+    counted. Classes are the sorted folder names of the train split.
 
     Records are ordered, and held out, by a hash of `CLASS/path`. So the order does
     not depend on the file system, a slice such as `train[:10%]` holds all classes,
     and adding a class never moves an image of another between train and val.
+
+    Attributes:
+        label_names: the classes.
+        left_out: for each folder that was listed, how many files are no images of a
+          class, by reason.
     """
 
     def __init__(self, root: str, split: str, *, holdout: float = 0.1):
@@ -45,20 +59,22 @@ class FolderSource:
         """
         if not os.path.isdir(root):
             raise FileNotFoundError(
-                f"the data folder {root} does not exist; {_LAYOUT}, and data.name "
+                f"the data folder {root} does not exist; {LAYOUT}, and data.name "
                 "must be its path"
             )
-        self._root = root
-        present = split_folders(root)
-        if present:
-            self._base = os.path.join(root, split)
-            _check_split(root, split, tuple(_folders(root)))
-            train = os.path.join(root, "train" if "train" in present else split)
-            files = _list_images(self._base)
+        layout = find_layout(root)
+        for guess in layout.guesses:
+            _tell(guess)
+        if layout.splits:
+            self._base = split_folder(layout, split, root)
+            train = layout.splits.get("train", self._base)
+            files, left_out = _list_images(self._base)
         else:
-            self._base = train = root
+            self._base = train = layout.base
             _check_split(root, split, ("train", "val", "all"))
-            files = _hold_out(_list_images(root), split, holdout)
+            files, left_out = _list_images(self._base)
+            files = _hold_out(files, split, holdout)
+        self.left_out = {self._base: left_out}
         self.label_names: tuple[str, ...] = tuple(_class_folders(train))
         unknown = sorted(set(files) - set(self.label_names))
         if unknown:
@@ -77,15 +93,8 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads and decodes one image; raises ImageError if that is not possible."""
-        name = self.record_name(index)
-        try:
-            with open(name, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise ImageError(
-                f"{name}: the file cannot be read ({error.strerror})"
-            ) from error
-        return {"image": decode_image(data, name), "label": self._labels[index]}
+        image = decode_file(self.record_name(index))
+        return {"image": image, "label": self._labels[index]}
 
     def labels(self) -> np.ndarray:
         """Labels of all records, without opening a file: int64 (n,)."""
@@ -101,35 +110,26 @@ def stable_hash(name: str) -> bytes:
     return hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
 
 
-def _folders(root: str) -> list[str]:
-    with os.scandir(root) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-
-
-def split_folders(root: str) -> list[str]:
-    """The folders in `root` that are splits."""
-    # A split has folders inside: "train" and "test" may also be classes.
-    present = set(_folders(root)) & set(SPLIT_NAMES)
-    return [name for name in present if _folders(os.path.join(root, name))]
+@functools.cache
+def _tell(guess: str) -> None:
+    """Says once in a process what was assumed."""
+    _LOG.warning(guess)
 
 
 def has_no_splits(root: str) -> bool:
     """Whether a folder of images has folders of classes, and none of splits."""
-    if not os.path.isdir(root) or split_folders(root):
+    root = os.path.expanduser(root)
+    if not os.path.isdir(root) or not image_folders(root):
         return False
-    return any(any(_images(os.path.join(root, name), "")) for name in _folders(root))
+    return not find_layout(root).splits
 
 
 def _class_folders(folder: str) -> list[str]:
-    names = _folders(folder)
+    names = folders_of(folder)
     if not names:
-        content = "only images" if any(_images(folder, "")) else "and no images"
+        content = "only images" if has_own_images(folder) else "and no images"
         raise ValueError(
-            f"{folder} has no class folders, {content}; {_LAYOUT}: put the images of "
+            f"{folder} has no class folders, {content}; {LAYOUT}: put the images of "
             "each class into a folder named after it"
         )
     return names
@@ -142,29 +142,25 @@ def _check_split(root: str, split: str, existing: tuple[str, ...]) -> None:
         )
 
 
-def _images(folder: str, prefix: str) -> Iterable[str]:
-    """Paths, with "/" and relative to the class's parent, of all images below."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.is_dir():
-                yield from _images(entry.path, path)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                yield path
-
-
-def _list_images(folder: str) -> dict[str, list[str]]:
-    files = {}
+def _list_images(folder: str) -> tuple[dict[str, list[str]], Counter[str]]:
+    """The images of each class, and how many files were left out, by reason."""
+    files: dict[str, list[str]] = {}
+    left_out = Counter(
+        reason or "in no class folder" for _, reason in own_files(folder)
+    )
     for name in _class_folders(folder):
-        files[name] = list(_images(os.path.join(folder, name), name))
+        files[name] = []
+        for path, reason in walk(os.path.join(folder, name), name):
+            if reason:
+                left_out[reason] += 1
+            else:
+                files[name].append(path)
         if not files[name]:
             raise ValueError(
                 f"the class folder {os.path.join(folder, name)} holds no images "
                 f"({', '.join(EXTENSIONS)}); add some or remove the folder"
             )
-    return files
+    return files, left_out
 
 
 def _hold_out(

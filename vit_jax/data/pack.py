@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax.data.folder import FolderSource, split_folders
+from vit_jax.data.folder import FolderSource
+from vit_jax.data.layout import find_layout
 from vit_jax.data.tar_source import TarSource
 
 _PLAN = "shards.json"
@@ -42,7 +43,9 @@ def pack(folder: str, output: str, per_shard: int) -> dict[str, int]:
         raise ValueError(f"--per-shard must be at least 1, got {per_shard}")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"the folder of images {folder} does not exist")
-    sources = {split: FolderSource(folder, split) for split in split_folders(folder)}
+    sources = {
+        split: FolderSource(folder, split) for split in find_layout(folder).splits
+    }
     sources = sources or {"train": FolderSource(folder, "all")}
     os.makedirs(output, exist_ok=True)
     _begin(Path(output), sources, per_shard)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
 
 from vit_jax.data.batches import EvalBatches, TrainBatches
-from vit_jax.data.cpus import usable_cpus
+from vit_jax.data.cpus import check_workers, usable_cpus
 from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.device import prefetch_to_device
 from vit_jax.data.source_types import CACHE_CHOICES, CachedSource, PartSource, Source
@@ -17,6 +19,7 @@ from vit_jax.values import Choice, Count, Name, Range, Size
 
 __all__ = ["Data", "prefetch_to_device"]
 
+_SHOWN_CLASSES = 4
 # Below this, most of the work on an image is Python's, which threads cannot share: at
 # 32x32 a second thread halves the rate.
 _SMALL_PIXELS = 64 * 64
@@ -87,13 +90,31 @@ class Data(ImageTransforms):
         """Number of records of a split; None is the training split."""
         return len(self.source(split or self.split))
 
+    def in_words(self, splits: Iterable[str]) -> str:
+        """Size of each split, the classes with their first names, what is left out."""
+        from vit_jax.data.listing import describe_left_out
+
+        names = self.label_names()
+        sizes, left_out = [], {}
+        for split in dict.fromkeys(splits):
+            source = self.source(split)
+            sizes.append(f"{len(source):,} images in {split}")
+            # By folder: splits that were held out come from the same one.
+            left_out |= getattr(source, "left_out", {})
+        shown = ", ".join(names[:_SHOWN_CLASSES])
+        more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+        text = f"{self.name}: {', '.join(sizes)}; {len(names):,} classes: {shown}{more}"
+        counts = sum(left_out.values(), Counter())
+        return f"{text}; {describe_left_out(counts)}" if counts else text
+
     def check_splits(self, eval_splits: tuple[str, ...]) -> None:
         """Opens the splits, so that mistakes show before the training.
 
         Raises:
-            ValueError: a split that is not there, or a batch larger than the training
-              split.
+            ValueError: a split that is not there, a batch larger than the training
+              split, or more workers than the machine stands.
         """
+        check_workers(self.workers)
         for split in eval_splits:
             self.num_examples(split)
         if self.batch_size > self.num_examples():

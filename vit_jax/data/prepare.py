@@ -36,6 +36,8 @@ from typing import Any
 from vit_jax.cli import command_parser, parse
 from vit_jax.data.openers import packed_folder
 from vit_jax.data.pack import pack
+from vit_jax.storage.archives import check_archive
+from vit_jax.storage.foreign import check_regular
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 # Seconds since 1970 in the header of each original file.
@@ -106,13 +108,22 @@ def images_of(name: str, output: str) -> Iterator[str]:
 
     Raises:
         BadZipFile: not a .zip.
+        ValueError: it unpacks to far more than images do.
         OSError: no such file, or no room.
     """
     if not name.lower().endswith(".zip"):
         yield name
         return
     unpacked = f"{output.rstrip('/')}.unpacked"
+    check_regular(name)
     with zipfile.ZipFile(name) as archive:
+        size = check_archive(archive, name)
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(unpacked))).free
+        if size > free:
+            raise OSError(
+                f"{name} unpacks to {size / 2**30:.1f} GiB, and there is room for "
+                f"{free / 2**30:.1f} at {unpacked}: give an --output on another disk"
+            )
         archive.extractall(unpacked)
     inside = os.listdir(unpacked)
     try:

@@ -50,6 +50,7 @@ class CachedSource:
         """Reads and decodes everything with `threads` threads."""
         self._source = source
         self.label_names: tuple[str, ...] = source.label_names
+        self.left_out = getattr(source, "left_out", {})  # as that of FolderSource
         # In chunks: a task an image would cost more than a small decode.
         chunks = [
             range(start, min(start + _CHUNK, len(source)))
@@ -102,6 +103,7 @@ class PartSource:
         """
         self._source, self._indices, self._new = source, indices, new_labels
         self.label_names = label_names
+        self.left_out = getattr(source, "left_out", {})  # as that of FolderSource
 
     def __len__(self) -> int:
         return len(self._indices)

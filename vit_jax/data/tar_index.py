@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,8 +16,10 @@ from itertools import groupby
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax.data.folder import EXTENSIONS, SPLIT_NAMES
+from vit_jax.data.layout import SPLIT_NAMES
+from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.staging import folder_lock
+from vit_jax.storage.foreign import open_regular, read_regular
 
 CLASS_FILES = ("classes.txt", "classes.json")
 RECORD = np.dtype(
@@ -31,6 +34,7 @@ RECORD = np.dtype(
 # Codes in place of a label.
 NO_LABEL, BAD_LABEL, NO_IMAGE = -1, -2, -3
 _FOLDER = ".index"
+_MOST_BYTES = 64 << 20  # of the names of classes
 _END = bytes(1024)  # the end of every tar file that was closed
 
 
@@ -107,8 +111,7 @@ def read_classes(path: str) -> tuple[str, ...]:
     Raises:
         ValueError: not a list of names, a name twice, or an empty one.
     """
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
+    text = read_regular(path, _MOST_BYTES).decode("utf-8")
     names = text.splitlines()
     if path.endswith(".json"):
         with contextlib.suppress(json.JSONDecodeError):
@@ -133,7 +136,7 @@ def index_path(
         ValueError: a shard is damaged.
         OSError: a shard cannot be read.
     """
-    facts = [label, *label_names]
+    facts = [label, *EXTENSIONS, *label_names]
     for shard in shards:
         status = os.stat(os.path.join(root, shard))
         facts += [shard, str(status.st_size), str(status.st_mtime_ns)]
@@ -178,7 +181,11 @@ def _images(
     path: str, label: str, numbers: dict[str, int]
 ) -> Iterator[tuple[int, int, int, int]]:
     """(header, offset, size, label) of each image in a shard."""
-    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    # Buffered, since headers are 512 bytes each.
+    with (
+        io.BufferedReader(open_regular(path)) as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
         members = (member for member in iter(tar.next, None) if member.isfile())
         for key, group in groupby(members, lambda member: _parts(member.name)[0]):
             files = {_parts(member.name)[1]: member for member in group}

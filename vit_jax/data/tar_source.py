@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_jax.data.decode import ImageError, decode_image
-from vit_jax.data.folder import EXTENSIONS
+from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.tar_index import (
     BAD_LABEL,
     NO_IMAGE,
@@ -20,6 +20,7 @@ from vit_jax.data.tar_index import (
     list_names,
     read_classes,
 )
+from vit_jax.storage.foreign import open_regular
 
 if TYPE_CHECKING:
     from vit_jax.data.staging import Bucket
@@ -29,7 +30,7 @@ class TarSource:
     """The images of one split of a folder of tar shards; a `Source`.
 
     A record is the files of one name up to its first dot, which stand side by side in a
-    shard: an image (jpg, jpeg, png, webp, bmp) and its class, a number from 0 as text
+    shard: an image (one of EXTENSIONS) and its class, a number from 0 as text
     in `cls`, or the field `label` of `json`; or the name of a class in either. Other
     files are ignored. The names of the classes stand beside the shards, in
     `classes.txt`, one a line, or `classes.json`, a list.
@@ -86,7 +87,7 @@ class TarSource:
         try:
             # Opened for each: there may be more shards than a process may hold open,
             # and opening is a hundredth of the work on an image.
-            with open(path, "rb", buffering=0) as file:
+            with open_regular(path) as file:
                 data = os.pread(file.fileno(), size, int(record["offset"]))
         except OSError as error:
             raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
@@ -113,7 +114,7 @@ class TarSource:
     def record_name(self, index: int) -> str:
         """Path of the shard, and name of the image in it."""
         path = self._shard(index)
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(int(self._records[index]["header"]))
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 return f"{path}/{tar.next().name}"

@@ -20,6 +20,7 @@ from vit_jax.interop.formats import (
 )
 from vit_jax.interop.state_dicts import find_state_dict, select, without_prefix
 from vit_jax.interop.torch_file import read_pickle
+from vit_jax.storage.foreign import open_regular
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
@@ -95,7 +96,7 @@ def read_file(path: Path, part: str = "") -> tuple[Tensors, dict[str, Any]]:
             f"{path} is no checkpoint: wanted {', '.join(SUFFIXES)}, or a folder with "
             "model.safetensors"
         )
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise FileError(

@@ -3,6 +3,7 @@
 Nothing is ever unpickled here: arrays of objects are refused.
 """
 
+import io
 import json
 import zipfile
 import zlib
@@ -12,6 +13,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
+
+from vit_jax.storage.archives import check_archive
+from vit_jax.storage.foreign import open_regular
 
 Tensors = dict[str, np.ndarray]
 SAFETENSORS_TYPES = {
@@ -31,21 +35,33 @@ def read_npz(path: Path) -> Tensors:
     """Reads a numpy archive; arrays of Python objects are refused."""
     try:
         # numpy leaves a file that it opened itself open when it is damaged.
-        with path.open("rb") as file:
+        with io.BufferedReader(open_regular(path)) as file:
             start = file.read(2)
             file.seek(0)
             if start.startswith(b"\x80"):
                 raise pickled(path)
             if start != b"PK":
                 raise zipfile.BadZipFile("it does not begin as an archive")
+            with zipfile.ZipFile(file) as archive:
+                _check_size(archive, path)
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, MemoryError) as error:
         raise broken(path, error) from error
+    except FileError:
+        raise
     except ValueError as error:
         if "Object arrays" in str(error):
             raise pickled(path) from error
         raise broken(path, error) from error
+
+
+def _check_size(archive: zipfile.ZipFile, path: Path) -> None:
+    try:
+        check_archive(archive, path)
+    except ValueError as error:
+        raise FileError(str(error)) from error
 
 
 def pickled(path: Path) -> FileError:

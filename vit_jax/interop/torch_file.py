@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.interop.formats import FileError, broken
+from vit_jax.storage.archives import check_archive
 
 STORAGES = {
     "FloatStorage": np.float32,
@@ -172,6 +173,7 @@ def read_pickle(path: Path) -> Any:
         return read_old(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path)
             names = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
             if len(names) != 1:
                 raise ValueError("a zip archive without data.pkl")

@@ -1,7 +1,7 @@
 """Pixels on their way into a model: value range, mean and deviation, size."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 from vit_jax.values import Positive
 
@@ -10,8 +10,17 @@ Mean = tuple[float, float, float]
 Deviation = tuple[Positive, Positive, Positive]
 
 
-def normalize(images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
-    """Maps pixels 0..255 to float32 in [-1, 1], as the released models expect."""
+def normalize(images: Shaped[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    """Maps pixels 0..255 to float32 in [-1, 1], as the released models expect.
+
+    Raises:
+        ValueError: floats, which may be in any range.
+    """
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"normalize takes integer pixels in 0..255, got {images.dtype}; of floats "
+            "in [0, 1] the model wants 2 * images - 1"
+        )
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 

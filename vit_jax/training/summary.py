@@ -14,14 +14,12 @@ from vit_jax.models import AnyModel, model_options
 from vit_jax.parallel import distributed
 from vit_jax.training.setup import Program, Setup
 
-SHOWN_CLASSES = 4
-
 
 def start_block(config: ml_collections.ConfigDict, setup: Setup, workdir: Path) -> str:
     """Lines that say what is about to be trained, on what, and for how long."""
     program = setup.program
     lines = {
-        "data": data_line(config, setup),
+        "data": setup.data.in_words((setup.data.split, *config.eval.splits)),
         "model": f"{config.model.name}: {model_line(program)}",
     }
     if program.teacher is not None:
@@ -33,18 +31,6 @@ def start_block(config: ml_collections.ConfigDict, setup: Setup, workdir: Path) 
         "run folder": str(workdir),
     }
     return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
-
-
-def data_line(config: ml_collections.ConfigDict, setup: Setup) -> str:
-    """Name, size of each split, and the classes with the first of their names."""
-    data, names = setup.data, setup.data.label_names()
-    splits = dict.fromkeys((data.split, *config.eval.splits))
-    sizes = ", ".join(
-        f"{data.num_examples(split):,} images in {split}" for split in splits
-    )
-    shown = ", ".join(names[:SHOWN_CLASSES])
-    more = ", ..." if len(names) > SHOWN_CLASSES else ""
-    return f"{data.name}: {sizes}; {len(names):,} classes: {shown}{more}"
 
 
 def model_line(program: Program) -> str:

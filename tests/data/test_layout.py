@@ -1,0 +1,160 @@
+"""Where splits and classes are in a folder of images, and what is left out of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vit_jax.data.files import find_images
+from vit_jax.data.layout import find_layout, split_kinds
+from vit_jax.data.pipeline import Data
+from vit_jax.data.sources import make_source
+
+
+def _write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path, "PNG")
+
+
+def _fill(*folders: Path) -> None:
+    for folder in folders:
+        for name in ("cat", "dog"):
+            for number in range(3):
+                _write(folder / name / f"{number}.png")
+
+
+def _open(root: Path, split: str = "train"):
+    return make_source(str(root), split, cache="never")
+
+
+def _data(root: Path) -> Data:
+    return Data(name=str(root), batch_size=1, image_size=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("Training", "Testing", "test"),
+        ("TRAIN", "TEST", "test"),
+        ("training_set", "test_set", "test"),
+        ("TrainingSet", "TestSet", "test"),
+        ("train", "valid", "val"),
+        ("train", "dev", "validation"),
+        ("Train-Images", "Val-Images", "val"),
+        ("train2017", "val2017", "val"),
+        ("birds_train", "birds_validation", "val"),
+        ("seg_train/seg_train", "seg_test/seg_test", "test"),
+        ("photos/train", "photos/test", "test"),
+    ],
+)
+def test_usual_names_of_splits(tmp_path, train, other, split, caplog):
+    _fill(tmp_path / train, tmp_path / other)
+    for name, folder in (("train", train), (split, other)):
+        source = _open(tmp_path, name)
+        assert source.label_names == ("cat", "dog") and len(source) == 6
+        assert source.record_name(0).startswith(str(tmp_path / folder))
+    told = caplog.text
+    assert bool(told) == ((train, other) not in {("train", "valid"), ("train", "dev")})
+
+
+def test_words_of_splits_in_names_of_classes():
+    assert split_kinds(["bullet_train", "test_tube", "train_station"]) == {}
+    assert split_kinds(["a_train", "a_test", "a_pred"]) == {
+        "a_train": "train",
+        "a_test": "test",
+    }
+    assert split_kinds(["train_test"]) == {}
+
+
+def test_one_folder_too_many_is_told(tmp_path, caplog):
+    _fill(tmp_path / "outer" / "inner")
+    assert _open(tmp_path).label_names == ("cat", "dog")
+    assert f"looked for in {tmp_path}/outer/inner" in caplog.text
+
+
+def test_a_class_alone_keeps_its_folders(tmp_path):
+    _write(tmp_path / "train" / "cat" / "old" / "a.png")
+    _write(tmp_path / "train" / "cat" / "b.png")
+    assert _open(tmp_path).label_names == ("cat",)
+
+
+def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
+    for name in ("bus", "car", "train"):
+        for view in ("front", "side"):
+            _write(tmp_path / "a" / name / view / "0.png")
+    with pytest.raises(ValueError, match="two ways: train is a split, or a class be"):
+        _open(tmp_path / "a")
+    _fill(tmp_path / "b" / "Train", tmp_path / "b" / "training")
+    with pytest.raises(ValueError, match="two folders for the split 'train'"):
+        _open(tmp_path / "b")
+    _write(tmp_path / "c" / "train" / "0.png")
+    _write(tmp_path / "c" / "test" / "0.png")
+    with pytest.raises(ValueError, match="named as a split, and holds images and no"):
+        _open(tmp_path / "c")
+
+
+def test_a_split_without_classes_is_told(tmp_path, caplog):
+    _fill(tmp_path / "train", tmp_path / "val")
+    _write(tmp_path / "test" / "1.png")
+    _write(tmp_path / "more" / "1.png")
+    layout = find_layout(str(tmp_path))
+    assert sorted(layout.splits) == ["train", "val"] and list(layout.flat) == ["test"]
+    assert len(_open(tmp_path)) == 6
+    assert "test has no class folders and is left out" in caplog.text
+    assert "more beside the splits" in caplog.text
+    with pytest.raises(ValueError, match="test has no class folders, only images"):
+        _open(tmp_path, "test")
+
+
+def test_a_flat_folder_beside_classes_is_told_as_a_class(tmp_path, caplog):
+    _fill(tmp_path)
+    _write(tmp_path / "test" / "1.png")
+    assert _open(tmp_path, "all").label_names == ("cat", "dog", "test")
+    assert "test of" in caplog.text and "taken as classes" in caplog.text
+
+
+def test_what_is_left_out_is_counted_and_predict_sees_the_same(tmp_path, caplog):
+    caplog.set_level("INFO", "vit_jax")
+    _fill(tmp_path / "train")
+    cat = tmp_path / "train" / "cat"
+    for name in ("@eaDir/0.png", ".thumbnails/0.png", "__MACOSX/0.png", "._0.png"):
+        _write(cat / name)
+    (cat / "notes.txt").write_text("no image")
+    (cat / "x.heic").write_text("no image")
+    os.mkfifo(cat / "pipe.jpg")
+    (cat / "zero.jpg").symlink_to("/dev/zero")
+    (cat / "gone.jpg").symlink_to(cat / "nowhere.jpg")
+    (cat / "up").symlink_to(tmp_path / "train")
+    (cat / "again").symlink_to(cat)
+    (tmp_path / "train" / "loop").symlink_to(tmp_path)
+    _write(tmp_path / "train" / "loose.png")
+    source = _open(tmp_path)
+    assert len(source) == 6 and source.label_names == ("cat", "dog")
+    (counts,) = source.left_out.values()
+    assert counts == {
+        "hidden": 2,
+        "folder @eaDir": 1,
+        "folder __MACOSX": 1,
+        ".txt": 1,
+        ".heic": 1,
+        "no regular file": 2,
+        "broken link": 1,
+        "link to a folder above it": 3,
+        "in no class folder": 1,
+    }
+    words = _data(tmp_path).in_words(("train",))
+    assert "6 images in train; 2 classes: cat, dog; 13 left out (3 link to" in words
+    trained = {source.record_name(index) for index in range(len(source))}
+    seen = {str(path) for path in find_images([str(tmp_path / "train")])}
+    assert seen - trained == {str(tmp_path / "train" / "loose.png")}
+    assert trained <= seen
+    assert "left out (" in caplog.text
+
+
+def test_held_out_splits_count_their_folder_once(tmp_path):
+    _fill(tmp_path)
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    words = _data(tmp_path).in_words(("train", "val", "train"))
+    assert "4 images in train, 2 images in val" in words
+    assert words.endswith("1 left out (1 .txt)")

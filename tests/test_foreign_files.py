@@ -1,0 +1,43 @@
+"""Files that others made: archives that are bombs, and what is no regular file."""
+
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from vit_jax.data.prepare import images_of
+from vit_jax.interop.files import read_file
+from vit_jax.storage import archives
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    monkeypatch.setattr(archives, "MAX_SMALL_ARCHIVE", 1 << 20)
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_bomb_of_weights_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**20, np.float32))
+    with pytest.raises(ValueError, match="bomb.npz unpacks from 0.0 MiB to 4 MiB,"):
+        read_file(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "plain.npz", a=np.zeros(2**20, np.float32))
+    read_file(tmp_path / "plain.npz")
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_bomb_of_images_is_refused(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/0.bmp", bytes(4 << 20))
+    with pytest.raises(ValueError, match="bomb.zip unpacks from .*raise MAX_RATIO"):
+        with images_of(str(path), str(tmp_path / "shards")):
+            pass
+    assert os.listdir(tmp_path) == ["bomb.zip"]
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.pth"])
+def test_weights_in_a_fifo_are_refused(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OSError, match="is a FIFO and no regular file"):
+        read_file(tmp_path / name)

@@ -1,9 +1,6 @@
 """Checkpoint files and folders of other projects, read and written."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from vit_jax.interop.formats import (
 )
 from vit_jax.interop.state_dicts import find_state_dict, select, without_prefix
 from vit_jax.interop.torch_file import read_pickle
+from vit_jax.storage import output
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
@@ -180,20 +178,9 @@ def as_float32(tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives another path to write to, which replaces `path` at the end."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_npz(path: Path, tensors: Tensors) -> None:
     """Writes a numpy archive; the old file stays until the new one is whole."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with output.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **tensors)
 
 
@@ -201,21 +188,19 @@ def write_safetensors(path: Path, tensors: Tensors, config: dict[str, Any]) -> N
     """Writes a safetensors file, whole or not at all, with a config in its metadata."""
     # `format` is what transformers asks for before it reads a file.
     metadata = {"format": "pt"} | ({"config": json.dumps(config)} if config else {})
-    with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
+    with output.replacing(path) as temporary:
+        try:
+            safetensors.numpy.save_file(tensors, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            raise output.OutputError(f"{path} could not be written: {error}") from error
 
 
 def write_folder(folder: Path, tensors: Tensors, config: dict[str, Any]) -> None:
-    """Writes model.safetensors, config.json and preprocessor_config.json, each whole.
-
-    The weights come last: a folder without them is seen to be unfinished.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes model.safetensors, config.json and preprocessor_config.json."""
     config = dict(config)
     preprocessor = config.pop("preprocessor_config", None)
     for name, content in (("config", config), ("preprocessor_config", preprocessor)):
         if content:
             text = json.dumps(content, indent=2, ensure_ascii=False)
-            with replacing(folder / f"{name}.json") as temporary:
-                temporary.write_text(text + "\n")
+            output.write(folder / f"{name}.json", text + "\n")
     write_safetensors(folder / "model.safetensors", tensors, {})

@@ -11,11 +11,13 @@ are for `vit_jax.predict`.
 """
 
 import argparse
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax.cli import (
     add_checkpoint_argument,
@@ -66,7 +68,11 @@ def main(arguments: argparse.Namespace) -> None:
     folder = as_path(arguments.output or base / folder_name(name))
     if distributed.is_primary():
         read = (arguments.checkpoint, data.name)
-        output.check(folder, read, is_folder=True, results=True)
+        try:
+            output.check(folder, read, is_folder=True, results=True)
+        except output.DiskError as error:
+            # What is measured is printed all the same, before the same error at the end.
+            logging.warning(f"{error}; nothing but the table will be left")
     facts = {
         "protocol": protocol,
         "dataset": data.name,
@@ -118,6 +124,13 @@ def classify(
     )
     if not distributed.is_primary():
         return []
+    wrong = int((~np.isfinite(outcomes.loss)).sum())
+    if wrong:
+        raise ArithmeticError(
+            f"{run.source} gives outputs that are NaN or infinite for {wrong} of "
+            f"{len(outcomes.loss)} images: its training diverged, so take an earlier "
+            "checkpoint; nothing was written"
+        )
     facts |= {"images_per_second": round(speed, 1), "skipped": skipped}
     text = report(outcomes, run.label_names, speed)
     if label_sets is not None:

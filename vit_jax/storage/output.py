@@ -33,6 +33,10 @@ class OutputError(OSError):
     """An output that cannot be written, or must not be; the message names it."""
 
 
+class DiskError(OutputError):
+    """An output that the disk did not take."""
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     r"""The text with escapes, such as `\x1b`, for what no terminal should get.
 
@@ -62,6 +66,23 @@ def check(
         OutputError: it is or lies in what is read, or in a run; or no file can be
             written there.
     """
+    with naming(path):
+        check_place(path, read, is_folder=is_folder, results=results)
+        if in_bucket(path):
+            return
+        check_kind(path, is_folder=is_folder)
+        folder = path if is_folder else path.parent
+        while not folder.exists():
+            folder = folder.parent
+        probe = temporary_in(folder)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+
+
+def check_place(
+    path: Path, read: Iterable[str | Path], *, is_folder: bool, results: bool
+) -> None:
+    """Raises OutputError if a place is in what is read, or in a run."""
     sources = [place for source in read for place in read_by(source)]
     real = path if in_bucket(path) else Path(os.path.realpath(path))
     for source in sources:
@@ -80,14 +101,6 @@ def check(
                 f"{path} cannot be the output, since {folder} is the folder of a run: "
                 "name a place outside of it"
             )
-    with naming(path):
-        check_kind(path, is_folder=is_folder)
-        folder = path if is_folder else path.parent
-        while not folder.exists():
-            folder = folder.parent
-        probe = temporary_in(folder)
-        probe.touch(exist_ok=False)
-        probe.unlink()
 
 
 def read_by(source: str | Path) -> list[Path]:
@@ -203,7 +216,7 @@ def filling(folder: Path) -> Iterator[Path]:
                 os.replace(file, folder / file.name)
         except OutputError as error:
             text = str(error).replace(str(temporary), str(folder))
-            raise OutputError(text) from error
+            raise type(error)(text) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -245,4 +258,4 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
-        raise OutputError(f"{path} could not be written: {reason}") from error
+        raise DiskError(f"{path} could not be written: {reason}") from error

@@ -214,8 +214,11 @@ def find_layout(
             f"layout={candidates[0].NAME!r}; its first tensors are {names}"
         )
     known = ", ".join(module.NAME for module in LAYOUTS)
+    named = config.get("architecture")
+    beside = f" and its config's architecture {named!r}" if named else ""
     raise ValueError(
         f"{path} has none of the known layouts ({known}): its first tensors are {names}"
+        f"{beside}"
     )
 
 

@@ -4,10 +4,11 @@ Nothing is ever unpickled here: arrays of objects are refused.
 """
 
 import json
+import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +22,12 @@ SAFETENSORS_TYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "BOOL": np.dtype(bool),
 }
+
+
+# Bytes above which no archive may expand by more than the factor.
+MOST_EXPANDED, MOST_EXPANSION = 2**28, 100
+# What the readers of archives raise for damaged ones, beside their own error.
+DAMAGES = (zlib.error, struct.error, EOFError, OSError, RuntimeError, MemoryError)
 
 
 class FileError(ValueError):
@@ -38,14 +45,29 @@ def read_npz(path: Path) -> Tensors:
                 raise pickled(path)
             if start != b"PK":
                 raise zipfile.BadZipFile("it does not begin as an archive")
+            check_expansion(path, file)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except FileError:
+        raise
+    except (zipfile.BadZipFile, *DAMAGES) as error:
         raise broken(path, error) from error
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         if "Object arrays" in str(error):
             raise pickled(path) from error
         raise broken(path, error) from error
+
+
+def check_expansion(path: Path, file: BinaryIO) -> None:
+    """Raises FileError for a small archive that becomes gigabytes."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MOST_EXPANDED and size > MOST_EXPANSION * path.stat().st_size:
+        raise FileError(
+            f"{path} would expand to {size / 2**30:.1f} GiB, more than {MOST_EXPANSION} "
+            "times its size, as no weights do: download or copy it again"
+        )
+    file.seek(0)
 
 
 def pickled(path: Path) -> FileError:

@@ -101,14 +101,17 @@ FLAG = kind("true or false", lambda x: isinstance(x, bool))
 SIDE = whole(1, 2**14)  # of an image, in pixels
 
 
-def numbered(value: Any) -> bool:
-    """Whether a value is names by their numbers, as `{"0": "cat"}`."""
-    return isinstance(value, dict) and all(
-        key.isdecimal() and isinstance(name, str) for key, name in value.items()
-    )
+NUMBERED = kind(
+    'an object by numbers, as {"0": "cat"}',
+    lambda x: isinstance(x, dict) and all(key.isdecimal() for key in x),
+)
 
 
-NAMES = kind('names by number, as {"0": "cat"}', numbered)
+def NAMES(value: Any, key: str) -> None:
+    """The kind of names by their numbers, as `{"0": "cat"}`."""
+    NUMBERED(value, key)
+    for number, name in value.items():
+        TEXT(name, f"{key}.{number}")
 
 
 def either(*kinds: Kind) -> Kind:
@@ -120,9 +123,10 @@ def either(*kinds: Kind) -> Kind:
             try:
                 return one(value, key)
             except Misfit as error:
-                misfits.append(str(error))
-        wants = [text.partition(": wanted ")[2] for text in misfits]
-        raise Misfit(f"{misfits[0].partition(': wanted ')[0]}: wanted {' or '.join(wants)}")
+                misfits.append(str(error).partition(": wanted "))
+        # Of all kinds, the one that got deepest into the value says what it is.
+        found = max((text for text, _, _ in misfits), key=lambda x: x.partition(" is ")[0])
+        raise Misfit(f"{found}: wanted {' or '.join(want for _, _, want in misfits)}")
 
     return check
 

@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vit_jax.interop.formats import FileError, broken
+from vit_jax.interop.formats import DAMAGES, FileError, broken
 
 STORAGES = {
     "FloatStorage": np.float32,
@@ -30,9 +30,9 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError)
+DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, *DAMAGES)
 # What the steps of a damaged or hostile pickle can raise on our own objects.
-MISUSED = (TypeError, AttributeError, KeyError, IndexError, MemoryError, RuntimeError)
+MISUSED = (TypeError, AttributeError, KeyError, IndexError, OverflowError)
 
 
 class Inert:

@@ -88,8 +88,8 @@ def forward(
     shares, heats = jax.tree.map(lambda x: np.asarray(x)[: len(images)], output)
     if not np.isfinite(shares).all():
         raise ArithmeticError(
-            f"{run.source} gives outputs that are NaN or infinite: its training "
-            "diverged, so take an earlier checkpoint"
+            f"{run.source} gives outputs that are NaN or infinite: its weights are too "
+            "large, or its dtype is too narrow"
         )
     return shares, heats
 

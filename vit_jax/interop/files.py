@@ -32,9 +32,11 @@ FOLDER_FILES = (
 )
 WEIGHT_MAP = kind(
     "names of files by those of tensors",
-    lambda x: bool(x)
-    and isinstance(x, dict)
-    and all(isinstance(name, str) for name in x.values()),
+    lambda x: (
+        bool(x)
+        and isinstance(x, dict)
+        and all(isinstance(name, str) for name in x.values())
+    ),
 )
 INDEX = entries({"weight_map": WEIGHT_MAP}, needed=("weight_map",))
 # A config.json says itself whose it is, in fields that only one project has.

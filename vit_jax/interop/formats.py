@@ -64,8 +64,8 @@ def check_expansion(path: Path, file: BinaryIO) -> None:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > MOST_EXPANDED and size > MOST_EXPANSION * path.stat().st_size:
         raise FileError(
-            f"{path} would expand to {size / 2**30:.1f} GiB, more than {MOST_EXPANSION} "
-            "times its size, as no weights do: download or copy it again"
+            f"{path} would expand to {size / 2**30:.1f} GiB, more than "
+            f"{MOST_EXPANSION} times its size, as no weights do: download or copy it again"
         )
     file.seek(0)
 

@@ -62,9 +62,11 @@ FIELDS: dict[str, Kind] = TOWER | {
 }
 LENGTHS = kind(
     'pixels by name, as {"shortest_edge": 256}',
-    lambda x: isinstance(x, dict)
-    and any(x.get(y) for y in ("shortest_edge", "longest_edge", "height", "width"))
-    and all(y is None or (type(y) is int and 0 < y <= 2**14) for y in x.values()),
+    lambda x: (
+        isinstance(x, dict)
+        and any(x.get(y) for y in ("shortest_edge", "longest_edge", "height", "width"))
+        and all(y is None or (type(y) is int and 0 < y <= 2**14) for y in x.values())
+    ),
 )
 # Those of preprocessor_config.json; null stands for what is not done.
 PROCESSOR: dict[str, Kind] = {

@@ -1,7 +1,7 @@
 """JSON files of other projects, checked field by field when they are read.
 
-A field has a kind, beside the reader of the layout: what fits it, and what an error says
-was wanted. Fields that nothing reads have none.
+A field has a kind, beside the reader of the layout: what fits it, and what an error
+says was wanted. Fields that nothing reads have none.
 """
 
 import json
@@ -125,7 +125,9 @@ def either(*kinds: Kind) -> Kind:
             except Misfit as error:
                 misfits.append(str(error).partition(": wanted "))
         # Of all kinds, the one that got deepest into the value says what it is.
-        found = max((text for text, _, _ in misfits), key=lambda x: x.partition(" is ")[0])
+        found = max(
+            (text for text, _, _ in misfits), key=lambda x: x.partition(" is ")[0]
+        )
         raise Misfit(f"{found}: wanted {' or '.join(want for _, _, want in misfits)}")
 
     return check

@@ -41,9 +41,7 @@ def tree(folder):
 def test_nothing_is_written_into_a_run(run, place, is_folder, read):
     before = tree(run)
     for results in (False, is_folder and place != "new.json"):
-        with pytest.raises(
-            OutputError, match=f"{run}.* cannot be the output|is no folder"
-        ):
+        with pytest.raises(OutputError, match="cannot be the output|is no folder"):
             output.check(
                 run / place, [run] * read, is_folder=is_folder, results=results
             )

@@ -65,7 +65,7 @@ def check_expansion(path: Path, file: BinaryIO) -> None:
     if size > MOST_EXPANDED and size > MOST_EXPANSION * path.stat().st_size:
         raise FileError(
             f"{path} would expand to {size / 2**30:.1f} GiB, more than "
-            f"{MOST_EXPANSION} times its size, as no weights do: download or copy it again"
+            f"{MOST_EXPANSION} times its size, as no weights do: copy it again"
         )
     file.seek(0)
 

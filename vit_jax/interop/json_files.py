@@ -125,9 +125,8 @@ def either(*kinds: Kind) -> Kind:
             except Misfit as error:
                 misfits.append(str(error).partition(": wanted "))
         # Of all kinds, the one that got deepest into the value says what it is.
-        found = max(
-            (text for text, _, _ in misfits), key=lambda x: x.partition(" is ")[0]
-        )
+        texts = [text for text, _, _ in misfits]
+        found = max(texts, key=lambda text: len(text.partition(" is ")[0]))
         raise Misfit(f"{found}: wanted {' or '.join(want for _, _, want in misfits)}")
 
     return check

@@ -214,7 +214,7 @@ def load_folder(
 
 
 def check_finite(params: dict[str, Any], source: str, mesh: jax.sharding.Mesh) -> None:
-    """Raises CheckpointError, with the name, for parameters that are NaN or infinite."""
+    """Raises CheckpointError for parameters that are NaN or infinite, by name."""
 
     def finite(tree: dict[str, Any]) -> Any:
         return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)

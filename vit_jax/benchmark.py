@@ -34,7 +34,8 @@ from vit_jax.planning.timing import (
     repeated_forward,
     repeated_training,
 )
-from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.storage import output
+from vit_jax.storage.paths import as_path
 from vit_jax.training.run_folder import versions
 
 CLASSES = 1000
@@ -180,6 +181,8 @@ def main(arguments: argparse.Namespace) -> None:
     for name, value in DEFAULTS.items():
         if name not in given:
             setattr(arguments, name, value)
+    if arguments.json:
+        output.check(as_path(arguments.json))
     # A program from the cache would make the compilation look free.
     jax.config.update("jax_enable_compilation_cache", False)
     device = jax.devices()[0]
@@ -193,7 +196,7 @@ def main(arguments: argparse.Namespace) -> None:
             "versions": versions(),
             "results": rows,
         }
-        write_atomically(as_path(arguments.json), json.dumps(report, indent=1) + "\n")
+        output.write(as_path(arguments.json), json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import logging
 import os
 import platform
@@ -16,6 +17,7 @@ import jax
 
 from vit_jax import config
 from vit_jax.parallel import distributed
+from vit_jax.storage import output
 from vit_jax.values import describe, problem, read_text
 
 CHECKPOINT_HELP = "folder of a run, file, folder or public name of other weights"
@@ -49,8 +51,11 @@ def run_command(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     arguments = parse(parser, sys.argv[1:])
+    sys.stdout = Terminal(sys.stdout)  # pyright: ignore[reportAttributeAccessIssue]
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     # By force, since importing Orbax has given the root logger a handler already.
-    logging.basicConfig(format="%(levelname)s: %(message)s", force=True)
+    logging.basicConfig(handlers=[handler], force=True)
     # What was found in a checkpoint, and what is changed of it.
     logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns at every restore of a tree without shardings; ours always has them.
@@ -61,7 +66,7 @@ def run_command(
     except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if arguments.traceback:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(output.printable(f"error: {error}", lines=True), file=sys.stderr)
         distributed.leave(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -69,6 +74,32 @@ def run_command(
         traceback.print_exc()
         distributed.leave(1)
     sys.exit(0)
+
+
+class Terminal:
+    """A stream that gets escapes for what names of files and classes may hold.
+
+    That is what a terminal would obey or the stream cannot encode: control characters
+    but newlines and tabs, and bytes that are not UTF-8.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        return self._stream.write(output.printable(text, lines=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Lines of the log with the escapes of `Terminal`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return output.printable(super().format(record), lines=True)
 
 
 def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:

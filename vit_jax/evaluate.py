@@ -11,6 +11,7 @@ are for `vit_jax.predict`.
 """
 
 import argparse
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ from vit_jax.evaluation.outcomes import write_outcomes
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.parallel import distributed, sharding
-from vit_jax.storage.paths import as_path, medium
+from vit_jax.storage import output
+from vit_jax.storage.paths import as_path
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """The command: evaluates, writes the files and prints a table."""
+    """The command: evaluates, prints a table and writes the files."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
     protocol, options = arguments.protocol, protocols.options_of(arguments)
@@ -69,6 +71,13 @@ def main(arguments: argparse.Namespace) -> None:
     if run.config:
         base = as_path(arguments.checkpoint) / "evaluation"
     folder = as_path(arguments.output or base / folder_name(name))
+    if distributed.is_primary():
+        read = (arguments.checkpoint, data.name)
+        try:
+            output.check(folder, read, is_folder=True, results=True)
+        except output.DiskError as error:
+            # The numbers are printed all the same, before this error at the end.
+            logging.warning(f"{error}; nothing but the table will be left")
     facts = {
         "protocol": protocol,
         "dataset": data.name,
@@ -86,9 +95,9 @@ def main(arguments: argparse.Namespace) -> None:
         )
         if not distributed.is_primary():
             return
-        with medium(folder).filling(folder) as local:
-            files = protocols.write_metrics(local, facts | metrics)
         print(protocols.table(metrics))
+        with output.filling(folder) as local:
+            files = protocols.write_metrics(local, facts | metrics)
     else:
         files = classify(run, data, folder, facts, arguments, mesh)
     distributed.say(f"files in {folder}: {', '.join(files)}")
@@ -102,7 +111,7 @@ def classify(
     arguments: argparse.Namespace,
     mesh: jax.sharding.Mesh,
 ) -> list[str]:
-    """Evaluates the classes, writes the files, prints the table; returns their names.
+    """Evaluates the classes, prints a table, writes files; returns their names.
 
     Of several processes, the first one writes and prints.
 
@@ -129,11 +138,11 @@ def classify(
         )
         text = f"ReaL\n{protocols.table(facts['real'])}\noriginal labels\n{text}"
     record_name = open_source(data).record_name
-    with medium(folder).filling(folder) as local:
-        files = write_outcomes(local, outcomes, run.label_names, record_name, facts)
     print(text)
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")
+    with output.filling(folder) as local:
+        files = write_outcomes(local, outcomes, run.label_names, record_name, facts)
     return files
 
 

@@ -28,18 +28,21 @@ from vit_jax.cli import (
 from vit_jax.interop.program_export import PLATFORMS, export
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import DTYPES
+from vit_jax.storage import output
 from vit_jax.storage.paths import on_disk
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: writes the program and says what it is."""
+    path = on_disk(arguments.output)
+    for place in (path, path.with_name(f"{path.name}.json")):
+        output.check(place, [arguments.checkpoint])
     run = load_trained(
         arguments.checkpoint,
         ema=arguments.ema,
         dtype=arguments.dtype,
         **arguments.model_options,
     )
-    path = on_disk(arguments.output)
     difference = export(
         run,
         path,

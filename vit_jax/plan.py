@@ -31,12 +31,15 @@ from vit_jax.planning.model_summary import summarize_command
 from vit_jax.planning.run_plan import data_facts, plan_batch, plan_run
 from vit_jax.planning.target import find_target
 from vit_jax.planning.text import describe
-from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.storage import output
+from vit_jax.storage.paths import as_path
 from vit_jax.training.sections import config_sections
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: prints a plan, or the layers of a model."""
+    if arguments.json:
+        output.check(as_path(arguments.json), filter(None, [arguments.checkpoint]))
     if not (arguments.config or arguments.model or arguments.checkpoint):
         raise ValueError("one of --config, --model and --checkpoint is needed")
     if not arguments.config:
@@ -70,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     plan |= {"config": arguments.config, "overrides": arguments.overrides}
     print(describe(plan))
     if arguments.json:
-        write_atomically(as_path(arguments.json), json.dumps(plan, indent=1) + "\n")
+        output.write(as_path(arguments.json), json.dumps(plan, indent=1) + "\n")
     verdicts = [row["fits"] for row in (plan["memory"], *plan.get("beside", ()))]
     if False in verdicts:
         raise ValueError("the run does not fit into the memory of a device")

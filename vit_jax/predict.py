@@ -33,14 +33,15 @@ from vit_jax.figures.pictures import Prediction, shorten
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.parallel import sharding
-from vit_jax.storage.paths import as_path, medium, on_disk, write_atomically
+from vit_jax.storage import output
+from vit_jax.storage.paths import as_path, on_disk
 
 OVERVIEW_IMAGES = 16
 
 
 def table_row(item: Prediction, name_width: int, label_width: int) -> str:
     """A line of the table: file, the true label if known, classes with percentages."""
-    name = shorten(item.name, name_width, keep_end=True)
+    name = shorten(output.printable(item.name), name_width, keep_end=True)
     cells = [f"{name:{name_width}}"]
     if item.label is not None:
         cells.append(f"is {shorten(item.label, label_width):{label_width}} ")
@@ -98,6 +99,12 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: prints a row an image, batch by batch, and writes the files."""
     check(arguments)
     source = Files(find_images(arguments.images))  # a wrong name shows at once
+    folder = on_disk(arguments.attention) if arguments.attention else None
+    read = (arguments.checkpoint, *source.paths)
+    if arguments.json:
+        output.check(as_path(arguments.json), read)
+    if folder:
+        output.check(folder, read, is_folder=True, results=True)
     indices = list(range(len(source)))
     devices = jax.devices()[: None if arguments.fsdp < 0 else arguments.fsdp]
     mesh = sharding.make_mesh(data=1, fsdp=arguments.fsdp, tensor=1, devices=devices)
@@ -111,9 +118,6 @@ def main(arguments: argparse.Namespace) -> None:
     check_run(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)
-    folder = on_disk(arguments.attention) if arguments.attention else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
     name_width = min(40, max(len(source.record_name(index)) for index in indices))
     label_width = min(20, max(map(len, run.label_names)))
     # A pipe gets whole lines, a terminal what it has room for.
@@ -146,13 +150,11 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"attention overlays in {folder}, all at once in {overview}")
     if arguments.json:
         text = json.dumps(rows, indent=2, ensure_ascii=False)
-        path = as_path(arguments.json)
-        medium(path).make_folder(path.parent)
-        write_atomically(path, text + "\n")
+        output.write(as_path(arguments.json), text + "\n")
     if failures:
         raise ImageError(
             f"{len(failures)} of {len(indices)} images could not be read:\n"
-            + "\n".join(f"  {failure}" for failure in failures)
+            + "\n".join(f"  {output.printable(text)}" for text in failures)
         )
 
 

@@ -1,6 +1,7 @@
 """Prediction from files and splits: names, probabilities, pictures, errors."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import subprocess
@@ -14,12 +15,14 @@ from PIL import Image
 
 from vit_jax import predict as predict_command
 from vit_jax.analysis.rollout import attention_rollout
+from vit_jax.checkpoints.store import CheckpointError
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import find_images
 from vit_jax.data.sources import make_source
+from vit_jax.evaluation.classification import evaluate_run
 from vit_jax.evaluation.predictions import forward_step, predict_images
 from vit_jax.figures import pictures
-from vit_jax.interop.trained import load_trained
+from vit_jax.interop.trained import check_finite, load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
 
@@ -94,6 +97,17 @@ def test_sigmoid_runs_give_sigmoid_probabilities(run, images):
     np.testing.assert_allclose(
         odds / odds.sum(-1, keepdims=True), shares, rtol=1e-3, atol=1e-6
     )
+
+
+def test_outputs_that_are_no_numbers_are_told(run, images):
+    wrong = jax.tree.map(lambda x: x * jnp.nan, run.params)
+    with pytest.raises(CheckpointError, match="class_token in here holds numbers that"):
+        check_finite(wrong, "here", jax.tree.leaves(run.params)[0].sharding.mesh)
+    run = run._replace(params=wrong)
+    with pytest.raises(ArithmeticError, match="step 4 of .* outputs that are NaN"):
+        predict_images(run, images)
+    with pytest.raises(ArithmeticError, match="for 359 of 359 images"):
+        evaluate_run(run, dataclasses.replace(run.data, split="test"), batch_size=100)
 
 
 def test_images_of_another_type_are_refused(run, images):
@@ -246,7 +260,7 @@ def test_only_broken_images_from_the_shell(digits_run, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: 1 of 1 images could not be read:")
-    assert done.stdout == "" and not list((tmp_path / "seen").iterdir())
+    assert done.stdout == "" and not (tmp_path / "seen").exists()
 
 
 @pytest.mark.parametrize(

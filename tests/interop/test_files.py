@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from vit_jax.interop import files
 from vit_jax.interop.files import FileError, read_tensors
+from vit_jax.storage import output
 
 ARRAYS = {
     "a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -84,7 +85,7 @@ def test_a_subtree_is_chosen_behind_the_file(tmp_path, prefix):
 
 
 def test_a_folder_with_its_configs(tmp_path):
-    config = {"hidden_size": 8, "preprocessor_config": {"image_mean": [0.5]}}
+    config = {"hidden_size": 8, "preprocessor_config": {"image_mean": [0.5, 0.5, 0.5]}}
     files.write_folder(tmp_path / "new", ARRAYS, config)
     names = {path.name for path in (tmp_path / "new").iterdir()}
     assert names == {"config.json", "preprocessor_config.json", "model.safetensors"}
@@ -195,7 +196,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     (tmp_path / "x.npz").write_text("old")
-    monkeypatch.setattr(files.os, "replace", killed)
+    monkeypatch.setattr(output.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         files.write_npz(tmp_path / "x.npz", ARRAYS)
     assert (tmp_path / "x.npz").read_text() == "old"

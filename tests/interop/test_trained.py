@@ -252,7 +252,7 @@ def test_what_a_checkpoint_cannot_do(animals, tmp_path, photos):
     mixer = saved(tmp_path / "m.npz", "google", name="Mixer-S/16", depth=1, width=16)
     with pytest.raises(ValueError, match="a Mixer, has no attention: leave it out"):
         predict_command.main(
-            predict_arguments(mixer, str(path), attention=str(tmp_path))
+            predict_arguments(mixer, str(path), attention=str(tmp_path / "seen"))
         )
     with pytest.raises(ValueError, match="--split is for the data set that a run was"):
         predict_command.main(predict_arguments(animals, split="test"))

@@ -31,7 +31,8 @@ from vit_jax.figures.model import Trained, draw_model
 from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import init_params
 from vit_jax.models.pixels import normalize
-from vit_jax.storage.paths import on_disk, write_atomically
+from vit_jax.storage import output
+from vit_jax.storage.paths import on_disk
 
 
 def read_images(
@@ -74,12 +75,14 @@ def report(profiles: dict[str, dict[str, float]], every_layer: bool) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """The command: draws, measures, prints a table and writes `profile.json`."""
+    """The command: measures, prints a table, draws and writes `profile.json`."""
     if arguments.count < 1:
         raise ValueError(f"--count is {arguments.count}: wanted at least 1")
+    folder = on_disk(arguments.output)
+    read = (arguments.checkpoint, *(arguments.images or ()))
+    output.check(folder, read, is_folder=True, results=True)
     run = load_trained(arguments.checkpoint, image_size=arguments.image_size)
     images, labels = read_images(arguments, run)
-    folder = on_disk(arguments.output)
     states = {"checkpoint": run.params}
     if arguments.initial:
         states["at initialisation"] = init_params(run.model, jax.random.key(0))
@@ -89,11 +92,11 @@ def main(arguments: argparse.Namespace) -> None:
         name: bias_profile(run.model, params, pixels, labels, key=key)
         for name, params in states.items()
     }
-    drawn = draw_model(Trained(run.model, run.params), images, folder)
-    facts = {"checkpoint": run.source, "images": len(images), "profiles": profiles}
-    write_atomically(folder / "profile.json", json.dumps(facts, indent=1) + "\n")
     print(f"{run.source}: {len(images)} images\n")
     print(report(profiles, arguments.layers))
+    drawn = draw_model(Trained(run.model, run.params), images, folder)
+    facts = {"checkpoint": run.source, "images": len(images), "profiles": profiles}
+    output.write(folder / "profile.json", json.dumps(facts, indent=1) + "\n")
     print(f"\n{folder}: profile.json, {', '.join(p.name for p in drawn.values())}")
 
 

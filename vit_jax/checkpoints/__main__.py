@@ -20,7 +20,8 @@ from vit_jax.checkpoints.listing import (
 )
 from vit_jax.checkpoints.retention import remove
 from vit_jax.cli import command_parser, run_command
-from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.storage import output
+from vit_jax.storage.paths import as_path
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -31,6 +32,8 @@ def main(arguments: argparse.Namespace) -> None:
     directory = find_directory(as_path(folder))
     retention = find_retention(directory, arguments)
     rows = look_at_all(directory, retention, checksums=arguments.verify)
+    if arguments.json not in (None, "-"):
+        output.check(as_path(arguments.json), [directory])
     removed = to_prune(rows) if arguments.prune else []
     if not arguments.dry_run:
         remove(directory, removed)
@@ -48,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
             verb = "would remove" if arguments.dry_run else "removed"
             print(f"{verb}: {', '.join(map(str, removed)) or 'nothing'}")
     if arguments.json not in (None, "-"):
-        write_atomically(as_path(arguments.json), text)
+        output.write(as_path(arguments.json), text)
     if damaged := [str(row.step) for row in rows if row.problem]:
         raise RuntimeError(
             f"damaged: step {', '.join(damaged)}. Training and evaluation pass over "

@@ -49,6 +49,7 @@ def evaluate_run(
     Raises:
         ValueError: other label names, unknown split, or a model without a head.
         ImageError: an image that cannot be read, or too many to skip.
+        ArithmeticError: outputs that are NaN or infinite.
     """
     if not run.model.num_classes:
         raise ValueError(
@@ -80,7 +81,15 @@ def evaluate_run(
         step, params, data, data.split, batch_size=size, mesh=mesh, title="evaluating"
     )
     speed = len(columns["label"]) / (time.perf_counter() - start)
-    return Outcomes(**columns), skipped, speed
+    outcomes = Outcomes(**columns)
+    wrong = int((~np.isfinite(outcomes.loss)).sum())
+    if wrong:
+        raise ArithmeticError(
+            f"{run.source} gives outputs that are NaN or infinite for {wrong} of "
+            f"{len(outcomes.loss)} images, as none can be evaluated: its weights are "
+            "too large, or its dtype is too narrow"
+        )
+    return outcomes, skipped, speed
 
 
 def open_source(data: Data) -> Source:

@@ -1,6 +1,7 @@
 """The predictions of a model on each example of a split, and the files of them."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from vit_jax.figures import pictures
 from vit_jax.losses import make_loss, probabilities
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
-from vit_jax.storage.paths import write_atomically
+from vit_jax.storage import output
 
 TOP = 5  # best classes that are kept for each example, for top-5
 # With more, a confusion matrix has only those that occur: 21,843 squared is 3.8 GB.
@@ -134,14 +135,12 @@ def write_outcomes(
     Returns the file names.
 
     Args:
-        folder: made if need be; files of an earlier evaluation are replaced.
         record_name: the name of a record by its number.
         facts: entries of `metrics.json` before the `summary`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = summary(outcomes, len(label_names))
     text = json.dumps(facts | metrics, indent=2)
-    write_atomically(folder / "metrics.json", text + "\n")
+    output.write(folder / "metrics.json", text + "\n")
     counts, hits = class_counts(outcomes, len(label_names))
     rows = [
         (name, count, hit, hit / count if count else "")
@@ -162,10 +161,12 @@ def write_outcomes(
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Writes a table, its header first."""
-    # csv writes newlines itself; a second translation would double them.
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    """Writes a table, its header first; a name is one line, with escapes if need be."""
+    file = io.StringIO(newline="")
+    for row in (header, *rows):
+        cells = [output.printable(x) if isinstance(x, str) else x for x in row]
+        csv.writer(file).writerow(cells)
+    output.write(path, file.getvalue())
 
 
 def write_predictions(
@@ -175,18 +176,19 @@ def write_predictions(
     record_name: Callable[[int], str],
 ) -> None:
     """Writes a JSON object a line: record, label, prediction, probability, top5."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in range(len(outcomes.label)):
-            best = named(outcomes.top[row], outcomes.probability[row], label_names)
-            label, probability = best[0]
-            line = {
-                "record": record_name(int(outcomes.index[row])),
-                "label": label_names[outcomes.label[row]],
-                "prediction": label,
-                "probability": probability,
-                "top5": as_json(best),
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = []
+    for row in range(len(outcomes.label)):
+        best = named(outcomes.top[row], outcomes.probability[row], label_names)
+        label, probability = best[0]
+        line = {
+            "record": record_name(int(outcomes.index[row])),
+            "label": label_names[outcomes.label[row]],
+            "prediction": label,
+            "probability": probability,
+            "top5": as_json(best),
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    output.write(path, "".join(lines))
 
 
 def named(

@@ -85,7 +85,13 @@ def forward(
             loss_name=run.loss["name"],
             attention=attention,
         )
-    return jax.tree.map(lambda x: np.asarray(x)[: len(images)], output)
+    shares, heats = jax.tree.map(lambda x: np.asarray(x)[: len(images)], output)
+    if not np.isfinite(shares).all():
+        raise ArithmeticError(
+            f"{run.source} gives outputs that are NaN or infinite: its weights are too "
+            "large, or its dtype is too narrow"
+        )
+    return shares, heats
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss_name", "attention"))

@@ -15,7 +15,7 @@ from vit_jax.evaluation.knn import Knn
 from vit_jax.evaluation.linear_probe import LinearProbe
 from vit_jax.evaluation.objectnet import evaluate_objectnet
 from vit_jax.interop.trained import TrainedModel
-from vit_jax.storage.paths import write_atomically
+from vit_jax.storage import output
 
 # Protocols on frozen features, which need no head and take data sets of any classes.
 FROZEN = {"fewshot": FewShot, "knn": Knn, "probe": LinearProbe}
@@ -158,10 +158,9 @@ def measure(
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> list[str]:
-    """Writes `metrics.json` into a folder, made if need be; returns the name."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `metrics.json` into a folder; returns the name."""
     path = folder / "metrics.json"
-    write_atomically(path, json.dumps(metrics, indent=2) + "\n")
+    output.write(path, json.dumps(metrics, indent=2) + "\n")
     return [path.name]
 
 

@@ -5,6 +5,7 @@ needs it only at its end. Figures draw themselves, without pyplot, so no screen 
 backend is needed and none stays in memory.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from vit_jax.storage import output
 from vit_jax.storage.paths import as_path, medium
 from vit_jax.storage.run_files import read_metrics
 
@@ -181,7 +183,8 @@ def overview(items: Sequence[Prediction], path: Path) -> Path:
 
 
 def shorten(text: str, length: int, *, keep_end: bool = False) -> str:
-    """The text itself, or its beginning (or end) and an ellipsis, `length` in all."""
+    """One line of text, or its beginning (or end) and an ellipsis, `length` in all."""
+    text = output.printable(text)
     if len(text) <= length:
         return text
     return "…" + text[1 - length :] if keep_end else text[: length - 1] + "…"
@@ -243,5 +246,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    figure.savefig(path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    output.write(path, content.getvalue())
     return path

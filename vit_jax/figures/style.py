@@ -5,12 +5,15 @@ backend, nothing left in memory.
 """
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
+
+from vit_jax.storage import output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,14 +67,16 @@ def save(figure: "Figure", path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
     if path.suffix != ".png":
         raise ValueError(f"a figure's path ends in .png: got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Letters as outlines: the figure looks the same where its font is not installed.
     settings: Any = {"svg.fonttype": "path", "svg.hashsalt": path.stem}
     with matplotlib.rc_context(settings):
-        figure.savefig(path)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    with path.with_suffix(".csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix[1:], metadata=metadata)
+            output.write(path.with_suffix(suffix), content.getvalue())
+    table = io.StringIO(newline="")
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    output.write(path.with_suffix(".csv"), table.getvalue())
     return path
 
 

@@ -36,6 +36,7 @@ from vit_jax.models import AnyModel, create_model, model_options
 from vit_jax.models.depth import unrolled, unstack_blocks
 from vit_jax.parallel import sharding
 from vit_jax.parallel.placement import place_params
+from vit_jax.storage import output
 
 logger = logging.getLogger(__name__)
 
@@ -213,8 +214,11 @@ def find_layout(
             f"layout={candidates[0].NAME!r}; its first tensors are {names}"
         )
     known = ", ".join(module.NAME for module in LAYOUTS)
+    named = config.get("architecture")
+    beside = f" and its config's architecture {named!r}" if named else ""
     raise ValueError(
         f"{path} has none of the known layouts ({known}): its first tensors are {names}"
+        f"{beside}"
     )
 
 
@@ -249,24 +253,26 @@ def save_checkpoint(
 
     Raises:
         ValueError: the layout cannot hold the model, or the path is of another kind.
+        OutputError: the path cannot be written, or is in the folder of a run.
     """
     path = Path(path)
     module = check_path(layout, path)
+    output.check(path, is_folder=path.suffix not in (".npz", ".safetensors"))
     model, params = unrolled(model), unstack_blocks(params)
     tensors = write_tensors(module, model, params)
     config = module.config_for(model, facts)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    lost = lost_attributes(module, model, tensors, config)
     if path.suffix == ".npz":
         files.write_npz(path, tensors)
     elif path.suffix == ".safetensors":
         files.write_safetensors(path, tensors, config)
     else:
-        files.write_folder(path, tensors, config)
-    lost = lost_attributes(module, model, tensors, config)
-    if path.is_dir():
         name, line = path.resolve().name, describe(model)
         text = model_card.card(name, model, line, layout, facts, lost, origin)
-        model_card.write(path, text)
+        with output.filling(path) as new:
+            files.write_folder(new, tensors, config)
+            if model_card.is_wanted(path, text):
+                output.write(new / model_card.NAME, text)
     return lost
 
 

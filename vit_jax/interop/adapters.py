@@ -1,6 +1,5 @@
 """LoRA adapters of PEFT (arXiv 2106.09685), merged into the model that they change."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +8,32 @@ from typing import Any
 import numpy as np
 
 from vit_jax.interop.formats import FileError, Tensors
+from vit_jax.interop.json_files import (
+    FLAG,
+    NULL,
+    TEXT,
+    either,
+    entries,
+    number,
+    read_json,
+    whole,
+)
 
 Read = Callable[[Path], tuple[Tensors, dict[str, Any]]]
 
 CONFIG = "adapter_config.json"
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 BEFORE = "base_model.model."  # all names of the model itself
+FIELDS = entries(
+    {
+        "peft_type": TEXT,
+        "r": whole(1, 2**16),
+        "lora_alpha": number(0, 1e6, above=True),
+        "use_rslora": either(FLAG, NULL),
+        "base_model_name_or_path": either(TEXT, NULL),
+    },
+    needed=("peft_type",),
+)
 PAIR = re.compile(r"(.*)\.lora_(A|B)\.weight")
 # Keys that the sum of the weights does not depend on, or that are read here; another
 # one that is set is refused, since it changes what an adapter computes.
@@ -73,7 +92,7 @@ def merge(path: Path, read: Read) -> tuple[Tensors, dict[str, Any]]:
         FileError: an adapter of another kind, or its base is not on disk or another.
     """
     folder = path if path.is_dir() else path.parent
-    settings = json.loads((folder / CONFIG).read_text())
+    settings = read_json(folder / CONFIG, FIELDS)
     check(path, settings)
     base = find_base(path, folder, settings.get("base_model_name_or_path") or "")
     tensors, config = read(base)
@@ -99,6 +118,10 @@ def merge(path: Path, read: Read) -> tuple[Tensors, dict[str, Any]]:
                     f"{path} changes {weight}, and {base} has no matrix of that name "
                     f"that fits: wanted the model that it was trained on{HELP}"
                 )
+            if len(change) != rank:
+                raise FileError(
+                    f"{CONFIG} of {path} has r = {rank}, and {name} has {len(change)}"
+                )
             merged[weight] = old + np.float32(scale) * (up @ change)
     return merged, config
 
@@ -118,6 +141,8 @@ def check(path: Path, settings: dict[str, Any]) -> None:
     kind = settings.get("peft_type")
     if kind != "LORA":
         raise FileError(f"{path} is an adapter of PEFT's kind {kind}, not LORA{HELP}")
+    if missing := [key for key in ("r", "lora_alpha") if key not in settings]:
+        raise FileError(f"{CONFIG} of {path} lacks {' and '.join(missing)}")
     others = [key for key, x in settings.items() if x and key not in KNOWN]
     if settings.get("init_lora_weights", True) not in SIMPLE_INITS:
         others.append("init_lora_weights")

@@ -16,6 +16,7 @@ from vit_jax.interop.layout import Facts
 from vit_jax.interop.model_card import Origin, Result
 from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel
+from vit_jax.storage import output
 from vit_jax.storage.paths import as_path, on_disk
 from vit_jax.storage.run_files import read_metrics
 
@@ -51,6 +52,8 @@ def convert(
     """
     destination = on_disk(destination)
     interop.check_path(layout, destination)
+    is_folder = destination.suffix not in (".npz", ".safetensors")
+    output.check(destination, [source], is_folder=is_folder)
     run = load_trained(source, dtype="float32", **changes)
     if run.config is not None:  # `load_trained` describes checkpoints of other projects
         print(f"{run.source}: {interop.describe(run.model)}")

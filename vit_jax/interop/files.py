@@ -1,9 +1,6 @@
 """Checkpoint files and folders of other projects, read and written."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +8,17 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from vit_jax.interop import adapters
+from vit_jax.interop import adapters, huggingface_config, timm_config
 from vit_jax.interop.formats import (
     FileError,
     Tensors,
     read_npz,
     read_safetensors,
 )
+from vit_jax.interop.json_files import Kind, checked, entries, kind, read_json
 from vit_jax.interop.state_dicts import find_state_dict, select, without_prefix
 from vit_jax.interop.torch_file import read_pickle
+from vit_jax.storage import output
 from vit_jax.storage.foreign import open_regular
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
@@ -32,6 +31,20 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+WEIGHT_MAP = kind(
+    "names of files by those of tensors",
+    lambda x: (
+        bool(x)
+        and isinstance(x, dict)
+        and all(isinstance(name, str) for name in x.values())
+    ),
+)
+INDEX = entries({"weight_map": WEIGHT_MAP}, needed=("weight_map",))
+# A config.json says itself whose it is, in fields that only one project has.
+FIELDS: dict[str, Kind] = huggingface_config.FIELDS | timm_config.FIELDS
+PROCESSOR = entries(huggingface_config.PROCESSOR)
+# What is written of both in the metadata of a file alone.
+CONFIG = entries(FIELDS | {"preprocessor_config": PROCESSOR})
 INDICES = tuple(name for name in FOLDER_FILES if name.endswith(".index.json"))
 
 
@@ -113,7 +126,8 @@ def read_file(path: Path, part: str = "") -> tuple[Tensors, dict[str, Any]]:
     if path.suffix == ".npz":
         return read_npz(path), {}
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
+        tensors, config = read_safetensors(path)
+        return tensors, checked(config, CONFIG, path)
     return find_state_dict(read_pickle(path), part, path), {}
 
 
@@ -143,7 +157,7 @@ def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 def read_shards(index: Path) -> Tensors:
     """The tensors of all files that an index names."""
     tensors: Tensors = {}
-    for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+    for shard in sorted(set(read_json(index, INDEX)["weight_map"].values())):
         # No hub writes a name that leads out of the folder.
         if Path(shard).name != shard or not (index.parent / shard).exists():
             raise FileError(f"{index} names {shard}, which is not in {index.parent}")
@@ -155,20 +169,10 @@ def read_configs(folder: Path) -> dict[str, Any]:
     """config.json, and preprocessor_config.json as a key of it."""
     config = {}
     if (folder / "config.json").exists():
-        config |= read_json(folder / "config.json")
+        config |= read_json(folder / "config.json", CONFIG)
     if (path := folder / "preprocessor_config.json").exists():
-        config["preprocessor_config"] = read_json(path)
+        config["preprocessor_config"] = read_json(path, PROCESSOR)
     return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise FileError(f"{path} is not readable as JSON: {error}") from error
-    if isinstance(content, dict):
-        return content
-    raise FileError(f"{path} holds a {type(content).__name__}: wanted an object")
 
 
 def as_float32(tensor: np.ndarray) -> np.ndarray:
@@ -181,20 +185,9 @@ def as_float32(tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives another path to write to, which replaces `path` at the end."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_npz(path: Path, tensors: Tensors) -> None:
     """Writes a numpy archive; the old file stays until the new one is whole."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with output.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **tensors)
 
 
@@ -202,21 +195,19 @@ def write_safetensors(path: Path, tensors: Tensors, config: dict[str, Any]) -> N
     """Writes a safetensors file, whole or not at all, with a config in its metadata."""
     # `format` is what transformers asks for before it reads a file.
     metadata = {"format": "pt"} | ({"config": json.dumps(config)} if config else {})
-    with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
+    with output.replacing(path) as temporary:
+        try:
+            safetensors.numpy.save_file(tensors, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            raise output.OutputError(f"{path} could not be written: {error}") from error
 
 
 def write_folder(folder: Path, tensors: Tensors, config: dict[str, Any]) -> None:
-    """Writes model.safetensors, config.json and preprocessor_config.json, each whole.
-
-    The weights come last: a folder without them is seen to be unfinished.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes model.safetensors, config.json and preprocessor_config.json."""
     config = dict(config)
     preprocessor = config.pop("preprocessor_config", None)
     for name, content in (("config", config), ("preprocessor_config", preprocessor)):
         if content:
             text = json.dumps(content, indent=2, ensure_ascii=False)
-            with replacing(folder / f"{name}.json") as temporary:
-                temporary.write_text(text + "\n")
+            output.write(folder / f"{name}.json", text + "\n")
     write_safetensors(folder / "model.safetensors", tensors, {})

@@ -5,6 +5,7 @@ Nothing is ever unpickled here: arrays of objects are refused.
 
 import io
 import json
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,6 +28,10 @@ SAFETENSORS_TYPES = {
 }
 
 
+# What the readers of archives raise for damaged ones, beside their own error.
+DAMAGES = (zlib.error, struct.error, EOFError, OSError, RuntimeError, MemoryError)
+
+
 class FileError(ValueError):
     """A file that cannot be read as a checkpoint; the message says why."""
 
@@ -43,21 +48,22 @@ def read_npz(path: Path) -> Tensors:
             if start != b"PK":
                 raise zipfile.BadZipFile("it does not begin as an archive")
             with zipfile.ZipFile(file) as archive:
-                _check_size(archive, path)
+                check_expansion(archive, path)
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, MemoryError) as error:
-        raise broken(path, error) from error
     except FileError:
         raise
-    except ValueError as error:
+    except (zipfile.BadZipFile, *DAMAGES) as error:
+        raise broken(path, error) from error
+    except (ValueError, TypeError, OverflowError) as error:
         if "Object arrays" in str(error):
             raise pickled(path) from error
         raise broken(path, error) from error
 
 
-def _check_size(archive: zipfile.ZipFile, path: Path) -> None:
+def check_expansion(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises FileError for a small archive that becomes gigabytes."""
     try:
         check_archive(archive, path)
     except ValueError as error:

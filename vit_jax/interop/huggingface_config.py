@@ -4,6 +4,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from vit_jax.interop.json_files import (
+    FLAG,
+    NAMES,
+    NULL,
+    SIDE,
+    TEXT,
+    TEXTS,
+    Kind,
+    either,
+    entries,
+    kind,
+    number,
+    three,
+    whole,
+    wholes,
+)
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.pytorch import PIXELS, usual_heads
 from vit_jax.models import VisionTransformer
@@ -28,6 +44,44 @@ ACTIVATIONS = {
 }
 # Pillow's codes.
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+TOWER: dict[str, Kind] = {
+    "num_attention_heads": whole(1, 1024),
+    "hidden_act": TEXT,
+    "pooler_act": TEXT,
+    "layer_norm_eps": number(0, 1, above=True),
+    "image_size": either(SIDE, wholes((2,), 2**14)),
+    "layerscale_value": number(0, 1000, above=True),
+    "rope_theta": number(0, 1e9, above=True),
+}
+# The fields of config.json that are read.
+FIELDS: dict[str, Kind] = TOWER | {
+    "model_type": TEXT,
+    "architectures": either(TEXTS, NULL),
+    "id2label": either(NAMES, NULL),
+    "vision_config": entries(TOWER),
+}
+LENGTHS = kind(
+    'pixels by name, as {"shortest_edge": 256}',
+    lambda x: (
+        isinstance(x, dict)
+        and any(x.get(y) for y in ("shortest_edge", "longest_edge", "height", "width"))
+        and all(y is None or (type(y) is int and 0 < y <= 2**14) for y in x.values())
+    ),
+)
+# Those of preprocessor_config.json; null stands for what is not done.
+PROCESSOR: dict[str, Kind] = {
+    "do_normalize": either(FLAG, NULL),
+    "do_center_crop": either(FLAG, NULL),
+    "do_resize": either(FLAG, NULL),
+    "image_mean": either(three(-255, 255), NULL),
+    "image_std": either(three(0, 255, above=True), NULL),
+    "rescale_factor": number(0, 1, above=True),
+    "resample": either(whole(0, 5), NULL),
+    "size": either(SIDE, LENGTHS, NULL),
+    "crop_size": either(SIDE, LENGTHS, NULL),
+    "image_processor_type": either(TEXT, NULL),
+    "feature_extractor_type": either(TEXT, NULL),
+}
 
 
 def check_class(
@@ -63,7 +117,13 @@ def without_processor(config: Config) -> Config:
 def num_heads(config: Config, width: int, usual: int = 12) -> int:
     """Those of the config, or else those that transformers has by default."""
     usual = usual if without_processor(config) else usual_heads(width)
-    return config.get("num_attention_heads", usual)
+    heads = config.get("num_attention_heads", usual)
+    if width % heads:
+        raise ValueError(
+            f"config.json has num_attention_heads {heads}: wanted a divisor of the "
+            f"width, {width}"
+        )
+    return heads
 
 
 def untold(config: Config, numerics: tuple[str, ...]) -> tuple[str, ...]:
@@ -110,6 +170,11 @@ def pixel_statistics(config: Config, usual: Statistics) -> Statistics:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean = processor.get("image_mean", usual[0])
     std = processor.get("image_std", usual[1])
+    if mean is None or std is None:
+        raise ValueError(
+            "preprocessor_config.json has do_normalize, and null as image_mean or "
+            "image_std: wanted three numbers"
+        )
     # Pixels in 0..255 are first multiplied by the factor.
     largest = round(255 * processor.get("rescale_factor", 1 / 255), 6)
     return tuple(x / largest for x in mean), tuple(x / largest for x in std)
@@ -132,7 +197,7 @@ def facts(tensors: Tensors, config: Config, numerics: tuple[str, ...]) -> Facts:
     interpolation = INTERPOLATIONS.get(processor.get("resample"), "")
     size, crop = processor.get("size"), processor.get("crop_size")
     if processor.get("do_center_crop") and crop:
-        side = crop if isinstance(crop, int) else min(crop.values())
+        side = crop if isinstance(crop, int) else min(filter(None, crop.values()))
         edge = shortest_edge(processor)
         # A crop behind a resize that ignores the aspect is none of ours.
         if not edge:
@@ -156,7 +221,7 @@ def shortest_edge(processor: Config) -> int:
         name = processor.get("image_processor_type") or ""
         name = name or processor.get("feature_extractor_type") or ""
         return size if name.startswith("CLIP") else 0
-    return (size or {}).get("shortest_edge", 0)
+    return (size or {}).get("shortest_edge") or 0
 
 
 def activation_name(model: VisionTransformer) -> str:

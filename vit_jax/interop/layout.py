@@ -232,7 +232,7 @@ def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, 
 
     Raises:
         ValueError: tensors are missing, surplus or misshapen (all are named, with both
-            shapes), or the layout cannot hold the model.
+            shapes), are no finite numbers, or the layout cannot hold the model.
     """
     shapes = parameter_shapes(model)
     rules = checked_rules(layout, model, shapes)
@@ -247,6 +247,8 @@ def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, 
             problems.append(f"{rule.theirs} is {shape}, {expected_shape(rule, shapes)}")
             continue
         params.update(zip(rule.ours, parts, strict=True))
+        if rule.ours:
+            check_numbers(rule.theirs, tensors[rule.theirs])
     known = {rule.theirs for rule in rules}
     surplus = [name for name in tensors if name not in known]
     problems += [f"{name} {tensors[name].shape} is surplus" for name in surplus]
@@ -257,6 +259,24 @@ def read_params(layout: Layout, model: AnyModel, tensors: Tensors) -> dict[str, 
             f"{'; '.join(problems[:SHOWN])}{more}"
         )
     return traverse_util.unflatten_dict(params, sep="/")
+
+
+def check_numbers(name: str, tensor: np.ndarray) -> None:
+    """Raises ValueError for a tensor that no weights can be.
+
+    Integers are quantised weights, whose scales no layout here has.
+    """
+    if tensor.dtype.kind != "f":
+        raise ValueError(
+            f"{name} is {tensor.dtype}: wanted floating point, which quantised weights "
+            "are again where they were made"
+        )
+    wrong = tensor.size - int(np.isfinite(tensor).sum())
+    if wrong:
+        raise ValueError(
+            f"{name} holds {wrong} numbers of {tensor.size} that are NaN or infinite: "
+            "the file is damaged, or its training diverged; take an earlier one"
+        )
 
 
 def write_tensors(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from vit_jax.interop.layout import Facts
 from vit_jax.models import AnyModel, VisionTransformer
+from vit_jax.storage import output
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +63,17 @@ class Origin(NamedTuple):
 UNKNOWN = Origin()
 
 
-def write(folder: Path, text: str) -> None:
-    """Writes a card; one that is there already stays, and a warning says so."""
+def is_wanted(folder: Path, text: str) -> bool:
+    """Whether a folder has no card; another one stays, and a warning says so."""
     path = folder / NAME
     if not path.exists():
-        path.write_text(text)
-    elif path.read_text() != text:
+        return True
+    if path.read_bytes() != text.encode("utf-8", "backslashreplace"):
         logger.warning(
             f"{path} was there already and is kept, so that it may describe another "
             "model: delete it and write again for a new model card"
         )
+    return False
 
 
 def card(
@@ -91,12 +93,19 @@ def card(
         lost: attributes of the model that the layout does not hold.
     """
     height, width = model.image_size
-    lines = ["---", *header(name, model, layout, origin), "---", "", f"# {name}", ""]
+    lines = [
+        "---",
+        *header(name, model, layout, origin),
+        "---",
+        "",
+        f"# {output.printable(name)}",
+        "",
+    ]
     lines += [f"{description}.", ""]
     if origin.source:
         changes = ", ".join(origin.changes)
         changed = f"; changed since: {changes}" if changes else ""
-        lines += [f"From {origin.source}{changed}.", ""]
+        lines += [f"From {output.printable(origin.source)}{changed}.", ""]
     lines += [
         f"Images: {height} x {width} pixels (height x width), RGB in [0, 1], less the "
         f"mean {numbers(model.pixel_mean)}, over the deviation "
@@ -107,7 +116,7 @@ def card(
     ]
     lines += [
         f"Accuracy: {100 * x.accuracy:.2f} % of the {x.count:,} images of {x.split} "
-        f"({x.data})."
+        f"({output.printable(x.data)})."
         for x in origin.results
     ]
     lines += [""] * bool(origin.results)
@@ -157,7 +166,7 @@ def classes_line(model: AnyModel, layout: str, facts: Facts) -> str:
         return f"Classes: {model.num_classes:,}, without names."
     more = len(names) - SHOWN_CLASSES
     end = f" and {more:,} more" if more > 0 else ""
-    shown = ", ".join(names[:SHOWN_CLASSES])
+    shown = ", ".join(output.printable(name) for name in names[:SHOWN_CLASSES])
     return f"Classes, in the order of the outputs: {shown}{end}."
 
 

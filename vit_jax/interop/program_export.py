@@ -6,7 +6,6 @@ A program is run before it is written, and must give the outputs of the model.
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from vit_jax.interop.trained import TrainedModel
 from vit_jax.losses import probabilities
 from vit_jax.models.attention import with_plain_attention
 from vit_jax.models.pixels import normalize
-from vit_jax.storage.paths import write_atomically
+from vit_jax.storage import output
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Either format is one protobuf message, which cannot be longer.
@@ -65,21 +64,19 @@ def export(
             "2 GiB: convert the checkpoint instead, with vit_jax.convert"
         )
     logits = logits or not run.model.num_classes
-    output = "logits" if logits else "probabilities"
+    result = "logits" if logits else "probabilities"
     compute = make_program(run, logits=logits)
     if path.suffix == ".onnx":
-        content = onnx_program(compute, run.model.image_size, output)
+        content = onnx_program(compute, run.model.image_size, result)
         call = onnx_caller(content)
     else:
         content = stablehlo_program(compute, run.model.image_size, platforms)
         call = jax.export.deserialize(bytearray(content)).call
     difference = compare(call, compute, run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    text = json.dumps(usage(run, output), indent=2, ensure_ascii=False)
-    write_atomically(path.with_name(path.name + ".json"), text + "\n")
+    text = json.dumps(usage(run, result), indent=2, ensure_ascii=False)
+    with output.filling(path.parent) as folder:
+        output.write(folder / path.name, content)
+        output.write(folder / f"{path.name}.json", text + "\n")
     return difference
 
 
@@ -117,7 +114,7 @@ def stablehlo_program(
     return bytes(exported.serialize())
 
 
-def onnx_program(compute: Program, image_size: tuple[int, int], output: str) -> bytes:
+def onnx_program(compute: Program, image_size: tuple[int, int], name: str) -> bytes:
     """Serialised ONNX for any number of images."""
     if importlib.util.find_spec("jax2onnx") is None:
         raise ImportError(
@@ -130,9 +127,7 @@ def onnx_program(compute: Program, image_size: tuple[int, int], output: str) -> 
 
     images = jax.ShapeDtypeStruct(("batch", *image_size, 3), np.uint8)
     try:
-        model = to_onnx(
-            compute, [images], input_names=["images"], output_names=[output]
-        )
+        model = to_onnx(compute, [images], input_names=["images"], output_names=[name])
         return model.SerializeToString()
     # Each operation that it cannot convert raises another type.
     except Exception as error:
@@ -178,7 +173,7 @@ def compare(call: Callable[..., Any], compute: Program, run: TrainedModel) -> fl
     return largest
 
 
-def usage(run: TrainedModel, output: str) -> dict[str, Any]:
+def usage(run: TrainedModel, result: str) -> dict[str, Any]:
     """How to prepare images, and what the outputs mean."""
     size, data = run.model.image_size, run.data
     crops = data.eval_crop != "resize"
@@ -190,7 +185,7 @@ def usage(run: TrainedModel, output: str) -> dict[str, Any]:
         "resize_to": augment.enlarged(size, data.eval_resize) if crops else size,
         "interpolation": data.eval_interpolation,
         "center_crop_to": size,
-        "output": f"float32 {output}, a row an image",
+        "output": f"float32 {result}, a row an image",
         "loss": run.loss["name"],
         "label_names": run.label_names,
     }

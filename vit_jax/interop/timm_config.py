@@ -3,6 +3,22 @@
 from typing import Any
 
 from vit_jax.interop import timm_relative
+from vit_jax.interop.json_files import (
+    FLAG,
+    NAMES,
+    NULL,
+    SIDE,
+    TEXT,
+    TEXTS,
+    Kind,
+    choice,
+    either,
+    entries,
+    number,
+    three,
+    whole,
+    wholes,
+)
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.pytorch import (
     IMAGENET_MEAN,
@@ -16,6 +32,45 @@ from vit_jax.models.pixels import HALF
 
 Config = dict[str, Any]
 NAME = "timm"
+SIZES = wholes((2, 3), 2**14)  # perhaps with the channels before
+DATA: dict[str, Kind] = {
+    "input_size": SIZES,
+    "mean": three(-255, 255),
+    "std": three(0, 255, above=True),
+    "interpolation": choice(
+        *("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
+    ),
+    "crop_mode": either(choice("center", "squash", "border"), NULL),
+    "crop_pct": number(0, 1, above=True),
+    "global_pool": TEXT,
+    "label_names": either(TEXTS, NAMES, NULL),
+}
+ARGUMENTS: dict[str, Kind] = {
+    "img_size": either(SIDE, SIZES, NULL),
+    "num_heads": whole(1, 1024),
+    "act_layer": either(TEXT, NULL),
+    "init_values": either(number(0, 1000), NULL),
+    "global_pool": TEXT,
+    "pool_include_prefix": FLAG,
+    # Of the class Eva.
+    "use_rot_pos_emb": FLAG,
+    "use_abs_pos_emb": FLAG,
+    "use_post_norm": FLAG,
+    "rope_type": TEXT,
+    "rope_temperature": number(0, 1e9, above=True),
+    "rope_grid_indexing": choice("ij", "xy"),
+    "rope_grid_offset": number(-1, 1),
+    "rope_rotate_half": FLAG,
+    "ref_feat_shape": either(SIDE, wholes((2,), 2**14), NULL),
+    "attn_type": TEXT,
+    "eps": number(0, 1, above=True),
+}
+# The fields of config.json that are read; old files have those of the data at the top.
+FIELDS: dict[str, Kind] = DATA | {
+    "architecture": TEXT,
+    "model_args": entries(ARGUMENTS),
+    "pretrained_cfg": entries(DATA),
+}
 POOLINGS = {"token": "token", "gap": "avg", "map": "map"}
 
 
@@ -44,8 +99,17 @@ def num_heads(tensors: Tensors, config: Config, width: int) -> int:
     if shown := timm_relative.num_heads(tensors):
         return shown
     if "num_heads" in arguments(config):
-        return arguments(config)["num_heads"]
+        return checked_heads(arguments(config)["num_heads"], width)
     return usual_heads_of(architecture(config), width)
+
+
+def checked_heads(heads: int, width: int) -> int:
+    """The number itself; raises ValueError if it does not divide the width."""
+    if width % heads:
+        raise ValueError(
+            f"config.json has num_heads {heads}: wanted a divisor of the width, {width}"
+        )
+    return heads
 
 
 def pooling(tensors: Tensors, config: Config) -> str:

@@ -87,7 +87,9 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
         "embedding_norm": "norm_pre.weight" in tensors,
         "norm_epsilon": given["eps"],
         "activation": "gelu",
-        "layer_scale_init": arguments(config).get("init_values", 1e-5) if scaled else 0,
+        "layer_scale_init": (arguments(config).get("init_values") or 1e-5)
+        if scaled
+        else 0,
         "pixel_mean": tuple(pretraining(config).get("mean", pixels[0])),
         "pixel_std": tuple(pretraining(config).get("std", pixels[1])),
         **(relative or rotary(given)),

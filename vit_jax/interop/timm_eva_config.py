@@ -11,7 +11,7 @@ from vit_jax.interop import timm_relative
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.timm_architectures import check_arguments
 from vit_jax.interop.timm_blocks import has_own_gate
-from vit_jax.interop.timm_config import Config, architecture, arguments
+from vit_jax.interop.timm_config import Config, architecture, arguments, checked_heads
 from vit_jax.interop.timm_written import pretrained_config, sizes
 from vit_jax.models import VisionTransformer
 from vit_jax.models.positions import LEARNED, ROTARY
@@ -134,7 +134,7 @@ def rotary(given: dict[str, Any]) -> dict[str, Any]:
 
 def num_heads(tensors: Tensors, config: dict[str, Any], width: int) -> int:
     if "num_heads" in arguments(config):
-        return arguments(config)["num_heads"]
+        return checked_heads(arguments(config)["num_heads"], width)
     if shown := timm_relative.num_heads(tensors):
         return shown
     if "rope.freqs" in tensors:

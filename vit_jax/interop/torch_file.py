@@ -16,8 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vit_jax.interop.formats import FileError, broken
-from vit_jax.storage.archives import check_archive
+from vit_jax.interop.formats import DAMAGES, FileError, broken, check_expansion
 
 STORAGES = {
     "FloatStorage": np.float32,
@@ -31,9 +30,9 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError)
+DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, *DAMAGES)
 # What the steps of a damaged or hostile pickle can raise on our own objects.
-MISUSED = (TypeError, AttributeError, KeyError, IndexError, MemoryError, RuntimeError)
+MISUSED = (TypeError, AttributeError, KeyError, IndexError, OverflowError)
 
 
 class Inert:
@@ -173,11 +172,13 @@ def read_pickle(path: Path) -> Any:
         return read_old(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            check_archive(archive, path)
+            check_expansion(archive, path)
             names = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
             if len(names) != 1:
                 raise ValueError("a zip archive without data.pkl")
             return TensorUnpickler(archive, names[0], path).load()
+    except FileError:
+        raise
     except (*DAMAGED, *MISUSED) as error:
         raise broken(path, error) from error
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax.typing import DTypeLike
 
@@ -227,6 +228,7 @@ def load_folder(
             f"{folder / CONFIG} says {key}={there!r}, but step {restored.step} was "
             f"trained with {here!r}, which is taken"
         )
+    check_finite(params, f"step {restored.step} of {folder}", mesh)
     return TrainedModel(
         folder_model(config, facts["label_names"], options),
         unstack_blocks(params, unstack_layers),
@@ -237,6 +239,22 @@ def load_folder(
         source=f"step {restored.step} of {folder}",
         config=config,
     )
+
+
+def check_finite(params: dict[str, Any], source: str, mesh: jax.sharding.Mesh) -> None:
+    """Raises CheckpointError for parameters that are NaN or infinite, by name."""
+
+    def finite(tree: dict[str, Any]) -> Any:
+        return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+
+    found = jax.jit(finite, out_shardings=sharding.replicated(mesh))(params)
+    for path, is_finite in jax.tree.leaves_with_path(found):
+        if not is_finite:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise CheckpointError(
+                f"{name} in {source} holds numbers that are NaN or infinite: the "
+                "training diverged, and what it has learned is lost"
+            )
 
 
 def from_checkpoint(

@@ -7,7 +7,8 @@ from typing import Any
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import create_model, model_options
 from vit_jax.planning.flops import Layer, layers, training_flops
-from vit_jax.storage.paths import as_path, write_atomically
+from vit_jax.storage import output
+from vit_jax.storage.paths import as_path
 
 
 def summarize(model: Any, depth: int) -> dict[str, Any]:
@@ -67,4 +68,4 @@ def summarize_command(arguments: argparse.Namespace) -> None:
     )
     if arguments.json:
         path = as_path(arguments.json)
-        write_atomically(path, json.dumps(plan, indent=1, default=str) + "\n")
+        output.write(path, json.dumps(plan, indent=1, default=str) + "\n")

@@ -20,6 +20,9 @@ def check_archive(archive: zipfile.ZipFile, name: str | os.PathLike) -> int:
     members = archive.infolist()
     unpacked = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
+    if archive.fp is not None:
+        # Members may claim the same bytes.
+        packed = min(packed, archive.fp.seek(0, os.SEEK_END))
     if unpacked > max(MAX_SMALL_ARCHIVE, MAX_RATIO * packed):
         raise ValueError(
             f"{name} unpacks from {packed / 2**20:.1f} MiB to {unpacked / 2**20:,.0f} "

@@ -90,7 +90,10 @@ def test_options_of_the_model_have_their_types():
     ("word", "message"),
     [
         ("--model.pixel_meen=1", "no model has this option; did you mean pixel_mean?"),
-        ("--model.num_heads=six", "--model.num_heads=six: wanted int, like 0"),
+        (
+            "--model.num_heads=six",
+            "--model.num_heads=six: wanted a whole number",
+        ),
         ("--model.activation", "wanted --model.activation=value, without a space"),
     ],
 )

@@ -183,13 +183,14 @@ def test_base_config_is_a_plain_config_dict(config):
 
 def test_commas_and_equal_signs_in_the_arguments_of_a_config():
     def get_config(data="", size=""):
-        return data, size
+        return ml_collections.ConfigDict({"data": data, "size": size})
 
     for text, wanted in (
         ("data=a,b/c=d,size=3", ("a,b/c=d", "3")),
         ("/photos/x=1,y", ("/photos/x=1,y", "")),
         ("size=3,data=~/x, y", ("~/x, y", "3")),
     ):
-        assert call_get_config(get_config, text, "") == wanted
+        config = call_get_config(get_config, text, "")
+        assert (config.data, config["size"]) == wanted
     with pytest.raises(ConfigError, match="sise.*it takes data, size"):
         call_get_config(get_config, "data=x,sise=3", "")

@@ -170,7 +170,7 @@ def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="no attention: use scan=False"):
         model.apply({"params": params}, images, train=False, return_attention=True)
     with pytest.raises(
-        ValueError, match="remat 'some': wanted one of none, full, dots"
+        ValueError, match="remat is 'some': wanted one of none, full, dots"
     ):
         init_and_apply = tiny(remat="some")
         init_and_apply.init(jax.random.key(0), images, train=False)

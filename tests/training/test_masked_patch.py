@@ -277,11 +277,8 @@ def test_fine_tuning_keeps_the_encoder_and_gets_a_zero_head(run, tmp_path):
     [
         ("BiT-R26x1", {}, "and the model is a ResNet: take a ViT"),
         ("Mixer-S/16", {}, "and the model is a Mixer: take a ViT"),
-        ("ViT-mu/4", {"target": "colour"}, "wanted one of mean_colour, downscaled"),
         ("ViT-mu/2", {"target": "downscaled"}, "its side is 2 pixels"),
         ("ViT-mu/4", {"corrupt_rate": 0.01}, "share of the 16 patches, at least one"),
-        ("ViT-mu/4", {"corrupt_rate": 1.5}, "at most all"),
-        ("ViT-mu/4", {"name": "mae"}, "wanted classification, distillation or"),
         ("ViT-mu/4", {"mixup_alpha": 0.2}, "to which mix.mixup_alpha could apply"),
         ("ViT-mu/4", {"label_smoothing": 0.1}, "but it is 0.1: set it to 0"),
         ("ViT-mu/4", {"round_up": True}, "loss.round_up could apply"),

@@ -2,6 +2,7 @@
 
 import builtins
 import fcntl
+import importlib.util
 import os
 import struct
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from vit_jax.figures.pictures import learning_curve
 from vit_jax.storage.run_files import read_metrics
-from vit_jax.training.metrics import Meter, Writer
+from vit_jax.training.metrics import Meter, Writer, check_installed
 
 CONFIG = ml_collections.ConfigDict({"seed": 0})
 
@@ -115,10 +116,12 @@ def test_tensorboard_files_without_tensorflow(tmp_path):
     assert b"train/loss" in events.read_bytes()
 
 
-def test_wandb_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+def test_wandb_that_is_not_installed_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match=r"log.wandb='p' needs: pip install"):
-        writer(tmp_path, wandb="p")
+        check_installed(tensorboard=False, wandb="p")
+    with pytest.raises(ImportError, match="needs: pip install tensorboardX"):
+        check_installed(tensorboard=True, wandb="")
 
 
 def test_the_learning_curve_is_drawn(tmp_path):

@@ -139,6 +139,11 @@ def num_heads(tensors: Tensors, config: dict[str, Any], width: int) -> int:
         return shown
     if "rope.freqs" in tensors:
         return tensors["rope.freqs"].shape[2]
+    if width < 64:
+        raise ValueError(
+            f"nothing shows the number of heads of a width {width}: wanted num_heads "
+            "in the model_args of a config.json"
+        )
     return WIDE_HEADS.get(width, width // 64)
 
 

@@ -110,6 +110,11 @@ def kvstore(folder: Path) -> Any:
     return {"driver": "file", "path": f"{folder}/"}
 
 
+def missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file in one step: a killed process leaves the old one or the new.
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypedDict
 
-from vit_jax.storage.paths import medium
+from vit_jax.storage import disk
+from vit_jax.storage.paths import in_bucket, medium
 from vit_jax.storage.schema import mismatch, parse
 
 LOCK = "in_use.json"
@@ -70,12 +71,13 @@ class Lock(Protocol):
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder, which is made if need be.
+    """Holds the lock of a folder, which is made if need be, and goes if it stays empty.
 
     Raises:
         FolderInUse: another process, which is alive, holds it.
         OSError: it cannot be written.
     """
+    made = [] if in_bucket(folder) else disk.missing(folder)
     medium(folder).make_folder(folder)
     lock: Lock = medium(folder).Lock(folder / LOCK)
     now = datetime.datetime.now().isoformat(" ", "seconds")
@@ -90,6 +92,9 @@ def held(folder: Path) -> Iterator[None]:
             yield
     finally:
         lock.release()
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def parse_holder(text: str) -> Holder | None:

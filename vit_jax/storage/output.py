@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from vit_jax.storage import disk
 from vit_jax.storage.paths import in_bucket, medium
 
 TEMPORARY = ".vit_jax-"  # beginning of the names of files that are not whole yet
@@ -86,7 +87,8 @@ def check_place(
     sources = [place for source in read for place in read_by(source)]
     real = path if in_bucket(path) else Path(os.path.realpath(path))
     for source in sources:
-        inside = is_folder and source.parent == real
+        # A file is read together with what lies beside it.
+        inside = is_folder and source.parent == real and not source.is_dir()
         if real == source or source in real.parents or inside:
             if not (results and is_own_folder(real, source)):
                 raise OutputError(
@@ -238,12 +240,12 @@ def sync(path: Path) -> None:
 @contextlib.contextmanager
 def made(folder: Path) -> Iterator[None]:
     """Makes a folder, which goes again if the writing fails."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = disk.missing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for path in missing:
+        for path in new:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise

@@ -21,7 +21,7 @@ def test_the_second_is_told_who_holds_the_folder(tmp_path):
                 pass
     with held(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_process_holds_nothing(tmp_path):

@@ -139,7 +139,7 @@ def num_heads(tensors: Tensors, config: dict[str, Any], width: int) -> int:
         return shown
     if "rope.freqs" in tensors:
         return tensors["rope.freqs"].shape[2]
-    return WIDE_HEADS.get(width, width // 64)
+    return WIDE_HEADS.get(width, max(width // 64, 1))
 
 
 def eva_config(model: VisionTransformer, facts: Facts) -> Config:

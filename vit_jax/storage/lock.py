@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypedDict
 
+from vit_jax.storage.json_files import parse
 from vit_jax.storage.paths import medium
-from vit_jax.storage.schema import mismatch, parse
 
 LOCK = "in_use.json"
 BEAT = 10  # seconds between signs of life
@@ -95,9 +95,7 @@ def held(folder: Path) -> Iterator[None]:
 def parse_holder(text: str) -> Holder | None:
     """The holder that a lock names; None if it is damaged, or not written yet."""
     with contextlib.suppress(ValueError):
-        holder = parse(text)
-        if not mismatch(holder, Holder):
-            return holder
+        return parse(text, Holder, LOCK)
     return None
 
 

@@ -27,10 +27,10 @@ Side = Annotated[int, Range(1, 2**14)]  # of an image, in pixels
 Heads = Annotated[int, Range(1, 1024)]
 Epsilon = Annotated[float, Range(0, 1, left_open=True)]
 Temperature = Annotated[float, Range(0, 1e9, left_open=True)]
-Mean = Annotated[float, Range(-255, 255)]
-Deviation = Annotated[float, Range(0, 255, left_open=True)]
-Means = tuple[Mean, Mean, Mean]
-Deviations = tuple[Deviation, Deviation, Deviation]
+Level = Annotated[float, Range(-255, 255)]  # of a channel
+Spread = Annotated[float, Range(0, 255, left_open=True)]
+Means = tuple[Level, Level, Level]
+Deviations = tuple[Spread, Spread, Spread]
 ClassNames = Annotated[
     dict[str, str],
     Condition(

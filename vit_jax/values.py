@@ -84,7 +84,7 @@ def is_pattern(text: str) -> bool:
     """Whether a text is a regular expression."""
     try:
         re.compile(text)
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return False
     return True
 

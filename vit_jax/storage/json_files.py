@@ -23,13 +23,10 @@ def read_json(path: Path, kind: Any) -> Any:
         OSError: it is not there, or cannot be read.
     """
     try:
-        # A bucket has no files with holes, which claim more bytes than they are.
-        in_store = in_bucket(path)
-        text = (
-            medium(path).read_bytes(path)
-            if in_store
-            else read_regular(path, MOST_BYTES)
-        )
+        if in_bucket(path):  # which has no FIFOs, and no files with holes
+            text = medium(path).read_bytes(path)
+        else:
+            text = read_regular(path, MOST_BYTES)
     except Refused as error:
         raise ValueError(str(error)) from None
     return parse(text, kind, path)

@@ -257,6 +257,8 @@ ESCAPED = "'" + 30 * r"\x1b"
         ([{"names": 3}] * 3, Few, "[0].names is 3: wanted a list of values, each text"),
         ([1], tuple[int, int], "the content is [1]: wanted 2 values, each a whole n"),
         (1.0, int, "the content is 1.0: wanted a whole number"),
+        ("x", Annotated[int, Range(1)], "the content is 'x': wanted a whole number of"),
+        (["x" * 50] * 9, int, "the content is ['xxxxx"),
         (True, float, "the content is True: wanted a number"),
         (math.nan, float, "the content is nan: wanted a number"),
         (-math.inf, float, "the content is -inf: wanted a number"),

@@ -1,21 +1,39 @@
 """What a value may be: a type with a range, a list of choices or another condition.
 
 It is declared once, where the value is read, as the annotation of a parameter or field:
-`momentum: Annotated[float, Range(0, 1, right_open=True)]`. NaN and infinity are no
-number anywhere.
+`momentum: Annotated[float, Range(0, 1, right_open=True)]`. What is read from JSON is
+declared alike, objects as `TypedDict`s, whose further keys are of no interest. NaN and
+infinity are numbers only where `Measured` says so.
 """
 
 import ast
 import dataclasses
+import itertools
 import math
 import numbers
 import re
-from collections.abc import Callable
+import reprlib
+import sys
+import typing
+from collections.abc import Callable, Iterator
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+)
 
 NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 NOUNS |= {type(None): "None"}
+SHOWN = 60  # characters of a value, or of a key, in an error
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHOWN
+MISSING = object()  # stands for the value of a key that is not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +84,21 @@ def is_pattern(text: str) -> bool:
     """Whether a text is a regular expression."""
     try:
         re.compile(text)
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return False
     return True
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, or NaN or infinity; true and false are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 Share = Annotated[float, Range(0, 1)]
 Rate = Annotated[float, Range(0, 1, right_open=True)]  # of dropout, of a moving average
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, left_open=True)]
+Measured = Annotated[Any, Condition("a number, NaN or infinity", is_number)]
 Count = Annotated[int, Range(0)]
 Size = Annotated[int, Range(1)]
 Name = Annotated[str, Condition("a text that is not empty", bool)]
@@ -84,37 +108,108 @@ Names = Annotated[tuple[Name, ...], Condition("one text or more", bool)]
 
 
 def is_declared(kind: Any) -> bool:
-    """Whether an annotation says what a value may be; `fits` knows no others."""
+    """Whether the annotation of a parameter says what a value may be."""
     if get_origin(kind) in (Union, UnionType):
         return all(map(is_declared, get_args(kind)))
     return get_origin(kind) in (Annotated, tuple) or kind in NOUNS
 
 
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a declared kind; whole numbers are numbers too."""
+class Misfit(NamedTuple):
+    """A value that is not of its kind, and the keys that lead to it."""
+
+    path: tuple[str | int, ...]
+    value: Any
+    kind: Any
+
+
+def problem(name: str, value: Any, kind: Any) -> str:
+    """A sentence that says why a value is not of its kind, or "".
+
+    It is about what is wrong within: `meter.sums.loss is 'x': wanted a number`.
+
+    Args:
+        name: of the value; "" for the content of a file.
+    """
+    misfit = find_misfit(value, kind)
+    if misfit is None:
+        return ""
+    for key in misfit.path:
+        is_word = isinstance(key, str) and key.isidentifier() and len(key) <= SHOWN
+        name += f".{key}" if is_word else f"[{shown(key)}]"
+    name = name.removeprefix(".") or "the content"
+    if misfit.value is MISSING:
+        return f"{name} is missing"
+    return f"{name} is {shown(misfit.value)}: wanted {describe(misfit.kind)}"
+
+
+def shown(value: Any) -> str:
+    """A value in an error: one short line, with escapes for control characters."""
+    text = SHORT.repr(value)
+    return text if len(text) <= SHOWN + 2 else f"{text[:SHOWN]}..."
+
+
+def find_misfit(
+    value: Any, kind: Any, path: tuple[str | int, ...] = ()
+) -> Misfit | None:
+    """The first innermost value that is not of its kind; None if there is none."""
     origin, arguments = get_origin(kind), get_args(kind)
+    here = Misfit(path, value, kind)
+    if value is MISSING:
+        return here
+    if origin in (Required, NotRequired):
+        return find_misfit(value, arguments[0], path)
     if origin is Annotated:
-        kind, *limits = arguments
-        return fits(value, kind) and all(limit.holds(value) for limit in limits)
+        plain, *limits = arguments
+        misfit = find_misfit(value, plain, path)
+        if misfit is None:
+            return None if all(limit.holds(value) for limit in limits) else here
+        return misfit if misfit.path != path else here
     if origin in (Union, UnionType):
-        return any(fits(value, choice) for choice in arguments)
-    if origin is tuple:
+        misfits = [find_misfit(value, one, path) for one in arguments]
+        if None in misfits:
+            return None
+        # The kind that was meant is the one that is right furthest inwards.
+        deepest = max(filter(None, misfits), key=lambda misfit: len(misfit.path))
+        return deepest if deepest.path != path else here
+    if not is_of(value, kind):
+        return here
+    misfits = (find_misfit(x, its, (*path, key)) for key, x, its in within(value, kind))
+    return next(filter(None, misfits), None)
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a kind, whatever is in it."""
+    plain = dict if typing.is_typeddict(kind) else get_origin(kind) or kind
+    if plain in (tuple, list):
         # Lists are what JSON makes of tuples.
-        if not isinstance(value, tuple | list):
-            return False
-        kinds = element_kinds(kind, len(value))
-        return len(kinds) == len(value) and all(map(fits, value, kinds))
-    if kind in (int, float):
-        number = numbers.Integral if kind is int else numbers.Real
-        is_number = isinstance(value, number) and not isinstance(value, bool)
-        return is_number and (kind is int or math.isfinite(value))
-    return isinstance(value, kind)
+        is_list = isinstance(value, tuple | list)
+        return is_list and len(element_kinds(kind, len(value))) == len(value)
+    if plain is float:
+        # A whole number may be larger than any float; NaN is not below anything.
+        return is_number(value) and abs(value) <= sys.float_info.max
+    if plain is int:
+        return is_number(value) and isinstance(value, numbers.Integral)
+    return plain is Any or isinstance(value, plain)
+
+
+def within(value: Any, kind: Any) -> Iterator[tuple[str | int, Any, Any]]:
+    """The key, the value and the kind of each part of a value."""
+    if typing.is_typeddict(kind):
+        kinds = typing.get_type_hints(kind, include_extras=True)
+        for key, inner in kinds.items():
+            if key in value or key in kind.__required_keys__:
+                yield key, value.get(key, MISSING), inner
+    elif get_origin(kind) is dict:
+        for key, part in value.items():
+            yield key, part, get_args(kind)[1]
+    elif get_origin(kind) in (tuple, list):
+        yield from zip(itertools.count(), value, element_kinds(kind, len(value)))
 
 
 def element_kinds(kind: Any, count: int) -> tuple[Any, ...]:
-    """The kinds of the elements of a tuple that has, or should have, so many."""
+    """The kinds of the elements of a list that has, or should have, so many."""
     first, *rest = get_args(kind)
-    return (first,) * count if rest == [...] else (first, *rest)
+    return (first,) * count if rest in ([], [...]) else (first, *rest)
 
 
 def describe(kind: Any) -> str:
@@ -127,18 +222,12 @@ def describe(kind: Any) -> str:
         return text
     if origin in (Union, UnionType):
         return " or ".join(map(describe, arguments))
-    if origin is tuple:
-        several = arguments[-1] is ...
-        number = "" if several else f"{len(arguments)} "
-        return f"{number}values, each {describe(arguments[0])}"
-    return NOUNS[kind]
-
-
-def problem(name: str, value: Any, kind: Any) -> str:
-    """A sentence that says why a value of this name is not of its kind, or ""."""
-    if fits(value, kind):
-        return ""
-    return f"{name} is {value!r}: wanted {describe(kind)}"
+    if origin in (tuple, list):
+        number = "a list of" if arguments[1:] in ((), (...,)) else len(arguments)
+        return f"{number} values, each {describe(arguments[0])}"
+    if origin is dict or typing.is_typeddict(kind):
+        return "a JSON object"
+    return NOUNS.get(kind, "anything")
 
 
 def check_fields(options: Any, section: str = "") -> None:

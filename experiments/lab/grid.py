@@ -22,8 +22,8 @@ from configs.base import get_config
 from experiments.lab.frame import Arm, Experiment, RunResults, resolve
 from vit_jax.config import difference
 from vit_jax.fleet.training import fleet_key, train_fleet, why_not
+from vit_jax.storage.json_files import read_json
 from vit_jax.storage.paths import write_atomically
-from vit_jax.storage.schema import read_json
 from vit_jax.training.loop import train
 
 # The file that marks a run as finished.

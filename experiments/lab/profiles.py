@@ -17,8 +17,8 @@ from vit_jax.data.sources import make_source
 from vit_jax.interop.trained import load_trained
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
+from vit_jax.storage.json_files import read_json
 from vit_jax.storage.paths import write_atomically
-from vit_jax.storage.schema import read_json
 from vit_jax.training.step import named_keys
 
 Profile = dict[str, float]

@@ -1,31 +1,90 @@
 """The results that experiments left in folders, read and checked for the report."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, TypedDict, get_args
 
 from experiments.lab.frame import EXPERIMENTS, load_experiment
 from experiments.lab.items import ITEMS, item_names
 from experiments.lab.statistics import Verdict
-from experiments.lab.tables import written
+from vit_jax.storage.json_files import read_json
+from vit_jax.values import Choice, Condition
 
 VERDICTS = get_args(Verdict)
 SIDES = ("ours", "paper", "both")
-_KEYS = {
-    "": "name item title question scale status tables figures claims runs config "
-    "overrides command notes",
-    "tables": "caption side columns rows",
-    "figures": "caption ours paper",
-    "claims": "claim criterion verdict numbers comment",
-    "runs": "count seeds seconds hardware versions date",
-}
+
+
+class TableRecord(TypedDict):
+    """A `records.Table`."""
+
+    caption: str
+    side: Annotated[str, Choice(*SIDES)]
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+def has_all_cells(table: TableRecord) -> bool:
+    """Whether each row has a cell in each column."""
+    return all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+WholeTable = Annotated[TableRecord, Condition("a cell in each column", has_all_cells)]
+
+
+class FigureRecord(TypedDict):
+    """A `records.Figure`."""
+
+    caption: str
+    ours: str
+    paper: str
+
+
+class ClaimRecord(TypedDict):
+    """A `records.Claim`."""
+
+    claim: str
+    criterion: str
+    verdict: Annotated[str, Choice(*VERDICTS)]
+    numbers: str
+    comment: str
+
+
+class RunsRecord(TypedDict):
+    """What the runs were, and what they took."""
+
+    count: int
+    seeds: int
+    seconds: float
+    hardware: str
+    versions: dict[str, str]
+    date: str
+
+
+class Record(TypedDict):
+    """The content of a `result.json`, as far as the report shows it."""
+
+    name: str
+    item: str
+    title: str
+    question: str
+    scale: str
+    status: str
+    tables: list[
+        Annotated[TableRecord, Condition("a cell in each column", has_all_cells)]
+    ]
+    figures: list[FigureRecord]
+    claims: list[ClaimRecord]
+    runs: RunsRecord
+    config: dict[str, Any]
+    overrides: dict[str, dict[str, Any]]
+    command: str
+    notes: str
 
 
 class StoredResult(NamedTuple):
     """The content of a `result.json`, and its folder."""
 
-    record: dict[str, Any]
+    record: Record
     folder: Path
 
     @property
@@ -68,45 +127,15 @@ def read_report(folders: Sequence[Path]) -> Report:
             )
         for path in sorted(folder.glob("*/result.json")):
             try:
-                record = json.loads(path.read_text())
-                check_record(record)
+                results.append(StoredResult(read_json(path, Record), path.parent))
             except (OSError, ValueError) as error:
-                problems.append(f"{path} cannot be used: {error}")
+                problems.append(f"a result cannot be used: {error}")
                 continue
-            results.append(StoredResult(record, path.parent))
             problems += missing_figures(results[-1])
     order = {name: number for number, name in enumerate(EXPERIMENTS)}
     # The sort is stable: results of one experiment stay in the order of the folders.
     results.sort(key=lambda one: order.get(one.record["name"], len(order)))
     return Report(results, item_statuses(results), problems)
-
-
-def check_record(record: Any) -> None:
-    """Raises ValueError unless a result has everything that the report shows."""
-    check_keys(record, "", "the result")
-    for group in ("tables", "figures", "claims"):
-        for number, entry in enumerate(record[group]):
-            check_keys(entry, group, f"{group}[{number}]")
-    check_keys(record["runs"], "runs", "runs")
-    for table in record["tables"]:
-        check_choice(table["side"], SIDES, f"side of table {table['caption']!r}")
-        written(table)
-    for claim in record["claims"]:
-        check_choice(claim["verdict"], VERDICTS, f"verdict of {claim['claim']!r}")
-
-
-def check_keys(entry: Any, group: str, place: str) -> None:
-    """Raises ValueError unless the entry is a dict with the keys of its group."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{place} is no object: got {type(entry).__name__}")
-    if missing := set(_KEYS[group].split()) - entry.keys():
-        raise ValueError(f"{place} has no {', '.join(sorted(missing))}")
-
-
-def check_choice(value: Any, choices: Sequence[str], place: str) -> None:
-    """Raises ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{place} is {value!r}: wanted {', '.join(choices)}")
 
 
 def missing_figures(one: StoredResult) -> list[str]:

@@ -13,8 +13,8 @@ from vit_jax.models import AnyModel
 from vit_jax.planning.chips import CHIPS
 from vit_jax.planning.flops import model_macs
 from vit_jax.planning.timing import GROUPS, measure, repeated_forward
+from vit_jax.storage.json_files import read_json
 from vit_jax.storage.paths import write_atomically
-from vit_jax.storage.schema import read_json
 
 # Without an accelerator, batches have to fit into the paper's TPUv3 core.
 TPU_V3_CORE = CHIPS["v3"].memory

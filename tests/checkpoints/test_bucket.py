@@ -335,7 +335,8 @@ def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capfd):
             config[section][key] = new
     train(config, str(workdir))
     here = json.loads(read(workdir / "checkpoints" / "4" / integrity.METADATA))
-    there = integrity.table(digits_run / "checkpoints" / "4" / integrity.METADATA)
+    step = digits_run / "checkpoints" / "4"
+    there = json.loads((step / integrity.METADATA).read_text())
     name = integrity.FINGERPRINTS
     assert here["custom_metadata"][name] == there["custom_metadata"][name]
     metrics = (digits_run / "metrics.jsonl").read_text()

@@ -1,7 +1,7 @@
 """Every key of a config, and every option of a model: what is no value is refused."""
 
 import math
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin
 
 import pytest
 from jaxtyping import TypeCheckError
@@ -10,7 +10,15 @@ from vit_jax.config import ConfigError, Duration, Interval, check_config, full_n
 from vit_jax.config_file import read_config
 from vit_jax.models import FAMILIES, NO_OPTIONS, create_model, defaults_of
 from vit_jax.training.sections import config_sections
-from vit_jax.values import Choice, Condition, Range, describe, fits, is_declared
+from vit_jax.values import (
+    Choice,
+    Condition,
+    Measured,
+    Range,
+    describe,
+    is_declared,
+    problem,
+)
 
 KEYS = {
     full_name(section, name): key.kind
@@ -115,6 +123,14 @@ def tuple_examples(plain: Any, limits: list[Any]) -> tuple[list[Any], list[Any]]
     return good, [*bad, 3, "text", None]
 
 
+def names_the_value(message: str, key: str, value: Any) -> bool:
+    """Whether an error is about a value, or one of its elements."""
+    named = [f"{key} is {value!r}: wanted "]
+    if isinstance(value, tuple):
+        named += [f"{key}[{i}] is {part!r}: wanted " for i, part in enumerate(value)]
+    return message.startswith(tuple(named)) and "\n" not in message
+
+
 def with_value(key: str, value: Any) -> Any:
     config = read_config("digits", [])
     section, _, name = key.rpartition(".")
@@ -137,8 +153,7 @@ def test_every_key_is_declared_and_holds_to_it(key):
     for value in bad:
         with pytest.raises(ConfigError) as error:
             check_config(with_value(key, value), config_sections())
-        assert str(error.value).startswith(f"{key} is {value!r}: wanted ")
-        assert "\n" not in str(error.value)
+        assert names_the_value(str(error.value), key, value)
 
 
 @pytest.mark.parametrize(("family", "option"), OPTIONS)
@@ -151,7 +166,7 @@ def test_every_option_of_a_model_holds_wherever_it_is_made(family, option):
         with pytest.raises((ValueError, TypeCheckError)) as error:
             model.clone(**{option: value})
         if isinstance(error.value, ValueError):
-            assert str(error.value).startswith(f"{option} is {value!r}: wanted ")
+            assert names_the_value(str(error.value), option, value)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +192,7 @@ def test_every_option_of_a_model_holds_wherever_it_is_made(family, option):
 def test_what_was_trained_with_once_is_refused(nonsense):
     config = read_config("digits", [f"--config.{nonsense}"])
     key = nonsense.partition("=")[0]
-    with pytest.raises(ConfigError, match=rf"^{key} is .*: wanted "):
+    with pytest.raises(ConfigError, match=rf"^{key}(\[0\])? is .*: wanted "):
         check_config(config, config_sections())
 
 
@@ -191,10 +206,78 @@ def test_the_words_of_each_kind_of_limit():
     )
     assert describe(Annotated[str, Choice("", "a", "b")]) == "one of a, b"
     assert describe(tuple[float, float]) == "2 values, each a number"
-    assert describe(tuple[int, ...] | None) == "values, each a whole number or None"
+    several = "a list of values, each a whole number"
+    assert describe(tuple[int, ...] | None) == f"{several} or None"
+    assert describe(list[int]) == several
     assert describe(Annotated[str, Condition("a word", str.isalpha)]) == "a word"
 
 
-def test_whole_numbers_are_numbers_and_lists_are_tuples():
-    assert fits(1, float) and not fits(1.0, int) and not fits(True, float)
-    assert fits([1, 2], tuple[int, int]) and not fits([1], tuple[int, int])
+class Inner(TypedDict):
+    names: list[str]
+    rate: NotRequired[float | None]
+
+
+class Partial(TypedDict, total=False):
+    inner: Inner
+    size: Annotated[int, Range(1)] | tuple[int, int] | None
+
+
+Few = Annotated[list[Inner], Condition("few", lambda values: len(values) < 3)]
+ESCAPED = "'" + 30 * r"\x1b"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "sentence"),
+    [
+        ({"names": ["a"], "rate": 1, "more": 2}, Inner, ""),
+        ({"names": (), "rate": None}, Inner, ""),
+        ({}, Partial, ""),
+        ({"size": [3, 4]}, Partial, ""),
+        ({"a": 1}, dict[str, Any], ""),
+        (object(), Any, ""),
+        (1, float, ""),
+        ([1, 2], tuple[int, int], ""),
+        (math.nan, Measured, ""),
+        ({"rate": 1.5}, Inner, "names is missing"),
+        ({"inner": {}}, Partial, "inner.names is missing"),
+        ({"names": "a"}, Inner, "names is 'a': wanted a list of values, each text"),
+        ({"names": ["a", 2]}, Inner, "names[1] is 2: wanted text"),
+        ({"names": [], "rate": "x"}, Inner, "rate is 'x': wanted a number or None"),
+        ([], Inner, "the content is []: wanted a JSON object"),
+        ({"a": {"b": True}}, dict[str, dict[str, int]], "a.b is True: wanted a whole "),
+        ({"a": {"rate": 1}}, dict[str, str | Inner], "a.names is missing"),
+        (
+            {"size": 0},
+            Partial,
+            "size is 0: wanted a whole number of at least 1 or 2 v",
+        ),
+        ({"size": [1, 2, 3]}, Partial, "size is [1, 2, 3]: wanted a whole number of a"),
+        ({"size": [1, "x"]}, Partial, "size[1] is 'x': wanted a whole number"),
+        ([{"names": []}] * 3, Few, "the content is [{'names': []}, {'names': []}, {"),
+        ([{"names": 3}] * 3, Few, "[0].names is 3: wanted a list of values, each text"),
+        ([1], tuple[int, int], "the content is [1]: wanted 2 values, each a whole n"),
+        (1.0, int, "the content is 1.0: wanted a whole number"),
+        ("x", Annotated[int, Range(1)], "the content is 'x': wanted a whole number of"),
+        (["x" * 50] * 9, int, "the content is ['xxxxx"),
+        (True, float, "the content is True: wanted a number"),
+        (math.nan, float, "the content is nan: wanted a number"),
+        (-math.inf, float, "the content is -inf: wanted a number"),
+        (10**400, float, "the content is 1000"),
+        (True, Measured, "the content is True: wanted a number, NaN or infinity"),
+        (0, bool, "the content is 0: wanted true or false"),
+        ({"a b": 1}, dict[str, str], "['a b'] is 1: wanted text"),
+        ({"a": {"\x1b[2J": 1}}, dict[str, dict[str, str]], r"a['\x1b[2J'] is 1: wante"),
+        ("\x1b" * 999, int, f"the content is {ESCAPED[:25]}"),
+        ({"a" * 999: 1}, dict[str, str], f"['{'a' * 20}"),
+    ],
+)
+def test_a_problem_is_told_where_it_is(value, kind, sentence):
+    found = problem("", value, kind)
+    assert found.startswith(sentence) and bool(found) == bool(sentence)
+    assert len(found) < 200 and found.isprintable()
+
+
+def test_a_problem_begins_with_the_name_of_the_whole():
+    assert problem("a.b", {"names": 3}, Inner).startswith("a.b.names is 3: wanted a l")
+    assert problem("a.b", 3, Inner) == "a.b is 3: wanted a JSON object"
+    assert problem("a.b", (1, "x"), tuple[int, int]).startswith("a.b[1] is 'x': wan")

@@ -189,7 +189,7 @@ def test_mistakes_in_tar_folders(tmp_path):
     (tmp_path / "more.tar").unlink()
     for text in ("cat\ncat\n", "", "cat\n\ndog\n"):
         (tmp_path / "classes.txt").write_text(text)
-        with pytest.raises(ValueError, match="classes.txt is not a list of names"):
+        with pytest.raises(ValueError, match="classes.txt: .* is .*: wanted a "):
             make_source(str(tmp_path), "train")
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(ValueError, match="neither classes.txt nor classes.json"):

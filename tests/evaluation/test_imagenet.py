@@ -86,10 +86,10 @@ def test_files_that_are_not_real_json(tmp_path):
     entries = [[]] * 50_000
     for content, message in (
         ("{", "not readable as JSON"),
-        (json.dumps(entries[1:]), "a list of 49999: wanted a list of 50000 lists"),
-        (json.dumps({}), "holds no list"),
-        (json.dumps([*entries[1:], [1000]]), r"entry 49999 is \[1000\]"),
-        (json.dumps([7, *entries[1:]]), "entry 0 is 7"),
+        (json.dumps(entries[1:]), "wanted a list of 50000 lists of class numbers"),
+        (json.dumps({}), "content is {}: wanted a list of 50000 lists of class numb"),
+        (json.dumps([*entries[1:], [1000]]), r"\[49999\]\[0\] is 1000: wanted .* 999"),
+        (json.dumps([7, *entries[1:]]), r"real.json: \[0\] is 7: wanted a list"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -349,15 +349,21 @@ def test_the_markdown_names_its_images_from_where_it_lies(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("{", "cannot be used: Expecting"),
-        ("[]", "is no object"),
-        (json.dumps({"name": "x"}), "has no claims, command"),
-        (json.dumps(record(claims=[{"claim": "x"}])), r"claims\[0\] has no comment"),
-        (json.dumps(record(tables=[TABLE | {"side": "left"}])), "wanted ours, paper"),
-        (json.dumps(record(tables=[TABLE | {"rows": [[1]]}])), "row of 1 cells"),
+        ("{", "is not readable as JSON: Expecting"),
+        ("[]", r"content is \[\]: wanted a JSON object"),
+        (json.dumps({"name": "x"}), "json: item is missing"),
+        (
+            json.dumps(record(claims=[{"claim": "x"}])),
+            r"\[0\].criterion is missing",
+        ),
+        (
+            json.dumps(record(tables=[TABLE | {"side": "left"}])),
+            "one of ours, paper, both",
+        ),
+        (json.dumps(record(tables=[TABLE | {"rows": [[1]]}])), "a cell in each column"),
         (
             json.dumps(record(claims=[record()["claims"][0] | {"verdict": "yes"}])),
-            "is 'yes': wanted supported, not supported, undecided",
+            "is 'yes': wanted one of supported, not supported, undecided",
         ),
     ],
 )

@@ -114,7 +114,7 @@ def test_the_config_in_a_file_of_weights_is_checked_too(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     config = config_of("huggingface_vit") | {"layer_norm_eps": "1e-6"}
     files.write_safetensors(path, original("huggingface_vit"), config)
-    with pytest.raises(FileError, match='x.safetensors: layer_norm_eps is "1e-6": wa'):
+    with pytest.raises(FileError, match="x.safetensors: layer_norm_eps is '1e-6': wa"):
         files.read_tensors(path)
 
 

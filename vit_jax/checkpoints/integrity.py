@@ -8,14 +8,15 @@ left without a manifest.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from vit_jax.checkpoints.fingerprint import host_fingerprint
 from vit_jax.storage.errors import StoreError
+from vit_jax.storage.json_files import read_json
 from vit_jax.storage.paths import medium, write_atomically
-from vit_jax.storage.schema import mismatch, parse, read_json
+from vit_jax.values import Condition, Measured, Range, problem
 
 MANIFEST = "manifest.json"
 # Keys of a step's metadata that are ours, and not those of who saves it.
@@ -40,21 +41,23 @@ class Manifest(TypedDict):
 
 
 # Of older runs, without a checksum of itself; of the first ones, only checksums.
-OldManifest = dict[str, FileEntry | str]
+OldManifest = Annotated[
+    dict[str, FileEntry | str], Condition("the files of a step", bool)
+]
 
 
 class UserMetadata(TypedDict):
     """The part of a step's metadata that is ours."""
 
     fingerprints: NotRequired[dict[str, int]]
-    metrics: NotRequired[dict[str, float] | None]
+    metrics: NotRequired[dict[str, Measured] | None]
     checksum: NotRequired[str]
 
 
 class Metadata(TypedDict):
     """Orbax's file, as far as it is read here."""
 
-    commit_timestamp_nsecs: NotRequired[int]
+    commit_timestamp_nsecs: NotRequired[Annotated[int, Range(0, 2**63)]]
     custom_metadata: NotRequired[UserMetadata | None]
 
 
@@ -90,12 +93,8 @@ def write_manifest(folder: Path) -> None:
         for name, size in medium(folder).files(folder).items()
         if Path(name).name != MANIFEST
     }
-    write_atomically(folder / MANIFEST, manifest_text(entries))
-
-
-def manifest_text(entries: dict[str, FileEntry]) -> str:
-    """The one text of a manifest, to which one that is read is compared."""
-    return json.dumps({"files": entries, "sha256": digest(entries)}, indent=1)
+    manifest = {"files": entries, "sha256": digest(entries)}
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def digest(value: Any) -> str:
@@ -171,7 +170,7 @@ def verify_arrays(folder: Path) -> str:
     state = folder / "state"
     own = state / "array_metadatas"
     for path in (state / "_METADATA", *(own / name for name in medium(own).files(own))):
-        if not table(path):
+        if not content(path, dict[str, Any]):
             return f"{path.relative_to(folder)} is missing or not JSON"
     for name, fingerprint in fingerprints.items():
         try:
@@ -213,19 +212,16 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         ValueError: the manifest is damaged; the message does not name the folder.
     """
     try:
-        text = medium(folder).read_text(folder / MANIFEST)
-        content = parse(text)
+        manifest = read_json(folder / MANIFEST, Manifest | OldManifest)
     except ValueError:
-        raise ValueError(f"{MANIFEST} is not readable") from None
-    if not mismatch(content, Manifest):
-        if text != manifest_text(content["files"]):
+        raise ValueError(f"{MANIFEST} does not list the files of a step") from None
+    if not problem("", manifest, Manifest):
+        if manifest["sha256"] != digest(manifest["files"]):
             raise ValueError(f"the checksum of {MANIFEST} is wrong")
-        return content["files"]
-    if not content or mismatch(content, OldManifest):
-        raise ValueError(f"{MANIFEST} does not list the files of a step")
+        return manifest["files"]
     return {
         name: {"sha256": entry} if isinstance(entry, str) else entry
-        for name, entry in content.items()
+        for name, entry in manifest.items()
     }
 
 
@@ -236,8 +232,7 @@ def sealed(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """The metadata that a step was saved with; empty if it cannot be read."""
-    saved = table(folder / METADATA)
-    return {} if mismatch(saved, Metadata) else saved.get("custom_metadata") or {}
+    return content(folder / METADATA, Metadata).get("custom_metadata") or {}
 
 
 def read_user_metadata(folder: Path) -> dict[str, Any]:
@@ -250,20 +245,22 @@ def read_metrics(folder: Path) -> dict[str, float]:
     if metrics := read_metadata(folder).get(METRICS):
         return metrics
     # The first runs have them in a file of their own.
-    metrics = table(folder / "metrics/metrics")
-    return {} if mismatch(metrics, dict[str, float]) else metrics
+    return content(folder / "metrics/metrics", dict[str, Measured])
 
 
 def saved_at(folder: Path) -> float:
     """When a step was committed, in seconds since 1970."""
-    saved = table(folder / METADATA)
-    seconds = 0 if mismatch(saved, Metadata) else saved.get("commit_timestamp_nsecs", 0)
+    seconds = content(folder / METADATA, Metadata).get("commit_timestamp_nsecs", 0)
     return seconds / 1e9 or medium(folder).modified(folder)
 
 
-def table(path: Path) -> dict[str, Any]:
-    """A table from a JSON file; empty if it is not there or damaged."""
+def content(path: Path, kind: Any) -> dict[str, Any]:
+    """The object in a JSON file; empty if it is not there, damaged or of another kind.
+
+    Raises:
+        PermissionError, StoreError: it cannot be read, and may be whole.
+    """
     try:
-        return read_json(path, dict[str, Any])
+        return read_json(path, kind)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}

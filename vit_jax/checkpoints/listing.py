@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypedDict
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.retention import Retention
 from vit_jax.config import parse_duration
+from vit_jax.storage.json_files import read_json
 from vit_jax.storage.paths import medium
 from vit_jax.storage.run_files import CONFIG
-from vit_jax.storage.schema import read_json
 
 # Used where there is no config.json beside the folder.
 DEFAULTS = {

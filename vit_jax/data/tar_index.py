@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,9 +19,18 @@ from tqdm import tqdm
 from vit_jax.data.layout import SPLIT_NAMES
 from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.staging import folder_lock
-from vit_jax.storage.foreign import open_regular, read_regular
+from vit_jax.storage.foreign import open_regular, read_text
+from vit_jax.storage.json_files import MOST_BYTES, parse, read_json
+from vit_jax.values import Condition, Name, problem
 
 CLASS_FILES = ("classes.txt", "classes.json")
+ClassNames = Annotated[
+    list[Name],
+    Condition(
+        "a list of names, one for each class, none twice",
+        lambda names: names and len(set(names)) == len(names),
+    ),
+]
 RECORD = np.dtype(
     [
         ("shard", "<u4"),
@@ -34,7 +43,6 @@ RECORD = np.dtype(
 # Codes in place of a label.
 NO_LABEL, BAD_LABEL, NO_IMAGE = -1, -2, -3
 _FOLDER = ".index"
-_MOST_BYTES = 64 << 20  # of the names of classes
 _END = bytes(1024)  # the end of every tar file that was closed
 
 
@@ -111,16 +119,11 @@ def read_classes(path: str) -> tuple[str, ...]:
     Raises:
         ValueError: not a list of names, a name twice, or an empty one.
     """
-    text = read_regular(path, _MOST_BYTES).decode("utf-8")
-    names = text.splitlines()
     if path.endswith(".json"):
-        with contextlib.suppress(json.JSONDecodeError):
-            names = json.loads(text)
-    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not good or not names or not all(names) or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} is not a list of names, one for each class, none twice"
-        )
+        return tuple(read_json(Path(path), ClassNames))
+    names = read_text(path, MOST_BYTES).splitlines()
+    if sentence := problem("", names, ClassNames):
+        raise ValueError(f"{path}: {sentence}")
     return tuple(names)
 
 
@@ -221,8 +224,9 @@ def _label_of(
         value = tar.extractfile(files["cls"]).read().decode(errors="replace").strip()
     elif "json" in files:
         try:
-            value = json.loads(tar.extractfile(files["json"]).read())[field]
-        except (ValueError, KeyError, TypeError):
+            text = tar.extractfile(files["json"]).read(MOST_BYTES)
+            value = parse(text, dict[str, Any], files["json"].name)[field]
+        except (ValueError, KeyError):
             return NO_LABEL
     else:
         return NO_LABEL

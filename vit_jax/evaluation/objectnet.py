@@ -11,7 +11,6 @@ both are reported. The folder is as it is distributed, with images and mappings.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,9 @@ from vit_jax.interop.trained import TrainedModel
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
+from vit_jax.storage.foreign import read_text
+from vit_jax.storage.json_files import MOST_BYTES, read_json
+from vit_jax.values import Count
 
 FRAME = 2
 RESIZE = 512 / 480
@@ -35,6 +37,12 @@ CLASSES = 1000
 # Share of the names of ImageNet's classes that must agree with ours: spellings differ,
 # but a list that is shifted or sorted otherwise agrees nowhere.
 MIN_AGREEMENT = 0.9
+MAPPINGS = (
+    "imagenet_to_label_2012_v2",
+    "folder_to_objectnet_label.json",
+    "objectnet_to_imagenet_1k.json",
+    "pytorch_to_imagenet_2012_id.json",
+)
 
 
 class ObjectNetData(Data):
@@ -142,10 +150,17 @@ def read_mappings(folder: Path) -> dict[str, tuple[int, ...]]:
         FileNotFoundError: one of its four files is not there.
         ValueError: the files contradict each other, or our names of ImageNet's classes.
     """
-    folder_labels = read_json(folder / "folder_to_objectnet_label.json")
-    overlap = read_json(folder / "objectnet_to_imagenet_1k.json")
-    lines = read_json(folder / "pytorch_to_imagenet_2012_id.json")
-    names = read_text(folder / "imagenet_to_label_2012_v2").splitlines()
+    for name in MAPPINGS:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} does not exist: wanted the folder of ObjectNet as it "
+                "is distributed, with images/ and mappings/ in it"
+            )
+    names = read_text(folder / MAPPINGS[0], MOST_BYTES).splitlines()
+    folder_labels, overlap = (
+        read_json(folder / name, dict[str, str]) for name in MAPPINGS[1:3]
+    )
+    lines = read_json(folder / MAPPINGS[3], dict[str, Count])
     try:
         # By number of the class, in the order of all released heads.
         names = [names[lines[str(number)]].strip() for number in range(CLASSES)]
@@ -173,22 +188,3 @@ def read_mappings(folder: Path) -> dict[str, tuple[int, ...]]:
 def first(name: str) -> str:
     """The first of the synonyms of a class."""
     return name.split(",")[0].strip().lower()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file with a JSON object."""
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable as JSON: {error}") from None
-
-
-def read_text(path: Path) -> str:
-    """A text file of the data set."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} does not exist: wanted the folder of ObjectNet as it is "
-            "distributed, with images/ and mappings/ in it"
-        ) from None

@@ -5,10 +5,10 @@ github.com/google-research/reassessed-imagenet: a list of 50,000 lists of class 
 entry i belongs to ILSVRC2012_val_<i + 1>.JPEG.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int
@@ -16,10 +16,19 @@ from jaxtyping import Int
 from vit_jax.data.labels import is_imagenet
 from vit_jax.data.source_types import Source
 from vit_jax.data.tfds_source import TfdsSource
+from vit_jax.storage.json_files import read_json
+from vit_jax.values import Condition, Range
 
 IMAGES = 50_000
 CLASSES = 1000
 LabelSets = Sequence[frozenset[int]]
+LabelLists = Annotated[
+    list[list[Annotated[int, Range(0, CLASSES - 1)]]],
+    Condition(
+        f"a list of {IMAGES} lists of class numbers below {CLASSES}",
+        lambda lists: len(lists) == IMAGES,
+    ),
+]
 
 
 def read_real_labels(path: str | Path) -> list[frozenset[int]]:
@@ -35,21 +44,7 @@ def read_real_labels(path: str | Path) -> list[frozenset[int]]:
             f"{path} does not exist: wanted real.json of "
             "github.com/google-research/reassessed-imagenet"
         )
-    expected = f"wanted a list of {IMAGES} lists of class numbers below {CLASSES}"
-    try:
-        lists = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(lists, list) or len(lists) != IMAGES:
-        content = f"a list of {len(lists)}" if isinstance(lists, list) else "no list"
-        raise ValueError(f"{path} holds {content}: {expected}")
-    for entry, labels in enumerate(lists):
-        valid = isinstance(labels, list) and all(
-            isinstance(label, int) and 0 <= label < CLASSES for label in labels
-        )
-        if not valid:
-            raise ValueError(f"{path}: entry {entry} is {labels!r}; {expected}")
-    return [frozenset(labels) for labels in lists]
+    return [frozenset(labels) for labels in read_json(path, LabelLists)]
 
 
 def real_label_sets(

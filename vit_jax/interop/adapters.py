@@ -3,37 +3,18 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import numpy as np
 
-from vit_jax.interop.formats import FileError, Tensors
-from vit_jax.interop.json_files import (
-    FLAG,
-    NULL,
-    TEXT,
-    either,
-    entries,
-    number,
-    read_json,
-    whole,
-)
+from vit_jax.interop.formats import FileError, Tensors, read_json
+from vit_jax.values import Range
 
 Read = Callable[[Path], tuple[Tensors, dict[str, Any]]]
 
 CONFIG = "adapter_config.json"
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 BEFORE = "base_model.model."  # all names of the model itself
-FIELDS = entries(
-    {
-        "peft_type": TEXT,
-        "r": whole(1, 2**16),
-        "lora_alpha": number(0, 1e6, above=True),
-        "use_rslora": either(FLAG, NULL),
-        "base_model_name_or_path": either(TEXT, NULL),
-    },
-    needed=("peft_type",),
-)
 PAIR = re.compile(r"(.*)\.lora_(A|B)\.weight")
 # Keys that the sum of the weights does not depend on, or that are read here; another
 # one that is set is refused, since it changes what an adapter computes.
@@ -58,6 +39,16 @@ HELP = (
     "; merge it in PEFT by model.merge_and_unload(), save that by save_pretrained, and "
     "load what it wrote"
 )
+
+
+class Fields(TypedDict, total=False):
+    """adapter_config.json, as far as it is read here."""
+
+    peft_type: Required[str]
+    r: Annotated[int, Range(1, 2**16)]
+    lora_alpha: Annotated[float, Range(0, 1e6, left_open=True)]
+    use_rslora: bool | None
+    base_model_name_or_path: str | None
 
 
 def is_adapter(path: Path, whole: tuple[str, ...]) -> bool:
@@ -92,7 +83,7 @@ def merge(path: Path, read: Read) -> tuple[Tensors, dict[str, Any]]:
         FileError: an adapter of another kind, or its base is not on disk or another.
     """
     folder = path if path.is_dir() else path.parent
-    settings = read_json(folder / CONFIG, FIELDS)
+    settings = read_json(folder / CONFIG, Fields)
     check(path, settings)
     base = find_base(path, folder, settings.get("base_model_name_or_path") or "")
     tensors, config = read(base)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import ml_dtypes
 import numpy as np
@@ -12,14 +12,16 @@ from vit_jax.interop import adapters, huggingface_config, timm_config
 from vit_jax.interop.formats import (
     FileError,
     Tensors,
+    read_json,
     read_npz,
     read_safetensors,
 )
-from vit_jax.interop.json_files import Kind, checked, entries, kind, read_json
 from vit_jax.interop.state_dicts import find_state_dict, select, without_prefix
 from vit_jax.interop.torch_file import read_pickle
 from vit_jax.storage import output
 from vit_jax.storage.foreign import open_regular
+from vit_jax.storage.json_files import parse
+from vit_jax.values import Condition
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
@@ -31,21 +33,24 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-WEIGHT_MAP = kind(
-    "names of files by those of tensors",
-    lambda x: (
-        bool(x)
-        and isinstance(x, dict)
-        and all(isinstance(name, str) for name in x.values())
-    ),
-)
-INDEX = entries({"weight_map": WEIGHT_MAP}, needed=("weight_map",))
-# A config.json says itself whose it is, in fields that only one project has.
-FIELDS: dict[str, Kind] = huggingface_config.FIELDS | timm_config.FIELDS
-PROCESSOR = entries(huggingface_config.PROCESSOR)
-# What is written of both in the metadata of a file alone.
-CONFIG = entries(FIELDS | {"preprocessor_config": PROCESSOR})
 INDICES = tuple(name for name in FOLDER_FILES if name.endswith(".index.json"))
+
+
+class Index(TypedDict):
+    """The files that hold a model's tensors together."""
+
+    weight_map: Annotated[
+        dict[str, str], Condition("names of files by those of tensors", bool)
+    ]
+
+
+class Fields(huggingface_config.Fields, timm_config.Fields, total=False):
+    """config.json: it says itself whose it is, in fields that one project alone has.
+
+    Both files are in the metadata of a file without a folder.
+    """
+
+    preprocessor_config: huggingface_config.Processor
 
 
 def read_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
@@ -127,7 +132,10 @@ def read_file(path: Path, part: str = "") -> tuple[Tensors, dict[str, Any]]:
         return read_npz(path), {}
     if path.suffix == ".safetensors":
         tensors, config = read_safetensors(path)
-        return tensors, checked(config, CONFIG, path)
+        try:
+            return tensors, parse(config, Fields, path)
+        except ValueError as error:
+            raise FileError(str(error)) from error
     return find_state_dict(read_pickle(path), part, path), {}
 
 
@@ -157,7 +165,7 @@ def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 def read_shards(index: Path) -> Tensors:
     """The tensors of all files that an index names."""
     tensors: Tensors = {}
-    for shard in sorted(set(read_json(index, INDEX)["weight_map"].values())):
+    for shard in sorted(set(read_json(index, Index)["weight_map"].values())):
         # No hub writes a name that leads out of the folder.
         if Path(shard).name != shard or not (index.parent / shard).exists():
             raise FileError(f"{index} names {shard}, which is not in {index.parent}")
@@ -169,9 +177,9 @@ def read_configs(folder: Path) -> dict[str, Any]:
     """config.json, and preprocessor_config.json as a key of it."""
     config = {}
     if (folder / "config.json").exists():
-        config |= read_json(folder / "config.json", CONFIG)
+        config |= read_json(folder / "config.json", Fields)
     if (path := folder / "preprocessor_config.json").exists():
-        config["preprocessor_config"] = read_json(path, PROCESSOR)
+        config["preprocessor_config"] = read_json(path, huggingface_config.Processor)
     return config
 
 

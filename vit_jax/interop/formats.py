@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from vit_jax.storage import json_files
 from vit_jax.storage.archives import check_archive
 from vit_jax.storage.foreign import open_regular
 
@@ -34,6 +35,20 @@ DAMAGES = (zlib.error, struct.error, EOFError, OSError, RuntimeError, MemoryErro
 
 class FileError(ValueError):
     """A file that cannot be read as a checkpoint; the message says why."""
+
+
+def read_json(path: Path, kind: Any) -> Any:
+    """`storage.json_files.read_json` whose errors are those of a checkpoint.
+
+    Raises:
+        FileError: the file cannot be read, is no JSON, or of another kind.
+    """
+    try:
+        return json_files.read_json(path, kind)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise FileError(str(error)) from error
 
 
 def read_npz(path: Path) -> Tensors:
@@ -77,10 +92,11 @@ def pickled(path: Path) -> FileError:
     )
 
 
-def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Maps a safetensors file, and reads the config in its metadata if there is one.
+def read_safetensors(path: Path) -> tuple[Tensors, str]:
+    """Maps a safetensors file: the tensors are views of it, of which few are read.
 
-    The tensors are views of the file: only what is used is read.
+    Returns:
+        The tensors, and the JSON text of the config in the metadata, "{}" without one.
     """
     try:
         # Checks the header, and that the file has all tensors in it.
@@ -95,7 +111,7 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
             first, last = (start + offset for offset in entry["data_offsets"])
             dtype = SAFETENSORS_TYPES[entry["dtype"]]
             tensors[name] = content[first:last].view(dtype).reshape(entry["shape"])
-        return tensors, json.loads(metadata.get("config", "{}"))
+        return tensors, metadata.get("config", "{}")
     except KeyError as error:
         raise FileError(
             f"{path} has tensors of type {error}, wanted one of "

@@ -2,27 +2,22 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from vit_jax.interop.json_files import (
-    FLAG,
-    NAMES,
-    NULL,
-    SIDE,
-    TEXT,
-    TEXTS,
-    Kind,
-    either,
-    entries,
-    kind,
-    number,
-    three,
-    whole,
-    wholes,
-)
 from vit_jax.interop.layout import Facts, Tensors
-from vit_jax.interop.pytorch import PIXELS, usual_heads
+from vit_jax.interop.pytorch import (
+    PIXELS,
+    ClassNames,
+    Deviations,
+    Epsilon,
+    Heads,
+    Means,
+    Side,
+    Temperature,
+    usual_heads,
+)
 from vit_jax.models import VisionTransformer
+from vit_jax.values import Condition, Range
 
 Config = dict[str, Any]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -44,44 +39,51 @@ ACTIVATIONS = {
 }
 # Pillow's codes.
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
-TOWER: dict[str, Kind] = {
-    "num_attention_heads": whole(1, 1024),
-    "hidden_act": TEXT,
-    "pooler_act": TEXT,
-    "layer_norm_eps": number(0, 1, above=True),
-    "image_size": either(SIDE, wholes((2,), 2**14)),
-    "layerscale_value": number(0, 1000, above=True),
-    "rope_theta": number(0, 1e9, above=True),
-}
-# The fields of config.json that are read.
-FIELDS: dict[str, Kind] = TOWER | {
-    "model_type": TEXT,
-    "architectures": either(TEXTS, NULL),
-    "id2label": either(NAMES, NULL),
-    "vision_config": entries(TOWER),
-}
-LENGTHS = kind(
-    'pixels by name, as {"shortest_edge": 256}',
-    lambda x: (
-        isinstance(x, dict)
-        and any(x.get(y) for y in ("shortest_edge", "longest_edge", "height", "width"))
-        and all(y is None or (type(y) is int and 0 < y <= 2**14) for y in x.values())
+EDGES = ("shortest_edge", "longest_edge", "height", "width")
+Edges = Annotated[
+    dict[str, Side | None],
+    Condition(
+        'pixels by name, as {"shortest_edge": 256}',
+        lambda edges: any(map(edges.get, EDGES)),
     ),
-)
-# Those of preprocessor_config.json; null stands for what is not done.
-PROCESSOR: dict[str, Kind] = {
-    "do_normalize": either(FLAG, NULL),
-    "do_center_crop": either(FLAG, NULL),
-    "do_resize": either(FLAG, NULL),
-    "image_mean": either(three(-255, 255), NULL),
-    "image_std": either(three(0, 255, above=True), NULL),
-    "rescale_factor": number(0, 1, above=True),
-    "resample": either(whole(0, 5), NULL),
-    "size": either(SIDE, LENGTHS, NULL),
-    "crop_size": either(SIDE, LENGTHS, NULL),
-    "image_processor_type": either(TEXT, NULL),
-    "feature_extractor_type": either(TEXT, NULL),
-}
+]
+
+
+class Tower(TypedDict, total=False):
+    """The fields of a vision tower that are read."""
+
+    num_attention_heads: Heads
+    hidden_act: str
+    pooler_act: str
+    layer_norm_eps: Epsilon
+    image_size: Side | tuple[Side, Side]
+    layerscale_value: Annotated[float, Range(0, 1000, left_open=True)]
+    rope_theta: Temperature
+
+
+class Fields(Tower, total=False):
+    """The fields of config.json that are read."""
+
+    model_type: str
+    architectures: list[str] | None
+    id2label: ClassNames | None
+    vision_config: Tower
+
+
+class Processor(TypedDict, total=False):
+    """Those of preprocessor_config.json; None stands for what is not done."""
+
+    do_normalize: bool | None
+    do_center_crop: bool | None
+    do_resize: bool | None
+    image_mean: Means | None
+    image_std: Deviations | None
+    rescale_factor: Annotated[float, Range(0, 1, left_open=True)]
+    resample: Annotated[int, Range(0, 5)] | None
+    size: Side | Edges | None
+    crop_size: Side | Edges | None
+    image_processor_type: str | None
+    feature_extractor_type: str | None
 
 
 def check_class(

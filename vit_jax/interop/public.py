@@ -8,7 +8,6 @@ whose own cache is looked into as well.
 import csv
 import difflib
 import functools
-import json
 import logging
 import os
 import re
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_jax.interop.download import DownloadError, NotThere, download
-from vit_jax.interop.files import SUFFIXES
+from vit_jax.interop.files import SUFFIXES, Index
+from vit_jax.interop.formats import read_json
 from vit_jax.storage.paths import SCHEME, as_path
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def shards(folder: Path) -> list[str]:
     index = folder / WEIGHTS[1]
     if not index.exists():
         return []
-    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    names = sorted(set(read_json(index, Index)["weight_map"].values()))
     for name in names:
         if Path(name).name != name:
             raise DownloadError(f"{index} names {name!r}, which is not a plain file")

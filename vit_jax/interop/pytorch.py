@@ -3,13 +3,14 @@
 
 import logging
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from vit_jax.interop.layout import Rule, Tensors, rearranged, same, square_image
 from vit_jax.models import VisionTransformer
 from vit_jax.models.variants import SIZES
+from vit_jax.values import Condition, Range
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,22 @@ IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 PARTS = ("query", "key", "value")
 PIXELS = ("pixel_mean", "pixel_std")
 NUMERICS = ("num_heads", "activation", "norm_epsilon")  # which tensors do not show
+
+# What the fields of their configs may be.
+Side = Annotated[int, Range(1, 2**14)]  # of an image, in pixels
+Heads = Annotated[int, Range(1, 1024)]
+Epsilon = Annotated[float, Range(0, 1, left_open=True)]
+Temperature = Annotated[float, Range(0, 1e9, left_open=True)]
+Level = Annotated[float, Range(-255, 255)]  # of a channel
+Spread = Annotated[float, Range(0, 255, left_open=True)]
+Means = tuple[Level, Level, Level]
+Deviations = tuple[Spread, Spread, Spread]
+ClassNames = Annotated[
+    dict[str, str],
+    Condition(
+        'names by numbers, as {"0": "cat"}', lambda x: all(map(str.isdecimal, x))
+    ),
+]
 
 
 def usual_heads(width: int) -> int:

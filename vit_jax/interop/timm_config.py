@@ -1,76 +1,80 @@
 """timm's config.json, read; `timm_written.py` writes it."""
 
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from vit_jax.interop import timm_relative
-from vit_jax.interop.json_files import (
-    FLAG,
-    NAMES,
-    NULL,
-    SIDE,
-    TEXT,
-    TEXTS,
-    Kind,
-    choice,
-    either,
-    entries,
-    number,
-    three,
-    whole,
-    wholes,
-)
 from vit_jax.interop.layout import Facts, Tensors
 from vit_jax.interop.pytorch import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     NUMERICS,
     PIXELS,
+    ClassNames,
+    Deviations,
+    Epsilon,
+    Heads,
+    Means,
+    Side,
+    Temperature,
 )
 from vit_jax.interop.timm_architectures import usual_activation, usual_heads_of
 from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.models.pixels import HALF
+from vit_jax.values import Choice, Range
 
 Config = dict[str, Any]
 NAME = "timm"
-SIZES = wholes((2, 3), 2**14)  # perhaps with the channels before
-DATA: dict[str, Kind] = {
-    "input_size": SIZES,
-    "mean": three(-255, 255),
-    "std": three(0, 255, above=True),
-    "interpolation": choice(
-        *("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
-    ),
-    "crop_mode": either(choice("center", "squash", "border"), NULL),
-    "crop_pct": number(0, 1, above=True),
-    "global_pool": TEXT,
-    "label_names": either(TEXTS, NAMES, NULL),
-}
-ARGUMENTS: dict[str, Kind] = {
-    "img_size": either(SIDE, SIZES, NULL),
-    "num_heads": whole(1, 1024),
-    "act_layer": either(TEXT, NULL),
-    "init_values": either(number(0, 1000), NULL),
-    "global_pool": TEXT,
-    "pool_include_prefix": FLAG,
-    # Of the class Eva.
-    "use_rot_pos_emb": FLAG,
-    "use_abs_pos_emb": FLAG,
-    "use_post_norm": FLAG,
-    "rope_type": TEXT,
-    "rope_temperature": number(0, 1e9, above=True),
-    "rope_grid_indexing": choice("ij", "xy"),
-    "rope_grid_offset": number(-1, 1),
-    "rope_rotate_half": FLAG,
-    "ref_feat_shape": either(SIDE, wholes((2,), 2**14), NULL),
-    "attn_type": TEXT,
-    "eps": number(0, 1, above=True),
-}
-# The fields of config.json that are read; old files have those of the data at the top.
-FIELDS: dict[str, Kind] = DATA | {
-    "architecture": TEXT,
-    "model_args": entries(ARGUMENTS),
-    "pretrained_cfg": entries(DATA),
-}
+# Of an image, perhaps with the channels before.
+ImageSize = tuple[Side, Side] | tuple[Side, Side, Side]
+CROPS = ("center", "squash", "border")
+INTERPOLATIONS = (
+    *("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"),
+)
+
+
+class Data(TypedDict, total=False):
+    """Facts of the pre-training."""
+
+    input_size: ImageSize
+    mean: Means
+    std: Deviations
+    interpolation: Annotated[str, Choice(*INTERPOLATIONS)]
+    crop_mode: Annotated[str, Choice(*CROPS)] | None
+    crop_pct: Annotated[float, Range(0, 1, left_open=True)]
+    global_pool: str
+    label_names: list[str] | ClassNames | None
+
+
+class Arguments(TypedDict, total=False):
+    """Arguments of timm's VisionTransformer and, from `use_rot_pos_emb` on, its Eva."""
+
+    img_size: Side | ImageSize | None
+    num_heads: Heads
+    act_layer: str | None
+    init_values: Annotated[float, Range(0, 1000)] | None
+    global_pool: str
+    pool_include_prefix: bool
+    use_rot_pos_emb: bool
+    use_abs_pos_emb: bool
+    use_post_norm: bool
+    rope_type: str
+    rope_temperature: Temperature
+    rope_grid_indexing: Annotated[str, Choice("ij", "xy")]
+    rope_grid_offset: Annotated[float, Range(-1, 1)]
+    rope_rotate_half: bool
+    ref_feat_shape: Side | tuple[Side, Side] | None
+    attn_type: str
+    eps: Epsilon
+
+
+class Fields(Data, total=False):
+    """The fields of config.json that are read; old files have the data at the top."""
+
+    architecture: str
+    model_args: Arguments
+    pretrained_cfg: Data
+
+
 POOLINGS = {"token": "token", "gap": "avg", "map": "map"}
 
 

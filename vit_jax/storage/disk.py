@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vit_jax.storage.foreign import open_regular
+
 MEDIUM = "disk"
 # Folders of saves by Orbax, and of removals by us, that did not finish.
 UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.removing")
@@ -91,12 +93,13 @@ def exists(path: Path) -> bool:
 
 def read_text(path: Path) -> str:
     """Reads a text file."""
-    return path.read_text()
+    return read_bytes(path).decode()
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads a file."""
-    return path.read_bytes()
+    """Reads a file; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.readall()
 
 
 def sha256(path: Path) -> str:

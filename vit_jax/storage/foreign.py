@@ -12,12 +12,12 @@ for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):  # where there
     _FLAGS |= getattr(os, _name, 0)
 
 
-class NotRegular(OSError):
-    """A name that stands for no regular file: a folder, a FIFO, a device."""
+class Refused(OSError):
+    """A file that is not read: a folder, a FIFO, a device, or one that is too large."""
 
-    def __init__(self, path: str | os.PathLike, mode: int):
-        super().__init__(f"{os.fspath(path)} is {kind(mode)} and no regular file")
-        self.strerror = f"it is {kind(mode)} and no regular file"
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(f"{os.fspath(path)} {reason}")
+        self.strerror = f"it {reason}"
 
 
 def kind(mode: int) -> str:
@@ -49,16 +49,15 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes.
 
     Raises:
-        NotRegular: a FIFO would block for ever, a device have no end.
-        OSError: it is larger, or cannot be read.
+        Refused: it is larger, or not regular: a FIFO would block for ever, a device
+            have no end.
+        OSError: it cannot be read.
     """
     number, size = _open(path)
     try:
         if size > most:
             # A file with a hole may claim more bytes than any memory has.
-            error = OSError(f"{os.fspath(path)} has {size:,} bytes, more than {most:,}")
-            error.strerror = f"it has {size:,} bytes, more than {most:,}"
-            raise error
+            raise Refused(path, f"has {size:,} bytes, more than {most:,}")
         data = os.read(number, size)
         while len(data) < size and (more := os.read(number, size - len(data))):
             data += more
@@ -67,11 +66,27 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
         os.close(number)
 
 
+def read_text(path: str | os.PathLike, most: int) -> str:
+    """The text of such a file.
+
+    Raises:
+        ValueError: it is not in UTF-8.
+        OSError: as `read_regular`.
+    """
+    try:
+        return read_regular(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{os.fspath(path)} is no text in UTF-8: {error.reason} at byte "
+            f"{error.start}"
+        ) from None
+
+
 def _open(path: str | os.PathLike) -> tuple[int, int]:
     """The descriptor and the size of a regular file, or of what it links to."""
     number = os.open(path, _FLAGS)
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
         os.close(number)
-        raise NotRegular(path, status.st_mode)
+        raise Refused(path, f"is {kind(status.st_mode)} and no regular file")
     return number, status.st_size

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Protocol, TypedDict
 
 from vit_jax.storage import disk
+from vit_jax.storage.json_files import parse
 from vit_jax.storage.paths import in_bucket, medium
-from vit_jax.storage.schema import mismatch, parse
 
 LOCK = "in_use.json"
 BEAT = 10  # seconds between signs of life
@@ -100,9 +100,7 @@ def held(folder: Path) -> Iterator[None]:
 def parse_holder(text: str) -> Holder | None:
     """The holder that a lock names; None if it is damaged, or not written yet."""
     with contextlib.suppress(ValueError):
-        holder = parse(text)
-        if not mismatch(holder, Holder):
-            return holder
+        return parse(text, Holder, LOCK)
     return None
 
 

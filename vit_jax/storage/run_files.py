@@ -12,8 +12,9 @@ from typing import Any, NotRequired, TypedDict
 import ml_collections
 
 from vit_jax.config import ConfigError, difference, lists_to_tuples
+from vit_jax.storage.json_files import parse, read_json
 from vit_jax.storage.paths import medium
-from vit_jax.storage.schema import mismatch, parse, read_json
+from vit_jax.values import Measured, problem
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 logger = logging.getLogger(__name__)
@@ -61,9 +62,9 @@ class RecordList(TypedDict):
 class MeterState(TypedDict):
     """The metrics of steps that no row of `metrics.jsonl` has yet."""
 
-    sums: dict[str, float]
+    sums: dict[str, Measured]
     count: int
-    late: list[dict[str, float] | None]
+    late: list[dict[str, Measured] | None]
 
 
 class StepFacts(TypedDict):
@@ -77,11 +78,12 @@ class StepFacts(TypedDict):
     meter: NotRequired[MeterState]
 
 
-class Row(TypedDict):
-    """A row of `metrics.jsonl`, besides its metrics; `fault` rows have a `reason`."""
+class RowHead(TypedDict):
+    """What a row of `metrics.jsonl` has besides its metrics; `fault` rows a reason."""
 
     step: int
     split: str
+    reason: NotRequired[str]
 
 
 def load_config(path: Path) -> ml_collections.ConfigDict:
@@ -99,8 +101,8 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
             f"{path} does not exist: wanted the folder of a training run"
         ) from None
     except ValueError as error:
-        reason = "" if str(path) in str(error) else f"{path} is damaged: "
-        raise ConfigError(f"{reason}{error}") from None
+        place = "" if str(path) in str(error) else f"{path}: "
+        raise ConfigError(f"no config of a training run: {place}{error}") from None
 
 
 def facts_of(metadata: dict[str, Any]) -> StepFacts:
@@ -109,8 +111,8 @@ def facts_of(metadata: dict[str, Any]) -> StepFacts:
     Raises:
         ValueError: they are not a run's.
     """
-    if problem := mismatch(metadata, StepFacts):
-        raise ValueError(f"the metadata are not those of a run: {problem}")
+    if sentence := problem("", metadata, StepFacts):
+        raise ValueError(f"the metadata are not those of a run: {sentence}")
     return metadata  # pyright: ignore[reportReturnType]
 
 
@@ -151,12 +153,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_row(line: bytes) -> dict[str, Any] | None:
     """A row of metrics; None if the line is none."""
     try:
-        row = parse(line)
+        row = parse(line, RowHead, METRICS)
     except ValueError:
         return None
-    if mismatch(row, Row):
-        return None
-    metrics = {k: x for k, x in row.items() if k not in ("step", "split", "reason")}
-    if mismatch(metrics, dict[str, float]) or mismatch(row.get("reason", ""), str):
-        return None
-    return row
+    metrics = {k: x for k, x in row.items() if k not in RowHead.__annotations__}
+    return None if problem("", metrics, dict[str, Measured]) else row

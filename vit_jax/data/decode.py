@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import io
 
 import numpy as np
@@ -18,6 +20,9 @@ MAX_PIXELS = 1 << 28
 MAX_FILE_BYTES = 1 << 30
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
+# Of files of the family of MPEG-4, which AVIF is too: where it is HEIC, and its kind.
+_HEIF = slice(4, 12)
+_HEIF_BRANDS = tuple(b"ftyp" + x for x in (b"heic", b"heix", b"heim", b"heis", b"mif1"))
 
 
 class ImageError(ValueError):
@@ -74,7 +79,28 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
             for other in mended(data):
                 with contextlib.suppress(Exception):
                     return _decode(other)
-        raise ImageError(_message(name, _cause(error))) from error
+        cause = _cause(error)
+        if is_heif(data) and not reads_heif():
+            from vit_jax.data.listing import HEIF_ADVICE
+
+            cause = f"it is HEIC, which needs {HEIF_ADVICE}"
+        raise ImageError(_message(name, cause)) from error
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file begins as a HEIC picture of a phone does."""
+    return data[_HEIF] in _HEIF_BRANDS
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Teaches Pillow to read HEIC, if the plugin is installed."""
+    if not importlib.util.find_spec("pillow_heif"):
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
 
 
 class TooLarge(ValueError):
@@ -129,6 +155,8 @@ def _orient(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
+    if is_heif(data):
+        reads_heif()
     image = Image.open(io.BytesIO(data))
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         kind = "floating-point" if image.mode == "F" else "32-bit"

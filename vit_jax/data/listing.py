@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 
 from PIL import features
 
-# As Pillow decodes them; AVIF where it was built with it.
+HEIF = (".heic", ".heif")  # of phones
+HEIF_ADVICE = '`pip install "vit_jax[heic]"`'
+# As Pillow decodes them; AVIF where it was built with it, HEIF where it has a plugin.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *((".avif",) if features.check("avif") else ()),
+    *(HEIF if importlib.util.find_spec("pillow_heif") else ()),
 )
 _SHOWN = 5  # reasons
 # Made by file systems, archives and storage boxes: thumbnails and bins of the images.
@@ -129,6 +133,8 @@ def _why_no_image(entry: os.DirEntry) -> str:
         return "hidden"
     if not is_image_name(entry.name):
         ending = os.path.splitext(entry.name)[1].lower()
+        if ending in HEIF:
+            return f"{ending} until {HEIF_ADVICE}"
         return ending if ending.isprintable() and ending else "without an ending"
     if entry.is_file():
         return ""

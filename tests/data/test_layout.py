@@ -198,6 +198,8 @@ def test_a_folder_of_what_needs_a_library_says_so(tmp_path):
 def test_held_out_splits_count_their_folder_once(tmp_path):
     _fill(tmp_path)
     (tmp_path / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "dog").rename(tmp_path / "dog\n\udce9")
     words = _data(tmp_path).in_words(("train", "val", "train"))
+    assert r"2 classes: cat, dog\n\udce9; " in words
     assert "4 images in train, 2 images in val" in words
     assert words.endswith("1 left out (1 .txt)")

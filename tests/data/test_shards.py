@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import pathlib
 import pickle
 import re
 import shutil
@@ -305,6 +306,24 @@ def test_stream_of_tar_shards_is_that_of_the_folder_they_were_packed_from(tmp_pa
             np.testing.assert_array_equal(one["label"], other["label"])
     later = batches(shards, start=16, cache="never")
     np.testing.assert_array_equal(wanted[2]["image"], later[0]["image"])
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"dog\n", b"a\xe2\x80\xa8b"])
+def test_classes_whose_names_are_no_line_are_not_packed(tmp_path, name):
+    """classes.txt could not hold them; names of images may be any bytes."""
+    folder = tmp_path / "folder"
+    for text in (b"c\xc3\xb6w/\xff\n.png", name + b"/1.png"):
+        path = pathlib.Path(os.fsdecode(os.fsencode(folder) + b"/" + text))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_png(7))
+    with pytest.raises(SystemExit, match="has a name that is not a line of UTF-8"):
+        prepare.main([str(folder), "--output", str(tmp_path / "shards")])
+    (folder / os.fsdecode(name)).rename(folder / "dog")
+    prepare.main([str(folder), "--output", str(tmp_path / "shards")])
+    source = make_source(str(tmp_path / "shards"), "train", cache="never")
+    assert source.label_names == ("cöw", "dog") and _reds(source) == [7, 7]
+    names = [source.record_name(index) for index in range(2)]
+    assert sum("/cöw/" in name and "\udcff\n" in name for name in names) == 1
 
 
 def test_packing_goes_on_and_refuses_other_images(tmp_path, monkeypatch):

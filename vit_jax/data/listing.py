@@ -23,8 +23,11 @@ _SYSTEM_FOLDERS = frozenset(
     (
         "@eadir",
         "@__thumb",
+        "@recently-snapshot",
         "@recycle",
         "#recycle",
+        "#snapshot",
+        "~snapshot",
         "$recycle.bin",
         "__macosx",
         "lost+found",

@@ -52,6 +52,15 @@ def test_cmyk_jpeg():
     assert np.abs(decoded.astype(int) - (250, 10, 10)).max() < 12
 
 
+def test_ycck_jpeg_as_pillow_reads_it():
+    """The same data, of which Adobe's block says that they are YCCK."""
+    picture = Image.fromarray(_picture()).convert("CMYK")
+    data = bytearray(_encode(picture, "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(bytes(data), "x"), wanted)
+
+
 def test_transparent_pixels_are_laid_on_white():
     image = Image.new("RGBA", (2, 1))
     image.putpixel((0, 0), (255, 0, 0, 255))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vit_jax.data.files import Files, find_images
 from vit_jax.data.layout import find_layout, split_kinds
-from vit_jax.data.listing import EXTENSIONS
+from vit_jax.data.listing import EXTENSIONS, describe_left_out, walk
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
 
@@ -79,6 +79,25 @@ def test_a_class_alone_keeps_its_folders(tmp_path):
     _write(tmp_path / "train" / "cat" / "old" / "a.png")
     _write(tmp_path / "train" / "cat" / "b.png")
     assert _open(tmp_path).label_names == ("cat",)
+
+
+def test_a_class_that_stands_alone_in_a_folder_or_in_one_split(tmp_path):
+    for name in ("old/1", "new/2", "3"):
+        _write(tmp_path / "a" / "cat" / f"{name}.png")
+    assert _open(tmp_path / "a").label_names == ("cat",)
+    _fill(tmp_path / "b" / "train")
+    for name in ("old", "new"):
+        _write(tmp_path / "b" / "val" / "cat" / name / "1.png")
+    source = _open(tmp_path / "b", "val")
+    assert source.label_names == ("cat", "dog") and source.labels().tolist() == [0, 0]
+
+
+def test_a_folder_beside_the_splits_is_one_if_it_is_named(tmp_path, caplog):
+    _fill(tmp_path / "train", tmp_path / "val", tmp_path / "winter")
+    assert _open(tmp_path, "winter").record_name(0).startswith(f"{tmp_path}/winter/")
+    assert "winter beside the splits" in caplog.text
+    with pytest.raises(ValueError, match="no split 'summer'; its splits are train, v"):
+        _open(tmp_path, "summer")
 
 
 def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
@@ -180,6 +199,30 @@ def test_train_and_predict_see_the_same_images(tmp_path):
     assert all(files[index]["image"].shape == (4, 4, 3) for index in range(len(files)))
     # Among them, what it takes to print and to decode names that are not UTF-8.
     assert source[0]["image"].shape == (4, 4, 3)
+
+
+def test_links_are_followed_in_an_order_of_their_own(tmp_path):
+    """Once each, a folder before links to it, links by name, and never back up."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    _write(root / "cat" / "real" / "1.png")
+    _write(root / "dog" / "2.png")
+    _write(outside / "3.png")
+    (outside / "back").symlink_to(root)
+    for number in range(20):
+        (root / "cat" / f"a{number:02}").symlink_to(root / "cat" / "real")
+        (root / "cat" / f"b{number:02}").symlink_to(outside)
+    found = sorted(path for path, reason in walk(str(root / "cat")) if not reason)
+    assert found == ["b00/3.png", "real/1.png"]
+    source = _open(root, "all")
+    assert sorted(source.labels()) == [0, 0, 1]
+
+
+def test_of_what_is_left_out_the_most_frequent_kinds_are_named():
+    counts = {"a": 1, "b": 7, "c": 2, "d": 1, "e": 1, "f": 3, "g": 1}
+    assert describe_left_out(counts) == (
+        "16 left out (7 b, 3 f, 2 c, 1 a, 1 d, and 2 other kinds)"
+    )
+    assert describe_left_out({"a": 1_234}) == "1,234 left out (1,234 a)"
 
 
 def test_a_folder_of_what_needs_a_library_says_so(tmp_path):

@@ -73,7 +73,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     try:
         return _decode(data)
     except Exception as error:
-        if data.startswith(_JPEG_MAGIC) and not isinstance(error, TooLarge):
+        if data.startswith(_JPEG_MAGIC):
             from vit_jax.data.jpeg_mending import mended
 
             for other in mended(data):
@@ -103,16 +103,12 @@ def reads_heif() -> bool:
     return True
 
 
-class TooLarge(ValueError):
-    """A header that claims more pixels than are decoded."""
-
-
 def _decode(data: bytes) -> np.ndarray:
     if not data.startswith(_JPEG_MAGIC):
         return _decode_with_pillow(data)
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     if int(height) * int(width) > MAX_PIXELS:
-        raise TooLarge(
+        raise ValueError(
             f"it claims {width} x {height} pixels, more than {MAX_PIXELS:,}; make it "
             "smaller, or raise MAX_PIXELS in vit_jax/data/decode.py"
         )

@@ -36,11 +36,6 @@ _SYSTEM_FOLDERS = frozenset(
 )
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name has the ending of an image, and is not hidden."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
 def why_skipped(entry: os.DirEntry) -> str:
     """The reason why a folder is not looked into; "" if it is."""
     if entry.name.startswith("."):
@@ -134,7 +129,7 @@ def describe_left_out(counts: Mapping[str, int]) -> str:
 def _why_no_image(entry: os.DirEntry) -> str:
     if entry.name.startswith("."):
         return "hidden"
-    if not is_image_name(entry.name):
+    if not entry.name.lower().endswith(EXTENSIONS):
         ending = os.path.splitext(entry.name)[1].lower()
         if ending in HEIF:
             return f"{ending} until {HEIF_ADVICE}"

@@ -102,10 +102,12 @@ def turn(process: subprocess.Popen[str], seconds: float) -> tuple[float, float]:
 def compare(trees: list[Path], words: list[str], arguments: argparse.Namespace) -> str:
     """A row of the table: rates of both, and the ratios of pairs of turns."""
     with reader(trees[0], words) as now, reader(trees[1], words) as other:
-        pairs = [
-            [turn(process, arguments.seconds) for process in (other, now)]
-            for _ in range(arguments.pairs)
-        ]
+        pairs = []
+        for number in range(arguments.pairs):
+            # Each is the first as often as the other.
+            order = (other, now) if number % 2 else (now, other)
+            rates = [turn(process, arguments.seconds) for process in order]
+            pairs.append(rates if number % 2 else rates[::-1])
     cells = []
     for kind in (0, 1):
         theirs, ours = ([pair[which][kind] for pair in pairs] for which in (0, 1))

@@ -36,6 +36,21 @@ def test_a_bomb_of_images_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["bomb.zip"]
 
 
+def test_members_that_claim_the_same_bytes_are_a_bomb(tmp_path, monkeypatch):
+    """A small archive may shrink as it likes; a thousand times the same member not."""
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", np.random.default_rng(0).bytes(1000) + bytes(49_000))
+    with zipfile.ZipFile(path) as archive:
+        assert archives.check_archive(archive, path) == 50_000
+        monkeypatch.setattr(archives, "MAX_RATIO", 1)
+        assert archives.check_archive(archive, path) == 50_000
+        monkeypatch.undo()
+        archive.filelist *= 10_000
+        with pytest.raises(ValueError, match="x.zip unpacks from 0.0 MiB to 477 MiB"):
+            archives.check_archive(archive, path)
+
+
 @pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.pth"])
 def test_weights_in_a_fifo_are_refused(tmp_path, name):
     os.mkfifo(tmp_path / name)

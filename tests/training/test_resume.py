@@ -162,6 +162,40 @@ def test_a_run_that_was_begun_with_a_relative_path_goes_on(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        ("data", "KNOWN"),
+        ("home/data", "home/data"),  # it is here
+        ("../data", "KNOWN"),
+        ("ata", "ata"),
+        ("other/data", "other/data"),
+        ("other", "other"),
+        ("digits", "digits"),
+        (None, None),
+    ],
+)
+def test_only_a_path_with_the_same_end_is_taken(tmp_path, monkeypatch, told, taken):
+    monkeypatch.chdir(tmp_path)
+    known, run = tmp_path / "home" / "data", tmp_path / "run"
+    for folder in (known, run):
+        folder.mkdir(parents=True)
+    config = tiny_config(f"data.name={known}")
+    (run / "config.json").write_text(config.to_json())
+    with config.data.ignore_type():
+        config.data.name = told
+    found = run_folder.with_known_paths(config, run).data.name
+    assert found == (str(known) if taken == "KNOWN" else taken)
+
+
+def test_which_folders_have_moved(tmp_path):
+    gone = f"{tmp_path}/gone/data"
+    assert run_folder.has_moved(gone, "/x/data")
+    assert not run_folder.has_moved(gone, "/x/other")
+    assert not run_folder.has_moved("data", "/x/data")
+    assert not run_folder.has_moved(str(tmp_path), f"/x/{tmp_path.name}")
+
+
+@pytest.mark.parametrize(
     ("told", "saved"),
     [
         ("digits", "digits"),

@@ -140,9 +140,10 @@ def with_absolute_paths(
 
 
 def data_path(config: ml_collections.ConfigDict, section: str, key: str) -> str:
-    """A path of data; "" where a run of earlier has no such key."""
-    has_key = section in config and key in config[section]
-    return config[section][key] if has_key else ""
+    """A path of data; "" where a config that is not checked yet has none."""
+    values = config[section] if section in config else None
+    has_key = isinstance(values, ml_collections.ConfigDict) and key in values
+    return values[key] if has_key and isinstance(values[key], str) else ""
 
 
 def has_moved(old: str, new: str) -> bool:

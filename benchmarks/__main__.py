@@ -10,6 +10,7 @@ if __name__ == "__main__":
             "fleet_speed",
             "host_overhead",
             "randaugment",
+            "input_speed",
             "exact_resume",
             "families",
             "accelerators",

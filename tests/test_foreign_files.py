@@ -8,7 +8,7 @@ import pytest
 
 from vit_jax.data.prepare import images_of
 from vit_jax.interop.files import read_file
-from vit_jax.storage import archives
+from vit_jax.storage import archives, foreign
 
 
 @pytest.fixture
@@ -36,8 +36,37 @@ def test_a_bomb_of_images_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["bomb.zip"]
 
 
+def test_members_that_claim_the_same_bytes_are_a_bomb(tmp_path, monkeypatch):
+    """A small archive may shrink as it likes; a thousand times the same member not."""
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", np.random.default_rng(0).bytes(1000) + bytes(49_000))
+    with zipfile.ZipFile(path) as archive:
+        assert archives.check_archive(archive, path) == 50_000
+        monkeypatch.setattr(archives, "MAX_RATIO", 1)
+        assert archives.check_archive(archive, path) == 50_000
+        monkeypatch.undo()
+        archive.filelist *= 10_000
+        with pytest.raises(ValueError, match="x.zip unpacks from 0.0 MiB to 477 MiB"):
+            archives.check_archive(archive, path)
+
+
 @pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.pth"])
 def test_weights_in_a_fifo_are_refused(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(OSError, match="is a FIFO and no regular file"):
         read_file(tmp_path / name)
+
+
+def test_a_regular_file_is_read_whole_and_closed(tmp_path, monkeypatch):
+    path, read = tmp_path / "x", os.read
+    path.write_bytes(b"0123456789")
+    # A kernel gives at most 2 GiB at a time.
+    monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, 3)))
+    before = os.listdir("/proc/self/fd")
+    assert foreign.read_regular(path, 10) == b"0123456789"
+    with pytest.raises(OSError, match="x has 10 bytes, more than 9"):
+        foreign.read_regular(path, 9)
+    with pytest.raises(foreign.NotRegular, match="is a folder and no regular file"):
+        foreign.check_regular(tmp_path)
+    assert os.listdir("/proc/self/fd") == before

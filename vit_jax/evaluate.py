@@ -89,6 +89,8 @@ def main(arguments: argparse.Namespace) -> None:
         **options,
     }
     distributed.say(f"{protocol} on {data.name} {data.split}, {run.source}")
+    if protocol != "objectnet":  # whose classes are matched before it is opened
+        distributed.say(data.in_words((data.split,)))
     if protocol in protocols.MEASURED:
         metrics = protocols.measure(
             protocol, run, data, options, mesh=mesh, batch_size=arguments.batch_size

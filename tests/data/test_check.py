@@ -29,6 +29,7 @@ def _run(*arguments):
 
 def test_a_sound_data_set(tmp_path):
     _fill(tmp_path / "pets")
+    (tmp_path / "pets" / "val" / "cat" / "notes.txt").touch()
     picture = tmp_path / "first.png"
     result = _run(
         f"--config=configs/folder.py:data={tmp_path / 'pets'},size=16",
@@ -41,6 +42,7 @@ def test_a_sound_data_set(tmp_path):
         f"eval    val of {tmp_path / 'pets'}: 40 images\n",
         "2 classes: cat, dog\n",
         "40 records read: 2 classes, 10 x 12 pixels (median), 0 broken",
+        "\n        1 left out (1 .txt)\n",
         "input at 16 x 16",
         "worker processes",
         f"{picture}: the first 32 images",

@@ -1,13 +1,17 @@
 """Decoding: every colour mode becomes RGB, and damaged files are errors."""
 
+import importlib.machinery
 import io
 import os
+import sys
+import types
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
+from vit_jax.data import decode
 from vit_jax.data.decode import ImageError, decode_file, decode_image
 from vit_jax.data.listing import EXTENSIONS
 
@@ -46,6 +50,15 @@ def test_cmyk_jpeg():
     red = Image.new("RGB", (16, 16), (250, 10, 10))
     decoded = decode_image(_encode(red.convert("CMYK"), "JPEG", quality=95), "x")
     assert np.abs(decoded.astype(int) - (250, 10, 10)).max() < 12
+
+
+def test_ycck_jpeg_as_pillow_reads_it():
+    """The same data, of which Adobe's block says that they are YCCK."""
+    picture = Image.fromarray(_picture()).convert("CMYK")
+    data = bytearray(_encode(picture, "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(bytes(data), "x"), wanted)
 
 
 def test_transparent_pixels_are_laid_on_white():
@@ -88,8 +101,6 @@ def test_exif_orientation_as_pillow_applies_it(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = _encode(Image.fromarray(_picture()), kind, exif=exif, quality=95)
-    from PIL import ImageOps
-
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     decoded = decode_image(data, "x")
     assert decoded.shape == expected.shape
@@ -213,6 +224,64 @@ def test_more_formats_in_folders(tmp_path, kind):
     decoded = decode_file(str(path))
     assert np.abs(decoded.astype(int) - _picture()).mean() < 20
     assert path.name.endswith(EXTENSIONS)
+
+
+# An ISO file of brand heic without boxes behind it.
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_heic_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(decode, "reads_heif", lambda: False)
+    with pytest.raises(ImageError, match=r'a.jpg: .*needs `pip install "vit_jax.heic'):
+        decode_image(HEIC, "a.jpg")
+    monkeypatch.setattr(decode, "reads_heif", lambda: True)
+    with pytest.raises(
+        ImageError, match=r"a.jpg: the image cannot be decoded"
+    ) as error:
+        decode_image(HEIC, "a.jpg")
+    assert "pip install" not in str(error.value)
+
+
+@pytest.mark.parametrize("brand", ["heic", "heix", "mif1"])
+def test_heic_is_decoded_where_its_library_is(monkeypatch, brand):
+    """A stand-in for the library, which registers a reader as that does."""
+
+    def register():
+        Image.register_open("STAND-IN", StandIn, lambda data: data[4:8] == b"ftyp")
+
+    class StandIn(ImageFile.ImageFile):
+        format = "STAND-IN"
+
+        def _open(self):
+            self._mode, self._size, self.tile = "RGB", (3, 2), []
+
+        def load(self):
+            self.im = Image.new("RGB", (3, 2), (9, 8, 7)).im
+
+    library = types.ModuleType("pillow_heif", "")
+    library.__spec__ = importlib.machinery.ModuleSpec("pillow_heif", None)
+    library.register_heif_opener = register
+    monkeypatch.setitem(sys.modules, "pillow_heif", library)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    decode.reads_heif.cache_clear()
+    decoded = decode_image(HEIC.replace(b"heic", brand.encode()), "x")
+    decode.reads_heif.cache_clear()
+    assert decoded.tolist() == [[[9, 8, 7]] * 3] * 2
+
+
+def test_heic_of_the_library_itself():
+    heif = pytest.importorskip("pillow_heif")
+    assert {".heic", ".heif"} <= set(EXTENSIONS)
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(_picture(64, 96))
+    heif.from_pillow(picture).save(file, quality=95, exif=exif.tobytes())
+    decoded = decode_image(file.getvalue(), "x")
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+    np.testing.assert_array_equal(decoded, wanted)
+    assert decoded.shape == (96, 64, 3)
 
 
 def test_only_regular_files_of_a_sane_size_are_read(tmp_path):

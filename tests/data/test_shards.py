@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import pathlib
 import pickle
 import re
 import shutil
@@ -20,6 +21,7 @@ from PIL import Image
 from vit_jax.data import pack, prepare, staging
 from vit_jax.data.decode import ImageError
 from vit_jax.data.pipeline import Data
+from vit_jax.data.record_list import describe
 from vit_jax.data.sources import make_source
 
 gcsfs = pytest.importorskip("gcsfs")
@@ -222,6 +224,60 @@ def test_index_is_made_once_and_follows_the_shards(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache/vit_jax/tar").glob("*.npy"))) == 1
 
 
+def test_a_damaged_index_is_made_anew(tmp_path):
+    _write_shards(tmp_path)
+    make_source(str(tmp_path), "train")
+    (path,) = (tmp_path / ".index").glob("*.npy")
+    good = path.read_bytes()
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    for damaged in (b"", good[:-1], good[:90], buffer.getvalue()):
+        path.write_bytes(damaged)
+        assert _reds(make_source(str(tmp_path), "train")) == list(range(12))
+        assert path.read_bytes() == good
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="npy is a pipe or a device"):
+        make_source(str(tmp_path), "train")
+
+
+def test_an_index_that_a_full_disk_does_not_take_is_an_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    _write_shards(tmp_path)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match=r"npy could not be written: No space left"):
+        make_source(str(tmp_path), "train")
+    assert [path.name for path in (tmp_path / ".index").iterdir()] == [".staging.lock"]
+
+
+def test_a_changed_shard_is_another_list_of_records(tmp_path):
+    """Even where names and sizes of files are the same: other order, label, size."""
+
+    def facts(**options):
+        data = Data(name=str(tmp_path), batch_size=1, image_size=(4, 4), **options)
+        return describe(data, "train[:50%]")
+
+    _write_shards(tmp_path)
+    first = facts()
+    assert first == facts(cache="never") and first["images"] == 6
+    _write_shards(tmp_path)  # at another time
+    assert facts() == first
+    shard = tmp_path / "pets-train-0002.tar"
+    content = shard.read_bytes()
+    label = content.index(b"photos.2026/011.cls") + 512
+    shard.write_bytes(content[:label] + b"0" + content[label + 1 :])
+    os.utime(shard, (9, 9))
+    assert facts()["names"] != first["names"]
+    shard.write_bytes(content)
+    assert facts() == first
+    shard.rename(tmp_path / "pets-train-zzz.tar")
+    assert facts() == first  # the order of the records is the same
+    shutil.copy(tmp_path / "pets-train-0000.tar", tmp_path / "pets-train-a.tar")
+    assert facts()["names"] != first["names"]
+
+
 def test_stream_of_tar_shards_is_that_of_the_folder_they_were_packed_from(tmp_path):
     folder, shards = tmp_path / "folder", tmp_path / "shards"
     for k in range(40):
@@ -250,6 +306,24 @@ def test_stream_of_tar_shards_is_that_of_the_folder_they_were_packed_from(tmp_pa
             np.testing.assert_array_equal(one["label"], other["label"])
     later = batches(shards, start=16, cache="never")
     np.testing.assert_array_equal(wanted[2]["image"], later[0]["image"])
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"dog\n", b"a\xe2\x80\xa8b"])
+def test_classes_whose_names_are_no_line_are_not_packed(tmp_path, name):
+    """classes.txt could not hold them; names of images may be any bytes."""
+    folder = tmp_path / "folder"
+    for text in (b"c\xc3\xb6w/\xff\n.png", name + b"/1.png"):
+        path = pathlib.Path(os.fsdecode(os.fsencode(folder) + b"/" + text))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_png(7))
+    with pytest.raises(SystemExit, match="has a name that is not a line of UTF-8"):
+        prepare.main([str(folder), "--output", str(tmp_path / "shards")])
+    (folder / os.fsdecode(name)).rename(folder / "dog")
+    prepare.main([str(folder), "--output", str(tmp_path / "shards")])
+    source = make_source(str(tmp_path / "shards"), "train", cache="never")
+    assert source.label_names == ("cöw", "dog") and _reds(source) == [7, 7]
+    names = [source.record_name(index) for index in range(2)]
+    assert sum("/cöw/" in name and "\udcff\n" in name for name in names) == 1
 
 
 def test_packing_goes_on_and_refuses_other_images(tmp_path, monkeypatch):

@@ -9,13 +9,16 @@ import urllib.error
 import urllib.request
 
 import bucket_server
+import numpy as np
 import pytest
-from test_bucket import read, rows
+from PIL import Image
 
 from faults.processes import Training, final_state, finish
+from vit_jax.data import prepare
 from vit_jax.storage.paths import as_path
+from vit_jax.storage.run_files import read_metrics
 
-pytest.importorskip("gcsfs")
+gcsfs = pytest.importorskip("gcsfs")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 OPTIONS = ("--config.train.duration=200steps",)
 
@@ -37,10 +40,14 @@ def reference(tmp_path_factory):
 
 
 def assert_same(workdir, reference):
-    workdir = as_path(workdir)
-    assert final_state(workdir) == final_state(reference)
-    metrics = (reference / "metrics.jsonl").read_text()
-    assert rows(read(workdir / "metrics.jsonl").decode()) == rows(metrics)
+    assert final_state(as_path(workdir)) == final_state(reference)
+    assert rows(as_path(workdir)) == rows(reference)
+
+
+def rows(workdir):
+    """The rows of metrics, without the speed."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.endswith("/s")} for row in lines]
 
 
 def go_on(workdir, log, count=1):
@@ -68,6 +75,48 @@ def test_ten_kills(reference, tmp_path):
             assert "DAMAGED" not in training.text()
     assert "Going on from step" in go_on(workdir, tmp_path / "log")
     assert_same(workdir, reference)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_in_a_bucket_give_the_bits_of_their_folder(tmp_path, workers):
+    """Killed in mid-run, run and data both in a bucket; then a shard changes."""
+    folder, shards = tmp_path / "photos", tmp_path / "shards"
+    for number in range(80):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        path = folder / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    prepare.main([str(folder), "--output", str(shards), "--per-shard", "30"])
+    files, name = gcsfs.GCSFileSystem(), f"{bucket_server.BUCKET}/shards{workers}"
+    for path in shards.iterdir():
+        if path.is_file():
+            files.put_file(str(path), f"{name}/{path.name}")
+    options = (*OPTIONS, "--config.eval.splits=train[:20]", "--config.data.cache=never")
+    local = (*options, f"--config.data.name={folder}")
+    with Training(tmp_path / "run", options=local) as training:
+        assert training.end() == [0], training.text()
+    options += (f"--config.data.name=gs://{name}", f"--config.data.workers={workers}")
+    options += (f"--config.data.stage={tmp_path / 'stage'}",)
+    workdir = f"gs://{bucket_server.BUCKET}/on_shards{workers}"
+    for step in (35, 90):
+        with Training(workdir, options=options, logs=tmp_path / "log") as training:
+            training.wait_for_step(step)
+            training.processes[0].kill()
+            training.end()
+    with Training(workdir, options=options, logs=tmp_path / "log") as training:
+        assert training.end() == [0], training.text()
+        assert "Going on from step" in training.text()
+        assert "have changed" not in training.text()
+    assert_same(workdir, tmp_path / "run")
+    # The same names and the same number of them, one label another.
+    content = (shards / "train-000001.tar").read_bytes()
+    label = content.index(b".cls\0") // 512 * 512 + 512
+    other = str(1 - int(content[label : label + 1])).encode()
+    changed = content[:label] + other + content[label + 1 :]
+    files.pipe_file(f"{name}/train-000001.tar", changed)
+    with Training(workdir, options=options, logs=tmp_path / "log") as training:
+        assert training.end() == [0], training.text()
+        assert "train had 80 images and has 80, but others" in training.text()
 
 
 def test_sigterm_saves(reference, tmp_path):

@@ -255,7 +255,9 @@ def test_a_run_that_diverges_stops_alone(together, tmp_path, capsys):
     failure = (tmp_path / "run2" / FAILURE).read_text()
     assert "stopped by loss is nan at step" in failure
     assert rows(tmp_path / "run2")[-1]["split"] == "fault"
-    assert "run2: stopped by loss is nan" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "run2: stopped by loss is nan" in out
+    assert "fleet 1/1: digits: 1,438 images in train, " in out
     # It is not tried again, until something is changed.
     before = rows(tmp_path / "run2")
     assert side_by_side(tmp_path, configs)[2] == {}

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -310,6 +311,28 @@ def test_errors_say_what_was_wanted(options, message):
     model = create_model("ViT-mu/4", num_classes=5, **options)
     with pytest.raises(ValueError, match=message):
         model.init(jax.random.key(0), images, train=False)
+
+
+@pytest.mark.parametrize("name", ["ViT-mu/4", "Mixer-S/16", "BiT-R50x1"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_floats_of_0_to_255_are_refused_outside_of_jit(name, dtype):
+    model = create_model(name, num_classes=5, image_size=32)
+    images = jnp.full((1, 32, 32, 3), 200.0, dtype)
+
+    def logits(images):
+        return model.apply({}, images, train=False)[0]
+
+    with pytest.raises(ValueError, match="theirs go up to 200; for floats in 0..255"):
+        logits(images)
+    # Without parameters, what passes the check ends in Flax's error.
+    for passing in (
+        lambda: logits(images / 25),
+        lambda: logits(-images * jnp.nan),
+        lambda: logits(images[:0]),
+        lambda: jax.eval_shape(logits, images),
+    ):
+        with pytest.raises(flax.errors.ScopeCollectionNotFound):
+            passing()
 
 
 @pytest.mark.parametrize(

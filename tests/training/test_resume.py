@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from PIL import Image
 
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
-from vit_jax.storage.run_files import read_metrics
-from vit_jax.training import loop, resume
+from vit_jax.interop.trained import load_trained
+from vit_jax.storage.run_files import load_config, read_metrics
+from vit_jax.training import loop, resume, run_folder
 
 TINY = (
     "model.depth=1",
@@ -61,14 +63,18 @@ def test_metrics_after_a_stop_are_those_of_a_run_left_alone(tmp_path, monkeypatc
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "alone")
 
 
+def write_photos(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(24):
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
 @pytest.fixture
 def photos(tmp_path):
     """A folder of two classes, and a run on it whose last checkpoint is lost."""
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    for name in ("cat", "dog"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(24):
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    write_photos(tmp_path / "data")
     loop.train(photo_config(tmp_path), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     return tmp_path
@@ -102,6 +108,122 @@ def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
     out = capsys.readouterr().out
     assert "the data have changed since step 2: train had 4" in out
     assert path.read_text() == config.to_json(indent=2) + "\n"
+
+
+def test_a_run_on_a_relative_folder_goes_on_from_anywhere(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_photos(tmp_path / "home" / "data")
+    told = photo_config(Path())
+    run, step = tmp_path / "run", tmp_path / "run" / "checkpoints" / "4"
+    monkeypatch.chdir(tmp_path / "home")
+    loop.train(told, run)
+    saved = load_config(run / "config.json")
+    assert saved.data.name == str(tmp_path / "home" / "data")
+    assert told.data.name == "data"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_trained(run).data.num_examples("val") == 4
+    shutil.rmtree(step)
+    capsys.readouterr()
+    loop.train(told, run)
+    out = capsys.readouterr().out
+    assert step.exists() and "have changed" not in out
+    assert f"no data in {tmp_path}/elsewhere: data.name is {saved.data.name}" in out
+    # Another folder of this name is not what the run was begun with.
+    write_photos(tmp_path / "elsewhere" / "data")
+    with pytest.raises(ConfigError, match=r"home/data' there, '.*elsewhere/data' now"):
+        loop.train(told, run)
+    # It is, if the old one has moved here.
+    shutil.rmtree(tmp_path / "home" / "data")
+    loop.train(told, run)
+    shutil.rmtree(tmp_path / "elsewhere" / "data")
+    where = f"no data in {tmp_path}/elsewhere, nor {tmp_path}/elsewhere/data, with"
+    with pytest.raises(ConfigError, match=where):
+        loop.train(told, run)
+    monkeypatch.chdir(tmp_path / "home")
+    with pytest.raises(ValueError, match=f"set 'data'.*no data in {tmp_path}/home"):
+        loop.train(told, tmp_path / "another")
+
+
+def test_a_run_that_was_begun_with_a_relative_path_goes_on(tmp_path, monkeypatch):
+    """As those were before paths were saved as absolute ones."""
+    write_photos(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    told = photo_config(Path())
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "with_absolute_paths", lambda config: config)
+        loop.train(told, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.json").data.name == "data"
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    loop.train(told, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.json").data.name == f"{tmp_path}/data"
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        ("data", "KNOWN"),
+        ("home/data", "home/data"),  # it is here
+        ("../data", "KNOWN"),
+        ("ata", "ata"),
+        ("other/data", "other/data"),
+        ("other", "other"),
+        ("digits", "digits"),
+        (None, None),
+    ],
+)
+def test_only_a_path_with_the_same_end_is_taken(tmp_path, monkeypatch, told, taken):
+    monkeypatch.chdir(tmp_path)
+    known, run = tmp_path / "home" / "data", tmp_path / "run"
+    for folder in (known, run):
+        folder.mkdir(parents=True)
+    config = tiny_config(f"data.name={known}")
+    (run / "config.json").write_text(config.to_json())
+    with config.data.ignore_type():
+        config.data.name = told
+    found = run_folder.with_known_paths(config, run).data.name
+    assert found == (str(known) if taken == "KNOWN" else taken)
+
+
+def test_which_folders_have_moved(tmp_path):
+    gone = f"{tmp_path}/gone/data"
+    assert run_folder.has_moved(gone, "/x/data")
+    assert not run_folder.has_moved(gone, "/x/other")
+    assert not run_folder.has_moved("data", "/x/data")
+    assert not run_folder.has_moved(str(tmp_path), f"/x/{tmp_path.name}")
+
+
+@pytest.mark.parametrize(
+    ("told", "saved"),
+    [
+        ("digits", "digits"),
+        ("cifar10", "cifar10"),
+        ("gs://bucket/shards", "gs://bucket/shards"),
+        ("~/photos", "~/photos"),
+        ("here", "/work/here"),
+        ("./none/", "/work/none"),
+        ("../a", "/work/../a"),
+        ("/x/y", "/x/y"),
+        ("packed", "packed"),
+        ("", ""),
+    ],
+)
+def test_which_names_are_paths(tmp_path, monkeypatch, told, saved):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "digits").mkdir()  # a data set goes before a folder
+    (tmp_path / "tfds" / "packed" / "from_images").mkdir(parents=True)
+    (tmp_path / "packed").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    config = tiny_config(f"data.name={told}", "data.stage=disk", "knn.data_dir=t")
+    found = run_folder.with_absolute_paths(config)
+    wanted = saved.replace("/work", str(tmp_path))
+    assert found.data.name == (os.path.abspath(wanted) if wanted != saved else saved)
+    assert found.data.stage == f"{tmp_path}/disk" and found.data.data_dir == ""
+    assert found.knn.data_dir == f"{tmp_path}/t" and found.knn.name == ""
+    assert config.data.name == told
 
 
 def test_classes_in_another_order_are_refused():

@@ -28,10 +28,12 @@ from vit_jax.cli import add_config_arguments, command_parser, run_command
 from vit_jax.config import EVALUATORS, check_config
 from vit_jax.config_file import read_config
 from vit_jax.data.decode import ImageError
+from vit_jax.data.listing import describe_left_out
 from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import CachedSource, Source, read_many
 from vit_jax.evaluation.features import own_data
 from vit_jax.figures.tiles import image_tiles
+from vit_jax.storage.output import printable
 from vit_jax.training.sections import config_sections
 
 SHOWN = 5  # classes, broken records
@@ -102,9 +104,12 @@ def report_split(title: str, data: Data, split: str, count: int) -> list[str]:
         return [str(error)]
     seconds = time.perf_counter() - start
     names = source.label_names
-    first = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    first = ", ".join(map(printable, names[:SHOWN]))
+    first += ", ..." if len(names) > SHOWN else ""
     print(f"{title:8}{split} of {data.name}: {len(source):,} images")
     print(f"        opened in {seconds:.1f} s; {len(names):,} classes: {first}")
+    for counts in filter(None, getattr(source, "left_out", {}).values()):
+        print(f"        {describe_left_out(counts)}")
     sample = read_sample(source, count)
     if sample.sizes:
         height, width = np.median(sample.sizes, axis=0)

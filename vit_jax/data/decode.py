@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import io
 
 import numpy as np
@@ -18,6 +20,9 @@ MAX_PIXELS = 1 << 28
 MAX_FILE_BYTES = 1 << 30
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
+# Of files of the family of MPEG-4, which AVIF is too: where it is HEIC, and its kind.
+_HEIF = slice(4, 12)
+_HEIF_BRANDS = tuple(b"ftyp" + x for x in (b"heic", b"heix", b"heim", b"heis", b"mif1"))
 
 
 class ImageError(ValueError):
@@ -68,17 +73,34 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     try:
         return _decode(data)
     except Exception as error:
-        if data.startswith(_JPEG_MAGIC) and not isinstance(error, TooLarge):
+        if data.startswith(_JPEG_MAGIC):
             from vit_jax.data.jpeg_mending import mended
 
             for other in mended(data):
                 with contextlib.suppress(Exception):
                     return _decode(other)
-        raise ImageError(_message(name, _cause(error))) from error
+        cause = _cause(error)
+        if is_heif(data) and not reads_heif():
+            from vit_jax.data.listing import HEIF_ADVICE
+
+            cause = f"it is HEIC, which needs {HEIF_ADVICE}"
+        raise ImageError(_message(name, cause)) from error
 
 
-class TooLarge(ValueError):
-    """A header that claims more pixels than are decoded."""
+def is_heif(data: bytes) -> bool:
+    """Whether a file begins as a HEIC picture of a phone does."""
+    return data[_HEIF] in _HEIF_BRANDS
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Teaches Pillow to read HEIC, if the plugin is installed."""
+    if not importlib.util.find_spec("pillow_heif"):
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _decode(data: bytes) -> np.ndarray:
@@ -86,7 +108,7 @@ def _decode(data: bytes) -> np.ndarray:
         return _decode_with_pillow(data)
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     if int(height) * int(width) > MAX_PIXELS:
-        raise TooLarge(
+        raise ValueError(
             f"it claims {width} x {height} pixels, more than {MAX_PIXELS:,}; make it "
             "smaller, or raise MAX_PIXELS in vit_jax/data/decode.py"
         )
@@ -129,6 +151,8 @@ def _orient(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
+    if is_heif(data):
+        reads_heif()
     image = Image.open(io.BytesIO(data))
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         kind = "floating-point" if image.mode == "F" else "32-bit"

@@ -55,10 +55,14 @@ def find_images(names: Sequence[str]) -> list[Path]:
             else:
                 images.append(path / file)
         if not images:
+            others = describe_left_out(left_out)
             raise ValueError(
                 f"the folder {name} holds no images ({', '.join(EXTENSIONS)})"
+                f"{others and f', {others}'}"
             )
+        text = f"{name}: {len(images):,} images"
         if left_out:
-            _LOG.info(f"{name}: {len(images):,} images; {describe_left_out(left_out)}")
+            text += f"; {describe_left_out(left_out)}"
+        _LOG.info(text)
         paths += sorted(images)
     return paths

@@ -15,6 +15,7 @@ from vit_jax.data.decode import decode_file
 from vit_jax.data.layout import LAYOUT, find_layout, split_folder
 from vit_jax.data.listing import (
     EXTENSIONS,
+    describe_left_out,
     folders_of,
     has_own_images,
     image_folders,
@@ -58,9 +59,10 @@ class FolderSource:
               or a class that the train split does not have.
         """
         if not os.path.isdir(root):
+            here = "" if os.path.isabs(root) else f" in {os.getcwd()}"
             raise FileNotFoundError(
-                f"the data folder {root} does not exist; {LAYOUT}, and data.name "
-                "must be its path"
+                f"the data folder {root} does not exist{here}; {LAYOUT}, and data.name "
+                "(--dataset of vit_jax.evaluate) must be its path"
             )
         layout = find_layout(root)
         for guess in layout.guesses:
@@ -149,16 +151,18 @@ def _list_images(folder: str) -> tuple[dict[str, list[str]], Counter[str]]:
         reason or "in no class folder" for _, reason in own_files(folder)
     )
     for name in _class_folders(folder):
-        files[name] = []
+        files[name], before = [], left_out.copy()
         for path, reason in walk(os.path.join(folder, name), name):
             if reason:
                 left_out[reason] += 1
             else:
                 files[name].append(path)
         if not files[name]:
+            others = describe_left_out(left_out - before)
             raise ValueError(
                 f"the class folder {os.path.join(folder, name)} holds no images "
-                f"({', '.join(EXTENSIONS)}); add some or remove the folder"
+                f"({', '.join(EXTENSIONS)}){others and f', {others}'}; add some or "
+                "remove the folder"
             )
     return files, left_out
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 
 from PIL import features
 
-# As Pillow decodes them; AVIF where it was built with it.
+HEIF = (".heic", ".heif")  # of phones
+HEIF_ADVICE = '`pip install "vit_jax[heic]"`'
+# As Pillow decodes them; AVIF where it was built with it, HEIF where it has a plugin.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *((".avif",) if features.check("avif") else ()),
+    *(HEIF if importlib.util.find_spec("pillow_heif") else ()),
 )
 _SHOWN = 5  # reasons
 # Made by file systems, archives and storage boxes: thumbnails and bins of the images.
@@ -19,19 +23,17 @@ _SYSTEM_FOLDERS = frozenset(
     (
         "@eadir",
         "@__thumb",
+        "@recently-snapshot",
         "@recycle",
         "#recycle",
+        "#snapshot",
+        "~snapshot",
         "$recycle.bin",
         "__macosx",
         "lost+found",
         "system volume information",
     )
 )
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file's name has the ending of an image, and is not hidden."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def why_skipped(entry: os.DirEntry) -> str:
@@ -127,8 +129,10 @@ def describe_left_out(counts: Mapping[str, int]) -> str:
 def _why_no_image(entry: os.DirEntry) -> str:
     if entry.name.startswith("."):
         return "hidden"
-    if not is_image_name(entry.name):
+    if not entry.name.lower().endswith(EXTENSIONS):
         ending = os.path.splitext(entry.name)[1].lower()
+        if ending in HEIF:
+            return f"{ending} until {HEIF_ADVICE}"
         return ending if ending.isprintable() and ending else "without an ending"
     if entry.is_file():
         return ""

@@ -66,6 +66,13 @@ def opener(
     return functools.partial(FolderSource, path, holdout=holdout)
 
 
+def is_local(name: str, data_dir: str | os.PathLike | None) -> bool:
+    """Whether a data set's name is read as the path of a folder on a disk."""
+    if name == "digits" or is_url(name) or os.path.isdir(packed_folder(name, data_dir)):
+        return False
+    return _is_folder(name)
+
+
 def packed_folder(name: str, data_dir: str | os.PathLike | None) -> str:
     """Where `vit_jax.data.prepare NAME --from IMAGES` puts the shards of a data set."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")

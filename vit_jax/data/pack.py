@@ -80,17 +80,23 @@ def _begin(output: Path, sources: dict[str, FolderSource], per_shard: int) -> No
             digest.update(os.fsencode(source.record_name(index)) + b"\0")
         plan["splits"][split] = {"images": len(source), "paths": digest.hexdigest()}
     names = next(iter(sources.values())).label_names
+    for name in names:
+        if [name.encode("utf-8", "ignore").decode()] != name.splitlines():
+            raise ValueError(
+                f"the class folder {name!r} has a name that is not a line of UTF-8, as "
+                "classes.txt needs: rename it"
+            )
     for path, text in (
         (output / _PLAN, json.dumps(plan, indent=1) + "\n"),
         (output / "classes.txt", "".join(f"{name}\n" for name in names)),
     ):
-        if path.exists() and path.read_text() != text:
+        if path.exists() and path.read_text("utf-8") != text:
             raise ValueError(
                 f"{output} was begun with other images, or another --per-shard, as "
                 f"{path.name} shows; give another --output, or remove it"
             )
         part = path.with_name(path.name + ".part")
-        part.write_text(text)
+        part.write_text(text, "utf-8")
         part.replace(path)
 
 

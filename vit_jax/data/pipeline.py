@@ -93,6 +93,7 @@ class Data(ImageTransforms):
     def in_words(self, splits: Iterable[str]) -> str:
         """Size of each split, the classes with their first names, what is left out."""
         from vit_jax.data.listing import describe_left_out
+        from vit_jax.storage.output import printable
 
         names = self.label_names()
         sizes, left_out = [], {}
@@ -101,7 +102,7 @@ class Data(ImageTransforms):
             sizes.append(f"{len(source):,} images in {split}")
             # By folder: splits that were held out come from the same one.
             left_out |= getattr(source, "left_out", {})
-        shown = ", ".join(names[:_SHOWN_CLASSES])
+        shown = ", ".join(map(printable, names[:_SHOWN_CLASSES]))
         more = ", ..." if len(names) > _SHOWN_CLASSES else ""
         text = f"{self.name}: {', '.join(sizes)}; {len(names):,} classes: {shown}{more}"
         counts = sum(left_out.values(), Counter())

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from vit_jax.data.pipeline import Data
+from vit_jax.data.source_types import checksum
 from vit_jax.storage.run_files import RecordList
 
 # Names and sizes are looked at of so many records, spread over the split: a million
@@ -14,8 +15,12 @@ LOOKED_AT = 1000
 
 
 def describe(data: Data, split: str) -> RecordList:
-    """The number of records, a checksum of names, and the bytes of files."""
-    source, digest, size = data.source(split), hashlib.sha256(), 0
+    """The number of records, a checksum of names, and the bytes of files.
+
+    Of tar shards the checksum is of sizes and labels too.
+    """
+    source, size = data.source(split), 0
+    digest = hashlib.sha256(checksum(source).encode())
     places = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).astype(int))
     for place in places.tolist():
         name = source.record_name(place)

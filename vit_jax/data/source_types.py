@@ -78,6 +78,10 @@ class CachedSource:
         """Name of the record in the original source."""
         return self._source.record_name(index)
 
+    def checksum(self) -> str:
+        """That of TarSource; "" for other sources."""
+        return checksum(self._source)
+
     def first_error(self) -> str:
         """The message of the first bad record, or ""."""
         bad = (record for record in self._records if isinstance(record, ImageError))
@@ -120,6 +124,10 @@ class PartSource:
         """Name of the record in the source that this is a part of."""
         return self._source.record_name(int(self._indices[index]))
 
+    def checksum(self) -> str:
+        """That of TarSource; "" for other sources."""
+        return checksum(self._source)
+
     def read_many(self, indices: Sequence[int]) -> list[dict | ImageError]:
         """As `read_many` of the whole source."""
         records = read_many(self._source, [int(self._indices[i]) for i in indices])
@@ -131,6 +139,11 @@ class PartSource:
         if self._new is None:
             return record
         return {**record, "label": self._new[record["label"]]}
+
+
+def checksum(source: Source) -> str:
+    """What a source says of all its records at once, besides their names; or ""."""
+    return getattr(source, "checksum", str)()
 
 
 def read_many(source: Source, indices: Sequence[int]) -> list[dict | ImageError]:

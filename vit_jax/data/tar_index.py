@@ -19,7 +19,8 @@ from tqdm import tqdm
 from vit_jax.data.layout import SPLIT_NAMES
 from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.staging import folder_lock
-from vit_jax.storage.foreign import open_regular, read_text
+from vit_jax.storage import output
+from vit_jax.storage.foreign import check_regular, open_regular, read_text
 from vit_jax.storage.json_files import MOST_BYTES, parse, read_json
 from vit_jax.values import Condition, Name, problem
 
@@ -147,20 +148,29 @@ def index_path(
     cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     folder, other = os.path.join(root, _FOLDER), os.path.join(cache, "vit_jax", "tar")
     for place in (folder, other):
-        if os.path.exists(os.path.join(place, name)):
+        if _is_index(os.path.join(place, name)):
             return os.path.join(place, name)
     if not os.access(folder if os.path.exists(folder) else root, os.W_OK):
         folder = other
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
     with folder_lock(folder):
-        if not os.path.exists(path):
+        if not _is_index(path):
             numbers = {name: number for number, name in enumerate(label_names)}
             records = _index(root, shards, label, numbers)
-            with open(path + ".part", "wb") as file:
+            with output.replacing(Path(path)) as part, part.open("wb") as file:
                 np.save(file, records)
-            os.replace(path + ".part", path)
     return path
+
+
+def _is_index(path: str) -> bool:
+    """Whether there is an index, which is not cut off; else it is made anew."""
+    try:
+        check_regular(path)
+        records = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return records.dtype == RECORD and records.ndim == 1
 
 
 def _index(

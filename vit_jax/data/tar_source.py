@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,10 @@ class TarSource:
     def labels(self) -> np.ndarray:
         """Labels of all records, negative where there is none: int32 (n,)."""
         return np.asarray(self._records["label"])
+
+    def checksum(self) -> str:
+        """Of where each record lies, its size and its label: all that the index has."""
+        return hashlib.sha256(self._records.tobytes()).hexdigest()
 
     def record_name(self, index: int) -> str:
         """Path of the shard, and name of the image in it."""

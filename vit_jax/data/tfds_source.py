@@ -160,8 +160,8 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
         raise ValueError(
             f"unknown data set {name!r}: "
             + (f"did you mean {' or '.join(near)}? Else " if near else "")
-            + 'give "digits", the path of a folder of images, or a name of '
-            "tensorflow-datasets"
+            + f'give "digits", the path of a folder of images (there is no {name} in '
+            f"{os.getcwd()}), or a name of tensorflow-datasets"
         ) from error
     advice = f"`python -m vit_jax.data.prepare {name}`"
     if data_dir:

@@ -48,6 +48,8 @@ from vit_jax.training.run_folder import (
     hold_folder,
     refuse_changes,
     versions,
+    with_absolute_paths,
+    with_known_paths,
 )
 from vit_jax.training.sections import evaluator_class, ranked_split
 
@@ -83,7 +85,8 @@ class Member:
         Raises:
             ValueError: the config cannot be used.
         """
-        self.config, self.workdir = config, workdir
+        config = with_known_paths(config, workdir)
+        self.config, self.workdir = with_absolute_paths(config), workdir
         self.data = shared(Data(**{**config.data, **IN_MEMORY}))
         self.label_names = self.data.label_names()
         self.data.check_splits(config.eval.splits)

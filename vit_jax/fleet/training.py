@@ -160,6 +160,8 @@ def run_group(
     if stop := clock.stop():
         raise Interrupted(f"{stop} before {name}")
     first = active[0]
+    splits = (first.data.split, *first.config.eval.splits)
+    print(f"{name}: {first.data.in_words(splits)}", flush=True)
     key, classes = program_key(first.config), len(first.label_names)
     program = make_program(key, classes, slots, steps)
     with ExitStack() as stack:

@@ -176,7 +176,8 @@ class Mixer(nn.Module):
             `pre_logits` (b d).
 
         Raises:
-            ValueError: images of another shape, size or dtype than the model's.
+            ValueError: images of another shape, size or dtype than the model's, or of
+                0..255 (outside of `jit`).
         """
         del return_attention
         height, width = image_size or self.image_size

@@ -1,11 +1,15 @@
 """Pixels on their way into a model: value range, mean and deviation, size."""
 
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.values import Positive
 
 HALF = (0.5, 0.5, 0.5)
+# No normalisation of pixels goes so far from 0; noise of deviation 1 does not either.
+FARTHEST = 10
 Mean = tuple[float, float, float]
 Deviation = tuple[Positive, Positive, Positive]
 
@@ -32,13 +36,16 @@ def prepare(
 ) -> Float[Array, "b height width 3"]:
     """Checks images in [-1, 1] and gives them the mean and deviation of the weights.
 
+    Values are looked at only where there are some: not within `jit`, `grad` or `vmap`,
+    which compile for any values.
+
     Args:
         images: floats of shape (b, *image_size, 3) in [-1, 1].
         mean, std: that the weights were trained with, of pixels in [0, 1]; a half each
             leaves the images as they are.
 
     Raises:
-        ValueError: images of another dtype or shape.
+        ValueError: images of another dtype or shape, or with values of 0..255.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
@@ -52,9 +59,23 @@ def prepare(
             "ViT takes another size if created, loaded or called with "
             "image_size=(height, width)"
         )
+    if (largest := largest_value(images)) > FARTHEST:
+        raise ValueError(
+            f"images must be floats in [-1, 1], but theirs go up to {largest:g}; for "
+            "floats in 0..255 use vit_jax.normalize(images.astype(np.uint8))"
+        )
     if tuple(mean) == HALF == tuple(std):
         return images
     return ((images + 1) / 2 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def largest_value(images: Array) -> float:
+    """The largest absolute value of images; 0 where none can be looked at."""
+    if isinstance(images, Tracer) or not images.size:
+        return 0.0
+    if isinstance(images, jax.Array) and not images.is_fully_addressable:
+        return 0.0
+    return float(abs(images).max())
 
 
 def check_grid(image_size: tuple[int, int], patch_size: int) -> None:

@@ -182,8 +182,8 @@ class ResNet(nn.Module):
             pooled), `pre_logits` (b d).
 
         Raises:
-            ValueError: images of another shape, size or dtype than the model's, or an
-                unknown version or impossible width.
+            ValueError: images of another shape, size or dtype than the model's, or of
+                0..255 (outside of `jit`); or an unknown version or impossible width.
         """
         del train, return_attention  # every model is called with them
         height, width = image_size or self.image_size

@@ -234,8 +234,8 @@ class VisionTransformer(nn.Module):
             and `distillation_logits`. Under jit, what is not used of it costs nothing.
 
         Raises:
-            ValueError: images of another shape, size or dtype than the model's, or
-                options that do not go together.
+            ValueError: images of another shape, size or dtype than the model's, or of
+                0..255 (outside of `jit`); or options that do not go together.
         """
         height, width = image_size or self.image_size
         self.check((height, width))

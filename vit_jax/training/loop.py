@@ -31,6 +31,8 @@ from vit_jax.training.run_folder import (
     begin_folder,
     hold_folder,
     versions,
+    with_absolute_paths,
+    with_known_paths,
 )
 from vit_jax.training.setup import Setup, build, lower_evaluation
 from vit_jax.training.step import TrainState
@@ -133,7 +135,9 @@ def train(
             from vit_jax.training.initial_weights import complete_model
 
             config = complete_model(config, workdir)
+        config = with_known_paths(config, workdir)
         setup = build(config)
+        config = with_absolute_paths(config)
         # Before the folder is begun: what training starts from may not be there.
         begun = integrity.steps(workdir / "checkpoints")
         params = None if begun else given_params(config, setup)

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,29 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ConfigError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        raise failure(path, error) from error
     if not callable(getattr(module, "get_config", None)):
         raise ConfigError(f"--config={name}: {path} does not define get_config()")
-    config = call_get_config(module.get_config, text, spec)
+    try:
+        config = call_get_config(module.get_config, text, spec)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise failure(path, error) from error
     for override in overrides:
         key, _, value = override.removeprefix("--config.").partition("=")
         set_value(config, key, value)
     return config
+
+
+def failure(path: Path, error: BaseException) -> ConfigError:
+    """The sentence about an exception in a config, with the line there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    place = f"{path}, line {lines[-1]}" if lines else str(path)
+    text = " ".join(str(error).split())
+    return ConfigError(f"{place}: {type(error).__name__}{text and f': {text}'}")
 
 
 def find_config(name: str) -> Path:

@@ -89,9 +89,7 @@ def _begin(output: Path, sources: dict[str, FolderSource], per_shard: int) -> No
                 f"{output} was begun with other images, or another --per-shard, as "
                 f"{path.name} shows; give another --output, or remove it"
             )
-        part = path.with_name(path.name + ".part")
-        part.write_text(text)
-        part.replace(path)
+        output.write(path, text)
 
 
 def _write_shard(

@@ -4,7 +4,6 @@ Nothing is ever unpickled here: arrays of objects are refused.
 """
 
 import io
-import json
 import struct
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ import safetensors
 
 from vit_jax.storage.archives import check_archive
 from vit_jax.storage.foreign import open_regular
+from vit_jax.storage.schema import parse
 
 Tensors = dict[str, np.ndarray]
 SAFETENSORS_TYPES = {
@@ -51,7 +51,11 @@ def read_npz(path: Path) -> Tensors:
                 check_expansion(archive, path)
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+                tensors = {name: archive[name] for name in archive.files}
+        # numpy gives the bytes of members that are no arrays.
+        if others := [x for x in tensors if not isinstance(tensors[x], np.ndarray)]:
+            raise ValueError(f"its member {others[0]} is no array")
+        return tensors
     except FileError:
         raise
     except (zipfile.BadZipFile, *DAMAGES) as error:
@@ -88,14 +92,14 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
             metadata = file.metadata() or {}
         content = np.asarray(np.memmap(path, np.uint8, "r"))
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8:start].tobytes())
+        header = parse(content[8:start].tobytes())
         header.pop("__metadata__", None)
         tensors = {}
         for name, entry in header.items():
             first, last = (start + offset for offset in entry["data_offsets"])
             dtype = SAFETENSORS_TYPES[entry["dtype"]]
             tensors[name] = content[first:last].view(dtype).reshape(entry["shape"])
-        return tensors, json.loads(metadata.get("config", "{}"))
+        return tensors, parse(metadata.get("config", "{}"))
     except KeyError as error:
         raise FileError(
             f"{path} has tensors of type {error}, wanted one of "

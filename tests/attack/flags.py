@@ -15,6 +15,8 @@ from attack.pictures import plain_folder
 from vit_jax import cli
 
 TEXTS = ("0", "-1", "nan", "inf", "-inf", "1e400", "", "abc", "9" * 30, "1.5", "-0.5")
+# What some of the flags can mean.
+MAY = ("0", "1.5")
 # What each command needs besides the flag.
 NEEDED = {
     "vit_jax.evaluate": "--checkpoint RUN --output OUT",
@@ -88,8 +90,10 @@ def flags() -> Iterator[Attack]:
                         return Outcome.SILENT, f"the run was changed; {ending.said}"
                     name = flag.removeprefix("--")
                     names = (name, name.replace("-", "_"), *name.split("-"))
-                    # What is meant is not known here: only that nothing is begun.
+                    names += (name.rstrip("s"),)
                     begun = (folder / "out",)
-                    return judge(ending, names=names, begun=begun, same=False)
+                    may = text in MAY or (flag, text) == ("--fsdp", "-1")
+                    return judge(ending, names=names, begun=begun, same=may)
 
-                yield Attack("flags", f"{module} {flag}={text[:12]}", act)
+                good = (Outcome.REFUSED, Outcome.SAME)
+                yield Attack("flags", f"{module} {flag}={text[:12]}", act, good)

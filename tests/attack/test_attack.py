@@ -16,6 +16,7 @@ SAMPLES = {
     "by hand": 30,
     "edges": 4,
     "damages": 8,
+    "folders": 2,
     "bits": 200,
     "images": 25,
     "weights damaged": 15,
@@ -25,13 +26,34 @@ SAMPLES = {
     "places": 15,
     "flags": 15,
 }
+# What each of them found once, and is tried always.
+FOUND = {
+    "by hand": (
+        *("model.width=1000000000", "model.attention_implementation=cudnn"),
+        *("data.num_threads=999999999", "fewshot.every=2steps fewshot.seeds=1000000000"),
+        *("exits", "a key", "config: config = type(config)()"),
+    ),
+    "damages": (
+        *("checkpoints/4/manifest.json: a FIFO in its place", "metrics.jsonl: missing"),
+        *("in_use.json: a link to /dev/zero", "config.json: a link to /dev/zero"),
+    ),
+    "folders": ("checkpoints/'0007' empty", "checkpoints/'\u0667' empty"),
+    "weights headers": ("w.npz: a pickle", "w.safetensors: a config nested deeply"),
+    "weights damaged": ("w.pth: a flipped bit",),
+    "weights tensors": ("w.npz: one NaN",),
+    "places": ("check, place 2", "prepare, place 0", "photos, place 2"),
+    "flags": ("vit_jax.checkpoints --keep-every=-1", "vit_jax.predict --top=999999999999"),
+}
 REFUSED = Ending(1, "error: depth is -1: wanted more")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_of_each_kind(name):
     attacks = list(KINDS[name]())
-    for attack in random.Random(1).sample(attacks, SAMPLES[name]):
+    chosen = random.Random(1).sample(attacks, SAMPLES[name])
+    always = [attack for attack in attacks if attack.name in FOUND.get(name, ())]
+    assert {attack.name for attack in always} == set(FOUND.get(name, ()))
+    for attack in (*always, *chosen):
         outcome, text = attempt(attack)
         assert outcome in attack.good, f"{attack.name}: {outcome.value}: {text}"
 

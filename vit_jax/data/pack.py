@@ -89,7 +89,7 @@ def _begin(output: Path, sources: dict[str, FolderSource], per_shard: int) -> No
                 f"{output} was begun with other images, or another --per-shard, as "
                 f"{path.name} shows; give another --output, or remove it"
             )
-        output.write(path, text)
+        write(path, text)
 
 
 def _write_shard(

@@ -37,6 +37,7 @@ from typing import Any
 from vit_jax.cli import command_parser, parse
 from vit_jax.data.openers import packed_folder
 from vit_jax.data.pack import pack
+from vit_jax.flags import Positive, flag
 from vit_jax.storage import output
 from vit_jax.storage.archives import check_archive
 from vit_jax.storage.foreign import check_regular
@@ -66,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--from", dest="images", help="folder or .zip of the images of the data set"
     )
     parser.add_argument(
-        "--per-shard", type=int, default=5000, help="images in a tar shard (5000)"
+        "--per-shard",
+        type=flag(Positive),
+        default=5000,
+        help="images in a tar shard (5000)",
     )
     parser.add_argument("--data-dir", help="where to write; default: that of tfds")
     parser.add_argument("--manual-dir", help="files that you downloaded by hand")

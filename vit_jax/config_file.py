@@ -143,17 +143,18 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         ConfigError: there is no such key, or the text is not of that type.
     """
     *sections, name = key.split(".")
+    shown = text if text.isprintable() else repr(text)
     section = config
     for part in sections:
         section = section[part] if part in section else ml_collections.ConfigDict()
     if name not in section or isinstance(section[name], ml_collections.ConfigDict):
-        raise ConfigError(unknown_key(key, all_keys(config), text))
+        raise ConfigError(unknown_key(key, all_keys(config), shown))
     # Imported where a value is set: the consumers of all keys say what they may be.
     from vit_jax.training.sections import config_sections
 
     declared = config_sections().get(sections[0] if sections else name, {})
     if (sections and name or "") not in declared:
-        raise ConfigError(unknown_key(key, all_keys(config), text))
+        raise ConfigError(unknown_key(key, all_keys(config), shown))
     kind = declared[name if sections else ""].kind
     try:
         value = image_size(text) if name == "image_size" else read_text(text, kind)
@@ -163,7 +164,7 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"--config.{key}={error}") from None
     except (ValueError, SyntaxError, TypeError):
-        raise ConfigError(f"--config.{key}={text}: wanted {describe(kind)}") from None
+        raise ConfigError(f"--config.{key}={shown}: wanted {describe(kind)}") from None
 
 
 def all_keys(config: ml_collections.ConfigDict) -> list[str]:

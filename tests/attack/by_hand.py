@@ -99,7 +99,6 @@ SPECS = (
     ),
     *(
         "folder:data=DATA,model=nothing",
-        "folder:data=DATA,model=",
         "folder:=,=",
         "folder:,",
     ),

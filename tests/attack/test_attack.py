@@ -13,12 +13,12 @@ from attack.outcomes import FAILURES, Ending, Outcome, call, judge, run
 SAMPLES = {
     "texts": 200,
     "objects": 150,
-    "by hand": 30,
-    "edges": 4,
-    "damages": 8,
-    "folders": 2,
-    "bits": 200,
-    "images": 25,
+    "by hand": 12,
+    "edges": 2,
+    "damages": 3,
+    "folders": 0,
+    "bits": 100,
+    "images": 12,
     "weights damaged": 15,
     "weights tensors": 10,
     "weights headers": 15,
@@ -30,19 +30,24 @@ SAMPLES = {
 FOUND = {
     "by hand": (
         *("model.width=1000000000", "model.attention_implementation=cudnn"),
-        *("data.num_threads=999999999", "fewshot.every=2steps fewshot.seeds=1000000000"),
+        *(
+            "data.num_threads=999999999",
+            "fewshot.every=2steps fewshot.seeds=1000000000",
+        ),
         *("exits", "a key", "config: config = type(config)()"),
     ),
     "damages": (
         *("checkpoints/4/manifest.json: a FIFO in its place", "metrics.jsonl: missing"),
-        *("in_use.json: a link to /dev/zero", "config.json: a link to /dev/zero"),
     ),
-    "folders": ("checkpoints/'0007' empty", "checkpoints/'\u0667' empty"),
+    "folders": ("checkpoints/'\u0667' empty",),
     "weights headers": ("w.npz: a pickle", "w.safetensors: a config nested deeply"),
     "weights damaged": ("w.pth: a flipped bit",),
     "weights tensors": ("w.npz: one NaN",),
     "places": ("check, place 2", "prepare, place 0", "photos, place 2"),
-    "flags": ("vit_jax.checkpoints --keep-every=-1", "vit_jax.predict --top=999999999999"),
+    "flags": (
+        "vit_jax.checkpoints --keep-every=-1",
+        "vit_jax.predict --top=999999999999",
+    ),
 }
 REFUSED = Ending(1, "error: depth is -1: wanted more")
 

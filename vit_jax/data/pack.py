@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vit_jax.data.folder import FolderSource
 from vit_jax.data.layout import find_layout
 from vit_jax.data.tar_source import TarSource
+from vit_jax.storage.output import write
 
 _PLAN = "shards.json"
 

@@ -1,6 +1,7 @@
 """Flags of commands that are of a declared kind, such as `Annotated[int, Range(1)]`."""
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -20,13 +21,9 @@ def flag(kind: Any) -> Callable[[str], Any]:
     """The `type` of an argument of argparse, which refuses what is not of a kind."""
 
     def read(text: str) -> Any:
-        try:
-            value = read_text(text, kind)
-            is_good = fits(value, kind)
-        except (ValueError, SyntaxError, TypeError, OverflowError):
-            is_good = False
-        if not is_good:
-            raise argparse.ArgumentTypeError(f"{text!r}: wanted {describe(kind)}")
-        return value
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, OverflowError):
+            if fits(value := read_text(text, kind), kind):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted {describe(kind)}")
 
     return read

@@ -62,7 +62,7 @@ def rows(folder: Path) -> list[Any]:
     """The rows of metrics, without times."""
     lines = (folder / METRICS).read_text(errors="replace").splitlines()
     found = [json.loads(line) for line in lines]
-    timed = ("images_per_second", "seconds", "time")
+    timed = ("steps/s", "images/s")
     return [{k: v for k, v in row.items() if k not in timed} for row in found]
 
 

@@ -110,7 +110,7 @@ class TensorUnpickler(pickle.Unpickler):
             raise EOFError(f"{name} ends behind the file")
         data = self.content[start : start + info.file_size]
         # torch can be told to write no checksums, which are 0 then.
-        if info.CRC and zlib.crc32(data) != info.CRC:
+        if info.CRC and zlib.crc32(data.data) != info.CRC:
             raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
         return data
 

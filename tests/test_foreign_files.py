@@ -67,6 +67,6 @@ def test_a_regular_file_is_read_whole_and_closed(tmp_path, monkeypatch):
     assert foreign.read_regular(path, 10) == b"0123456789"
     with pytest.raises(OSError, match="x has 10 bytes, more than 9"):
         foreign.read_regular(path, 9)
-    with pytest.raises(foreign.NotRegular, match="is a folder and no regular file"):
+    with pytest.raises(foreign.Refused, match="is a folder and no regular file"):
         foreign.check_regular(tmp_path)
     assert os.listdir("/proc/self/fd") == before

@@ -23,6 +23,7 @@ from vit_jax.cli import (
     run_command,
 )
 from vit_jax.config_file import read_config
+from vit_jax.flags import Number, Positive, flag
 from vit_jax.models import AnyModel, create_model
 from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops
@@ -210,9 +211,15 @@ if __name__ == "__main__":
     )
     parser.add_argument("--mode", choices=("train", "forward"))
     parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--accumulate-steps", type=int, help="pieces of the batch")
+    parser.add_argument(
+        "--accumulate-steps", type=flag(Positive), help="pieces of the batch"
+    )
     parser.add_argument("--attention", help="auto, xla or cudnn")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before those")
+    parser.add_argument(
+        "--steps", type=flag(Positive), default=20, help="steps that are timed"
+    )
+    parser.add_argument(
+        "--warmup", type=flag(Number), default=3, help="steps before those"
+    )
     parser.add_argument("--json", help="file for the figures")
     run_command(parser, main)

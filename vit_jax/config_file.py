@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,29 @@ def read_config(spec: str, overrides: list[str]) -> ml_collections.ConfigDict:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ConfigError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        raise failure(path, error) from error
     if not callable(getattr(module, "get_config", None)):
         raise ConfigError(f"--config={name}: {path} does not define get_config()")
-    config = call_get_config(module.get_config, text, spec)
+    try:
+        config = call_get_config(module.get_config, text, spec)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise failure(path, error) from error
     for override in overrides:
         key, _, value = override.removeprefix("--config.").partition("=")
         set_value(config, key, value)
     return config
+
+
+def failure(path: Path, error: BaseException) -> ConfigError:
+    """The sentence about an exception in a config, with the line there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    place = f"{path}, line {lines[-1]}" if lines else str(path)
+    text = " ".join(str(error).split())
+    return ConfigError(f"{place}: {type(error).__name__}{text and f': {text}'}")
 
 
 def find_config(name: str) -> Path:
@@ -126,17 +143,18 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         ConfigError: there is no such key, or the text is not of that type.
     """
     *sections, name = key.split(".")
+    shown = text if text.isprintable() else repr(text)
     section = config
     for part in sections:
         section = section[part] if part in section else ml_collections.ConfigDict()
     if name not in section or isinstance(section[name], ml_collections.ConfigDict):
-        raise ConfigError(unknown_key(key, all_keys(config), text))
+        raise ConfigError(unknown_key(key, all_keys(config), shown))
     # Imported where a value is set: the consumers of all keys say what they may be.
     from vit_jax.training.sections import config_sections
 
     declared = config_sections().get(sections[0] if sections else name, {})
     if (sections and name or "") not in declared:
-        raise ConfigError(unknown_key(key, all_keys(config), text))
+        raise ConfigError(unknown_key(key, all_keys(config), shown))
     kind = declared[name if sections else ""].kind
     try:
         value = image_size(text) if name == "image_size" else read_text(text, kind)
@@ -146,7 +164,7 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"--config.{key}={error}") from None
     except (ValueError, SyntaxError, TypeError):
-        raise ConfigError(f"--config.{key}={text}: wanted {describe(kind)}") from None
+        raise ConfigError(f"--config.{key}={shown}: wanted {describe(kind)}") from None
 
 
 def all_keys(config: ml_collections.ConfigDict) -> list[str]:

@@ -18,6 +18,7 @@ from vit_jax.cli import (
     image_size,
     run_command,
 )
+from vit_jax.flags import Classes, Positive, flag
 from vit_jax.interop.conversion import convert
 
 
@@ -47,11 +48,15 @@ if __name__ == "__main__":
     add_model_options(parser)
     layouts = ", ".join(layout.NAME for layout in interop.LAYOUTS)
     parser.add_argument("--layout", required=True, help=layouts)
-    parser.add_argument("--num-classes", type=int, help="a new zero head; 0 for none")
+    parser.add_argument(
+        "--num-classes", type=flag(Classes), help="a new zero head; 0 for none"
+    )
     parser.add_argument(
         "--image-size", type=image_size, metavar="HxW", help="resamples positions"
     )
-    parser.add_argument("--patch-size", type=int, help="resizes patches (FlexiViT)")
+    parser.add_argument(
+        "--patch-size", type=flag(Positive), help="resizes patches (FlexiViT)"
+    )
     parser.add_argument(
         "--resample",
         default="auto",

@@ -31,6 +31,7 @@ from vit_jax.evaluation import protocols
 from vit_jax.evaluation.classification import evaluate_run, open_source, report
 from vit_jax.evaluation.outcomes import write_outcomes
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
+from vit_jax.flags import BatchSize, flag
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.parallel import distributed, sharding
 from vit_jax.storage import output
@@ -172,7 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="class i of the data set is output i, whatever the names",
     )
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=flag(BatchSize), default=256)
     parser.add_argument("--fsdp", type=int, default=1, help=FSDP_HELP)
     parser.add_argument("--ema", action="store_true", help="use averaged parameters")
     parser.add_argument(

@@ -26,6 +26,7 @@ from vit_jax.cli import (
 )
 from vit_jax.config import check_config
 from vit_jax.config_file import read_config
+from vit_jax.flags import Classes, Positive, flag
 from vit_jax.planning.largest_batch import batch_unit, largest_batch
 from vit_jax.planning.model_summary import summarize_command
 from vit_jax.planning.run_plan import data_facts, plan_batch, plan_run
@@ -97,11 +98,11 @@ if __name__ == "__main__":
     parser.add_argument(
         "--whole-run", action="store_true", help="with the start and the evaluation"
     )
-    parser.add_argument("--num-examples", type=int, help="of an epoch")
-    parser.add_argument("--num-classes", type=int, help="1000 with --model")
+    parser.add_argument("--num-examples", type=flag(Positive), help="of an epoch")
+    parser.add_argument("--num-classes", type=flag(Classes), help="1000 with --model")
     parser.add_argument(
         "--image-size", type=image_size, metavar="HxW", help="384, or 384x512"
     )
-    parser.add_argument("--depth", type=int, help="parts of layer names (2)")
+    parser.add_argument("--depth", type=flag(Positive), help="parts of layer names (2)")
     parser.add_argument("--json", help="file for all of it")
     run_command(parser, main)

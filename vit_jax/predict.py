@@ -30,6 +30,7 @@ from vit_jax.evaluation.outcomes import as_json
 from vit_jax.evaluation.predictions import predictions, spread
 from vit_jax.figures import pictures
 from vit_jax.figures.pictures import Prediction, shorten
+from vit_jax.flags import BatchSize, Positive, flag
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.parallel import sharding
@@ -169,11 +170,15 @@ if __name__ == "__main__":
     add_model_options(parser)
     parser.add_argument("--image-size", type=image_size, help=IMAGE_SIZE_HELP)
     parser.add_argument("--split", help="images of the run's own data set, not files")
-    parser.add_argument("--count", type=int, help="with --split, evenly spaced (8)")
-    parser.add_argument("--top", type=int, default=5, help="classes shown (5)")
+    parser.add_argument(
+        "--count", type=flag(Positive), help="with --split, evenly spaced (8)"
+    )
+    parser.add_argument(
+        "--top", type=flag(Positive), default=5, help="classes shown (5)"
+    )
     parser.add_argument("--json", help="file for names and probabilities")
     parser.add_argument("--attention", help="folder for pictures of the attention")
     parser.add_argument("--ema", action="store_true", help="use averaged parameters")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=flag(BatchSize), default=64)
     parser.add_argument("--fsdp", type=int, default=1, help=FSDP_HELP)
     run_command(parser, main)

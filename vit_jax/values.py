@@ -148,6 +148,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN + 2 else f"{text[:SHOWN]}..."
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of its kind."""
+    return find_misfit(value, kind) is None
+
+
 def find_misfit(
     value: Any, kind: Any, path: tuple[str | int, ...] = ()
 ) -> Misfit | None:

@@ -28,6 +28,7 @@ from vit_jax.data.files import Files, find_images
 from vit_jax.data.source_types import Source
 from vit_jax.evaluation.predictions import prepared, spread
 from vit_jax.figures.model import Trained, draw_model
+from vit_jax.flags import Positive, flag
 from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import init_params
 from vit_jax.models.pixels import normalize
@@ -94,9 +95,10 @@ def main(arguments: argparse.Namespace) -> None:
     }
     print(f"{run.source}: {len(images)} images\n")
     print(report(profiles, arguments.layers))
-    drawn = draw_model(Trained(run.model, run.params), images, folder)
     facts = {"checkpoint": run.source, "images": len(images), "profiles": profiles}
-    output.write(folder / "profile.json", json.dumps(facts, indent=1) + "\n")
+    with output.filling(folder) as new:
+        drawn = draw_model(Trained(run.model, run.params), images, new)
+        output.write(new / "profile.json", json.dumps(facts, indent=1) + "\n")
     print(f"\n{folder}: profile.json, {', '.join(p.name for p in drawn.values())}")
 
 
@@ -105,7 +107,9 @@ if __name__ == "__main__":
     add_checkpoint_argument(parser)
     parser.add_argument("--images", nargs="+", help="files and folders")
     parser.add_argument("--split", help="of the run's own data, such as test")
-    parser.add_argument("--count", type=int, default=128, help="images, evenly spread")
+    parser.add_argument(
+        "--count", type=flag(Positive), default=128, help="images, evenly spread"
+    )
     parser.add_argument(
         "--image-size", type=image_size, metavar="HxW", help="or a side (checkpoint's)"
     )

@@ -20,6 +20,7 @@ from vit_jax.checkpoints.listing import (
 )
 from vit_jax.checkpoints.retention import remove
 from vit_jax.cli import command_parser, run_command
+from vit_jax.flags import Number, Positive, flag
 from vit_jax.storage import output
 from vit_jax.storage.paths import as_path
 
@@ -59,13 +60,6 @@ def main(arguments: argparse.Namespace) -> None:
         )
 
 
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = command_parser("vit_jax.checkpoints", __doc__)
@@ -82,9 +76,15 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="remove what none of the --keep options keeps (default: the run's config)",
     )
-    parser.add_argument("--keep-last", type=positive, metavar="N", help="newest steps")
-    parser.add_argument("--keep-best", type=int, metavar="N", help="steps, by metric")
-    parser.add_argument("--keep-every", type=int, metavar="N", help="multiples of N")
+    parser.add_argument(
+        "--keep-last", type=flag(Positive), metavar="N", help="newest steps"
+    )
+    parser.add_argument(
+        "--keep-best", type=flag(Number), metavar="N", help="steps, by metric"
+    )
+    parser.add_argument(
+        "--keep-every", type=flag(Number), metavar="N", help="multiples of N"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="with --prune: say what would be removed"
     )

@@ -33,6 +33,7 @@ from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import CachedSource, Source, read_many
 from vit_jax.evaluation.features import own_data
 from vit_jax.figures.tiles import image_tiles
+from vit_jax.storage import output
 from vit_jax.storage.output import printable
 from vit_jax.training.sections import config_sections
 
@@ -40,6 +41,7 @@ SHOWN = 5  # classes, broken records
 TILES = 32
 BATCH = 256  # images at a time, where the rate is measured
 CHUNK = 32
+MOST_SECONDS = 3600
 
 
 def splits_of(
@@ -218,11 +220,16 @@ def main(arguments: argparse.Namespace) -> None:
     """Checks, prints, and raises ValueError if something is wrong."""
     # Set before anything asks for devices: those of this host may be in use.
     jax.config.update("jax_platforms", "cpu")
-    if arguments.seconds < 0 or arguments.sample < 1:
-        raise ValueError("--seconds must be at least 0, --sample at least 1")
+    if not 0 <= arguments.seconds <= MOST_SECONDS or arguments.sample < 1:
+        raise ValueError(
+            f"--seconds must be from 0 to {MOST_SECONDS}, --sample at least 1: found "
+            f"{arguments.seconds:g} and {arguments.sample}"
+        )
     config = read_config(arguments.config, arguments.overrides)
     check_config(config, config_sections())
     data = Data(**config.data)
+    if arguments.picture:
+        output.check(Path(arguments.picture), [data.name])
     wrong = []
     for title, own, split in splits_of(config, data):
         wrong += report_split(title, own, split, arguments.sample)

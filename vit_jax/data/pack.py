@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vit_jax.data.folder import FolderSource
 from vit_jax.data.layout import find_layout
 from vit_jax.data.tar_source import TarSource
+from vit_jax.storage.output import write
 
 _PLAN = "shards.json"
 
@@ -95,9 +96,7 @@ def _begin(output: Path, sources: dict[str, FolderSource], per_shard: int) -> No
                 f"{output} was begun with other images, or another --per-shard, as "
                 f"{path.name} shows; give another --output, or remove it"
             )
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, "utf-8")
-        part.replace(path)
+        write(path, text)
 
 
 def _write_shard(

@@ -61,7 +61,7 @@ class Data(ImageTransforms):
     batch_size: Size
     repeated_augmentation: Size = 1
     workers: Count = 0
-    num_threads: Count = 0
+    num_threads: Annotated[int, Range(0, 1024)] = 0
     on_error: Annotated[str, Choice("raise", "skip")] = "raise"
     max_errors: Count = 100
     cache: Annotated[str, Choice(*CACHE_CHOICES)] = "auto"

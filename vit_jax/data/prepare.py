@@ -31,11 +31,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from vit_jax.cli import command_parser, parse
 from vit_jax.data.openers import packed_folder
 from vit_jax.data.pack import pack
+from vit_jax.flags import Positive, flag
+from vit_jax.storage import output
 from vit_jax.storage.archives import check_archive
 from vit_jax.storage.foreign import check_regular
 
@@ -64,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--from", dest="images", help="folder or .zip of the images of the data set"
     )
     parser.add_argument(
-        "--per-shard", type=int, default=5000, help="images in a tar shard (5000)"
+        "--per-shard",
+        type=flag(Positive),
+        default=5000,
+        help="images in a tar shard (5000)",
     )
     parser.add_argument("--data-dir", help="where to write; default: that of tfds")
     parser.add_argument("--manual-dir", help="files that you downloaded by hand")
@@ -77,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         shards = args.output or packed_folder(args.name, args.data_dir)
         try:
+            read = [args.images or args.name]
+            output.check(Path(shards).expanduser(), read, is_folder=True)
             with images_of(args.images or args.name, shards) as folder:
                 counts = pack(folder, shards, args.per_shard)
         except (ValueError, OSError, zipfile.BadZipFile) as error:

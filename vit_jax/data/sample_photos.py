@@ -9,12 +9,14 @@ about others: they only show that the commands work.
 """
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from vit_jax.cli import command_parser, run_command
+from vit_jax.storage import output
 
 # The photograph of each class, and the rows and columns that the object fills.
 CLASSES = {
@@ -37,17 +39,19 @@ def write_photos(folder: Path) -> int:
         parts = {"train": photo[:, :middle], "val": photo[:, middle:]}
         for split, part in parts.items():
             place = folder / split / name
-            place.mkdir(parents=True, exist_ok=True)
             for number in range(COUNTS[split]):
                 top = generator.integers(part.shape[0] - SIDE + 1)
                 left = generator.integers(part.shape[1] - SIDE + 1)
                 piece = part[top : top + SIDE, left : left + SIDE]
-                Image.fromarray(piece).save(place / f"{number:02}.jpg", quality=92)
+                content = io.BytesIO()
+                Image.fromarray(piece).save(content, "JPEG", quality=92)
+                output.write(place / f"{number:02}.jpg", content.getvalue())
     return len(CLASSES) * sum(COUNTS.values())
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: writes the photos and says how to train on them."""
+    output.check(arguments.folder, is_folder=True)
     count = write_photos(arguments.folder)
     print(
         f"{arguments.folder}: {count} photos of {len(CLASSES)} classes\n"

@@ -163,6 +163,11 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
             + f'give "digits", the path of a folder of images (there is no {name} in '
             f"{os.getcwd()}), or a name of tensorflow-datasets"
         ) from error
+    except Exception as error:  # of many types, with pages of examples
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"data.name is {name!r}, which tensorflow-datasets cannot open: {reason}"
+        ) from error
     advice = f"`python -m vit_jax.data.prepare {name}`"
     if data_dir:
         advice = f"{advice[:-1]} --data-dir {data_dir}`"

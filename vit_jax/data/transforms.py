@@ -9,7 +9,6 @@ import numpy as np
 from vit_jax.data import augment
 from vit_jax.values import (
     Choice,
-    Count,
     ImageSize,
     NotNegative,
     Range,
@@ -25,6 +24,7 @@ CROPS = (
     "resize",
 )
 EVAL_CROPS = ("resize_small_center_crop", "resize_center_crop", "resize")
+Side = Annotated[int, Range(0, 1 << 14)]  # larger ones fill the memory
 Area = Annotated[float, Range(0, 1, left_open=True)]
 # Written signs and left-right poses: the mirror image is another class, or none.
 _NO_FLIP = frozenset(
@@ -67,9 +67,9 @@ class ImageTransforms:
     image_size: ImageSize
     crop: Annotated[str, Choice(*CROPS)] = "inception"
     crop_area: tuple[Area, Area] = (0.05, 1.0)
-    crop_resize: Count = 0
+    crop_resize: Side = 0
     eval_crop: Annotated[str, Choice(*EVAL_CROPS)] = "resize_small_center_crop"
-    eval_resize: Count = 0
+    eval_resize: Side = 0
     eval_interpolation: Annotated[str, Choice(*augment.FILTERS)] = "bilinear"
     flip: Annotated[str, Choice("auto", "on", "off")] = "auto"
     randaug_layers: Annotated[int, Range(0, 16)] = 0

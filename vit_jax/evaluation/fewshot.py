@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vit_jax.evaluation.features import FrozenFeatures, Params
-from vit_jax.values import Condition, Count, Positive, Size, check_fields
+from vit_jax.values import Condition, Positive, Range, Size, check_fields
 
 BIAS_FEATURE = 100.0
 STD_FLOOR = 1e-5
@@ -34,7 +34,7 @@ class FewShot(FrozenFeatures):
     """
 
     shots: Annotated[tuple[Size, ...], Condition("whole numbers from 1 on", bool)]
-    seeds: Count
+    seeds: Annotated[int, Range(0, 1000)]
     l2: Positive
 
     def __post_init__(self) -> None:

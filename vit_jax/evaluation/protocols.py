@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 
+from vit_jax import values
 from vit_jax.data.folder import has_no_splits
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.fewshot import FewShot
 from vit_jax.evaluation.knn import Knn
 from vit_jax.evaluation.linear_probe import LinearProbe
 from vit_jax.evaluation.objectnet import evaluate_objectnet
+from vit_jax.flags import Positive, Seeds, flag
 from vit_jax.interop.trained import TrainedModel
 from vit_jax.storage import output
 
@@ -59,11 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots", type=numbers, help="of fewshot, of each class; default: 1,5,10,25"
     )
     group.add_argument(
-        "--seeds", type=int, help="of fewshot, random choices; default: 3; 0: the first"
+        "--seeds",
+        type=flag(Seeds),
+        help="of fewshot, random choices; default: 3; 0: the first",
     )
-    group.add_argument("--l2", type=float, help="of fewshot, penalty; default: 1024")
-    group.add_argument("--neighbours", type=int, help="of knn; default: 20")
-    group.add_argument("--temperature", type=float, help="of knn; default: 0.07")
+    group.add_argument(
+        "--l2", type=flag(values.Positive), help="of fewshot, penalty; default: 1024"
+    )
+    group.add_argument("--neighbours", type=flag(Positive), help="of knn; default: 20")
+    group.add_argument(
+        "--temperature", type=flag(values.Positive), help="of knn; default: 0.07"
+    )
     group.add_argument("--real-labels", help="of real: the file real.json")
 
 

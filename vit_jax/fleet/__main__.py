@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.cli import add_config_arguments, command_parser, run_command
 from vit_jax.config_file import read_config
+from vit_jax.flags import Minutes, Positive, flag
 from vit_jax.fleet.member import Results
 from vit_jax.fleet.training import train_fleet
 from vit_jax.storage.paths import as_path
@@ -90,9 +91,15 @@ if __name__ == "__main__":
         type=lambda text: numbers(text, float),
         help="default: the config's",
     )
-    parser.add_argument("--members-at-once", type=int, help="default: 16, on CPUs 1")
-    parser.add_argument("--steps-per-dispatch", type=int, help="default: 50, on CPUs 1")
     parser.add_argument(
-        "--deadline-minutes", type=float, help="save and exit with code 75 before that"
+        "--members-at-once", type=flag(Positive), help="default: 16, on CPUs 1"
+    )
+    parser.add_argument(
+        "--steps-per-dispatch", type=flag(Positive), help="default: 50, on CPUs 1"
+    )
+    parser.add_argument(
+        "--deadline-minutes",
+        type=flag(Minutes),
+        help="save and exit with code 75 before that",
     )
     run_command(parser, main)

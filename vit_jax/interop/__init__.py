@@ -1,8 +1,9 @@
 """Checkpoints of other projects, in and out: `load_checkpoint`, `save_checkpoint`."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -123,8 +124,9 @@ def load_checkpoint(
         image_size = (image_size, image_size)
     tensors, config = files.read_tensors(path)
     module = find_layout(tensors, config, layout, path)
-    tensors, arguments = read_architecture(module, tensors, config, path)
-    facts = module.facts(tensors, config)
+    with naming(path):
+        tensors, arguments = read_architecture(module, tensors, config, path)
+        facts = module.facts(tensors, config)
     options = {name: x for name, x in told.items() if name in facts.untold} | options
     arguments["image_size"] = arguments["image_size"] or image_size
     if arguments["image_size"] is None:
@@ -133,7 +135,8 @@ def load_checkpoint(
             "image_size=(height, width)"
         )
     model = create_model(dtype=dtype, **(arguments | options))
-    params = read_params(module, model, tensors)
+    with naming(path):
+        params = read_params(module, model, tensors)
     report_untold(path, model, [x for x in facts.untold if x not in options])
     description = f"{module.NAME} layout: {describe(model)}"
     if num_classes is not None and num_classes != model.num_classes:
@@ -150,6 +153,17 @@ def load_checkpoint(
     if mesh is not None:
         params = place_params(params, mesh)
     return Loaded(model, params, facts, description)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Puts a path before an error about its content that does not name it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise files.FileError(f"{path}: {error}") from error
 
 
 def read_architecture(

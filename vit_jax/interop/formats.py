@@ -4,7 +4,6 @@ Nothing is ever unpickled here: arrays of objects are refused.
 """
 
 import io
-import json
 import struct
 import zipfile
 import zlib
@@ -66,7 +65,11 @@ def read_npz(path: Path) -> Tensors:
                 check_expansion(archive, path)
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+                tensors = {name: archive[name] for name in archive.files}
+        # numpy gives the bytes of members that are no arrays.
+        if others := [x for x in tensors if not isinstance(tensors[x], np.ndarray)]:
+            raise ValueError(f"its member {others[0]} is no array")
+        return tensors
     except FileError:
         raise
     except (zipfile.BadZipFile, *DAMAGES) as error:
@@ -104,7 +107,7 @@ def read_safetensors(path: Path) -> tuple[Tensors, str]:
             metadata = file.metadata() or {}
         content = np.asarray(np.memmap(path, np.uint8, "r"))
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8:start].tobytes())
+        header = json_files.parse(content[8:start].tobytes(), dict[str, Any], path)
         header.pop("__metadata__", None)
         tensors = {}
         for name, entry in header.items():

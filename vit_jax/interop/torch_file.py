@@ -9,6 +9,7 @@ becomes an `Inert` object. Files from before torch 1.6 are left to torch's own l
 import importlib.util
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,11 @@ class TensorUnpickler(pickle.Unpickler):
         start = info.header_offset + 30 + int(lengths.sum())
         if start + info.file_size > len(self.content):
             raise EOFError(f"{name} ends behind the file")
-        return self.content[start : start + info.file_size]
+        data = self.content[start : start + info.file_size]
+        # torch can be told to write no checksums, which are 0 then.
+        if info.CRC and zlib.crc32(data.data) != info.CRC:
+            raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
+        return data
 
 
 class EmptyDict(dict[Any, Any]):

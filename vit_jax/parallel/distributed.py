@@ -28,6 +28,8 @@ EARLY = 2**14
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `start`."""
+    from vit_jax.flags import Number, Positive, Seconds, flag
+
     group = parser.add_argument_group("several processes (docs/scale.md)")
     group.add_argument(
         "--distributed",
@@ -37,12 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coordinator; on: as JAX finds it, needed on Cloud TPU VMs",
     )
     group.add_argument("--coordinator", help="HOST:PORT of process 0")
-    for flag in ("num-processes", "process-id"):
-        name = "JAX_" + flag.upper().replace("-", "_")
-        group.add_argument(f"--{flag}", type=int, default=os.environ.get(name))
+    for word, kind in (("num-processes", Positive), ("process-id", Number)):
+        name = "JAX_" + word.upper().replace("-", "_")
+        default = os.environ.get(name)
+        group.add_argument(f"--{word}", type=flag(kind), default=default)
     group.add_argument(
         "--heartbeat-timeout",
-        type=int,
+        type=flag(Seconds),
         default=100,
         help="seconds after which the others give up on a process that is gone",
     )

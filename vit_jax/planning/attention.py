@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vit_jax.cli import run_command
+from vit_jax.flags import BatchSize, flag
 from vit_jax.models import attention, create_model, init_params
 from vit_jax.models.softmax_attention import _HEADS_FIRST, _TOKENS_FIRST, _attention
 from vit_jax.parallel import sharding
@@ -188,6 +189,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS))
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=flag(BatchSize), default=64)
     parser.add_argument("--card", default="H100", help="of vit_jax/planning/cards")
     run_command(parser, main)

@@ -8,12 +8,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_jax.storage.foreign import open_regular
+from vit_jax.storage.foreign import Refused, kind, open_regular
 
 MEDIUM = "disk"
 # Folders of saves by Orbax, and of removals by us, that did not finish.
@@ -24,8 +26,9 @@ def steps(directory: Path) -> list[int]:
     """The committed steps in a folder of checkpoints, oldest first."""
     if not directory.is_dir():
         return []
-    names = (path.name for path in directory.iterdir())
-    return sorted(int(name) for name in names if name.isdigit())
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    # Other spellings of a number, such as 007, are not the folders of their steps.
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
 def make_folder(folder: Path) -> None:
@@ -92,19 +95,19 @@ def exists(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file."""
+    """Reads a regular text file."""
     return read_bytes(path).decode()
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads a file; raises as `open_regular`."""
+    """Reads a regular file."""
     with open_regular(path) as file:
         return file.readall()
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -211,7 +214,10 @@ class Lock:
     def _open(self) -> bool:
         """Opens and locks the file; whether it is still the one of its name."""
         self._close()
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        status = os.fstat(self._file)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused(self.path, f"is {kind(status.st_mode)} and no regular file")
         self.taken = False
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,7 +226,7 @@ class Lock:
         except OSError:  # Some file systems have no locks: signs of life have to do.
             self.works = False
         try:
-            return os.path.samestat(os.fstat(self._file), os.stat(self.path))
+            return os.path.samestat(status, os.stat(self.path))
         except FileNotFoundError:
             return False
 

@@ -17,7 +17,7 @@ import ml_collections
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.fingerprint import compile_examination
 from vit_jax.checkpoints.store import Checkpoints
-from vit_jax.config import chosen, to_dict, without_every
+from vit_jax.config import Lengths, check_config, chosen, to_dict, without_every
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.evaluation.means import evaluate
 from vit_jax.parallel import determinism, distributed, sharding
@@ -25,6 +25,7 @@ from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
+from vit_jax.training.rehearsal import rehearse
 from vit_jax.training.resume import Start, given_params, start_state
 from vit_jax.training.run_folder import (
     GROWING,
@@ -34,6 +35,7 @@ from vit_jax.training.run_folder import (
     with_absolute_paths,
     with_known_paths,
 )
+from vit_jax.training.sections import config_sections
 from vit_jax.training.setup import Setup, build, lower_evaluation
 from vit_jax.training.step import TrainState
 from vit_jax.training.summary import announce_compilation, start_block
@@ -129,6 +131,7 @@ def train(
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     workdir = as_path(workdir)
+    check_config(config, config_sections())
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
         if not config.model.name:
@@ -138,6 +141,7 @@ def train(
         config = with_known_paths(config, workdir)
         setup = build(config)
         config = with_absolute_paths(config)
+        rehearse(config, setup)
         # Before the folder is begun: what training starts from may not be there.
         begun = integrity.steps(workdir / "checkpoints")
         params = None if begun else given_params(config, setup)
@@ -207,7 +211,7 @@ def run_steps(
     with contextlib.ExitStack() as stack:
         files = medium(workdir).Growing(workdir, growing_names())
         stack.callback(files.close)
-        writer = make_writer(workdir, files.folder, config, lengths.total, start)
+        writer = make_writer(workdir, files.folder, config, lengths, start)
         stack.callback(writer.close)
         batches = training_batches(config, setup, first_index)
         stack.callback(batches.close)
@@ -306,14 +310,20 @@ def make_writer(
     workdir: Path,
     folder: Path,
     config: ml_collections.ConfigDict,
-    total: int,
+    lengths: Lengths,
     start: int,
 ) -> WriterThread:
     """Process 0 writes, to `folder`; the others list what they alone see."""
     if not distributed.is_primary():
         return WriterThread(SilentWriter(folder, jax.process_index()))
     log = without_every(config.log)
-    writer = Writer(absolute(workdir), config, total, start, folder=folder, **log)
+    written = start - start % lengths.log_every if lengths.log_every else 0
+    writer = Writer(
+        *(absolute(workdir), config, lengths.total, start),
+        folder=folder,
+        written=written,
+        **log,
+    )
     return WriterThread(writer)
 
 

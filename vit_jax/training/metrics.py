@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vit_jax.storage.run_files import MeterState, read_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class Means:
@@ -146,6 +149,7 @@ class Writer:
         show: print what is written, with a progress line.
         folder: `metrics.jsonl` and `tensorboard/` go there; None for the workdir, which
             then is on a disk.
+        written: the last step up to `start_step` of which rows were written.
     """
 
     def __init__(
@@ -159,10 +163,18 @@ class Writer:
         wandb: str,
         show: bool = True,
         folder: Path | None = None,
+        written: int = 0,
     ) -> None:
         folder = folder or workdir
         path = folder / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= start_step]
+        last = max((row["step"] for row in rows), default=0)
+        if last < written:
+            logger.warning(
+                "%s ends at step %d, and the run goes on from step %d: rows of the "
+                "steps between are not in it",
+                *(path, last, start_step),
+            )
         kept = path.with_suffix(".tmp")
         kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
         kept.replace(path)

@@ -61,6 +61,7 @@ def config_sections() -> dict[str, Keys]:
     objective = keywords(make_objective, provided=("model", "loss", "mix"))
     step = ("objective", "optimizer", "schedule", "guard")
     writer = ("workdir", "config", "total_steps", "start_step", "show", "folder")
+    writer += ("written",)
     return {
         "seed": value(Annotated[int, Range(0, 2**32, right_open=True)]),
         "init": value(str),

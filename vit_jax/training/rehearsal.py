@@ -1,0 +1,65 @@
+"""What would go wrong with the first step, found before the run folder is begun."""
+
+import math
+import os
+from typing import Any
+
+import jax
+import ml_collections
+
+from vit_jax.config import ConfigError
+from vit_jax.training.setup import Setup, abstract_batch, lower_evaluation
+
+
+def rehearse(config: ml_collections.ConfigDict, setup: Setup) -> None:
+    """Checks the least memory that a run needs, and traces its steps.
+
+    JAX keeps what it has traced, so that the first step does not do it again.
+
+    Raises:
+        ConfigError: state and a batch are larger than the memory of a device.
+        ValueError: an option that the model finds wrong when it is applied.
+    """
+    program = setup.program
+    sections = ("data", "eval", *setup.lengths.evaluators)
+    size = max(config[section].batch_size for section in sections)
+    batch = abstract_batch(size, program.model.image_size, program.mesh)
+    check_memory((program.state, program.batch, batch), program.mesh)
+    batch = program.batch | setup.teacher
+    jax.eval_shape(program.train_step, program.state, batch, program.keys)
+    lower_evaluation(program, config.eval.batch_size)
+
+
+def check_memory(arrays: Any, mesh: jax.sharding.Mesh) -> None:
+    """Raises ConfigError for arrays that are larger than the memory of a device.
+
+    Args:
+        arrays: ShapeDtypeStructs with shardings; activations and gradients come on top.
+    """
+    needed = sum(map(bytes_on_a_device, jax.tree.leaves(arrays)))
+    there = memory_of(mesh.devices.flat[0])
+    if needed > there > 0:
+        raise ConfigError(
+            f"the parameters, the optimizer and the batches need {needed / 2**30:,.1f} "
+            f"GiB of each device, which has {there / 2**30:,.1f}: lower what is too "
+            "large of model.width, model.mlp_dim, model.depth, model.num_registers, "
+            "data.image_size and the batch_size of each section, or divide it over "
+            "more devices by mesh.fsdp"
+        )
+
+
+def bytes_on_a_device(array: jax.ShapeDtypeStruct) -> int:
+    """The bytes of an array's part on one device."""
+    sharding = array.sharding
+    shape = sharding.shard_shape(array.shape) if sharding else array.shape
+    return math.prod(shape) * getattr(array.dtype, "itemsize", 1)
+
+
+def memory_of(device: Any) -> int:
+    """The bytes of memory of a device, on CPUs of the whole machine; 0 if not known."""
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit", 0)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0

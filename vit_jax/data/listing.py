@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,12 @@ _SYSTEM_FOLDERS = frozenset(
         "system volume information",
     )
 )
+
+
+@functools.cache
+def tell(guess: str) -> None:
+    """Says once in a process what was assumed."""
+    logging.getLogger("vit_jax").warning(guess)
 
 
 def is_image_name(name: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 
 from vit_jax.data.folder import FolderSource
+from vit_jax.data.label_table import find_tables
 from vit_jax.data.staging import Bucket, is_url
 from vit_jax.data.tar_index import is_shard, list_names
 from vit_jax.data.tar_source import TarSource
@@ -29,6 +30,9 @@ def opener(
         OSError: a bucket that cannot be listed.
     """
     bucket = None
+    if name.lower().endswith(".csv") and not is_url(name):
+        refuse_label(name, label)
+        return table_source(os.path.expanduser(name), holdout)
     if os.path.isdir(packed := packed_folder(name, data_dir)):
         name = packed
     if is_url(name):
@@ -63,7 +67,17 @@ def opener(
             "vit_jax.data.prepare FOLDER --output SHARDS` and copy SHARDS there"
         )
     refuse_label(name, label)
+    if os.path.isdir(path) and find_tables(path):
+        return table_source(path, holdout)
     return functools.partial(FolderSource, path, holdout=holdout)
+
+
+def table_source(path: str, holdout: float) -> functools.partial:
+    """The source of images whose labels are in CSV files."""
+    # Imported here, as most data sets have none.
+    from vit_jax.data.table_source import TableSource
+
+    return functools.partial(TableSource, path, holdout=holdout)
 
 
 def packed_folder(name: str, data_dir: str | os.PathLike | None) -> str:

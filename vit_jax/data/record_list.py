@@ -14,7 +14,10 @@ LOOKED_AT = 1000
 
 
 def describe(data: Data, split: str) -> RecordList:
-    """The number of records, a checksum of names, and the bytes of files."""
+    """The number of records, a checksum of names, and the bytes of files.
+
+    The checksum is also of the labels where a table has them.
+    """
     source, digest, size = data.source(split), hashlib.sha256(), 0
     places = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).astype(int))
     for place in places.tolist():
@@ -22,4 +25,5 @@ def describe(data: Data, split: str) -> RecordList:
         digest.update(os.fsencode(name.removeprefix(data.name)) + b"\n")
         if os.path.isfile(name):
             size += os.path.getsize(name)
+    digest.update(getattr(source, "label_digest", "").encode())
     return {"images": len(source), "names": digest.hexdigest(), "bytes": size}

@@ -281,6 +281,7 @@ def facts_to_save(
         "versions": versions(),
         "config": to_dict(config),
         "records": setup.records,
+        "multi_label": setup.labels.several,
     }
 
 

@@ -6,8 +6,9 @@
         --split validation
 
 A data set is the run's own, a name, or a folder of labelled images: a folder a class,
-all of which are evaluated, or train/CLASS, val/CLASS, test/CLASS. Images without labels
-are for `vit_jax.predict`.
+all of which are evaluated, or train/CLASS, val/CLASS, test/CLASS; or a CSV file of
+their labels. Where an image may have several, the metric is mean average precision.
+Images without labels are for `vit_jax.predict`.
 """
 
 import argparse
@@ -29,6 +30,11 @@ from vit_jax.cli import (
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation import protocols
 from vit_jax.evaluation.classification import evaluate_run, open_source, report
+from vit_jax.evaluation.multi_label_outcomes import (
+    MultiLabelOutcomes,
+    multi_label_report,
+    write_multi_label_outcomes,
+)
 from vit_jax.evaluation.outcomes import write_outcomes
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
@@ -53,10 +59,10 @@ def main(arguments: argparse.Namespace) -> None:
         **arguments.model_options,
     )
     dataset = arguments.dataset or arguments.folder
-    if dataset and Path(dataset).is_file():
+    if dataset and Path(dataset).is_file() and not dataset.lower().endswith(".csv"):
         raise ValueError(
-            f"{dataset} is a file: give a folder of labelled images, and files "
-            "to vit_jax.predict"
+            f"{dataset} is a file: give a folder of labelled images, or a CSV file of "
+            "labels, and files of images to vit_jax.predict"
         )
     data = protocols.data_of(protocol, run, dataset, arguments.split)
     if not data.name:
@@ -131,7 +137,11 @@ def classify(
     if not distributed.is_primary():
         return []
     facts |= {"images_per_second": round(speed, 1), "skipped": skipped}
-    text = report(outcomes, run.label_names, speed)
+    several = isinstance(outcomes, MultiLabelOutcomes)
+    if several:
+        text = multi_label_report(outcomes, run.label_names, speed)
+    else:
+        text = report(outcomes, run.label_names, speed)
     if label_sets is not None:
         facts["real"] = real_accuracy(
             outcomes.top[:, 0], [label_sets[index] for index in outcomes.index]
@@ -142,8 +152,10 @@ def classify(
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")
     with output.filling(folder) as local:
-        files = write_outcomes(local, outcomes, run.label_names, record_name, facts)
-    return files
+        rest = run.label_names, record_name, facts
+        if several:
+            return write_multi_label_outcomes(local, outcomes, *rest)
+        return write_outcomes(local, outcomes, *rest)
 
 
 def folder_name(name: str) -> str:

@@ -15,7 +15,6 @@ from vit_jax.data.listing import (
     EXTENSIONS,
     folders_of,
     has_own_images,
-    image_folders,
     own_files,
     tell,
     walk,
@@ -105,14 +104,6 @@ class FolderSource:
 def stable_hash(name: str) -> bytes:
     """A hash that is the same in every process and on every machine; 8 bytes."""
     return hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
-
-
-def has_no_splits(root: str) -> bool:
-    """Whether a folder of images has folders of classes, and none of splits."""
-    root = os.path.expanduser(root)
-    if not os.path.isdir(root) or not image_folders(root):
-        return False
-    return not find_layout(root).splits
 
 
 def _class_folders(folder: str) -> list[str]:

@@ -8,6 +8,8 @@ import re
 
 from vit_jax.data.folder import FolderSource
 from vit_jax.data.label_table import find_tables
+from vit_jax.data.layout import find_layout
+from vit_jax.data.listing import image_folders
 from vit_jax.data.staging import Bucket, is_url
 from vit_jax.data.tar_index import is_shard, list_names
 from vit_jax.data.tar_source import TarSource
@@ -93,6 +95,17 @@ def refuse_label(name: str, label: str) -> None:
             f"data.label={label!r} is for tensorflow-datasets and tar shards, whose "
             f'records have fields; for {name} leave it at "label"'
         )
+
+
+def has_no_splits(name: str) -> bool:
+    """Whether the images of a folder, or of a CSV file, are in no splits."""
+    path = os.path.expanduser(name)
+    is_folder = os.path.isdir(path)
+    if path.lower().endswith(".csv") or (is_folder and find_tables(path)):
+        from vit_jax.data.table_source import rows_by_split
+
+        return set(rows_by_split(path).rows) == {""}
+    return is_folder and bool(image_folders(path)) and not find_layout(path).splits
 
 
 def _is_folder(name: str) -> bool:

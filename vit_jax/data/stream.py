@@ -31,6 +31,11 @@ from vit_jax.data.source_types import Source, is_multi_label
 
 # Images in a block: enough to hide Grain's cost, few enough to spread over threads.
 _BLOCK = 64
+# What an evaluation batch has besides `columns`: shapes of a row and dtypes.
+EVAL_COLUMNS: dict[str, tuple[tuple, Any]] = {
+    "mask": ((), bool),
+    "index": ((), np.int64),
+}
 # Streams are as good as endless; Grain needs a length.
 _ENDLESS = 1 << 60
 
@@ -239,8 +244,8 @@ class EvalBlocks(_Blocks):
         return self.num_batches * self.per_batch
 
     def __getitem__(self, block: int) -> dict:
-        more = {"mask": ((), bool), "index": ((), np.int64)}
-        filled = self._empty(block, columns(self._image_size, self.source) | more)
+        shapes = columns(self._image_size, self.source) | EVAL_COLUMNS
+        filled = self._empty(block, shapes)
         for row, index in enumerate(self.positions(block)):
             filled["index"][row] = index
             if index >= len(self.source):

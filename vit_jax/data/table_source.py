@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,22 +52,13 @@ class TableSource:
             ValueError: a file of another form, an image with two rows, no image at all,
               classes that the training does not have, or an unknown split.
         """
-        tables = {kind: read_table(path) for kind, path in find_tables(name).items()}
-        base = tables.get("train") or next(iter(tables.values()))
-        self.label_names: tuple[str, ...] = base.classes
-        self._root = name if os.path.isdir(name) else os.path.dirname(name)
-        self.left_out: dict[str, Counter[str]] = {}
-        found: dict[str, dict[str, Row]] = {}
-        for kind, table in tables.items():
-            check_classes(table, base)
-            for image, row in self._matched(table).items():
-                found.setdefault(kind or row.split, {})[image] = row
-        self.left_out = {key: +count for key, count in self.left_out.items()}
-        if set(found) == {""}:
-            found = by_folder(found[""])
-        training = found.get("train") or next(iter(found.values()))
+        found = rows_by_split(name)
+        self.label_names: tuple[str, ...] = found.classes
+        self.left_out = found.left_out
+        self._root = found.root
+        training = found.rows.get("train") or next(iter(found.rows.values()))
         self.multi_label = any(len(row.labels) != 1 for row in training.values())
-        chosen = self._chosen(found, split, holdout, name)
+        chosen = self._chosen(found.rows, split, holdout, name)
         wrong = [image for image in chosen if len(chosen[image].labels) != 1]
         if wrong and not self.multi_label:
             raise ValueError(
@@ -79,39 +71,6 @@ class TableSource:
             [numbers[label] for label in chosen[image].labels] for image in self._paths
         ]
         self.label_digest = hashlib.sha256(repr(self._labels).encode()).hexdigest()
-
-    def _matched(self, table: LabelTable) -> dict[str, Row]:
-        """The row of each image that has one, by path; counts what is left out."""
-        folder = os.path.dirname(table.path)
-        images = ImageNames(folder)
-        inside = os.path.relpath(folder or ".", self._root or ".")
-        rows: dict[str, Row] = {}
-        missing = 0
-        for row in table.rows:
-            path = images.find(row.file, table.path, row.line)
-            path = os.path.normpath(os.path.join(inside, path)) if path else ""
-            if path in rows:
-                raise ValueError(
-                    f"{table.path} lines {rows[path].line} and {row.line} are both of "
-                    f"{path}: keep one row for each image, with all of its labels"
-                )
-            if path:
-                rows[path] = row
-            else:
-                missing += 1
-        if not rows:
-            raise ValueError(
-                f"{table.path} names {table.rows[0].file!r} and {missing - 1:,} "
-                f"others, none of which is among the {len(images.paths):,} images in "
-                f"{folder or '.'}: wanted paths from there, or names of files"
-            )
-        reasons = self.left_out.setdefault(folder, images.left_out)
-        reasons[".csv"] -= 1
-        reasons["rows without an image"] += missing
-        # Of several files of one folder, each has the images of a split.
-        reasons.setdefault("images without a row", len(images.paths))
-        reasons["images without a row"] -= len(rows)
-        return rows
 
     def _chosen(
         self, found: dict[str, dict[str, Row]], split: str, holdout: float, name: str
@@ -156,6 +115,80 @@ class TableSource:
     def record_name(self, index: int) -> str:
         """Path of the file."""
         return os.path.join(self._root, self._paths[index])
+
+
+class Matched(NamedTuple):
+    """The rows of a data set, matched with its images.
+
+    Attributes:
+        root: the folder that the paths begin in.
+        classes: those of the training.
+        rows: by split, "" for none, the row of each image, by path.
+        left_out: for each folder, how many files or rows are no record, by reason.
+    """
+
+    root: str
+    classes: tuple[str, ...]
+    rows: dict[str, dict[str, Row]]
+    left_out: dict[str, Counter[str]]
+
+
+def rows_by_split(name: str) -> Matched:
+    """Reads the CSV files of a data set and lists its images; raises as TableSource."""
+    tables = {kind: read_table(path) for kind, path in find_tables(name).items()}
+    training = tables.get("train") or next(iter(tables.values()))
+    root = name if os.path.isdir(name) else os.path.dirname(name)
+    rows: dict[str, dict[str, Row]] = {}
+    left_out: dict[str, Counter[str]] = {}
+    for kind, table in tables.items():
+        check_classes(table, training)
+        for image, row in matched(table, root, left_out).items():
+            rows.setdefault(kind or row.split, {})[image] = row
+    if set(rows) == {""}:
+        rows = by_folder(rows[""])
+    # Without those that are 0.
+    left_out = {folder: +counts for folder, counts in left_out.items()}
+    return Matched(root, training.classes, rows, left_out)
+
+
+def matched(
+    table: LabelTable, root: str, left_out: dict[str, Counter[str]]
+) -> dict[str, Row]:
+    """The row of each image that has one, by path; counts in `left_out` what has not.
+
+    Raises:
+        ValueError: two rows for an image, or no row that has one.
+    """
+    folder = os.path.dirname(table.path)
+    images = ImageNames(folder)
+    inside = os.path.relpath(folder or ".", root or ".")
+    rows: dict[str, Row] = {}
+    missing = 0
+    for row in table.rows:
+        path = images.find(row.file, table.path, row.line)
+        path = os.path.normpath(os.path.join(inside, path)) if path else ""
+        if path in rows:
+            raise ValueError(
+                f"{table.path} lines {rows[path].line} and {row.line} are both of "
+                f"{path}: keep one row for each image, with all of its labels"
+            )
+        if path:
+            rows[path] = row
+        else:
+            missing += 1
+    if not rows:
+        raise ValueError(
+            f"{table.path} names {table.rows[0].file!r} and {missing - 1:,} others, "
+            f"none of which is among the {len(images.paths):,} images in "
+            f"{folder or '.'}: wanted paths from there, or names of files"
+        )
+    counts = left_out.setdefault(folder, images.left_out)
+    counts[".csv"] -= 1
+    counts["rows without an image"] += missing
+    # Of several files of one folder, each has the images of a split.
+    counts.setdefault("images without a row", len(images.paths))
+    counts["images without a row"] -= len(rows)
+    return rows
 
 
 class ImageNames:

@@ -1,4 +1,4 @@
-"""Several labels an image: mean average precision over a whole split, and its files."""
+"""Several labels an image: mean average precision over a whole split."""
 
 from collections.abc import Sequence
 from typing import Any

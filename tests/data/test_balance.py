@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from vit_jax.data.balance import BalancedOrder, class_weights, shares
+from vit_jax.data.balance import SMALL, BalancedOrder, class_weights, shares, shuffled
 from vit_jax.data.pipeline import Data
 
 COUNTS = np.array([60, 25, 3, 1])
@@ -75,6 +75,12 @@ def test_copies_stand_side_by_side_and_records_without_a_label_are_left_out():
     records = [order(i) for i in range(90)]
     assert all(len(set(records[i : i + 3])) == 1 for i in range(0, 87, 3))
     assert set(labels[records].tolist()) == {0, 1, 2}
+
+
+def test_the_small_and_the_large_shuffle_are_permutations():
+    for count in (1, 2, SMALL, SMALL + 1):
+        found = [shuffled(number, count, seed=5) for number in range(count)]
+        assert sorted(found) == list(range(count))
 
 
 def read(data: Data, start: int, batches: int, **options) -> list[np.ndarray]:

@@ -313,7 +313,7 @@ def test_several_labels_in_records_of_tensorflow_datasets(tmp_path):
             features = tfds.features.FeaturesDict(features)
             return tfds.core.DatasetInfo(builder=self, features=features)
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, _):
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):

@@ -43,7 +43,7 @@ def test_rows_of_all_batches_count_once():
     labels = np.eye(3, dtype=np.uint8)[np.arange(10) % 3]
     losses = np.arange(10.0)
 
-    def step(params, batch):
+    def step(_, batch):
         rows = {
             "mask": batch["mask"],
             "scores": scores[batch["index"] % 10],
@@ -68,14 +68,12 @@ def test_weights_of_the_losses():
     hard = jnp.eye(3)[labels]
     softmax = make_loss(name="softmax", label_smoothing=0.0, weights=weights)
     plain = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    np.testing.assert_allclose(
-        softmax(logits, hard), plain * present[labels], rtol=1e-5
-    )
+    wanted = plain * present[labels]
+    np.testing.assert_allclose(softmax(logits, hard), wanted, rtol=1e-5)
     # Of a mixed image, each term has the weight of its class.
-    mixed = softmax(logits, 0.3 * hard + 0.7 * jnp.roll(hard, 1, axis=0))
-    parts = 0.3 * softmax(logits, hard) + 0.7 * softmax(
-        logits, jnp.roll(hard, 1, axis=0)
-    )
+    other = jnp.roll(hard, 1, axis=0)
+    mixed = softmax(logits, 0.3 * hard + 0.7 * other)
+    parts = 0.3 * softmax(logits, hard) + 0.7 * softmax(logits, other)
     np.testing.assert_allclose(mixed, parts, rtol=1e-5)
     several = jnp.array([[1, 1, 0], [0, 0, 0], [1, 0, 1], [0, 1, 0]], jnp.float32)
     sigmoid = make_loss(name="sigmoid", label_smoothing=0.0, weights=weights)

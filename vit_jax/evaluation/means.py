@@ -44,6 +44,27 @@ def make_eval_step(model: AnyModel, loss_fn: LossFn) -> EvalStep:
     return eval_step
 
 
+def make_multi_label_step(model: AnyModel, loss_fn: LossFn) -> EvalStep:
+    """Builds `(params, batch) -> sums`, as `make_eval_step`, and `rows`.
+
+    The rows are `mask`, `scores`, the logits, and `labels` of each example of the
+    batch: an average precision is no mean over batches.
+    """
+
+    def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, Any]:
+        images, mask = normalize(batch["image"]), batch["mask"]
+        logits, _ = model.apply({"params": params}, images, train=False)
+        losses = loss_fn(logits, as_targets(batch["label"], model.num_classes))
+        rows = {
+            "mask": mask,
+            "scores": logits.astype(jnp.float32),
+            "labels": batch["label"],
+        }
+        return {"count": mask.sum(), "loss": (losses * mask).sum(), "rows": rows}
+
+    return eval_step
+
+
 def evaluate(
     eval_step: EvalStep, params: Any, batches: Iterable[dict[str, jax.Array]]
 ) -> dict[str, float]:

@@ -1,18 +1,9 @@
 """Several labels an image: mean average precision over a whole split."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-
-from vit_jax.data.mix import as_targets
-from vit_jax.evaluation.means import EvalStep
-from vit_jax.losses import LossFn
-from vit_jax.models import AnyModel
-from vit_jax.models.pixels import normalize
 
 THRESHOLD = 0.5  # of a probability, above which a class is predicted
 
@@ -53,27 +44,6 @@ def mean_average_precision(
     if not seen.any():
         return float("nan")
     return float(average_precisions(scores[:, seen], labels[:, seen]).mean())
-
-
-def make_multi_label_step(model: AnyModel, loss_fn: LossFn) -> EvalStep:
-    """Builds `(params, batch) -> sums`, as `make_eval_step`, and `rows`.
-
-    The rows are `mask`, `scores`, the logits, and `labels` of each example of the
-    batch: an average precision is no mean over batches.
-    """
-
-    def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, Any]:
-        images, mask = normalize(batch["image"]), batch["mask"]
-        logits, _ = model.apply({"params": params}, images, train=False)
-        losses = loss_fn(logits, as_targets(batch["label"], model.num_classes))
-        rows = {
-            "mask": mask,
-            "scores": logits.astype(jnp.float32),
-            "labels": batch["label"],
-        }
-        return {"count": mask.sum(), "loss": (losses * mask).sum(), "rows": rows}
-
-    return eval_step
 
 
 def metrics_of(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:

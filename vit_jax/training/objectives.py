@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from vit_jax.config import chosen
 from vit_jax.data.mix import make_mix
-from vit_jax.evaluation.means import EvalStep, make_eval_step
+from vit_jax.evaluation.means import EvalStep, make_eval_step, make_multi_label_step
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
 from vit_jax.training.labels import ONE_LABEL, Labels
@@ -42,11 +42,8 @@ def make_objective(
     if name in ("classification", "distillation"):
         options = chosen(loss, make_loss)
         # Weights are of the training: the loss of an evaluation is that of all images.
-        loss_fn, plain_loss = (
-            make_loss(**options, weights=labels.weights),
-            make_loss(**options),
-        )
-        mixing = make_mix(**mix)
+        plain_loss, mixing = make_loss(**options), make_mix(**mix)
+        loss_fn = make_loss(**options, weights=labels.weights)
         if name == "classification":
             objective = classification(model, loss_fn, mixing, labels.several)
         else:
@@ -58,8 +55,6 @@ def make_objective(
                 model, loss_fn, mixing, teacher=teacher, kind=distillation, **options
             )
         if labels.several:
-            from vit_jax.evaluation.multi_label import make_multi_label_step
-
             return model, objective, make_multi_label_step(model, plain_loss)
         return model, objective, make_eval_step(model, plain_loss)
     for key, value, off in (

@@ -206,11 +206,7 @@ def abstract_batch(
     mesh: jax.sharding.Mesh,
     several: int = 0,
 ) -> dict[str, Any]:
-    """A training batch as shapes with shardings.
-
-    Args:
-        several: number of classes, if an image may have several labels.
-    """
+    """A training batch as shapes; `several` classes, if there are several labels."""
     divided = sharding.batch_sharding(mesh)
     label = ((batch_size,), jnp.int32)
     if several:
@@ -231,8 +227,7 @@ def abstract_params(model: AnyModel, mesh: jax.sharding.Mesh) -> Params:
 def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
     """`eval_step` to be compiled: before the first evaluation, or for a plan."""
     placement = sharding.batch_sharding(program.mesh)
-    _, *several = program.batch["label"].shape
-    size = program.model.image_size
+    size, several = program.model.image_size, program.batch["label"].shape[1:]
     batch = abstract_batch(batch_size, size, program.mesh, *several)
     batch |= {
         name: jax.ShapeDtypeStruct((batch_size,), dtype, sharding=placement)

@@ -137,23 +137,23 @@ def classify(
     if not distributed.is_primary():
         return []
     facts |= {"images_per_second": round(speed, 1), "skipped": skipped}
-    several = isinstance(outcomes, MultiLabelOutcomes)
-    if several:
+    if isinstance(outcomes, MultiLabelOutcomes):
         text = multi_label_report(outcomes, run.label_names, speed)
     else:
         text = report(outcomes, run.label_names, speed)
-    if label_sets is not None:
-        facts["real"] = real_accuracy(
-            outcomes.top[:, 0], [label_sets[index] for index in outcomes.index]
-        )
-        text = f"ReaL\n{protocols.table(facts['real'])}\noriginal labels\n{text}"
+        if label_sets is not None:
+            facts["real"] = real_accuracy(
+                outcomes.top[:, 0], [label_sets[index] for index in outcomes.index]
+            )
+            table = protocols.table(facts["real"])
+            text = f"ReaL\n{table}\noriginal labels\n{text}"
     record_name = open_source(data).record_name
     print(text)
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")
     with output.filling(folder) as local:
         rest = run.label_names, record_name, facts
-        if several:
+        if isinstance(outcomes, MultiLabelOutcomes):
             return write_multi_label_outcomes(local, outcomes, *rest)
         return write_outcomes(local, outcomes, *rest)
 

@@ -57,6 +57,7 @@ def folder(tmp_path, images):
 
 def _arguments(checkpoint, *images, **changes):
     defaults = {"split": None, "count": None, "top": 5, "json": None, "ema": False}
+    defaults["threshold"] = None
     defaults |= {
         "image_size": None,
         "attention": None,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vit_jax.data.mix import as_targets
+from vit_jax.data.source_types import label_numbers
 from vit_jax.evaluation.means import EvalStep
 from vit_jax.evaluation.multi_label import THRESHOLD, average_precisions
 from vit_jax.evaluation.outcomes import as_json, named, write_csv
@@ -90,7 +91,7 @@ def multi_label_report(
     ]
     counts = outcomes.labels.sum(axis=0, dtype=int)
     for i in np.argsort(precisions, kind="stable")[: min(5, measured)]:
-        name = shorten(label_names[i], 40)
+        name = shorten(label_names[int(i)], 40)
         lines.append(f"  {100 * precisions[i]:6.2f} %  {name} ({counts[i]} images)")
     return "\n".join(lines)
 
@@ -129,7 +130,7 @@ def write_multi_label_outcomes(
         best = np.argsort(-share, kind="stable")[: int((share >= THRESHOLD).sum())]
         line = {
             "record": record_name(int(index)),
-            "labels": [label_names[i] for i in np.flatnonzero(labels)],
+            "labels": [label_names[i] for i in label_numbers(labels)],
             "predictions": as_json(named(best, share[best], label_names)),
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vit_jax.data.layout import KIND_OF, split_kinds
-from vit_jax.data.listing import image_folders, tell
+from vit_jax.data.listing import folders_of, image_folders, tell
 from vit_jax.storage.foreign import read_regular
 
 FILE_COLUMNS = ("file_name", "filename", "image_name", "image", "image_id", "path")
@@ -64,6 +64,10 @@ def find_tables(name: str) -> dict[str, str]:
             raise FileNotFoundError(f"the file {name} does not exist")
         return {"": name}
     beside = _tables_in(name)
+    # Names alone, before images are looked for in a folder of thousands of classes.
+    maybe = split_kinds(folders_of(name))
+    if not beside and not any(_tables_in(os.path.join(name, x)) for x in maybe):
+        return {}
     folders = image_folders(name)
     kinds = split_kinds(folders)
     flat = [x for x in kinds if not image_folders(os.path.join(name, x))]
@@ -75,7 +79,7 @@ def find_tables(name: str) -> dict[str, str]:
                 f"unless it is named, as data.name={beside[0]}"
             )
         return {}
-    if len(beside) + len(inside) == 1 and beside:
+    if len(beside) == 1 and not inside:
         return {"": beside[0]}
     if beside:
         stems = [os.path.splitext(os.path.basename(path))[0] for path in beside]

@@ -67,8 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
         dtype="auto",  # auto (bfloat16 on GPU and TPU), float32, bfloat16, float16
     )
     config.data = dict(
-        # "digits", a tensorflow-datasets name, a folder of images or of shards, or a
-        # bucket: docs/data.md
+        # "digits", a tensorflow-datasets name, a folder of images or of shards, a CSV
+        # file beside images, or a bucket: docs/data.md
         name="",
         split="train",
         classes=(),  # only these, relabelled in this order: names, or numbers as text
@@ -94,6 +94,8 @@ def get_config() -> ml_collections.ConfigDict:
         randaug_magnitude=10.0,
         # tensorflow (the papers' code with its accidents) or intended (without them)
         randaug_variant="tensorflow",
+        # for classes of unequal size: balanced, equally many images of each; or sqrt
+        sampling="",
         repeated_augmentation=1,  # copies of an image in a batch (DeiT III: 3)
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
@@ -125,9 +127,11 @@ def get_config() -> ml_collections.ConfigDict:
         per_example=False,  # a draw for each example, not one for a batch
     )
     config.loss = dict(
-        name="softmax",  # or sigmoid
+        name="softmax",  # or sigmoid, which several labels an image need
         label_smoothing=0.0,
         round_up=False,  # targets of mixed images, for sigmoid: shares become 1
+        # for classes of unequal size: balanced, n / (k count); or sqrt, half of that
+        class_weights="",
     )
     config.optim = dict(
         name="adamw",  # adamw, lamb, muon or sgd
@@ -196,7 +200,7 @@ def get_config() -> ml_collections.ConfigDict:
         keep_last=2,  # 1 leaves no older one if the last is damaged
         keep_best=0,  # needs checkpoint.every to be a multiple of eval.every
         keep_every="0steps",  # checkpoints at these steps are kept for ever
-        best_metric="accuracy",  # on the first of eval.splits
+        best_metric="accuracy",  # or top5, map; on the first of eval.splits
         best_weights="params",  # whose metric it is; or ema, the average
     )
     config.log = dict(

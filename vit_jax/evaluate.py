@@ -6,8 +6,9 @@
         --split validation
 
 A data set is the run's own, a name, or a folder of labelled images: a folder a class,
-all of which are evaluated, or train/CLASS, val/CLASS, test/CLASS. Images without labels
-are for `vit_jax.predict`.
+all of which are evaluated, or train/CLASS, val/CLASS, test/CLASS; or a CSV file of
+their labels. Where an image may have several, the metric is mean average precision.
+Images without labels are for `vit_jax.predict`.
 """
 
 import argparse
@@ -29,6 +30,11 @@ from vit_jax.cli import (
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation import protocols
 from vit_jax.evaluation.classification import evaluate_run, open_source, report
+from vit_jax.evaluation.multi_label_outcomes import (
+    MultiLabelOutcomes,
+    multi_label_report,
+    write_multi_label_outcomes,
+)
 from vit_jax.evaluation.outcomes import write_outcomes
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
 from vit_jax.flags import BatchSize, flag
@@ -54,10 +60,10 @@ def main(arguments: argparse.Namespace) -> None:
         **arguments.model_options,
     )
     dataset = arguments.dataset or arguments.folder
-    if dataset and Path(dataset).is_file():
+    if dataset and Path(dataset).is_file() and not dataset.lower().endswith(".csv"):
         raise ValueError(
-            f"{dataset} is a file: give a folder of labelled images, and files "
-            "to vit_jax.predict"
+            f"{dataset} is a file: give a folder of labelled images, or a CSV file of "
+            "labels, and files of images to vit_jax.predict"
         )
     data = protocols.data_of(protocol, run, dataset, arguments.split)
     if not data.name:
@@ -134,19 +140,25 @@ def classify(
     if not distributed.is_primary():
         return []
     facts |= {"images_per_second": round(speed, 1), "skipped": skipped}
-    text = report(outcomes, run.label_names, speed)
-    if label_sets is not None:
-        facts["real"] = real_accuracy(
-            outcomes.top[:, 0], [label_sets[index] for index in outcomes.index]
-        )
-        text = f"ReaL\n{protocols.table(facts['real'])}\noriginal labels\n{text}"
+    if isinstance(outcomes, MultiLabelOutcomes):
+        text = multi_label_report(outcomes, run.label_names, speed)
+    else:
+        text = report(outcomes, run.label_names, speed)
+        if label_sets is not None:
+            facts["real"] = real_accuracy(
+                outcomes.top[:, 0], [label_sets[index] for index in outcomes.index]
+            )
+            table = protocols.table(facts["real"])
+            text = f"ReaL\n{table}\noriginal labels\n{text}"
     record_name = open_source(data).record_name
     print(text)
     if skipped:
         print(f"{len(skipped)} unreadable images left out, named in metrics.json")
     with output.filling(folder) as local:
-        files = write_outcomes(local, outcomes, run.label_names, record_name, facts)
-    return files
+        rest = run.label_names, record_name, facts
+        if isinstance(outcomes, MultiLabelOutcomes):
+            return write_multi_label_outcomes(local, outcomes, *rest)
+        return write_outcomes(local, outcomes, *rest)
 
 
 def folder_name(name: str) -> str:

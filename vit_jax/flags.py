@@ -14,6 +14,7 @@ Number = Annotated[int, Range(0, 2**31, right_open=True)]
 Positive = Annotated[int, Range(1, 2**31, right_open=True)]
 Seeds = Annotated[int, Range(0, 1000)]
 Seconds = Annotated[int, Range(1, 1_000_000)]
+Probability = Annotated[float, Range(0, 1, left_open=True)]
 Minutes = Annotated[float, Range(0, 1e6, left_open=True)]
 
 

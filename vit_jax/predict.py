@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -26,11 +27,12 @@ from vit_jax.cli import (
 )
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files, find_images
+from vit_jax.evaluation.multi_label import THRESHOLD
 from vit_jax.evaluation.outcomes import as_json
 from vit_jax.evaluation.predictions import predictions, spread
 from vit_jax.figures import pictures
 from vit_jax.figures.pictures import Prediction, shorten
-from vit_jax.flags import BatchSize, Positive, flag
+from vit_jax.flags import BatchSize, Positive, Probability, flag
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
 from vit_jax.models import AnyModel, VisionTransformer
 from vit_jax.parallel import sharding
@@ -40,13 +42,25 @@ from vit_jax.storage.paths import as_path, on_disk
 OVERVIEW_IMAGES = 16
 
 
-def table_row(item: Prediction, name_width: int, label_width: int) -> str:
-    """A line of the table: file, the true label if known, classes with percentages."""
+def table_row(
+    item: Prediction,
+    best: list[tuple[str, float]],
+    name_width: int,
+    label_width: int,
+) -> str:
+    """A line of the table: file, the true labels if known, classes with percentages.
+
+    Args:
+        best: the predicted classes, of several labels perhaps none.
+    """
     name = shorten(output.printable(item.name), name_width, keep_end=True)
     cells = [f"{name:{name_width}}"]
-    if item.label is not None:
-        cells.append(f"is {shorten(item.label, label_width):{label_width}} ")
-    for label, share in item.best:
+    if item.labels is not None:
+        text = ", ".join(item.labels) or "of no class"
+        cells.append(f"is {shorten(text, label_width):{label_width}} ")
+    if not best:
+        cells.append("no class")
+    for label, share in best:
         cells.append(
             f"{shorten(label, label_width):{label_width}} {100 * share:5.1f} %"
         )
@@ -63,11 +77,23 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if arguments.count is not None and not arguments.split:
         raise ValueError("--count goes with --split: all files that are given are used")
-    for name in ("top", "batch_size", "count"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} is {value}: wanted at least 1")
+
+
+def threshold_of(run: TrainedModel, arguments: argparse.Namespace) -> float | None:
+    """The probability from which on classes are predicted; None for the best ones.
+
+    Raises:
+        ValueError: one is given for probabilities that sum to 1.
+    """
+    threshold = arguments.threshold
+    if threshold is None:
+        return THRESHOLD if run.multi_label else None
+    if run.loss["name"] != "sigmoid":
+        raise ValueError(
+            f"--threshold is for runs with the sigmoid loss, and {arguments.checkpoint}"
+            " has softmax, whose best class is meant: leave it out"
+        )
+    return threshold
 
 
 def check_run(run: TrainedModel, arguments: argparse.Namespace) -> None:
@@ -96,6 +122,13 @@ def has_attention(model: AnyModel) -> bool:
     return isinstance(model, VisionTransformer) and model.attention == "full"
 
 
+def known_labels(item: Prediction, run: TrainedModel) -> dict[str, Any]:
+    """The true labels for JSON: `labels`, `label` if there is one, or nothing."""
+    if item.labels is None:
+        return {}
+    return {"labels": item.labels} if run.multi_label else {"label": item.labels[0]}
+
+
 def main(arguments: argparse.Namespace) -> None:
     """The command: prints a row an image, batch by batch, and writes the files."""
     check(arguments)
@@ -117,6 +150,7 @@ def main(arguments: argparse.Namespace) -> None:
         **arguments.model_options,
     )
     check_run(run, arguments)
+    threshold = threshold_of(run, arguments)
     if arguments.split:
         source, indices = spread(run, arguments.split, arguments.count or 8)
     name_width = min(40, max(len(source.record_name(index)) for index in indices))
@@ -131,6 +165,7 @@ def main(arguments: argparse.Namespace) -> None:
             source,
             indices,
             top=arguments.top,
+            threshold=threshold,
             batch_size=min(arguments.batch_size, len(indices)),
             attention=folder is not None,
         )
@@ -138,9 +173,11 @@ def main(arguments: argparse.Namespace) -> None:
         if isinstance(item, ImageError):
             failures.append(str(item))
             continue
-        print(shorten(table_row(item, name_width, label_width), width), flush=True)
-        known = {} if item.label is None else {"label": item.label}
-        rows.append({"file": item.name} | known | {"predictions": as_json(item.best)})
+        best = [pair for pair in item.best if pair[1] >= (threshold or 0)]
+        text = table_row(item, best, name_width, label_width)
+        print(shorten(text, width), flush=True)
+        known = known_labels(item, run)
+        rows.append({"file": item.name} | known | {"predictions": as_json(best)})
         if folder:
             stem = re.sub(r"[^\w.-]+", "_", Path(item.name).stem)[-80:]
             pictures.prediction(item, folder / f"{number:04d}_{stem}.png")
@@ -175,6 +212,11 @@ if __name__ == "__main__":
     )
     parser.add_argument(
         "--top", type=flag(Positive), default=5, help="classes shown (5)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=flag(Probability),
+        help="of several labels an image, all classes from this probability on (0.5)",
     )
     parser.add_argument("--json", help="file for names and probabilities")
     parser.add_argument("--attention", help="folder for pictures of the attention")

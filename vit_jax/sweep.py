@@ -31,7 +31,7 @@ def sweep(
     """Runs the sweep; `may_exit` as of `train`.
 
     Returns:
-        Accuracy on the held-out part for each learning rate, the best one (of equals
+        The metric on the held-out part for each learning rate, the best one (of equals
         the smallest), and the last evaluation of the final run.
 
     Raises:
@@ -44,6 +44,7 @@ def sweep(
             "sweep.learning_rates, sweep.train_split and sweep.dev_split must be given,"
             " such as 0.001,0.003 and train[:90%] and train[90%:]"
         )
+    metric = metric_of(config)
     ranked = ranked_split(config, "sweep", settings.dev_split)
     accuracies = {}
     for rate in sorted(settings.learning_rates):
@@ -53,12 +54,17 @@ def sweep(
         trial.data.split = settings.train_split
         trial.eval.splits = (settings.dev_split,)
         results = train(trial, workdir / f"rate_{rate:g}", may_exit=may_exit)
-        accuracies[rate] = results[ranked]["accuracy"]
+        accuracies[rate] = results[ranked][metric]
     best = max(accuracies, key=accuracies.__getitem__)
     print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
     final = config.copy_and_resolve_references()
     final.optim.learning_rate = best
     return accuracies, best, train(final, workdir / "final", may_exit=may_exit)
+
+
+def metric_of(config: ml_collections.ConfigDict) -> str:
+    """The metric that is compared; with several labels an image there is but `map`."""
+    return "map" if config.checkpoint.best_metric == "map" else "accuracy"
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -67,20 +73,21 @@ def main(arguments: argparse.Namespace) -> None:
     workdir = as_path(arguments.workdir)
     with exit_on_interrupt("vit_jax.sweep"), held(workdir):
         accuracies, best, results = sweep(config, workdir, may_exit=True)
+    metric = metric_of(config)
     report = {
         "dev_split": config.sweep.dev_split,
         "best_weights": config.sweep.best_weights,
-        "dev_accuracy": {f"{rate:g}": value for rate, value in accuracies.items()},
+        f"dev_{metric}": {f"{rate:g}": value for rate, value in accuracies.items()},
         "best_learning_rate": best,
         "final": results,
     }
     write_atomically(workdir / "sweep.json", json.dumps(report, indent=2) + "\n")
-    print(f"\nlearning rate  accuracy on {config.sweep.dev_split}")
+    print(f"\nlearning rate  {metric} on {config.sweep.dev_split}")
     for rate, accuracy in accuracies.items():
         mark = "  best" if rate == best else ""
         print(f"{rate:<13g}  {100 * accuracy:.2f} %{mark}")
     for split, metrics in results.items():
-        print(f"{split}: accuracy {100 * metrics['accuracy']:.2f} %")
+        print(f"{split}: {metric} {100 * metrics[metric]:.2f} %")
     print(f"final run: {workdir / 'final'}   table: {workdir / 'sweep.json'}")
 
 

@@ -57,6 +57,7 @@ def folder(tmp_path, images):
 
 def _arguments(checkpoint, *images, **changes):
     defaults = {"split": None, "count": None, "top": 5, "json": None, "ema": False}
+    defaults["threshold"] = None
     defaults |= {
         "image_size": None,
         "attention": None,
@@ -270,9 +271,6 @@ def test_only_broken_images_from_the_shell(digits_run, tmp_path):
         (("x.png",), {"split": "test"}, "found both"),
         (("missing.png",), {}, "missing.png is neither a file nor a folder"),
         (("x.png",), {"count": 3}, "--count goes with --split"),
-        ((), {"split": "test", "count": 0}, "--count is 0: wanted at least 1"),
-        (("x.png",), {"batch_size": 0}, "--batch-size is 0: wanted at least 1"),
-        (("x.png",), {"top": -1}, "--top is -1: wanted at least 1"),
         ((), {"split": "tset"}, "no split 'tset'"),
     ],
 )

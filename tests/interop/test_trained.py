@@ -81,6 +81,7 @@ def folder_of(root, photos, class_names):
 
 def predict_arguments(checkpoint, *images, **changes):
     options = {"split": None, "count": None, "top": 5, "json": None, "ema": False}
+    options["threshold"] = None
     options |= {"attention": None, "batch_size": 64, "fsdp": 1, "model_options": {}}
     options |= {"checkpoint": str(checkpoint), "image_size": None}
     return argparse.Namespace(images=list(images), **options | changes)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.data.mix import cutmix, make_mix, mixup, one_hot
+from vit_jax.data.mix import as_targets, cutmix, make_mix, mixup
 from vit_jax.losses import make_loss, smooth_labels
 from vit_jax.models.pixels import normalize
 
@@ -62,7 +62,7 @@ def test_normalize_maps_pixels_to_minus_one_to_one():
 def batch():
     """Image i is constant i, its target class i."""
     images = jnp.broadcast_to(jnp.arange(4.0)[:, None, None, None], (4, 8, 8, 3))
-    return images, one_hot(jnp.arange(4), 4)
+    return images, as_targets(jnp.arange(4), 4)
 
 
 def test_mixup_blends_with_the_neighbour(batch):

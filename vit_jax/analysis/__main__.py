@@ -58,7 +58,8 @@ def read_images(
         places = steps.round().astype(int).tolist()
     records = [source[place] for place in places]
     images = np.stack([prepared(run, record["image"]) for record in records])
-    known = arguments.split and run.model.num_classes
+    # Accuracies are those of one label an image.
+    known = arguments.split and run.model.num_classes and not run.multi_label
     return images, np.array([r["label"] for r in records]) if known else None
 
 

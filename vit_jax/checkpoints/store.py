@@ -67,7 +67,7 @@ class Checkpoints:
         keep_last: Size = 1,
         keep_best: Count = 0,
         keep_every: int = 0,
-        best_metric: Annotated[str, Choice("accuracy", "top5")] = "accuracy",
+        best_metric: Annotated[str, Choice("accuracy", "top5", "map")] = "accuracy",
         read_only: bool = False,
     ) -> None:
         # Orbax writes every decision to the log, hundreds of lines a run.

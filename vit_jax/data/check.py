@@ -30,7 +30,7 @@ from vit_jax.config_file import read_config
 from vit_jax.data.decode import ImageError
 from vit_jax.data.listing import describe_left_out
 from vit_jax.data.pipeline import Data
-from vit_jax.data.source_types import CachedSource, Source, read_many
+from vit_jax.data.source_types import CachedSource, Source, label_numbers, read_many
 from vit_jax.evaluation.features import own_data
 from vit_jax.figures.tiles import image_tiles
 from vit_jax.storage import output
@@ -92,7 +92,7 @@ def read_sample(source: Source, count: int) -> Sample:
                     sample.broken.append(str(record))
                 else:
                     sample.sizes.append(record["image"].shape[:2])
-                    sample.labels.add(record["label"])
+                    sample.labels.update(label_numbers(record["label"]))
     return sample
 
 
@@ -212,7 +212,11 @@ def draw(data: Data, seed: int, path: Path) -> None:
         seed=seed
     ) as batches:
         batch = next(batches)
-    names = [data.label_names()[label] for label in batch["label"]]
+    known = data.label_names()
+    names = [
+        ", ".join(known[number] for number in label_numbers(label)) or "of no class"
+        for label in batch["label"]
+    ]
     print(f"{image_tiles(batch['image'], names, path)}: the first {size} images")
 
 

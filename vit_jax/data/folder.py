@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -18,12 +16,10 @@ from vit_jax.data.listing import (
     describe_left_out,
     folders_of,
     has_own_images,
-    image_folders,
     own_files,
+    tell,
     walk,
 )
-
-_LOG = logging.getLogger("vit_jax")
 
 
 class FolderSource:
@@ -66,7 +62,7 @@ class FolderSource:
             )
         layout = find_layout(root)
         for guess in layout.guesses:
-            _tell(guess)
+            tell(guess)
         if layout.splits:
             self._base = split_folder(layout, split, root)
             train = layout.splits.get("train", self._base)
@@ -75,7 +71,7 @@ class FolderSource:
             self._base = train = layout.base
             _check_split(root, split, ("train", "val", "all"))
             files, left_out = _list_images(self._base)
-            files = _hold_out(files, split, holdout)
+            files = hold_out(files, split, holdout)
         self.left_out = {self._base: left_out}
         self.label_names: tuple[str, ...] = tuple(_class_folders(train))
         unknown = sorted(set(files) - set(self.label_names))
@@ -110,20 +106,6 @@ class FolderSource:
 def stable_hash(name: str) -> bytes:
     """A hash that is the same in every process and on every machine; 8 bytes."""
     return hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
-
-
-@functools.cache
-def _tell(guess: str) -> None:
-    """Says once in a process what was assumed."""
-    _LOG.warning(guess)
-
-
-def has_no_splits(root: str) -> bool:
-    """Whether a folder of images has folders of classes, and none of splits."""
-    root = os.path.expanduser(root)
-    if not os.path.isdir(root) or not image_folders(root):
-        return False
-    return not find_layout(root).splits
 
 
 def _class_folders(folder: str) -> list[str]:
@@ -167,9 +149,10 @@ def _list_images(folder: str) -> tuple[dict[str, list[str]], Counter[str]]:
     return files, left_out
 
 
-def _hold_out(
+def hold_out(
     files: Mapping[str, list[str]], split: str, holdout: float
 ) -> dict[str, list[str]]:
+    """The images of a split that is held out of each class: "train", "val" or "all"."""
     chosen = {}
     for name, paths in files.items():
         if split == "all":

@@ -17,7 +17,7 @@ _KINDS = {
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation", "valset"),
     "test": ("test", "testing", "testset", "testdata"),
 }
-_KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
+KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
 _EMPTY_WORDS = frozenset(
     "set sets data dataset images image imgs img photos pictures folder split".split()
 )
@@ -102,8 +102,8 @@ def split_folder(layout: Layout, split: str, root: str) -> str:
         return known[split]
     if split in folders_of(layout.base):
         return os.path.join(layout.base, split)
-    kind = _KIND_OF.get(split.lower(), split)
-    alike = [name for name in known if _KIND_OF[name] == kind]
+    kind = KIND_OF.get(split.lower(), split)
+    alike = [name for name in known if KIND_OF[name] == kind]
     if len(alike) == 1:
         return known[alike[0]]
     raise ValueError(
@@ -117,11 +117,11 @@ def split_kinds(names: Sequence[str]) -> dict[str, str]:
     kinds, rests = {}, {}
     for name in names:
         words = _words(name)
-        found = [_KIND_OF[word] for word in words if word in _KIND_OF]
+        found = [KIND_OF[word] for word in words if word in KIND_OF]
         if len(found) == 1:
             kinds[name] = found[0]
             rests[name] = tuple(
-                word for word in words if word not in _EMPTY_WORDS | _KIND_OF.keys()
+                word for word in words if word not in _EMPTY_WORDS | KIND_OF.keys()
             )
     pairs = {(rests[name], kinds[name]) for name in kinds}
     shared = Counter(rest for rest, _ in pairs)

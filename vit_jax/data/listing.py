@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -34,6 +36,12 @@ _SYSTEM_FOLDERS = frozenset(
         "system volume information",
     )
 )
+
+
+@functools.cache
+def tell(guess: str) -> None:
+    """Says once in a process what was assumed."""
+    logging.getLogger("vit_jax").warning(guess)
 
 
 def why_skipped(entry: os.DirEntry) -> str:

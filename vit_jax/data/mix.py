@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from vit_jax.values import NotNegative
 
@@ -98,6 +98,10 @@ def make_mix(
     return mix
 
 
-def one_hot(labels: Int[Array, "*b"], num_classes: int) -> Float[Array, "*b n"]:
-    """Float32 targets of integer labels."""
+def as_targets(
+    labels: Int[Array, " b"] | UInt8[Array, "b n"], num_classes: int
+) -> Float[Array, "b n"]:
+    """Float32 targets of one label an image, or of several as 0 and 1."""
+    if labels.ndim == 2:
+        return labels.astype(jnp.float32)
     return jax.nn.one_hot(labels, num_classes)

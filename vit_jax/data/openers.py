@@ -7,6 +7,9 @@ import os
 import re
 
 from vit_jax.data.folder import FolderSource
+from vit_jax.data.label_table import find_tables
+from vit_jax.data.layout import find_layout
+from vit_jax.data.listing import image_folders
 from vit_jax.data.staging import Bucket, is_url
 from vit_jax.data.tar_index import is_shard, list_names
 from vit_jax.data.tar_source import TarSource
@@ -29,6 +32,9 @@ def opener(
         OSError: a bucket that cannot be listed.
     """
     bucket = None
+    if name.lower().endswith(".csv") and not is_url(name):
+        refuse_label(name, label)
+        return table_source(os.path.expanduser(name), holdout)
     if os.path.isdir(packed := packed_folder(name, data_dir)):
         name = packed
     if is_url(name):
@@ -63,14 +69,24 @@ def opener(
             "vit_jax.data.prepare FOLDER --output SHARDS` and copy SHARDS there"
         )
     refuse_label(name, label)
+    if os.path.isdir(path) and find_tables(path):
+        return table_source(path, holdout)
     return functools.partial(FolderSource, path, holdout=holdout)
 
 
 def is_local(name: str, data_dir: str | os.PathLike | None) -> bool:
-    """Whether a data set's name is read as the path of a folder on a disk."""
+    """Whether a data set's name is read as the path of a folder or file on a disk."""
     if name == "digits" or is_url(name) or os.path.isdir(packed_folder(name, data_dir)):
         return False
-    return _is_folder(name)
+    return name.lower().endswith(".csv") or _is_folder(name)
+
+
+def table_source(path: str, holdout: float) -> functools.partial:
+    """The source of images whose labels are in CSV files."""
+    # Imported here, as most data sets have none.
+    from vit_jax.data.table_source import TableSource
+
+    return functools.partial(TableSource, path, holdout=holdout)
 
 
 def packed_folder(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -86,6 +102,17 @@ def refuse_label(name: str, label: str) -> None:
             f"data.label={label!r} is for tensorflow-datasets and tar shards, whose "
             f'records have fields; for {name} leave it at "label"'
         )
+
+
+def has_no_splits(name: str) -> bool:
+    """Whether the images of a folder, or of a CSV file, are in no splits."""
+    path = os.path.expanduser(name)
+    is_folder = os.path.isdir(path)
+    if path.lower().endswith(".csv") or (is_folder and find_tables(path)):
+        from vit_jax.data.table_source import rows_by_split
+
+        return set(rows_by_split(path).rows) == {""}
+    return is_folder and bool(image_folders(path)) and not find_layout(path).splits
 
 
 def _is_folder(name: str) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,13 +12,20 @@ from vit_jax.data.batches import EvalBatches, TrainBatches
 from vit_jax.data.cpus import check_workers, usable_cpus
 from vit_jax.data.decode import ADVICE, ImageError
 from vit_jax.data.device import prefetch_to_device
-from vit_jax.data.source_types import CACHE_CHOICES, CachedSource, PartSource, Source
+from vit_jax.data.source_types import (
+    CACHE_CHOICES,
+    CachedSource,
+    PartSource,
+    Source,
+    is_multi_label,
+)
 from vit_jax.data.stream import EvalBlocks, TrainBlocks
 from vit_jax.data.transforms import ImageTransforms
 from vit_jax.values import Choice, Count, Name, Range, Size
 
 __all__ = ["Data", "prefetch_to_device"]
 
+SAMPLINGS = ("balanced", "sqrt")
 _SHOWN_CLASSES = 4
 # Below this, most of the work on an image is Python's, which threads cannot share: at
 # 32x32 a second thread halves the rate.
@@ -37,6 +44,9 @@ class Data(ImageTransforms):
           `vit_jax/data/vtab_labels.py` that derives it from one, or a field of the
           `json` of tar shards.
         batch_size: images in a training batch over all processes.
+        sampling: classes of unequal size: "" takes each image once an epoch;
+          "balanced" takes as many images of each class, and "sqrt" as many as the root
+          of its size is large, in an epoch of as many images as before: `balance.py`.
         repeated_augmentation: copies of each image in a batch, each augmented anew; a
           third of the images fills an epoch of 3, as in DeiT. 1 is off.
         workers: worker processes; 0 is threads of this process, best unless
@@ -59,6 +69,7 @@ class Data(ImageTransforms):
     classes: tuple[Name, ...] = ()
     label: Name = "label"
     batch_size: Size
+    sampling: Annotated[str, Choice("", *SAMPLINGS)] = ""
     repeated_augmentation: Size = 1
     workers: Count = 0
     num_threads: Annotated[int, Range(0, 1024)] = 0
@@ -86,6 +97,10 @@ class Data(ImageTransforms):
         """Names of the classes, in the order of the labels."""
         return self.source(self.split).label_names
 
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels, so that `label` is (b, classes)."""
+        return is_multi_label(self.source(self.split))
+
     def num_examples(self, split: str | None = None) -> int:
         """Number of records of a split; None is the training split."""
         return len(self.source(split or self.split))
@@ -105,6 +120,9 @@ class Data(ImageTransforms):
         shown = ", ".join(map(printable, names[:_SHOWN_CLASSES]))
         more = ", ..." if len(names) > _SHOWN_CLASSES else ""
         text = f"{self.name}: {', '.join(sizes)}; {len(names):,} classes: {shown}{more}"
+        if self.is_multi_label():
+            mean = self.source(self.split).labels().sum(1).mean()
+            text += f"; any number of labels an image, {mean:.3g} on average"
         counts = sum(left_out.values(), Counter())
         return f"{text}; {describe_left_out(counts)}" if counts else text
 
@@ -124,6 +142,11 @@ class Data(ImageTransforms):
                 f"{self.split!r} of {self.name}, which has {self.num_examples()} "
                 "images; lower it"
             )
+        if self.sampling and self.is_multi_label():
+            raise ValueError(
+                f"data.sampling={self.sampling!r} levels classes, and an image of "
+                f"{self.name} may have several: set loss.class_weights instead"
+            )
 
     def train_batches(
         self,
@@ -142,7 +165,8 @@ class Data(ImageTransforms):
 
         Returns:
             Iterator of {"image": uint8 (local_batch, h, w, 3), "label": int32
-            (local_batch,)}; close it, or use it in a `with`. With worker processes the
+            (local_batch,), or of several labels an image uint8 (local_batch,
+            classes)}; close it, or use it in a `with`. With worker processes the
             program's main module needs `if __name__ == "__main__":`.
 
         Raises:
@@ -159,6 +183,7 @@ class Data(ImageTransforms):
             seed=seed,
             tries=tries,
             copies=self.repeated_augmentation,
+            order=self._order(source, seed),
             start=start_index,
             batch_size=self.batch_size,
             rows=rows,
@@ -228,6 +253,14 @@ class Data(ImageTransforms):
                     raise ImageError(f"{source.first_error()}; {ADVICE}")
             self._sources[split] = source
         return self._sources[split]
+
+    def _order(self, source: Source, seed: int) -> Callable[[int], int] | None:
+        if not self.sampling:
+            return None
+        from vit_jax.data.balance import BalancedOrder
+
+        copies = self.repeated_augmentation
+        return BalancedOrder(source.labels(), self.sampling, seed, copies)
 
     def _reading(self, source: Source, workers: int) -> dict[str, Any]:
         in_memory = isinstance(source, CachedSource) or self.name == "digits"

@@ -17,7 +17,8 @@ LOOKED_AT = 1000
 def describe(data: Data, split: str) -> RecordList:
     """The number of records, a checksum of names, and the bytes of files.
 
-    Of tar shards the checksum is of sizes and labels too.
+    The checksum is also of the labels where a table has them, and of the sizes and
+    labels of tar shards.
     """
     source, size = data.source(split), 0
     digest = hashlib.sha256(checksum(source).encode())

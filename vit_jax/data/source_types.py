@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,7 +28,10 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> dict:
-        """{"image": uint8 (h, w, 3), "label": int}; ImageError for a bad record."""
+        """{"image": uint8 (h, w, 3), "label": int}; ImageError for a bad record.
+
+        Of a source whose `multi_label` is true, "label" is uint8 (classes,), 0 or 1.
+        """
         ...
 
     def record_name(self, index: int) -> str:
@@ -36,8 +39,28 @@ class Source(Protocol):
         ...
 
     def labels(self) -> np.ndarray:
-        """Labels of all records, without decoding an image: integers (n,)."""
+        """Labels of all records, without decoding an image: integers (n,).
+
+        Of several labels a record uint8 (n, classes).
+        """
         ...
+
+
+def is_multi_label(source: Source) -> bool:
+    """Whether a record may have several labels; most sources do not say so."""
+    return getattr(source, "multi_label", False)
+
+
+def multi_hot(numbers: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
+    """1 for the classes with these numbers, else 0: uint8 (classes,)."""
+    labels = np.zeros(classes, np.uint8)
+    labels[np.asarray(numbers, int)] = 1
+    return labels
+
+
+def label_numbers(label: int | np.ndarray) -> list[int]:
+    """The classes of a record: one, or those of several labels."""
+    return np.flatnonzero(label).tolist() if np.ndim(label) else [int(label)]
 
 
 class CachedSource:
@@ -51,6 +74,7 @@ class CachedSource:
         self._source = source
         self.label_names: tuple[str, ...] = source.label_names
         self.left_out = getattr(source, "left_out", {})  # as that of FolderSource
+        self.multi_label = is_multi_label(source)
         # In chunks: a task an image would cost more than a small decode.
         chunks = [
             range(start, min(start + _CHUNK, len(source)))
@@ -79,7 +103,7 @@ class CachedSource:
         return self._source.record_name(index)
 
     def checksum(self) -> str:
-        """That of TarSource; "" for other sources."""
+        """As the whole source's."""
         return checksum(self._source)
 
     def first_error(self) -> str:
@@ -96,18 +120,20 @@ class PartSource:
         source: Source,
         indices: Sequence[int] | np.ndarray,
         label_names: tuple[str, ...],
-        new_labels: dict[int, int] | None = None,
+        new_labels: dict[int, int] | Sequence[int] | None = None,
     ):
         """Stores the arguments.
 
         Args:
             indices: numbers of the records in `source`.
             label_names: names of the remaining classes.
-            new_labels: maps old labels to new ones; None leaves them as they are.
+            new_labels: maps old labels to new ones; of several labels a record, the
+              classes that stay, in order; None leaves them as they are.
         """
         self._source, self._indices, self._new = source, indices, new_labels
         self.label_names = label_names
         self.left_out = getattr(source, "left_out", {})  # as that of FolderSource
+        self.multi_label = is_multi_label(source)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -118,14 +144,16 @@ class PartSource:
     def labels(self) -> np.ndarray:
         """Labels of all records, without decoding: integers (n,)."""
         labels = self._source.labels()[np.asarray(self._indices)]
-        return labels if self._new is None else np.array([self._new[x] for x in labels])
+        if self._new is None or self.multi_label:
+            return self._new_label(labels)
+        return np.array([self._new_label(label) for label in labels])
 
     def record_name(self, index: int) -> str:
         """Name of the record in the source that this is a part of."""
         return self._source.record_name(int(self._indices[index]))
 
     def checksum(self) -> str:
-        """That of TarSource; "" for other sources."""
+        """As the whole source's."""
         return checksum(self._source)
 
     def read_many(self, indices: Sequence[int]) -> list[dict | ImageError]:
@@ -138,7 +166,12 @@ class PartSource:
     def _relabelled(self, record: dict) -> dict:
         if self._new is None:
             return record
-        return {**record, "label": self._new[record["label"]]}
+        return {**record, "label": self._new_label(record["label"])}
+
+    def _new_label(self, label: Any) -> Any:
+        if self._new is None:
+            return label
+        return label[..., list(self._new)] if self.multi_label else self._new[label]
 
 
 def checksum(source: Source) -> str:

@@ -27,10 +27,15 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from vit_jax.data.decode import ImageError
-from vit_jax.data.source_types import Source
+from vit_jax.data.source_types import Source, is_multi_label
 
 # Images in a block: enough to hide Grain's cost, few enough to spread over threads.
 _BLOCK = 64
+# What an evaluation batch has besides `columns`: shapes of a row and dtypes.
+EVAL_COLUMNS: dict[str, tuple[tuple, Any]] = {
+    "mask": ((), bool),
+    "index": ((), np.int64),
+}
 # Streams are as good as endless; Grain needs a length.
 _ENDLESS = 1 << 60
 
@@ -44,7 +49,7 @@ def example_at(position: int, length: int, seed: int, copies: int = 1) -> int:
     """
     epoch, place = divmod(position, length)
     return index_shuffle(
-        place // copies, max_index=length - 1, seed=_epoch_seed(seed, epoch), rounds=4
+        place // copies, max_index=length - 1, seed=epoch_seed(seed, epoch), rounds=4
     )
 
 
@@ -65,7 +70,8 @@ def spread(positions: np.ndarray, length: int, copies: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of an epoch's order, a number of 32 bits."""
     # Hashed, not added: with seed + epoch, epoch 1 of seed 0 is epoch 0 of seed 1.
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
@@ -166,15 +172,20 @@ class TrainBlocks(_Blocks):
         seed: int,
         tries: int,
         copies: int = 1,
+        order: Callable[[int], int] | None = None,
         **batches: Any,
     ):
         """The arguments of `_Blocks`, and:
 
         tries: records tried for one place before it is left black.
         copies: of each image, one near the other, each augmented anew.
+        order: the record at a global position; None for `example_at`.
         """
         super().__init__(source, **batches)
         self._copies = copies
+        self._order = order or functools.partial(
+            example_at, length=len(source), seed=seed, copies=copies
+        )
         self._transform, self._image_size = transform, image_size
         self._seed, self._tries = seed, tries
 
@@ -191,7 +202,7 @@ class TrainBlocks(_Blocks):
         return whole[self._rows[self._slice(place)]].tolist()
 
     def __getitem__(self, block: int) -> dict:
-        filled = self._empty(block, columns(self._image_size))
+        filled = self._empty(block, columns(self._image_size, self.source))
         for row, position in enumerate(self.positions(block)):
             record = self._readable(position, filled["errors"])
             if record is not None:
@@ -201,8 +212,7 @@ class TrainBlocks(_Blocks):
         return filled
 
     def _readable(self, position: int, errors: list[tuple[str, str]]) -> dict | None:
-        length = len(self.source)
-        first = example_at(position, length, self._seed, self._copies)
+        length, first = len(self.source), self._order(position)
         for attempt in range(min(self._tries, length)):
             index = (first + attempt) % length
             try:
@@ -234,8 +244,8 @@ class EvalBlocks(_Blocks):
         return self.num_batches * self.per_batch
 
     def __getitem__(self, block: int) -> dict:
-        more = {"mask": ((), bool), "index": ((), np.int64)}
-        filled = self._empty(block, columns(self._image_size) | more)
+        shapes = columns(self._image_size, self.source) | EVAL_COLUMNS
+        filled = self._empty(block, shapes)
         for row, index in enumerate(self.positions(block)):
             filled["index"][row] = index
             if index >= len(self.source):
@@ -251,6 +261,11 @@ class EvalBlocks(_Blocks):
         return filled
 
 
-def columns(image_size: tuple[int, int]) -> dict[str, tuple[tuple, Any]]:
-    """Shape and dtype of an example's image and label."""
-    return {"image": ((*image_size, 3), np.uint8), "label": ((), np.int32)}
+def columns(
+    image_size: tuple[int, int], source: Source
+) -> dict[str, tuple[tuple, Any]]:
+    """Shape and dtype of an example's image and label, or labels."""
+    label = ((), np.int32)
+    if is_multi_label(source):
+        label = ((len(source.label_names),), np.uint8)
+    return {"image": ((*image_size, 3), np.uint8), "label": label}

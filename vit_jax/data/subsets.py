@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vit_jax.data.source_types import PartSource, Source
+from vit_jax.data.source_types import PartSource, Source, is_multi_label
 
 
 def with_classes(source: Source, classes: Sequence[str], name: str) -> PartSource:
     """The records of some classes, in the source's order.
 
     Args:
-        source: any data set.
+        source: any data set. Where a record may have several labels, all stay, those
+            with none of the classes too.
         classes: names, or numbers as text where no class has that name; the new labels
             follow this order.
         name: name of the data set, for the errors.
@@ -26,6 +27,9 @@ def with_classes(source: Source, classes: Sequence[str], name: str) -> PartSourc
     twice = [text for i, text in enumerate(classes) if numbers[i] in numbers[:i]]
     if twice:
         raise ValueError(f"data.classes has the class {twice[0]!r} of {name} twice")
+    names = tuple(source.label_names[number] for number in numbers)
+    if is_multi_label(source):
+        return PartSource(source, np.arange(len(source)), names, numbers)
     indices = np.flatnonzero(np.isin(source.labels(), numbers))
     if not indices.size:
         raise ValueError(
@@ -33,7 +37,6 @@ def with_classes(source: Source, classes: Sequence[str], name: str) -> PartSourc
             "these classes"
         )
     new_labels = {number: label for label, number in enumerate(numbers)}
-    names = tuple(source.label_names[number] for number in numbers)
     return PartSource(source, indices, names, new_labels)
 
 

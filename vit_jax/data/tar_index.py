@@ -41,8 +41,10 @@ RECORD = np.dtype(
         ("label", "<i4"),
     ]
 )
+# A label of a record that may have several: the number of the record, and the class.
+PAIR = np.dtype([("record", "<i8"), ("label", "<i4")])
 # Codes in place of a label.
-NO_LABEL, BAD_LABEL, NO_IMAGE = -1, -2, -3
+NO_LABEL, BAD_LABEL, NO_IMAGE, SEVERAL = -1, -2, -3, -4
 _FOLDER = ".index"
 _END = bytes(1024)  # the end of every tar file that was closed
 
@@ -133,6 +135,8 @@ def index_path(
 ) -> str:
     """The file of the index, an array of RECORD; made if it is not there.
 
+    Where records may have several labels, `pairs_path` of it has an array of PAIR.
+
     It is in `root/.index`, or in the user's cache folder if nothing can be written
     there. Shards of other names, sizes or times have another index.
 
@@ -140,7 +144,7 @@ def index_path(
         ValueError: a shard is damaged.
         OSError: a shard cannot be read.
     """
-    facts = [label, *EXTENSIONS, *label_names]
+    facts = ["several labels", label, *EXTENSIONS, *label_names]
     for shard in shards:
         status = os.stat(os.path.join(root, shard))
         facts += [shard, str(status.st_size), str(status.st_mtime_ns)]
@@ -157,43 +161,72 @@ def index_path(
     with folder_lock(folder):
         if not _is_index(path):
             numbers = {name: number for number, name in enumerate(label_names)}
-            records = _index(root, shards, label, numbers)
-            with output.replacing(Path(path)) as part, part.open("wb") as file:
-                np.save(file, records)
+            records, pairs = _index(root, shards, label, numbers)
+            if (records["label"] == SEVERAL).any():
+                _save(pairs_path(path), pairs)
+            _save(path, records)
     return path
+
+
+def pairs_path(path: str) -> str:
+    """The file of the labels of records that may have several, beside an index."""
+    return path.removesuffix(".npy") + ".labels.npy"
+
+
+def _save(path: str, array: np.ndarray) -> None:
+    with output.replacing(Path(path)) as part, part.open("wb") as file:
+        np.save(file, array)
 
 
 def _is_index(path: str) -> bool:
     """Whether there is an index, which is not cut off; else it is made anew."""
+    records = _saved(path, RECORD)
+    if records is None:
+        return False
+    several = (records["label"] == SEVERAL).any()
+    return not several or _saved(pairs_path(path), PAIR) is not None
+
+
+def _saved(path: str, dtype: np.dtype) -> np.ndarray | None:
+    """The saved array of a file; None if it is none."""
     try:
         check_regular(path)
-        records = np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
-        return False
-    return records.dtype == RECORD and records.ndim == 1
+        return None
+    return array if array.dtype == dtype and array.ndim == 1 else None
 
 
 def _index(
     root: str, shards: Sequence[str], label: str, numbers: dict[str, int]
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays of RECORD and of PAIR."""
     bar = tqdm(shards, "indexing", unit="shard", disable=not sys.stderr.isatty())
     records: list[np.ndarray] = []
+    pairs: list[tuple[int, int]] = []
+    count = 0
     for number, shard in enumerate(bar):
         path = os.path.join(root, shard)
         try:
-            rows = [(number, *row) for row in _images(path, label, numbers)]
+            rows = []
+            for *place, labels in _images(path, label, numbers):
+                code = SEVERAL if isinstance(labels, list) else labels
+                rows.append((number, *place, code))
+                if isinstance(labels, list):
+                    pairs += [(count, one) for one in labels]
+                count += 1
         except tarfile.TarError as error:
             raise ValueError(
                 f"the shard {path} is damaged ({error}); get it again"
             ) from error
         records.append(np.array(rows, RECORD))
-    return np.concatenate(records)
+    return np.concatenate(records), np.array(pairs, PAIR)
 
 
 def _images(
     path: str, label: str, numbers: dict[str, int]
-) -> Iterator[tuple[int, int, int, int]]:
-    """(header, offset, size, label) of each image in a shard."""
+) -> Iterator[tuple[int, int, int, int | list[int]]]:
+    """(header, offset, size, label or labels) of each image in a shard."""
     # Buffered, since headers are 512 bytes each.
     with (
         io.BufferedReader(open_regular(path)) as file,
@@ -229,9 +262,12 @@ def _label_of(
     files: dict[str, tarfile.TarInfo],
     field: str,
     numbers: dict[str, int],
-) -> int:
+) -> int | list[int]:
+    """The class of a record, or a code; a list where it may have several."""
     if field == "label" and "cls" in files:
         value = tar.extractfile(files["cls"]).read().decode(errors="replace").strip()
+        if re.fullmatch(r"\d{1,9}([\s,]+\d{1,9})+", value):
+            value = re.split(r"[\s,]+", value)
     elif "json" in files:
         try:
             text = tar.extractfile(files["json"]).read(MOST_BYTES)
@@ -240,6 +276,13 @@ def _label_of(
             return NO_LABEL
     else:
         return NO_LABEL
+    if not isinstance(value, list):
+        return _class_of(value, numbers)
+    labels = [_class_of(one, numbers) for one in value]
+    return BAD_LABEL if BAD_LABEL in labels else labels
+
+
+def _class_of(value: Any, numbers: dict[str, int]) -> int:
     # int() would also take "1_0", " 7", 0.5 and True.
     text = str(value)
     if re.fullmatch(r"\d{1,9}", text):

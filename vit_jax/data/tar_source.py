@@ -11,14 +11,18 @@ import numpy as np
 
 from vit_jax.data.decode import ImageError, decode_image
 from vit_jax.data.listing import EXTENSIONS
+from vit_jax.data.source_types import multi_hot
 from vit_jax.data.tar_index import (
     BAD_LABEL,
     NO_IMAGE,
     NO_LABEL,
+    PAIR,
+    SEVERAL,
     find_class_file,
     find_shards,
     index_path,
     list_names,
+    pairs_path,
     read_classes,
 )
 from vit_jax.storage.foreign import open_regular
@@ -32,9 +36,10 @@ class TarSource:
 
     A record is the files of one name up to its first dot, which stand side by side in a
     shard: an image (one of EXTENSIONS) and its class, a number from 0 as text
-    in `cls`, or the field `label` of `json`; or the name of a class in either. Other
-    files are ignored. The names of the classes stand beside the shards, in
-    `classes.txt`, one a line, or `classes.json`, a list.
+    in `cls`, or the field `label` of `json`; or the name of a class in either. Several
+    numbers in a `cls`, or a list in the field, are several labels: then each record may
+    have any number of them. Other files are ignored. The names of the classes stand
+    beside the shards, in `classes.txt`, one a line, or `classes.json`, a list.
 
     The split of a shard is its sub-folder (`train/000000.tar`), or else in its name
     (`imagenet1k-train-0000.tar`); where no name has one, all are "train". Records come
@@ -71,7 +76,7 @@ class TarSource:
             bucket.fetch([classes, *self._shards])
         self.label_names = read_classes(os.path.join(root, classes))
         self._path = index_path(root, self._shards, label, self.label_names)
-        self._records = np.load(self._path, mmap_mode="r")
+        self._load()
         if not len(self._records):
             raise ValueError(f"the shards of split {split!r} of {root} hold no images")
 
@@ -81,9 +86,10 @@ class TarSource:
     def __getitem__(self, index: int) -> dict:
         """Reads and decodes one image; raises ImageError if that is not possible."""
         record = self._records[index]
-        label, size = int(record["label"]), int(record["size"])
-        if not 0 <= label < len(self.label_names):
-            raise ImageError(f"{self.record_name(index)}: {self._problem(label)}")
+        numbers, size = self._numbers(index), int(record["size"])
+        for label in numbers:
+            if not 0 <= label < len(self.label_names):
+                raise ImageError(f"{self.record_name(index)}: {self._problem(label)}")
         path = self._shard(index)
         try:
             # Opened for each: there may be more shards than a process may hold open,
@@ -97,7 +103,17 @@ class TarSource:
         except ImageError:
             # Decoded again for the name, which only a bad record needs.
             image = decode_image(data, self.record_name(index))
-        return {"image": image, "label": label}
+        if not self.multi_label:
+            return {"image": image, "label": numbers[0]}
+        return {"image": image, "label": multi_hot(numbers, len(self.label_names))}
+
+    def _numbers(self, index: int) -> list[int]:
+        """The classes of a record, or the code for what is wrong with them."""
+        label = int(self._records[index]["label"])
+        if label != SEVERAL:
+            return [label]
+        first, last = np.searchsorted(self._owners, [index, index + 1])
+        return self._classes[first:last].tolist()
 
     def _problem(self, label: int) -> str:
         if label == NO_IMAGE:
@@ -109,12 +125,22 @@ class TarSource:
         return f"the label is {label}, not in 0..{len(self.label_names) - 1}"
 
     def labels(self) -> np.ndarray:
-        """Labels of all records, negative where there is none: int32 (n,)."""
-        return np.asarray(self._records["label"])
+        """Labels of all records, negative where there is none: int32 (n,).
+
+        Where a record may have several, uint8 (n, classes).
+        """
+        if not self.multi_label:
+            return np.asarray(self._records["label"])
+        count = len(self.label_names)
+        rows = (self._numbers(index) for index in range(len(self)))
+        known = ([x for x in numbers if 0 <= x < count] for numbers in rows)
+        return np.stack([multi_hot(numbers, count) for numbers in known])
 
     def checksum(self) -> str:
-        """Of where each record lies, its size and its label: all that the index has."""
-        return hashlib.sha256(self._records.tobytes()).hexdigest()
+        """Of where each record lies, its size and labels: all that the index has."""
+        digest = hashlib.sha256(self._records.tobytes())
+        digest.update(self._owners.tobytes() + self._classes.tobytes())
+        return digest.hexdigest()
 
     def record_name(self, index: int) -> str:
         """Path of the shard, and name of the image in it."""
@@ -129,8 +155,17 @@ class TarSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers map the file too: in memory it is there once for all of them.
-        return {**self.__dict__, "_records": None}
+        return {**self.__dict__, "_records": None, "_owners": None, "_classes": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._load()
+
+    def _load(self) -> None:
+        """Maps the index."""
         self._records = np.load(self._path, mmap_mode="r")
+        pairs = pairs_path(self._path)
+        self.multi_label = os.path.exists(pairs)
+        table = np.load(pairs) if self.multi_label else np.empty(0, PAIR)
+        # Contiguous: a search in one field of an array would copy it each time.
+        self._owners, self._classes = (table[name].copy() for name in PAIR.names or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_jax.data.decode import ImageError, decode_image
+from vit_jax.data.source_types import multi_hot
 from vit_jax.data.vtab_labels import RULES
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ class TfdsSource:
               folder that holds its files, such as .../imagenet2012/5.1.0.
             split: any split that tensorflow-datasets knows, such as "train[:98%]" or
               "train[:800]+validation[:200]".
-            label: a class field of the records, or a rule of `vtab_labels.RULES`.
+            label: a class field of the records, one that is a sequence of classes, or
+              a rule of `vtab_labels.RULES`.
             data_dir: folder of prepared data sets; None is the one that
               tensorflow-datasets uses (~/tensorflow_datasets or $TFDS_DATA_DIR).
             bucket: the bucket that the data set is copied from into that folder.
@@ -62,9 +65,11 @@ class TfdsSource:
         features = builder.info.features
         rule = RULES.get(label)
         self._field = rule.field if rule else label
-        self._label_of = rule.function if rule else int
         has_both = "image" in features and self._field in features
-        if not has_both or not (rule or hasattr(features[label], "names")):
+        feature: Any = features[self._field] if has_both else None
+        # A sequence has the attributes of what it is a sequence of.
+        self.multi_label = not rule and hasattr(feature, "feature")
+        if not has_both or not (rule or hasattr(feature, "names")):
             kind = "field" if rule else "class field"
             raise ValueError(
                 f"data set {name!r} is not a classification set for data.label="
@@ -74,9 +79,10 @@ class TfdsSource:
         self._data = _read_split(builder, name, split, bucket)
         self._name = f"{name} {split}"
         self._factor = 255 if builder.name in _BINARY_IMAGES else 1
-        self.label_names: tuple[str, ...] = (
-            rule.names if rule else tuple(features[label].names)
-        )
+        self.label_names: tuple[str, ...] = rule.names if rule else tuple(feature.names)
+        self._label_of = rule.function if rule else int
+        if self.multi_label:
+            self._label_of = functools.partial(known_labels, len(self.label_names))
 
     def __len__(self) -> int:
         return len(self._data)
@@ -101,7 +107,10 @@ class TfdsSource:
         return records
 
     def labels(self) -> np.ndarray:
-        """Labels of all records: int64 (n,). Reads everything, decodes no image."""
+        """Labels of all records: int64 (n,). Reads everything, decodes no image.
+
+        Where a record may have several labels, uint8 (n, classes).
+        """
         return np.array([self._label_of(value) for value in self._column(self._field)])
 
     def file_names(self) -> list[str]:
@@ -126,18 +135,26 @@ class TfdsSource:
 
     def _decode(self, index: int, record: dict[str, Any]) -> dict:
         name, label = self.record_name(index), self._label_of(record[self._field])
-        if not 0 <= label < len(self.label_names):
-            # -1, the mark for "no label", passes every check of tensorflow-datasets.
-            raise ImageError(
-                f"{name}: the label is {label}, not in 0..{len(self.label_names) - 1}; "
-                "choose a split with labels"
-            )
+        given = record[self._field] if self.multi_label else label
+        for number in np.ravel(given).tolist():
+            if not 0 <= number < len(self.label_names):
+                # -1, for "no label", passes every check of tensorflow-datasets.
+                raise ImageError(
+                    f"{name}: the label is {number}, not in "
+                    f"0..{len(self.label_names) - 1}; choose a split with labels"
+                )
         image = decode_image(record["image"], name) * np.uint8(self._factor)
         return {"image": image, "label": label}
 
     def record_name(self, index: int) -> str:
         """Data set, split and number of the record in it."""
         return f"{self._name} record {index}"
+
+
+def known_labels(classes: int, numbers: np.ndarray) -> np.ndarray:
+    """`multi_hot` of the numbers that are those of classes."""
+    numbers = np.asarray(numbers, int)
+    return multi_hot(numbers[(numbers >= 0) & (numbers < classes)], classes)
 
 
 def is_prepared(folder: str) -> bool:

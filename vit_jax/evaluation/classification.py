@@ -9,7 +9,12 @@ from vit_jax.data.labels import label_order
 from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import Source
 from vit_jax.data.sources import make_source
+from vit_jax.data.stream import EVAL_COLUMNS, columns
 from vit_jax.evaluation.features import rounded_up, split_outputs
+from vit_jax.evaluation.multi_label_outcomes import (
+    MultiLabelOutcomes,
+    make_multi_label_outcome_step,
+)
 from vit_jax.evaluation.outcomes import (
     Outcomes,
     class_counts,
@@ -31,7 +36,7 @@ def evaluate_run(
     batch_size: int,
     labels_by_index: bool = False,
     mesh: jax.sharding.Mesh | None = None,
-) -> tuple[Outcomes, list[str], float]:
+) -> tuple[Outcomes | MultiLabelOutcomes, list[str], float]:
     """Evaluates a run on `data.split`, on all devices, with a live progress line.
 
     Args:
@@ -47,7 +52,8 @@ def evaluate_run(
         included and compilation not.
 
     Raises:
-        ValueError: other label names, unknown split, or a model without a head.
+        ValueError: other label names, unknown split, a model without a head, or several
+            labels an image for a softmax.
         ImageError: an image that cannot be read, or too many to skip.
         ArithmeticError: outputs that are NaN or infinite.
     """
@@ -59,29 +65,36 @@ def evaluate_run(
     order = label_order(
         data.label_names(), run.label_names, data.name, by_index=labels_by_index
     )
+    make_step, kind = make_outcome_step, Outcomes
+    if data.is_multi_label():
+        make_step, kind = make_multi_label_outcome_step, MultiLabelOutcomes
+        if run.loss["name"] != "sigmoid":
+            raise ValueError(
+                f"an image of {data.name} may have several labels, and {run.source} "
+                "was trained with loss.name='softmax', for one: take a run that was "
+                "trained with sigmoid"
+            )
     mesh = mesh or sharding.make_mesh(data=-1, fsdp=1, tensor=1)
     params = place_params(run.params, mesh)
     step = jax.jit(
-        sharding.on_mesh(make_outcome_step(run.model, order, **run.loss), mesh),
+        sharding.on_mesh(make_step(run.model, order, **run.loss), mesh),
         out_shardings=sharding.replicated(mesh),
     )
     size = rounded_up(batch_size, mesh)
+    shapes = columns(data.image_size, data.source(data.split)) | EVAL_COLUMNS
     blank = {
-        "image": np.zeros((size, *data.image_size, 3), np.uint8),
-        "label": np.zeros(size, np.int32),
-        "mask": np.zeros(size, bool),
-        "index": np.zeros(size, np.int64),
+        name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in shapes.items()
     }
     blank = place(blank, dict.fromkeys(blank, sharding.batch_sharding(mesh)))
     # Compiles, which the speed does not include.
     jax.block_until_ready(step(params, blank))
 
     start = time.perf_counter()
-    columns, skipped = split_outputs(
+    results, skipped = split_outputs(
         step, params, data, data.split, batch_size=size, mesh=mesh, title="evaluating"
     )
-    speed = len(columns["label"]) / (time.perf_counter() - start)
-    outcomes = Outcomes(**columns)
+    speed = len(results["loss"]) / (time.perf_counter() - start)
+    outcomes = kind(**results)
     wrong = int((~np.isfinite(outcomes.loss)).sum())
     if wrong:
         raise ArithmeticError(

@@ -241,6 +241,12 @@ class FrozenFeatures:
         )
         self.data.num_examples(self.train_split)
         self.data.num_examples(self.test_split)
+        if self.data.is_multi_label():
+            raise ValueError(
+                f"an image of {self.data.name} may have several labels, and features "
+                "are judged by one (fewshot, knn, probe): leave them out, or name "
+                "another data set"
+            )
         self.label_names = self.data.label_names()
         self.extract = Extractor(
             self.model, self.data, self.mesh, batch_size=self.batch_size

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vit_jax.data.mix import one_hot
+from vit_jax.data.mix import as_targets
 from vit_jax.evaluation.means import EvalStep, label_rank
 from vit_jax.figures import pictures
 from vit_jax.losses import make_loss, probabilities
@@ -65,7 +65,7 @@ def make_outcome_step(
             "index": batch["index"],
             "label": labels,
             "rank": label_rank(logits, labels),
-            "loss": loss_fn(logits, one_hot(labels, model.num_classes)),
+            "loss": loss_fn(logits, as_targets(labels, model.num_classes)),
             "top": top,
             "probability": share,
         }

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from vit_jax.analysis.features import output_rollout
 from vit_jax.data.decode import ImageError
 from vit_jax.data.files import Files
-from vit_jax.data.source_types import Source
+from vit_jax.data.source_types import Source, label_numbers
 from vit_jax.evaluation.classification import open_source
 from vit_jax.evaluation.outcomes import named
 from vit_jax.figures.pictures import Prediction
@@ -117,6 +117,7 @@ def predictions(
     indices: Sequence[int],
     *,
     top: int,
+    threshold: float | None,
     batch_size: int,
     attention: bool,
 ) -> Iterator[Prediction | ImageError]:
@@ -124,17 +125,20 @@ def predictions(
 
     Args:
         top: number of classes for each, at most.
+        threshold: more classes are given if their probabilities are not below it.
         attention: whether to give the attention rollout too.
     """
 
-    def read(index: int) -> tuple[np.ndarray, str | None] | ImageError:
+    def read(index: int) -> tuple[np.ndarray, tuple[str, ...] | None] | ImageError:
         try:
             record = source[index]
         except ImageError as error:
             return error
         names: Any = getattr(source, "label_names", ())  # `Files` has none
-        label = names[record["label"]] if "label" in record else None
-        return prepared(run, record["image"]), label
+        image = prepared(run, record["image"])
+        if "label" not in record:
+            return image, None
+        return image, tuple(names[number] for number in label_numbers(record["label"]))
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for start in range(0, len(indices), batch_size):
@@ -149,11 +153,12 @@ def predictions(
                 if isinstance(record, ImageError):
                     yield record
                     continue
-                image, label = record
+                image, labels = record
                 share, heat = next(results)
-                order = np.argsort(-share, kind="stable")[:top]
+                above = 0 if threshold is None else int((share >= threshold).sum())
+                order = np.argsort(-share, kind="stable")[: max(top, above)]
                 best = named(order, share[order], run.label_names)
-                yield Prediction(source.record_name(index), image, best, heat, label)
+                yield Prediction(source.record_name(index), image, best, heat, labels)
 
 
 def spread(run: TrainedModel, split: str, count: int) -> tuple[Source, list[int]]:

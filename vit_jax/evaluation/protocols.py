@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from vit_jax import values
-from vit_jax.data.folder import has_no_splits
+from vit_jax.data.openers import has_no_splits
 from vit_jax.data.pipeline import Data
 from vit_jax.evaluation.fewshot import FewShot
 from vit_jax.evaluation.knn import Knn

@@ -35,11 +35,11 @@ class Prediction(NamedTuple):
     image: np.ndarray  # uint8 (height, width, 3), as the model sees it
     best: list[tuple[str, float]]  # labels and probabilities, best first
     heat: np.ndarray | None  # float (h, w), share of each patch, if computed
-    label: str | None  # the true one, where it is known
+    labels: tuple[str, ...] | None  # the true ones, where they are known
 
 
 def learning_curve(workdir: str | Path) -> Path:
-    """Draws loss and accuracy in percent of every split; returns the PNG's path.
+    """Draws loss and accuracy, or mAP, of every split; returns the PNG's path.
 
     Rows without a metric, or with NaN or Inf for it, are left out of its curve.
     """
@@ -54,7 +54,8 @@ def _curves(workdir: Path, path: Path) -> None:
 
     rows = read_metrics(workdir / "metrics.jsonl")
     figure = _figure(10, 4)
-    for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    metric = "map" if any("map" in row for row in rows) else "accuracy"
+    for axis, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         values = []
         for split in dict.fromkeys(row["split"] for row in rows):
             points = [
@@ -65,13 +66,13 @@ def _curves(workdir: Path, path: Path) -> None:
             if not points:
                 continue
             steps, column = map(np.array, zip(*points, strict=True))
-            if name == "accuracy":
+            if name == metric:
                 column = 100 * column
             # A line through one point would not be seen.
             style = "-" if split == "train" and len(points) > 1 else "o-"
             axis.plot(steps, column, style, markersize=3, label=split)
             values += column.tolist()
-        axis.set(xlabel="step", ylabel="accuracy (%)" if name == "accuracy" else name)
+        axis.set(xlabel="step", ylabel=f"{name} (%)" if name == metric else name)
         axis.grid(alpha=0.3)
         if values:
             axis.legend()
@@ -173,8 +174,8 @@ def overview(items: Sequence[Prediction], path: Path) -> Path:
         label, probability = item.best[0]
         title = shorten(item.name, 40, keep_end=True)
         title += f"\n{shorten(label, 18)}  {100 * probability:.1f} %"
-        if item.label not in (None, label):
-            title += f"  (true: {shorten(item.label, 14)})"
+        if item.labels is not None and label not in item.labels:
+            title += f"  (true: {shorten(', '.join(item.labels), 14)})"
         left.set_title(title, loc="left", fontsize=8, color=_colour(item, label))
     bar = figure.colorbar(heats[-1], ax=axes, fraction=0.02, aspect=30)
     bar.set_label("attention, times the mean patch", fontsize=8)
@@ -224,7 +225,7 @@ def _bars(axis: "Axes", item: Prediction) -> None:
     axis.barh(places, [1] * len(labels), color=_PALE, height=0.34)
     axis.barh(places, values, color=colours, height=0.34)
     for place, label, value in zip(places, labels, values, strict=True):
-        mark = "  (true)" if label == item.label else ""
+        mark = "  (true)" if label in (item.labels or ()) else ""
         text = f"{shorten(label, 26)}{mark}"
         axis.text(0, place - 0.24, text, fontsize=9, va="bottom")
         text = f"{100 * value:.1f} %"
@@ -234,9 +235,9 @@ def _bars(axis: "Axes", item: Prediction) -> None:
 
 
 def _colour(item: Prediction, prediction: str) -> str:
-    if item.label is None:
+    if item.labels is None:
         return _BLUE
-    return _GREEN if prediction == item.label else _RED
+    return _GREEN if prediction in item.labels else _RED
 
 
 def _figure(width: float, height: float) -> "Figure":

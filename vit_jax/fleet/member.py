@@ -14,6 +14,7 @@ import numpy as np
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import (
+    ConfigError,
     Lengths,
     chosen,
     difference,
@@ -38,6 +39,7 @@ from vit_jax.storage.run_files import (
     read_metrics,
 )
 from vit_jax.training.guard import Faults, FaultyStep, Guard
+from vit_jax.training.labels import read_labels
 from vit_jax.training.loop import Results
 from vit_jax.training.metrics import Means, Writer, check_installed
 from vit_jax.training.optim import make_schedule
@@ -90,6 +92,12 @@ class Member:
         self.data = shared(Data(**{**config.data, **IN_MEMORY}))
         self.label_names = self.data.label_names()
         self.data.check_splits(config.eval.splits)
+        if self.data.is_multi_label():
+            raise ConfigError(
+                f"{workdir}: a fleet learns one label an image, and one of "
+                f"{self.data.name} may have several; train it with vit_jax.train"
+            )
+        read_labels(config, self.data)
         self.lengths: Lengths = resolve_lengths(config, self.data.num_examples())
         check_installed(**without_every(config.log))
         self._ranked = ranked_split(config, "checkpoint", config.eval.splits[0])

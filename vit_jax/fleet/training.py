@@ -36,9 +36,11 @@ from vit_jax.training.sections import config_sections
 ORDINARY = {
     "data.randaug_layers": 0,
     "data.repeated_augmentation": 1,
+    "data.sampling": "",
     "data.three_augment": False,
     "data.color_jitter": 0.0,
     "data.on_error": "raise",
+    "loss.class_weights": "",
     "train.step_timeout": 0.0,
     "guard.policy": "stop",
     "log.wandb": "",

@@ -15,12 +15,13 @@ import ml_collections
 from jax.typing import DTypeLike
 
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
-from vit_jax.config import ConfigError
+from vit_jax.config import ConfigError, chosen
 from vit_jax.data import labels
 from vit_jax.data.pipeline import Data
 from vit_jax.interop import Facts, adapt, load_checkpoint
 from vit_jax.interop.files import FOLDER_FILES
 from vit_jax.interop.public import resolve
+from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel, create_model, init_params
 from vit_jax.models.depth import unstack_blocks
 from vit_jax.parallel import sharding
@@ -53,6 +54,7 @@ class TrainedModel(NamedTuple):
         step: step of the training; 0 if unknown.
         source: description of what was loaded.
         config: config of the training; None for a checkpoint of another project.
+        multi_label: whether an image has any number of the labels.
     """
 
     model: AnyModel
@@ -63,6 +65,7 @@ class TrainedModel(NamedTuple):
     step: int
     source: str
     config: ml_collections.ConfigDict | None
+    multi_label: bool = False
 
 
 def load_trained(
@@ -234,10 +237,11 @@ def load_folder(
         unstack_blocks(params, unstack_layers),
         tuple(facts["label_names"]),
         Data(**config.data),
-        loss=dict(config.loss),
+        loss=chosen(config.loss, make_loss),
         step=restored.step,
         source=f"step {restored.step} of {folder}",
         config=config,
+        multi_label=facts.get("multi_label", False),
     )
 
 

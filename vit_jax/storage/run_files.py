@@ -76,6 +76,7 @@ class StepFacts(TypedDict):
     versions: NotRequired[dict[str, str]]
     records: NotRequired[dict[str, RecordList]]
     meter: NotRequired[MeterState]
+    multi_label: NotRequired[bool]
 
 
 class RowHead(TypedDict):

@@ -289,6 +289,7 @@ def facts_to_save(
         "versions": versions(),
         "config": to_dict(config),
         "records": setup.records,
+        "multi_label": setup.labels.several,
     }
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from vit_jax.storage.run_files import MeterState, read_metrics
 
 logger = logging.getLogger(__name__)
+TRAIN_SHARES = {"accuracy", "precision_at_1"}  # shown in percent; a run has one
 
 
 class Means:
@@ -212,8 +213,8 @@ class Writer:
         if not self._show:
             return
         text = f"loss {values['loss']:.4f}" if "loss" in values else ""
-        if "accuracy" in values:
-            text += f"  accuracy {100 * values['accuracy']:.2f} %"
+        for name in TRAIN_SHARES & values.keys():
+            text += f"  {name} {100 * values[name]:.2f} %"
         if speed := values.get("images/s"):
             seconds = (self._total - step) / values["steps/s"]
             text += f"  {speed:.0f} images/s  ETA {tqdm.format_interval(seconds)}"
@@ -337,11 +338,11 @@ def terminal_width() -> int:
 
 
 def main_metrics(values: dict[str, float]) -> str:
-    """Accuracies of an evaluation, of few shots too, and its loss, as text."""
+    """Accuracies of an evaluation, of few shots too, or `map`, and loss, as text."""
     words = [
         f"{name} {100 * value:.2f} %"
         for name, value in values.items()
-        if name == "accuracy" or name.endswith("shot")
+        if name in ("accuracy", "map") or name.endswith("shot")
     ]
     if "loss" in values:
         words.append(f"loss {values['loss']:.4f}")

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any
 
+from vit_jax.config import chosen
 from vit_jax.data.mix import make_mix
-from vit_jax.evaluation.means import EvalStep, make_eval_step
+from vit_jax.evaluation.means import EvalStep, make_eval_step, make_multi_label_step
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
+from vit_jax.training.labels import ONE_LABEL, Labels
 from vit_jax.training.step import Objective, classification
 from vit_jax.values import Choice, Positive, Range, Share
 
@@ -14,6 +16,7 @@ def make_objective(
     model: AnyModel,
     loss: dict[str, Any],
     mix: dict[str, Any],
+    labels: Labels = ONE_LABEL,
     *,
     name: Annotated[str, Choice("classification", "distillation", "masked_patch")],
     target: Annotated[str, Choice("mean_colour", "downscaled", "pixels")],
@@ -28,6 +31,7 @@ def make_objective(
     Args:
         loss, mix: those sections of the config, of `make_loss` and `make_mix`; not for
             `masked_patch`.
+        labels: how many an image has, and the weights of their classes.
         name: `classification`, `distillation` or `masked_patch`, which has no classes.
         target, corrupt_rate: of `masked_patch`, see there.
         teacher, distillation, alpha, temperature: of `distillation`, see there.
@@ -36,9 +40,12 @@ def make_objective(
         ValueError: options that do not go together.
     """
     if name in ("classification", "distillation"):
-        loss_fn, mixing = make_loss(**loss), make_mix(**mix)
+        options = chosen(loss, make_loss)
+        # Weights are of the training: the loss of an evaluation is that of all images.
+        plain_loss, mixing = make_loss(**options), make_mix(**mix)
+        loss_fn = make_loss(**options, weights=labels.weights)
         if name == "classification":
-            objective = classification(model, loss_fn, mixing)
+            objective = classification(model, loss_fn, mixing, labels.several)
         else:
             # Imported where it is asked for, as below: most runs have labels alone.
             from vit_jax.training.distillation import distil
@@ -47,11 +54,14 @@ def make_objective(
             objective = distil(
                 model, loss_fn, mixing, teacher=teacher, kind=distillation, **options
             )
-        return model, objective, make_eval_step(model, loss_fn)
+        if labels.several:
+            return model, objective, make_multi_label_step(model, plain_loss)
+        return model, objective, make_eval_step(model, plain_loss)
     for key, value, off in (
         ("loss.name", loss["name"], "softmax"),
         ("loss.label_smoothing", loss["label_smoothing"], 0),
         ("loss.round_up", loss["round_up"], False),
+        ("loss.class_weights", loss["class_weights"], ""),
         ("mix.mixup_alpha", mix["mixup_alpha"], 0),
         ("mix.cutmix_alpha", mix["cutmix_alpha"], 0),
     ):

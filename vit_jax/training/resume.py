@@ -70,7 +70,9 @@ def start_state(
         other = config.copy_and_resolve_references()
         other.model.scan = not scan
         classes, lengths = len(setup.label_names), setup.lengths
-        return build_program(other, num_classes=classes, lengths=lengths).state
+        return build_program(
+            other, num_classes=classes, lengths=lengths, labels=setup.labels
+        ).state
 
     restored = checkpoints.restore(saved_state)
     if restored is not None:

@@ -24,6 +24,7 @@ from vit_jax.models import DTYPES, FAMILIES, create_model
 from vit_jax.models.resample import MATRICES
 from vit_jax.parallel.sharding import make_mesh
 from vit_jax.training.guard import Guard
+from vit_jax.training.labels import make_weights
 from vit_jax.training.metrics import Writer
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
@@ -58,7 +59,7 @@ def config_sections() -> dict[str, Keys]:
     options = {
         name: key for family in reversed(families) for name, key in family.items()
     }
-    objective = keywords(make_objective, provided=("model", "loss", "mix"))
+    objective = keywords(make_objective, provided=("model", "loss", "mix", "labels"))
     step = ("objective", "optimizer", "schedule", "guard")
     writer = ("workdir", "config", "total_steps", "start_step", "show", "folder")
     writer += ("written",)
@@ -73,7 +74,8 @@ def config_sections() -> dict[str, Keys]:
         "data": keywords(Data) | needed(name=Name),
         "objective": objective,
         "mix": keywords(make_mix),
-        "loss": keywords(make_loss),
+        "loss": keywords(make_loss, provided=("weights",))
+        | keywords(make_weights, provided=("data", "loss_name")),
         "optim": keywords(make_schedule, provided=("total_steps",))
         | keywords(make_optimizer, provided=("params", "rate"))
         | needed(warmup=Duration, cooldown=Duration),
@@ -119,10 +121,10 @@ def ranked_split(config: ml_collections.ConfigDict, section: str, split: str) ->
     """
     weights = config[section].best_weights
     metric = config.checkpoint.best_metric
-    if config.objective.name == "masked_patch" and metric == "top5":
+    if config.objective.name == "masked_patch" and metric != "accuracy":
         raise ConfigError(
-            "checkpoint.best_metric is 'top5', which objective.name='masked_patch' "
-            "does not measure: take 'accuracy'"
+            f"checkpoint.best_metric is {metric!r}, which "
+            "objective.name='masked_patch' does not measure: take 'accuracy'"
         )
     if weights == "ema" and not config.train.ema_decay:
         raise ConfigError(

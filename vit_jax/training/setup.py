@@ -24,6 +24,7 @@ from vit_jax.parallel import placement, sharding
 from vit_jax.parallel.determinism import compiler_options
 from vit_jax.storage.run_files import RecordList
 from vit_jax.training.guard import Guard
+from vit_jax.training.labels import ONE_LABEL, Labels, read_labels
 from vit_jax.training.metrics import check_installed
 from vit_jax.training.objectives import make_objective
 from vit_jax.training.optim import make_optimizer, make_schedule
@@ -74,11 +75,13 @@ def build_program(
     *,
     num_classes: int,
     lengths: Lengths,
+    labels: Labels = ONE_LABEL,
     devices: Sequence[Any] | None = None,
 ) -> Program:
     """Builds model, optimizer and steps; needs no data.
 
     Args:
+        labels: how many an image has, and the weights of their classes.
         devices: all devices of all processes if None; or those to compile for.
 
     Raises:
@@ -89,7 +92,7 @@ def build_program(
     sharding.check_batch("data.batch_size", batch_size, mesh, train.accumulate_steps)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     platform = mesh.abstract_mesh.abstract_device.platform
-    model, objective, eval_step = build_model(config, num_classes, platform)
+    model, objective, eval_step = build_model(config, num_classes, platform, labels)
 
     make_keys = functools.partial(named_keys, config.seed)
     draw = functools.partial(init_params, model)
@@ -112,7 +115,8 @@ def build_program(
     # Parameters become a part of the state: twice, they would not fit.
     start = jit(start, out_shardings=placed, donate_argnums=0)
 
-    batch = abstract_batch(batch_size, model.image_size, mesh)
+    several = num_classes if labels.several else 0
+    batch = abstract_batch(batch_size, model.image_size, mesh, several)
     if objective.teacher is not None:
         batch["teacher"] = abstract_params(objective.teacher, mesh)
 
@@ -146,7 +150,10 @@ def build_program(
 
 
 def build_model(
-    config: ml_collections.ConfigDict, num_classes: int, platform: str
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    platform: str,
+    labels: Labels = ONE_LABEL,
 ) -> tuple[AnyModel, Objective, EvalStep]:
     """The model, what it learns, and how it is evaluated.
 
@@ -161,7 +168,7 @@ def build_model(
         options["dtype"] = "float32" if platform == "cpu" else "bfloat16"
     image_size = tuple(config.data.image_size)
     model = create_model(**options, num_classes=num_classes, image_size=image_size)
-    return make_objective(model, config.loss, config.mix, **config.objective)
+    return make_objective(model, config.loss, config.mix, labels, **config.objective)
 
 
 def build_optimizer(
@@ -194,14 +201,17 @@ def build_step(
 
 
 def abstract_batch(
-    batch_size: int, image_size: tuple[int, int], mesh: jax.sharding.Mesh
+    batch_size: int,
+    image_size: tuple[int, int],
+    mesh: jax.sharding.Mesh,
+    several: int = 0,
 ) -> dict[str, Any]:
-    """A training batch as shapes with shardings."""
+    """A training batch as shapes; `several` classes, if there are several labels."""
     divided = sharding.batch_sharding(mesh)
-    arrays = {
-        "image": ((batch_size, *image_size, 3), jnp.uint8),
-        "label": ((batch_size,), jnp.int32),
-    }
+    label = ((batch_size,), jnp.int32)
+    if several:
+        label = ((batch_size, several), jnp.uint8)
+    arrays = {"image": ((batch_size, *image_size, 3), jnp.uint8), "label": label}
     return {
         name: jax.ShapeDtypeStruct(*array, sharding=divided)
         for name, array in arrays.items()
@@ -217,7 +227,8 @@ def abstract_params(model: AnyModel, mesh: jax.sharding.Mesh) -> Params:
 def lower_evaluation(program: Program, batch_size: int) -> jax.stages.Lowered:
     """`eval_step` to be compiled: before the first evaluation, or for a plan."""
     placement = sharding.batch_sharding(program.mesh)
-    batch = abstract_batch(batch_size, program.model.image_size, program.mesh)
+    size, several = program.model.image_size, program.batch["label"].shape[1:]
+    batch = abstract_batch(batch_size, size, program.mesh, *several)
     batch |= {
         name: jax.ShapeDtypeStruct((batch_size,), dtype, sharding=placement)
         for name, dtype in (("mask", jnp.bool_), ("index", jnp.int32))
@@ -231,6 +242,7 @@ class Setup(NamedTuple):
     Attributes:
         records: what each split holds, see `data/record_list.py`.
         label_names: one for each output of the model; none if it has no head.
+        labels: how many an image has, and the weights of their classes.
         ranked: the evaluation by which checkpoints are kept as the best.
         teacher: what each batch has besides the data: a teacher's parameters, or none.
     """
@@ -238,6 +250,7 @@ class Setup(NamedTuple):
     data: Data
     records: dict[str, RecordList]
     label_names: tuple[str, ...]
+    labels: Labels
     lengths: Lengths
     program: Program
     evaluators: dict[str, Evaluator]
@@ -258,7 +271,8 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     lengths = resolve_lengths(config, data.num_examples())
     check_installed(**without_every(config.log))
     ranked = ranked_split(config, "checkpoint", config.eval.splits[0])
-    program = build_program(config, num_classes=len(label_names), lengths=lengths)
+    labels, classes = read_labels(config, data), len(label_names)
+    program = build_program(config, num_classes=classes, lengths=lengths, labels=labels)
     if not program.model.num_classes:
         label_names = ()
     evaluators = {
@@ -278,6 +292,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
         data,
         {split: describe(data, split) for split in splits},
         label_names,
+        labels,
         lengths,
         program,
         evaluators,

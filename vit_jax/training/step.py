@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax.data.mix import Mix, one_hot
+from vit_jax.data.mix import Mix, as_targets
 from vit_jax.losses import LossFn
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
@@ -57,12 +57,14 @@ class Objective(NamedTuple):
             targets are arrays whose first axis is the batch.
         loss: `(params, images, targets, dropout_key) -> (loss, accuracy)`, means over
             the examples given.
+        metric: name of the second value in metrics.
         teacher: a model whose parameters `prepare` finds in `batch["teacher"]`.
     """
 
     prepare: Callable[[Batch, RandomKeys], tuple[jax.Array, Any]]
     loss: Callable[..., tuple[jax.Array, jax.Array]]
     teacher: AnyModel | None = None
+    metric: str = "accuracy"
 
 
 TrainStep = Callable[[TrainState, Batch, RandomKeys], tuple[TrainState, Metrics]]
@@ -87,21 +89,33 @@ def initial_state(
     )
 
 
-def classification(model: AnyModel, loss_fn: LossFn, mix: Mix) -> Objective:
-    """Learning the labels, of images that may be mixed."""
+def classification(
+    model: AnyModel, loss_fn: LossFn, mix: Mix, several: bool = False
+) -> Objective:
+    """Learning the labels, of images that may be mixed.
+
+    With `several` labels an image, the metric is the share of images whose best class
+    is among their labels, or has the largest share of a mixed image.
+    """
 
     def prepare(batch, keys):
         images = normalize(batch["image"])
-        return mix(keys.mix, images, one_hot(batch["label"], model.num_classes))
+        return mix(keys.mix, images, as_targets(batch["label"], model.num_classes))
 
     def loss(params, images, targets, dropout_key):
         logits, _ = model.apply(
             {"params": params}, images, train=True, rngs={"dropout": dropout_key}
         )
-        correct = logits.argmax(-1) == targets.argmax(-1)
+        best = logits.argmax(-1)
+        if several:
+            found = jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0]
+            correct = (found == targets.max(-1)) & (found > 0)
+        else:
+            correct = best == targets.argmax(-1)
         return loss_fn(logits, targets).mean(), correct.mean()
 
-    return Objective(prepare, loss)
+    metric = "precision_at_1" if several else "accuracy"
+    return Objective(prepare, loss, metric=metric)
 
 
 def make_train_step(
@@ -118,8 +132,9 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the pure training step `(state, batch, keys) -> (state, metrics)`.
 
-    The batch holds `image` (b h w c, uint8) and `label` (b, integers). The schedule is
-    the optimizer's own, given to be reported.
+    The batch holds `image` (b h w c, uint8) and `label` (b, integers; or of
+    several labels an image b n, 0 and 1). The schedule is the optimizer's own, given to
+    be reported.
 
     Args:
         accumulate_steps: pieces of the batch that go through the model one by one.
@@ -148,7 +163,7 @@ def make_train_step(
 
         metrics = {
             "loss": loss,
-            "accuracy": accuracy,
+            objective.metric: accuracy,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step - state.skipped),
         }

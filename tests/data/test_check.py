@@ -115,5 +115,5 @@ def test_a_batch_larger_than_the_split_is_found(tmp_path):
     with pytest.raises(ValueError, match="batch_size=32 is larger than the split"):
         check.main(arguments)
     arguments.seconds = -1
-    with pytest.raises(ValueError, match="--seconds must be at least 0"):
+    with pytest.raises(ValueError, match="--seconds must be from 0 to 3600"):
         check.main(arguments)

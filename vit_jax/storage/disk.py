@@ -186,7 +186,7 @@ class Lock:
         self.path = path
         self.taken, self.works = False, True
         self._file: int | None = None
-        self._mine, self._dead = False, ""
+        self._text, self._dead = "", ""
 
     def take(self, text: str) -> str:
         """Takes the lock and returns "", or returns what its holder wrote."""
@@ -197,7 +197,7 @@ class Lock:
             return other or "{}"
         os.ftruncate(self._file, 0)  # pyright: ignore[reportArgumentType]
         os.pwrite(self._file, text.encode(), 0)  # pyright: ignore[reportArgumentType]
-        self._mine = True
+        self._text = text
         return ""
 
     def _open(self) -> bool:
@@ -224,14 +224,18 @@ class Lock:
         """What changes with each sign of life."""
         return str(os.stat(self.path).st_mtime_ns)
 
-    def beat(self) -> None:
-        """Gives a sign of life."""
-        os.utime(self._file)  # pyright: ignore[reportArgumentType]
+    def beat(self) -> str:
+        """Gives a sign of life and returns "", or returns what another holder wrote."""
+        other = self.path.read_text(errors="replace")
+        if other == self._text:
+            os.utime(self.path)
+            return ""
+        return other
 
     def release(self) -> None:
-        """Removes the file, if it was taken; nobody else can hold it then."""
-        if self._mine:
-            with contextlib.suppress(OSError):
+        """Removes the file, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if self._text and self.beat() == "":
                 self.path.unlink()
         self._close()
 

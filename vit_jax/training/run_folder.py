@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import ml_collections
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.agreement import from_primary
 from vit_jax.config import ConfigError
-from vit_jax.storage.lock import held
+from vit_jax.storage.lock import Hold, held
 from vit_jax.storage.paths import medium
 from vit_jax.storage.run_files import CONFIG, changes, load_config
 
@@ -33,16 +34,18 @@ def versions() -> dict[str, str]:
 GROWING = ("metrics.jsonl", "skipped.txt")
 
 
-def hold_folder(folder: Path) -> contextlib.ExitStack:
-    """The lock of a run folder, to be closed in the end; process 0 holds it for all.
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[Hold | None]:
+    """Holds the lock of a run folder: process 0 does, for all, and alone has it.
 
     Raises:
         FolderInUse: another run holds it.
         OSError: it cannot be written.
     """
-    stack = contextlib.ExitStack()
-    from_primary(lambda: stack.enter_context(held(folder)) or "")
-    return stack
+    with contextlib.ExitStack() as stack:
+        holds = []
+        from_primary(lambda: holds.append(stack.enter_context(held(folder))) or "")
+        yield holds[0] if holds else None
 
 
 def begin_folder(

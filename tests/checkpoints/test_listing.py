@@ -57,18 +57,18 @@ def test_list(run, command):
     (run / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()
     (run / "damaged" / "0").mkdir(parents=True)
     before = sorted(run.rglob("*"))
-    out, error = command(run, "--json", run / "report.json")
+    out, error = command(run, "--json", run.parent / "report.json")
     assert error is None
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["step", "1", "2", "3", "4"]
     assert "best" in lines[2] and "accuracy 0.9" in lines[2]
     assert lines[5].startswith("damaged: ") and lines[6].startswith("unfinished: ")
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run.parent / "report.json").read_text())
     kept = {row["step"]: row["kept"] for row in report["steps"]}
     assert kept == {1: [], 2: ["best"], 3: ["last", "every 3"], 4: ["last"]}
     assert all(row["state"] == "ok" for row in report["steps"])
     assert all(row["bytes"] > 1000 for row in report["steps"])
-    (run / "report.json").unlink()
+    (run.parent / "report.json").unlink()
     assert sorted(run.rglob("*")) == before
     # The folder of the checkpoints does as well.
     assert json.loads(command(run / "checkpoints", "--json", "-")[0]) == report

@@ -3,7 +3,7 @@
     python -m benchmarks.exact_resume --kills 20
     PYTHONPATH=tests python -m benchmarks.exact_resume --kills 100 --bucket
 
-One run is left alone. Others are killed by SIGKILL, one to three times each, and are
+One run is left alone. Others are killed by SIGKILL, one to five times each, and are
 started again by the same command until they end. Where a kill is to fall is drawn, a
 phase and a moment in it; where it fell is read from the log and the folder. Data are
 read by threads and by worker processes in turn, run folders are on a disk and, with
@@ -175,7 +175,7 @@ def main() -> None:
                 reading, where = next(kinds)
                 own = Path(tempfile.mkdtemp(prefix="run_", dir=folder))
                 workdir = f"{roots[where]}/{own.name}/run"
-                count = min(left, rng.randint(1, 3))
+                count = min(left, rng.randint(1, 5))
                 moments = [aim(rng, seconds) for _ in range(count)]
                 fell = killed_run(workdir, own, [READING[reading]], moments)
                 problems = Ending.of(workdir).differs(reference)

@@ -35,9 +35,10 @@ COMMAND = (
     "--config.data.randaug_layers=2",
     "--config.data.workers=2",
 )
-STEPS, EVAL_EVERY, LOG_EVERY = 60, 15, 3
+STEPS, SAVE_EVERY, EVAL_EVERY, LOG_EVERY = 60, 20, 15, 3
 SHORT = (
     f"--config.train.duration={STEPS}steps",
+    f"--config.checkpoint.every={SAVE_EVERY}steps",
     f"--config.eval.every={EVAL_EVERY}steps",
     f"--config.log.every={LOG_EVERY}steps",
     "--config.model.width=32",
@@ -137,16 +138,17 @@ def aim(rng: random.Random, seconds: float) -> tuple[str, float]:
     """
     step = rng.randrange(LOG_EVERY, STEPS, LOG_EVERY)
     evaluated = rng.randrange(EVAL_EVERY, STEPS + 1, EVAL_EVERY)
+    saved = rng.randrange(SAVE_EVERY, STEPS + 1, SAVE_EVERY) // LOG_EVERY * LOG_EVERY
     pattern, longest = rng.choice(
         (
             ("", seconds / 2),
             (r"^run folder", seconds / 20),
             (r"^compiling", seconds / 10),
             (rf"^step {LOG_EVERY}/", 0.1),
-            (rf"^step {step}/", seconds / 100),
-            (rf"^step {step}/", seconds / 30),
-            (rf"^step {evaluated}/\d+  loss", 0.2),
-            (rf"^step {evaluated}/\d+  test", 0.5),
+            (rf"^step {step}/", 0.1),
+            (rf"^step {saved}/", seconds / 20),
+            (rf"^step {evaluated}/\d+  loss", 0.1),
+            (rf"^step {evaluated}/\d+  test", 0.2),
             (rf"^step {STEPS}/\d+  test", seconds / 10),
         )
     )

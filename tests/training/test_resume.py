@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.exact_resume import differences, final_state
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
 from vit_jax.storage.run_files import read_metrics
@@ -104,9 +105,24 @@ def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
     assert path.read_text() == config.to_json(indent=2) + "\n"
 
 
-def test_classes_in_another_order_are_refused():
-    with pytest.raises(ConfigError, match="order .*: a, b there, b, a now; name them"):
-        resume.refuse_other_classes(["a", "b"], ("b", "a"))
+def test_renamed_classes_are_gone_on_with_if_asked(photos, capsys):
+    (photos / "data" / "cat").rename(photos / "data" / "bobcat")
+    capsys.readouterr()
+    loop.train(photo_config(photos), photos / "run", allow_config_change=True)
+    out = capsys.readouterr().out
+    assert "cat is gone, bobcat is new; going on all the same, as was asked" in out
+
+
+def test_classes_in_another_order_are_never_trained_with(photos):
+    """In the old order, by `data.classes`, the run ends as it would have."""
+    loop.train(photo_config(photos), photos / "alone")
+    swapped = photo_config(photos, "data.classes=dog,cat")
+    old_order = photo_config(photos, "data.classes=cat,dog")
+    with pytest.raises(ConfigError, match="order .*: cat, dog there, dog, cat now; na"):
+        loop.train(swapped, photos / "run", allow_config_change=True)
+    loop.train(old_order, photos / "run", allow_config_change=True)
+    arrays, others = (final_state(photos / name) for name in ("alone", "run"))
+    assert differences(arrays, others) == []
 
 
 def test_scanned_dropout_is_said(capsys):
@@ -114,3 +130,15 @@ def test_scanned_dropout_is_said(capsys):
     assert "numbers of model.stochastic_depth_rate: the run" in capsys.readouterr().out
     resume.say_scan(tiny_config("model.stochastic_depth_rate=0"))
     assert capsys.readouterr().out == ""
+
+
+def test_another_scan_in_mid_run_is_said(tmp_path, capsys):
+    config = tiny_config("train.duration=4steps", "model.dropout_rate=0.1")
+    config.checkpoint.update(every="2steps", keep_last=2)
+    loop.train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    config.model.scan = True
+    capsys.readouterr()
+    loop.train(config, tmp_path)
+    out = capsys.readouterr().out
+    assert "model.scan has changed" in out and "Going on from step 2 of 4" in out

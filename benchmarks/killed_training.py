@@ -116,17 +116,17 @@ class Training:
             return "import and set-up"
         if "compiled in" not in text:
             return "compile" if "compiling" in text else "restore"
+        rows = re.findall(r"^step (\d+)/\d+  (\w+)", text, re.M)
+        step, kind = (int(rows[-1][0]), rows[-1][1]) if rows else (0, "")
+        if kind == "loss" and step % EVAL_EVERY == 0:
+            return "evaluate"
         steps = integrity.steps(self.directory)
         begun = {self.directory / str(step) for step in steps}
         whole = {f for f in begun if medium(f).exists(f / integrity.MANIFEST)}
         if medium(self.directory).unfinished(self.directory) or begun - whole:
             return "save"
-        rows = re.findall(r"^step (\d+)/\d+  (\w+)", text, re.M)
-        step, kind = (int(rows[-1][0]), rows[-1][1]) if rows else (0, "")
         if steps and steps[-1] == STEPS:
             return "end"
-        if kind == "loss" and step % EVAL_EVERY == 0:
-            return "evaluate"
         return "step" if steps else "before the first save"
 
 
@@ -136,7 +136,7 @@ def aim(rng: random.Random, seconds: float) -> tuple[str, float]:
     Args:
         seconds: what a run takes that is left alone.
     """
-    step = rng.randrange(LOG_EVERY, STEPS, LOG_EVERY)
+    step = rng.choice((9, 36, 54))  # long after a save
     evaluated = rng.randrange(EVAL_EVERY, STEPS + 1, EVAL_EVERY)
     saved = rng.randrange(SAVE_EVERY, STEPS + 1, SAVE_EVERY) // LOG_EVERY * LOG_EVERY
     pattern, longest = rng.choice(

@@ -166,14 +166,15 @@ def kvstore(folder: Path) -> Any:
     return {"driver": "gcs", "bucket": name, "path": f"{path}/"}
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces an object, which the store does in one step.
 
     Raises:
         StoreError: it cannot be written; the old object is unchanged.
     """
     with store_errors(path, "written"):
-        client().pipe_file(str(path), text.encode())
+        data = content.encode() if isinstance(content, str) else content
+        client().pipe_file(str(path), data)
 
 
 def upload(source: Path, target: Path) -> None:

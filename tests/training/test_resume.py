@@ -89,9 +89,15 @@ def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
     with pytest.raises(ConfigError, match=r"cat is gone, zebra is new; undo that"):
         loop.train(config, photos / "run")
     (data / "zebra").rename(data / "cat")
-    # An edited config.json, and a command that agrees with it.
+    # Another config: config.json stays as it is, and where it is lost a step has it.
     edited = photo_config(photos, "optim.learning_rate=0.5")
     path = photos / "run" / "config.json"
+    for text in (path.read_text(), "["):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"begun with .*\n  optim.learning_rate"):
+            loop.train(edited, photos / "run")
+        assert path.read_text() == text
+    # An edited config.json, and a command that agrees with it.
     path.write_text(edited.to_json())
     with pytest.raises(ConfigError, match=r"checkpoint was .*\n  optim.learning_rate"):
         loop.train(edited, photos / "run")
@@ -123,6 +129,17 @@ def test_classes_in_another_order_are_never_trained_with(photos):
     loop.train(old_order, photos / "run", allow_config_change=True)
     arrays, others = (final_state(photos / name) for name in ("alone", "run"))
     assert differences(arrays, others) == []
+
+
+def test_other_records_of_the_same_number_are_said(capsys):
+    old = {"images": 4000, "names": "a", "bytes": 7}
+    for changes in ({"names": "b"}, {"bytes": 8}):
+        now = {"train": old | changes}
+        resume.say_other_records({"train": old, "gone": old}, now, step=2)
+        out = capsys.readouterr().out
+        assert "train had 4,000 images and has 4,000, but others; what fol" in out
+    resume.say_other_records({"train": old}, {"train": old, "new": old}, step=2)
+    assert capsys.readouterr().out == ""
 
 
 def test_scanned_dropout_is_said(capsys):

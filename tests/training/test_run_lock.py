@@ -147,6 +147,17 @@ def test_a_damaged_lock_is_taken_over(tmp_path, monkeypatch):
         pass
 
 
+def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/run could not be written: Not a direct"):
+        with held(tmp_path / "file" / "run"):
+            pass
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(OSError, match=rf"{LOCK} could not be written: Is a direct"):
+        with held(tmp_path):
+            pass
+
+
 def test_two_starts_of_one_command(tmp_path):
     """At the same moment: one is refused, and the other trains as if it were alone."""
     command = [sys.executable, "-m", "vit_jax.train", "--config", "configs/digits.py"]

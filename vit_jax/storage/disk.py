@@ -26,9 +26,20 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turns an error into one that names what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+        raise type(error)(f"{path} could not be written: {reason}") from error
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder, if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def open_folder(directory: Path) -> None:
@@ -118,16 +129,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+        with written(path):
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        reason = os.strerror(error.errno or errno.EIO)
-        raise type(error)(f"{path} could not be written: {reason}") from error
+        raise
 
 
 @contextlib.contextmanager
@@ -203,7 +214,8 @@ class Lock:
     def _open(self) -> bool:
         """Opens and locks the file; whether it is still the one of its name."""
         self._close()
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        with written(self.path):
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         self.taken = False
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

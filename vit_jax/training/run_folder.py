@@ -13,10 +13,11 @@ import ml_collections
 
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.agreement import from_primary
+from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import ConfigError
 from vit_jax.storage.lock import Hold, held
 from vit_jax.storage.paths import medium
-from vit_jax.storage.run_files import CONFIG, changes, load_config
+from vit_jax.storage.run_files import CONFIG, changes, config_of, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +64,24 @@ def begin_folder(
     path = folder / CONFIG
     begun = medium(path).exists(path) and integrity.steps(folder / "checkpoints")
     if begun and not allow_change:
-        try:
-            old = load_config(path)
-        except ConfigError as error:
-            logger.warning("%s; it is written anew, as each step has its own", error)
-        else:
-            refuse_changes(str(folder), old, config)
+        refuse_changes(str(folder), saved_config(folder), config)
     if jax.process_index() == 0:
         medium(folder).make_folder(folder)
         integrity.write_atomically(path, config.to_json(indent=2) + "\n")
+
+
+def saved_config(folder: Path) -> ml_collections.ConfigDict:
+    """The config of a run that has checkpoints; of the newest if its file is damaged.
+
+    Raises:
+        CheckpointError: no checkpoint has a config either.
+    """
+    try:
+        return load_config(folder / CONFIG)
+    except ConfigError as error:
+        logger.warning("%s; it is written anew, as each step has its own", error)
+        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+        return config_of(checkpoints.newest_facts())
 
 
 def refuse_changes(

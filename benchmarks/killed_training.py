@@ -49,6 +49,7 @@ SHORT = (
 # In the environment of a run's processes, to find those that it leaves behind.
 MARK = "EXACT_RESUME_RUN"
 PATIENCE = 600  # seconds for one start
+FAREWELL = 5  # seconds in which all processes of a run that has ended are to be gone
 PHASES = (
     "import and set-up",
     "restore",
@@ -183,7 +184,7 @@ def killed_run(
 
 def left_behind(workdir: str, folder: Path) -> list[str]:
     """What a run that has ended should not have left: processes, files, locks."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + FAREWELL
     while (processes := marked(folder)) and time.monotonic() < end:
         time.sleep(0.1)
     run_folder = as_path(workdir)

@@ -33,7 +33,8 @@ def test_endings_that_differ(changes, said):
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
 
 
-def test_what_is_left_behind_is_found(tmp_path):
+def test_what_is_left_behind_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.killed_training.FAREWELL", 0.2)
     run = tmp_path / "run"
     (tmp_path / "tmp").mkdir()
     (run / "checkpoints").mkdir(parents=True)

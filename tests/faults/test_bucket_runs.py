@@ -127,4 +127,6 @@ def test_a_store_that_goes_away_is_told(tmp_path, monkeypatch):
     with Training(workdir, options=options, logs=tmp_path / "log") as training:
         codes, text = training.end(), training.text()
     assert codes == [1] and "Traceback" not in text
-    assert re.search(r"^error: gs://bucket/run/in_use.json could not be", text, re.M)
+    assert re.search(
+        r"^error: gs://bucket/run/checkpoints could not be read", text, re.M
+    )

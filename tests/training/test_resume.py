@@ -149,6 +149,7 @@ def test_scanned_dropout_is_said(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.full
 def test_another_scan_in_mid_run_is_said(tmp_path, capsys):
     config = tiny_config("train.duration=4steps", "model.dropout_rate=0.1")
     config.checkpoint.update(every="2steps", keep_last=2)

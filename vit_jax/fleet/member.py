@@ -131,7 +131,7 @@ class Member:
         """A text that is equal for runs with the same evaluations at the same steps."""
         config = to_dict(self.config)
         sections = {name: config[name] for name in ("eval", *self.lengths.evaluators)}
-        data = dataclasses.asdict(self.data) | {"split": ""}
+        data = dataclasses.replace(self.data, split="any")
         return f"{self.lengths} {sections} {data}"
 
     @property

@@ -1,70 +1,80 @@
 """Does a killed and resumed run end with the bits of an uninterrupted one?
 
     python -m benchmarks.exact_resume --kills 20
+    PYTHONPATH=tests python -m benchmarks.exact_resume --kills 100 --bucket
 
-One run is uninterrupted. Others, each in its own folder, are killed by SIGKILL at a
-random moment between start and end, whatever they are doing then (import, compile,
-train, save, evaluate), and are started again by the same command. Parameters,
-averaged parameters and optimizer state must be the same bits. Worker processes,
-augmentation, MixUp, dropout and stochastic depth are on.
+One run is left alone. Others are killed by SIGKILL, one to five times each, and are
+started again by the same command until they end. Where a kill is to fall is drawn, a
+phase and a moment in it; where it fell is read from the log and the folder. Data are
+read by threads and by worker processes in turn, run folders are on a disk and, with
+--bucket, in an emulated store too (tests/bucket_server.py).
+
+A run has ended the same if all arrays of its last checkpoint have the same bits, if its
+`metrics.jsonl` has the same lines but for `steps/s` and `images/s`, if its last
+checkpoint goes on at the same image, and if nothing is left behind: no process, no
+unfinished or temporary file, no lock. Augmentation, MixUp, dropout, stochastic depth
+and a moving average are on.
 """
 
 import argparse
+import contextlib
+import itertools
+import json
+import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-COMMAND = (
-    sys.executable,
-    "-m",
-    "vit_jax.train",
-    "--config=configs/digits.py",
-    "--config.train.duration=150steps",
-    "--config.train.ema_decay=0.99",
-    "--config.checkpoint.every=5steps",
-    "--config.eval.every=50steps",
-    "--config.model.depth=2",
-    "--config.model.dropout_rate=0.1",
-    "--config.mix.mixup_alpha=0.2",
-    "--config.data.batch_size=64",
-    "--config.data.randaug_layers=2",
-    "--config.data.workers=2",
+from benchmarks.killed_training import (
+    COMMAND,
+    PHASES,
+    Kill,
+    Training,
+    aim,
+    killed_run,
+    left_behind,
 )
+from vit_jax.checkpoints import integrity
+from vit_jax.storage.paths import as_path, medium
+
+READING = {
+    "threads": "--config.data.workers=0",
+    "worker processes": "--config.data.workers=2",
+}
+SPEEDS = ("steps/s", "images/s")
 
 
-def run(workdir: Path, *overrides: str, kill_after: float | None = None) -> int:
-    """Runs the training; returns its exit code, -9 if it was killed before its end."""
+def run(workdir: Path, *overrides: str) -> int:
+    """Trains to the end; returns the exit code."""
     command = [*COMMAND, *overrides, "--workdir", str(workdir)]
     with (workdir.parent / f"{workdir.name}.log").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            return process.wait(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            return process.wait()
+        return subprocess.run(command, stdout=log, stderr=log, check=False).returncode
 
 
-def final_state(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the last checkpoint by its path, as raw bits."""
-    folders = (workdir / "checkpoints").absolute().iterdir()
-    last = max((f for f in folders if f.name.isdigit()), key=lambda f: int(f.name))
-    with warnings.catch_warnings():
-        # Orbax warns that it restores the shardings of the checkpoint.
-        warnings.simplefilter("ignore", UserWarning)
-        tree = ocp.load_checkpointables(last)["state"]
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+def newest(workdir: str | Path) -> Path:
+    """The folder of the last checkpoint of a run."""
+    directory = as_path(workdir) / "checkpoints"
+    return directory / str(integrity.steps(directory)[-1])
+
+
+def final_state(workdir: str | Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint, which is checked, by its path.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    last = newest(workdir)
+    if problem := integrity.verify(last):
+        raise ValueError(f"{last}: {problem}")
+    names = integrity.read_metadata(last)[integrity.FINGERPRINTS]
+    return {name: integrity.read_array(last, name) for name in names}
 
 
 def differences(
@@ -80,52 +90,102 @@ def differences(
     )
 
 
-def killed_run(
-    folder: Path, reference: dict[str, np.ndarray], after: float
-) -> list[str]:
-    """Kills a run after some seconds, resumes it, and compares its final state."""
-    first_exit = run(folder, kill_after=after)
-    if first_exit not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"the run failed by itself, see {folder}.log")
-    if run(folder) != 0:
-        raise RuntimeError(f"the run did not finish when started again: {folder}.log")
-    return differences(reference, final_state(folder))
+class Ending(NamedTuple):
+    """What is compared of two runs."""
+
+    arrays: dict[str, np.ndarray]
+    metrics: list[dict[str, Any]]
+    position: dict[str, Any]
+
+    @classmethod
+    def of(cls, workdir: str | Path) -> "Ending":
+        """The end of a run; ValueError if a file of it is damaged."""
+        path = as_path(workdir) / "metrics.jsonl"
+        rows = map(json.loads, medium(path).read_text(path).splitlines())
+        metrics = [{k: x for k, x in row.items() if k not in SPEEDS} for row in rows]
+        facts = integrity.read_user_metadata(newest(workdir))
+        position = {key: facts[key] for key in ("next_index", "meter", "label_names")}
+        return cls(final_state(workdir), metrics, position)
+
+    def differs(self, other: "Ending") -> list[str]:
+        """What is not the same, in a few words each."""
+        arrays = differences(self.arrays, other.arrays)
+        found = [f"{len(arrays)} arrays, {arrays[0]} the first"] if arrays else []
+        pairs = itertools.zip_longest(self.metrics, other.metrics)
+        if rows := [f"{a} and {b}" for a, b in pairs if a != b]:
+            found.append(f"{len(rows)} rows of metrics, first {rows[0]}")
+        if self.position != other.position:
+            found.append(f"{self.position} and {other.position}")
+        return found
 
 
-def resumed_at(folder: Path) -> str:
-    """The line of the log that says where the killed run was resumed."""
-    lines = Path(f"{folder}.log").read_text().splitlines()
-    lines = [line for line in lines if line.startswith("Going on from step")]
-    return lines[0].lower() if lines else "began again, since nothing was saved yet"
+def undisturbed(folder: Path) -> tuple[Ending, float]:
+    """The end of a run that was left alone, and its seconds once all is compiled."""
+    for name in ("compiles", "alone"):
+        (folder / name).mkdir()
+        started = time.perf_counter()
+        Training(str(folder / name / "run"), folder / name / "log", []).finish()
+        seconds = time.perf_counter() - started
+    first, second = (Ending.of(folder / name / "run") for name in ("compiles", "alone"))
+    if problems := second.differs(first):
+        raise RuntimeError(f"two runs that were left alone differ: {problems}")
+    return second, seconds
+
+
+@contextlib.contextmanager
+def places(folder: Path, *, bucket: bool) -> Iterator[dict[str, str]]:
+    """Where run folders go, by the name of the medium."""
+    with contextlib.ExitStack() as stack:
+        found = {"disk": str(folder)}
+        if bucket:
+            import bucket_server  # of tests/
+
+            os.environ |= stack.enter_context(bucket_server.running())
+            found["bucket"] = f"gs://{bucket_server.BUCKET}"
+        yield found
+
+
+def table(kills: list[tuple[Kill, bool]]) -> str:
+    """A line a phase: how many kills fell there, and of runs that ended the same."""
+    rows = ["| phase | kills | in a later start | same end |", "|---|---|---|---|"]
+    for phase in (*PHASES, "all"):
+        chosen = [pair for pair in kills if phase in (pair[0].phase, "all")]
+        again, same = sum(kill.again for kill, _ in chosen), sum(s for _, s in chosen)
+        rows.append(f"| {phase} | {len(chosen)} | {again} | {same} of {len(chosen)} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
+    parser.add_argument("--bucket", action="store_true", help="in a store too")
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        if run(Path(folder) / "reference") != 0:
-            sys.exit((Path(folder) / "reference.log").read_text())
-        seconds = time.perf_counter() - started
-        # Twice, because the first run also compiled.
-        started = time.perf_counter()
-        run(Path(folder) / "again")
-        seconds = time.perf_counter() - started
-        reference = final_state(Path(folder) / "reference")
-        failed = bool(differences(reference, final_state(Path(folder) / "again")))
-        print(f"uninterrupted: {seconds:.0f} s, {len(reference)} arrays", flush=True)
-        for kill in range(arguments.kills):
-            after = rng.uniform(1, seconds)
-            run_folder = Path(folder) / f"kill_{kill}"
-            differing = killed_run(run_folder, reference, after)
-            verdict = f"{len(differing)} arrays differ" if differing else "identical"
-            where = resumed_at(run_folder)
-            print(f"kill {kill + 1} at {after:4.1f} s, {where}: {verdict}", flush=True)
-            failed |= bool(differing)
-    sys.exit(1 if failed else 0)
+    rng, kills = random.Random(arguments.seed), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        reference, seconds = undisturbed(folder)
+        arrays, rows = len(reference.arrays), len(reference.metrics)
+        print(f"left alone: {seconds:.0f} s, {arrays} arrays, {rows} rows", flush=True)
+        with places(folder, bucket=arguments.bucket) as roots:
+            kinds = itertools.cycle(itertools.product(READING, roots))
+            while (left := arguments.kills - len(kills)) > 0:
+                reading, where = next(kinds)
+                own = Path(tempfile.mkdtemp(prefix="run_", dir=folder))
+                workdir = f"{roots[where]}/{own.name}/run"
+                count = min(left, rng.randint(1, 5))
+                moments = [aim(rng, seconds) for _ in range(count)]
+                fell = killed_run(workdir, own, [READING[reading]], moments)
+                problems = Ending.of(workdir).differs(reference)
+                problems += left_behind(workdir, own)
+                kills += [(kill, not problems) for kill in fell]
+                phases = ", ".join(f"{k.phase}{' again' * k.again}" for k in fell)
+                verdict = "; ".join(problems) or "the same end"
+                print(f"{reading}, {where}: {phases}: {verdict}", flush=True)
+    print(table(kills))
+    sys.exit(0 if all(same for _, same in kills) else 1)
 
 
 if __name__ == "__main__":

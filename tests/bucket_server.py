@@ -3,7 +3,7 @@
     python tests/bucket_server.py PORT
 
 Two things are added, as the store has them: generations of objects, which TensorStore
-asks for, and that an upload cut short by a kill leaves no object.
+and gcsfs ask for, and that an upload cut short by a kill leaves no object.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 BUCKET = "bucket"
+one_by_one = threading.Lock()  # between a condition and what it is for nothing comes
 # gcsfs would ask Google of what kind the bucket is; it reads this when it is imported.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
@@ -66,6 +67,8 @@ def generation(request, storage) -> str:
     from gcp_storage_emulator.exceptions import NotFound
 
     names = request.params | {key: value[0] for key, value in request.query.items()}
+    if "multipart" in request.query.get("uploadType", ()):
+        names["name"] = request.data["meta"]["name"]
     try:
         name = names.get("object_id") or names["name"]
         return storage.get_file_obj(names["bucket_name"], name)["generation"]
@@ -74,17 +77,19 @@ def generation(request, storage) -> str:
 
 
 def conditional(answer, condition: str, refused: int):
-    """Adds generations, which TensorStore asks for and the emulator has not."""
+    """Adds generations, which clients ask for and the emulator has not."""
 
     def answer_if(request, response, storage, *args, **kwargs):
-        now = generation(request, storage)
-        wanted = request.query.get(condition, [None])[0]
-        if wanted is not None and (wanted == now) == (condition.endswith("NotMatch")):
-            response.status = refused
-            return None
-        if now != "0":
-            response["x-goog-generation"] = now
-        return answer(request, response, storage, *args, **kwargs)
+        with one_by_one:
+            now = generation(request, storage)
+            wanted = request.query.get(condition, [None])[0]
+            no = condition.endswith("NotMatch")
+            if wanted is not None and (wanted == now) == no:
+                response.status = refused
+                return None
+            if now != "0":
+                response["x-goog-generation"] = now
+            return answer(request, response, storage, *args, **kwargs)
 
     return answer_if
 
@@ -98,9 +103,9 @@ def start(port: int) -> None:
     objects.download = conditional(
         objects.download, "ifGenerationNotMatch", HTTPStatus.NOT_MODIFIED
     )
-    objects._media_upload = conditional(
-        objects._media_upload, "ifGenerationMatch", HTTPStatus.PRECONDITION_FAILED
-    )
+    for name in ("_media_upload", "_multipart_upload"):
+        answer, refused = getattr(objects, name), HTTPStatus.PRECONDITION_FAILED
+        setattr(objects, name, conditional(answer, "ifGenerationMatch", refused))
     emulator = server.create_server(
         "127.0.0.1", port, in_memory=True, default_bucket=BUCKET
     )

@@ -36,6 +36,7 @@ def sweep(
 
     Raises:
         ConfigError: the config's section `sweep` is not filled in.
+        FolderInUse: another process writes to the folder.
     """
     check_config(config, config_sections())
     settings = config.sweep
@@ -47,19 +48,20 @@ def sweep(
     metric = metric_of(config)
     ranked = ranked_split(config, "sweep", settings.dev_split)
     accuracies = {}
-    for rate in sorted(settings.learning_rates):
-        print(f"\nlearning rate {rate:g}, on {settings.train_split}", flush=True)
-        trial = config.copy_and_resolve_references()
-        trial.optim.learning_rate = rate
-        trial.data.split = settings.train_split
-        trial.eval.splits = (settings.dev_split,)
-        results = train(trial, workdir / f"rate_{rate:g}", may_exit=may_exit)
-        accuracies[rate] = results[ranked][metric]
-    best = max(accuracies, key=accuracies.__getitem__)
-    print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
-    final = config.copy_and_resolve_references()
-    final.optim.learning_rate = best
-    return accuracies, best, train(final, workdir / "final", may_exit=may_exit)
+    with held(workdir):
+        for rate in sorted(settings.learning_rates):
+            print(f"\nlearning rate {rate:g}, on {settings.train_split}", flush=True)
+            trial = config.copy_and_resolve_references()
+            trial.optim.learning_rate = rate
+            trial.data.split = settings.train_split
+            trial.eval.splits = (settings.dev_split,)
+            results = train(trial, workdir / f"rate_{rate:g}", may_exit=may_exit)
+            accuracies[rate] = results[ranked][metric]
+        best = max(accuracies, key=accuracies.__getitem__)
+        print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
+        final = config.copy_and_resolve_references()
+        final.optim.learning_rate = best
+        return accuracies, best, train(final, workdir / "final", may_exit=may_exit)
 
 
 def metric_of(config: ml_collections.ConfigDict) -> str:
@@ -71,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: runs the sweep, prints a table and writes `sweep.json`."""
     config = read_config(arguments.config, arguments.overrides)
     workdir = as_path(arguments.workdir)
-    with exit_on_interrupt("vit_jax.sweep"), held(workdir):
+    with exit_on_interrupt("vit_jax.sweep"):
         accuracies, best, results = sweep(config, workdir, may_exit=True)
     metric = metric_of(config)
     report = {

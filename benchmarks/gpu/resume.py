@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.exact_resume import COMMAND, differences, final_state
+from benchmarks.exact_resume import differences, final_state
 from benchmarks.gpu.processes import start
 from benchmarks.gpu.results import Spec, run_phase
+from benchmarks.killed_training import COMMAND
 from configs import base
 from vit_jax.checkpoints.integrity import steps
 

@@ -20,9 +20,10 @@ from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.integrity import MANIFEST
 from vit_jax.checkpoints.store import CheckpointError, Checkpoints
 from vit_jax.figures import pictures
-from vit_jax.storage import bucket, paths
+from vit_jax.storage import bucket, lock, paths
 from vit_jax.storage.bucket import COMMITTED
 from vit_jax.storage.errors import StoreError
+from vit_jax.storage.lock import LOCK, FolderInUse, held
 from vit_jax.storage.paths import as_path, on_disk
 
 pytest.importorskip("gcsfs")
@@ -292,6 +293,18 @@ def test_growing_files_are_fetched_and_pushed(workdir):
     assert not files.folder.exists()
 
 
+def test_what_a_kill_left_on_the_disk_is_removed_by_the_next_start(workdir):
+    killed = bucket.Growing(workdir, ("metrics.jsonl",))
+    (killed.folder / "half").write_text("of a row")
+    again = bucket.Growing(workdir, ("metrics.jsonl",))
+    other = bucket.Growing(workdir, ("skipped-1.txt",))  # of another process
+    assert again.folder == killed.folder != other.folder
+    assert list(again.folder.iterdir()) == []
+    again.close()
+    other.close()
+    assert not again.folder.exists()
+
+
 def test_a_push_that_fails_is_an_error_and_nothing_is_lost(
     workdir, monkeypatch, caplog
 ):
@@ -306,6 +319,81 @@ def test_a_push_that_fails_is_an_error_and_nothing_is_lost(
     files.close()
     assert f"what is missing there is in {files.folder}" in caplog.text
     assert (files.folder / "metrics.jsonl").read_text() == "1\n"
+
+
+# --- the lock ---
+
+
+def other_lock(workdir, **changes):
+    """Writes the lock of another process; returns its text."""
+    holder = {"host": "elsewhere", "pid": 7, "started": "2026-11-01 10:00:00"} | changes
+    write(workdir / LOCK, json.dumps(holder).encode())
+    return json.dumps(holder)
+
+
+def test_the_second_start_is_told_who_holds_the_bucket(workdir, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "SILENCE", 5)
+    with held(workdir):
+        with pytest.raises(
+            FolderInUse, match=rf"gs://.* in use by process {os.getpid()} on"
+        ):
+            with held(workdir):
+                pass
+    assert not bucket.exists(workdir / LOCK)
+
+
+def test_the_lock_of_the_dead_is_taken_over(workdir, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 0.5)
+    for changes in ({}, {"host": lock.platform.node(), "pid": os.getpid()}):
+        other_lock(workdir, **changes)
+        started = time.monotonic()
+        with held(workdir):
+            assert time.monotonic() - started >= 0.5
+            assert f'"pid": {os.getpid()}' in read(workdir / LOCK).decode()
+    monkeypatch.setattr(lock, "SILENCE", 999)
+    other_lock(workdir, host=lock.platform.node(), pid=2**22 + 1)  # is there not
+    with held(workdir):
+        pass
+
+
+def test_of_two_that_find_no_lock_one_makes_it(workdir, monkeypatch):
+    """The other one wrote it between our look and our own writing."""
+    create, theirs = bucket.client().pipe_file, "theirs"
+
+    def too_late(path, data, **options):
+        create(path, theirs.encode())
+        create(path, data, **options)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(bucket.client(), "pipe_file", too_late)
+        assert bucket.Lock(workdir / LOCK).take("ours") == theirs
+    assert read(workdir / LOCK).decode() == theirs
+
+
+def test_a_run_that_lost_its_lock_saves_no_more(workdir):
+    with held(workdir) as hold, opened(workdir / "checkpoints", hold=hold) as steps:
+        steps.save(1, state(1), {})
+        steps.wait()
+        theirs = other_lock(workdir)
+        steps.check()  # between two signs of life nothing is asked
+        with pytest.raises(FolderInUse, match="taken over by process 7 on elsewhere"):
+            steps.save(2, state(2), {})
+        with pytest.raises(FolderInUse, match="it writes no more there"):
+            steps.check()
+    assert integrity.steps(workdir / "checkpoints") == [1]
+    assert read(workdir / LOCK).decode() == theirs
+
+
+def test_a_store_that_is_away_takes_no_lock_from_a_run(workdir, monkeypatch):
+    with held(workdir) as hold:
+        monkeypatch.setattr(bucket.client(), "cat_file", refuse)
+        hold.renew()
+        hold.check()
+        monkeypatch.undo()
+        bucket.client().rm_file(str(workdir / LOCK))  # by a user; nobody else has it
+        hold.renew()
+        hold.check()
 
 
 # --- a run ---

@@ -39,6 +39,14 @@ def test_when_other_processes_are_joined(monkeypatch):
     assert not wanted(monkeypatch, "--distributed=off", SLURM_STEP_NUM_TASKS="8")
 
 
+def test_several_processes_without_an_address_are_refused(monkeypatch):
+    """Each would train alone, all in one folder."""
+    with pytest.raises(ValueError, match="--num-processes 2 needs --coordinator HOST:"):
+        wanted(monkeypatch, "--num-processes=2", "--process-id=1")
+    assert not wanted(monkeypatch, "--num-processes=2", "--distributed=off")
+    assert not wanted(monkeypatch, "--num-processes=1")
+
+
 def test_the_place_among_the_processes_may_be_in_the_environment(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "8")
     monkeypatch.setenv("JAX_PROCESS_ID", "0")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import vit_jax
-from benchmarks import exact_resume
+from benchmarks import exact_resume, killed_training
 from vit_jax.checkpoints import integrity
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
@@ -295,7 +295,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     assert exact_resume.run(tmp_path / "reference", shorter) == 0
     reference = exact_resume.final_state(tmp_path / "reference")
     killed = tmp_path / "killed"
-    command = [*exact_resume.COMMAND, shorter, "--workdir", str(killed)]
+    command = [*killed_training.COMMAND, shorter, "--workdir", str(killed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(lambda: any((killed / "checkpoints").glob("[123]*/manifest.json")))
     process.kill()

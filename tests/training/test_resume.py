@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.exact_resume import differences, final_state
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
 from vit_jax.interop.trained import load_trained
@@ -94,9 +95,15 @@ def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
     with pytest.raises(ConfigError, match=r"cat is gone, zebra is new; undo that"):
         loop.train(config, photos / "run")
     (data / "zebra").rename(data / "cat")
-    # An edited config.json, and a command that agrees with it.
+    # Another config: config.json stays as it is, and where it is lost a step has it.
     edited = photo_config(photos, "optim.learning_rate=0.5")
     path = photos / "run" / "config.json"
+    for text in (path.read_text(), "["):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"begun with .*\n  optim.learning_rate"):
+            loop.train(edited, photos / "run")
+        assert path.read_text() == text
+    # An edited config.json, and a command that agrees with it.
     path.write_text(edited.to_json())
     with pytest.raises(ConfigError, match=r"checkpoint was .*\n  optim.learning_rate"):
         loop.train(edited, photos / "run")
@@ -226,9 +233,35 @@ def test_which_names_are_paths(tmp_path, monkeypatch, told, saved):
     assert config.data.name == told
 
 
-def test_classes_in_another_order_are_refused():
-    with pytest.raises(ConfigError, match="order .*: a, b there, b, a now; name them"):
-        resume.refuse_other_classes(["a", "b"], ("b", "a"))
+def test_renamed_classes_are_gone_on_with_if_asked(photos, capsys):
+    (photos / "data" / "cat").rename(photos / "data" / "bobcat")
+    capsys.readouterr()
+    loop.train(photo_config(photos), photos / "run", allow_config_change=True)
+    out = capsys.readouterr().out
+    assert "cat is gone, bobcat is new; going on all the same, as was asked" in out
+
+
+def test_classes_in_another_order_are_never_trained_with(photos):
+    """In the old order, by `data.classes`, the run ends as it would have."""
+    loop.train(photo_config(photos), photos / "alone")
+    swapped = photo_config(photos, "data.classes=dog,cat")
+    old_order = photo_config(photos, "data.classes=cat,dog")
+    with pytest.raises(ConfigError, match="order .*: cat, dog there, dog, cat now; na"):
+        loop.train(swapped, photos / "run", allow_config_change=True)
+    loop.train(old_order, photos / "run", allow_config_change=True)
+    arrays, others = (final_state(photos / name) for name in ("alone", "run"))
+    assert differences(arrays, others) == []
+
+
+def test_other_records_of_the_same_number_are_said(capsys):
+    old = {"images": 4000, "names": "a", "bytes": 7}
+    for changes in ({"names": "b"}, {"bytes": 8}):
+        now = {"train": old | changes}
+        resume.say_other_records({"train": old, "gone": old}, now, step=2)
+        out = capsys.readouterr().out
+        assert "train had 4,000 images and has 4,000, but others; what fol" in out
+    resume.say_other_records({"train": old}, {"train": old, "new": old}, step=2)
+    assert capsys.readouterr().out == ""
 
 
 def test_scanned_dropout_is_said(capsys):
@@ -236,3 +269,16 @@ def test_scanned_dropout_is_said(capsys):
     assert "numbers of model.stochastic_depth_rate: the run" in capsys.readouterr().out
     resume.say_scan(tiny_config("model.stochastic_depth_rate=0"))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.full
+def test_another_scan_in_mid_run_is_said(tmp_path, capsys):
+    config = tiny_config("train.duration=4steps", "model.dropout_rate=0.1")
+    config.checkpoint.update(every="2steps", keep_last=2)
+    loop.train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    config.model.scan = True
+    capsys.readouterr()
+    loop.train(config, tmp_path)
+    out = capsys.readouterr().out
+    assert "model.scan has changed" in out and "Going on from step 2 of 4" in out

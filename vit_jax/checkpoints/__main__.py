@@ -3,12 +3,14 @@
     python -m vit_jax.checkpoints runs/digits --verify
     python -m vit_jax.checkpoints runs/digits --prune --keep-last 1 --keep-best 1
 
-Nothing is changed without `--prune`; a training may be writing to the folder. The exit
-code is 1 if one is damaged.
+Nothing is changed without `--prune`, which is refused while a training writes to the
+folder. The exit code is 1 if one is damaged.
 """
 
 import argparse
+import contextlib
 import json
+from pathlib import Path
 
 from vit_jax.checkpoints.listing import (
     find_directory,
@@ -22,15 +24,28 @@ from vit_jax.checkpoints.retention import remove
 from vit_jax.cli import command_parser, run_command
 from vit_jax.flags import Number, Positive, flag
 from vit_jax.storage import output
-from vit_jax.storage.paths import as_path
+from vit_jax.storage.lock import held
+from vit_jax.storage.paths import absolute, as_path
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """The command; RuntimeError if a step is damaged."""
+    """The command.
+
+    Raises:
+        FolderInUse: steps are to be removed while a training writes.
+        RuntimeError: a step is damaged.
+    """
     folder = arguments.directory or arguments.checkpoint
     if not folder:
         raise ValueError("give the folder of a run, or of its checkpoints")
-    directory = find_directory(as_path(folder))
+    directory = absolute(find_directory(as_path(folder)))
+    removes = arguments.prune and not arguments.dry_run
+    with held(directory.parent) if removes else contextlib.nullcontext():
+        report_on(directory, arguments)
+
+
+def report_on(directory: Path, arguments: argparse.Namespace) -> None:
+    """Looks at all steps, removes what is to be removed, and says so."""
     retention = find_retention(directory, arguments)
     rows = look_at_all(directory, retention, checksums=arguments.verify)
     if arguments.json not in (None, "-"):

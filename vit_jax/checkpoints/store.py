@@ -25,6 +25,7 @@ from vit_jax.checkpoints.agreement import blind_processes, from_primary
 from vit_jax.checkpoints.fingerprint import examine
 from vit_jax.checkpoints.retention import Retention
 from vit_jax.checkpoints.saving import Save, explain
+from vit_jax.storage.lock import Hold
 from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.storage.run_files import StepFacts, facts_of
 from vit_jax.values import Choice, Count, Size
@@ -55,6 +56,7 @@ class Checkpoints:
         keep_every: steps that are a multiple of it stay for ever; 0 for none.
         best_metric: name of a metric given to `save`, larger is better.
         read_only: leave the folder as it is, since a training may be writing to it.
+        hold: of the run folder, in the process that holds it.
 
     Raises:
         CheckpointError: the folder cannot be opened, or not by all processes.
@@ -69,6 +71,7 @@ class Checkpoints:
         keep_every: int = 0,
         best_metric: Annotated[str, Choice("accuracy", "top5", "map")] = "accuracy",
         read_only: bool = False,
+        hold: Hold | None = None,
     ) -> None:
         # Orbax writes every decision to the log, hundreds of lines a run.
         absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
@@ -76,7 +79,7 @@ class Checkpoints:
         self.read_only = read_only
         self._retention = Retention(keep_last, keep_best, keep_every, best_metric)
         self._save: Save | None = None
-        self._held, self._newest = None, "none"
+        self._hold, self._held, self._newest = hold, None, "none"
         if read_only:
             return
         try:
@@ -116,6 +119,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the state holds NaN or Inf (nothing is written then), the
                 previous save failed, or the folder has vanished (the state is saved).
+            FolderInUse: another process has taken the run folder over.
             ValueError: `best_metric` is not among the metrics.
         """
         best_metric = self._retention.best_metric
@@ -124,7 +128,7 @@ class Checkpoints:
                 f"checkpoint.best_metric is {best_metric!r}: wanted one of "
                 f"{', '.join(metrics)}"
             )
-        in_place = from_primary(lambda: "yes" if self._held.is_there() else "")
+        in_place = from_primary(self._look_at_folder)
         try:
             self.wait()
         except CheckpointError:
@@ -150,6 +154,17 @@ class Checkpoints:
                 "in a new one. Put the old one back, or start the same command again "
                 f"to go on from step {step}"
             )
+
+    def _look_at_folder(self) -> str:
+        """Before a save, in process 0: "yes" if the folder is in its place.
+
+        Raises:
+            FolderInUse: another process has taken it over.
+        """
+        if self._hold is not None:
+            self._hold.renew()
+            self._hold.check()
+        return "yes" if self._held.is_there() else ""
 
     def restore(
         self,
@@ -274,7 +289,12 @@ class Checkpoints:
         """Raises as `wait` if the save under way has failed already; does not wait.
 
         A folder that vanished is left to `save`, which has a state for a new one.
+
+        Raises:
+            FolderInUse: another process has taken the run folder over.
         """
+        if self._hold is not None:
+            self._hold.check()
         save = self._save
         if save and not save.is_alive() and save.failure and self._held.is_there():
             self.wait()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vit_jax.storage import output
-from vit_jax.storage.paths import as_path, medium
+from vit_jax.storage.paths import as_path, write_atomically
 from vit_jax.storage.run_files import read_metrics
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def learning_curve(workdir: str | Path) -> Path:
     Rows without a metric, or with NaN or Inf for it, are left out of its curve.
     """
     workdir = as_path(workdir)
-    with medium(workdir).filling(workdir) as folder:
-        _curves(workdir, folder / "learning_curve.png")
+    figure = _curves(read_metrics(workdir / "metrics.jsonl"))
+    # By one name, so that what a kill leaves is replaced by the next start.
+    write_atomically(workdir / "learning_curve.png", _png(figure))
     return workdir / "learning_curve.png"
 
 
-def _curves(workdir: Path, path: Path) -> None:
+def _curves(rows: list[dict[str, Any]]) -> "Figure":
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    rows = read_metrics(workdir / "metrics.jsonl")
     figure = _figure(10, 4)
     metric = "map" if any("map" in row for row in rows) else "accuracy"
     for axis, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
@@ -84,7 +84,7 @@ def _curves(workdir: Path, path: Path) -> None:
             axis.yaxis.set_major_locator(ticks)
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("")
-    _save(figure, path)
+    return figure
 
 
 def confusion_matrix(
@@ -247,7 +247,11 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> Path:
+    output.write(path, _png(figure))
+    return path
+
+
+def _png(figure: "Figure") -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    output.write(path, content.getvalue())
-    return path
+    return content.getvalue()

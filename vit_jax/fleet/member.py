@@ -158,12 +158,12 @@ class Member:
             state: shapes with shardings of the state to restore.
             stack: closes the folder in the end, after a save in progress.
         """
-        stack.enter_context(hold_folder(self.workdir))
+        hold = stack.enter_context(hold_folder(self.workdir))
         begin_folder(self.workdir, self.config, allow_change=False)
         (self.workdir / FAILURE).unlink(missing_ok=True)
         keep = chosen(self.config.checkpoint, Checkpoints)
         keep["keep_every"] = self.lengths.keep_every
-        self.checkpoints = Checkpoints(self.workdir / "checkpoints", **keep)
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", hold=hold, **keep)
         stack.callback(self.checkpoints.close)
         restored = self.checkpoints.restore(state)
         splits = (self.data.split, *self.config.eval.splits)

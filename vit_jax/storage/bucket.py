@@ -166,14 +166,15 @@ def kvstore(folder: Path) -> Any:
     return {"driver": "gcs", "bucket": name, "path": f"{path}/"}
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces an object, which the store does in one step.
 
     Raises:
         StoreError: it cannot be written; the old object is unchanged.
     """
     with store_errors(path, "written"):
-        client().pipe_file(str(path), text.encode())
+        data = content.encode() if isinstance(content, str) else content
+        client().pipe_file(str(path), data)
 
 
 def upload(source: Path, target: Path) -> None:
@@ -219,38 +220,41 @@ class Lock:
 
     def take(self, text: str) -> str:
         """Takes the lock and returns "", or returns what its holder wrote."""
-        with contextlib.suppress(FileNotFoundError):
-            return read_text(self.path)
-        with store_errors(self.path, "written"):
-            client().pipe_file(str(self.path), text.encode(), mode="create")
-        self._text = text
-        return ""
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return read_text(self.path)
+            with store_errors(self.path, "written"):
+                try:
+                    client().pipe_file(str(self.path), text.encode(), mode="create")
+                except FileExistsError:
+                    continue  # Somebody else was quicker.
+            self._text = text
+            return ""
 
     def take_over(self, other: str) -> None:
         """Removes the lock of a dead holder, unless it is another's by now."""
-        if self._names(other):
-            with store_errors(self.path, "removed"):
-                client().rm_file(str(self.path))
+        with contextlib.suppress(FileNotFoundError):
+            if read_text(self.path) == other:
+                with store_errors(self.path, "removed"):
+                    client().rm_file(str(self.path))
 
     def sign(self) -> str:
         """What changes with each sign of life."""
         return str(modified(self.path))
 
-    def beat(self) -> None:
-        """Gives a sign of life, if the lock is still ours."""
-        if self._names(self._text):
+    def beat(self) -> str:
+        """Gives a sign of life and returns "", or returns what another holder wrote."""
+        other = read_text(self.path)
+        if other == self._text:
             write_atomically(self.path, self._text)
+            return ""
+        return other
 
     def release(self) -> None:
         """Removes the object, if it is ours; one that stays is taken over."""
         if self._text:
             with contextlib.suppress(StoreError):
                 self.take_over(self._text)
-
-    def _names(self, text: str) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return read_text(self.path) == text
-        return False
 
 
 class Growing(threading.Thread):
@@ -267,12 +271,18 @@ class Growing(threading.Thread):
 
     Raises:
         StoreError: the files cannot be fetched.
+        OSError: the folder cannot be made.
     """
 
     def __init__(self, workdir: Path, names: tuple[str, ...]) -> None:
         super().__init__(daemon=True)
         self.workdir = workdir
-        self.folder = Path(tempfile.mkdtemp(prefix="vit_jax-"))
+        # Of one name for a run and process, as its next start removes what a kill left.
+        digest = hashlib.sha256(f"{workdir} {names}".encode()).hexdigest()[:16]
+        name = f"vit_jax-{os.getuid()}-{digest}"
+        self.folder = Path(tempfile.gettempdir(), name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o700)
         self._uploaded: dict[Path, tuple[int, int]] = {}
         self._failed = False
         self._lock, self._closed = threading.Lock(), threading.Event()

@@ -31,9 +31,20 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turns an error into one that names what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+        raise type(error)(f"{path} could not be written: {reason}") from error
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder, if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def open_folder(directory: Path) -> None:
@@ -121,7 +132,7 @@ def missing(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces a file in one step: a killed process leaves the old one or the new.
 
     Raises:
@@ -129,16 +140,16 @@ def write_atomically(path: Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+        with written(path):
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        reason = os.strerror(error.errno or errno.EIO)
-        raise type(error)(f"{path} could not be written: {reason}") from error
+        raise
 
 
 @contextlib.contextmanager
@@ -197,7 +208,7 @@ class Lock:
         self.path = path
         self.taken, self.works = False, True
         self._file: int | None = None
-        self._mine, self._dead = False, ""
+        self._text, self._dead = "", ""
 
     def take(self, text: str) -> str:
         """Takes the lock and returns "", or returns what its holder wrote."""
@@ -208,13 +219,15 @@ class Lock:
             return other or "{}"
         os.ftruncate(self._file, 0)  # pyright: ignore[reportArgumentType]
         os.pwrite(self._file, text.encode(), 0)  # pyright: ignore[reportArgumentType]
-        self._mine = True
+        self._text = text
         return ""
 
     def _open(self) -> bool:
         """Opens and locks the file; whether it is still the one of its name."""
         self._close()
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        with written(self.path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+            self._file = os.open(self.path, flags, 0o644)
         status = os.fstat(self._file)
         if not stat.S_ISREG(status.st_mode):
             raise Refused(self.path, f"is {kind(status.st_mode)} and no regular file")
@@ -238,14 +251,18 @@ class Lock:
         """What changes with each sign of life."""
         return str(os.stat(self.path).st_mtime_ns)
 
-    def beat(self) -> None:
-        """Gives a sign of life."""
-        os.utime(self._file)  # pyright: ignore[reportArgumentType]
+    def beat(self) -> str:
+        """Gives a sign of life and returns "", or returns what another holder wrote."""
+        other = self.path.read_text(errors="replace")
+        if other == self._text:
+            os.utime(self.path)
+            return ""
+        return other
 
     def release(self) -> None:
-        """Removes the file, if it was taken; nobody else can hold it then."""
-        if self._mine:
-            with contextlib.suppress(OSError):
+        """Removes the file, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if self._text and self.beat() == "":
                 self.path.unlink()
         self._close()
 

@@ -2,12 +2,15 @@
 
 On a disk the kernel keeps it (`flock`), and lets go of it when its holder dies. Where
 the holder is on another machine, or the folder in a bucket, the holder also gives signs
-of life; one that has given none for a while is dead, and its lock is taken over.
+of life; one that has given none for a while is dead, and its lock is taken over. If it
+was only asleep, or without a network, it ends when it finds that out: at its next sign
+of life, and in any case before its next save.
 """
 
 import contextlib
 import datetime
 import json
+import logging
 import os
 import platform
 import threading
@@ -23,6 +26,7 @@ from vit_jax.storage.paths import in_bucket, medium
 LOCK = "in_use.json"
 BEAT = 10  # seconds between signs of life
 SILENCE = 45  # seconds without one, after which a holder is dead
+logger = logging.getLogger(__name__)
 
 
 class FolderInUse(OSError):
@@ -60,17 +64,43 @@ class Lock(Protocol):
         """What changes with each sign of life."""
         ...
 
-    def beat(self) -> None:
-        """Gives a sign of life."""
+    def beat(self) -> str:
+        """Gives a sign of life and returns "", or returns what another holder wrote."""
         ...
 
     def release(self) -> None:
-        """Removes it, if it was taken."""
+        """Removes it, if it is still ours."""
         ...
 
 
+class Hold:
+    """A folder whose lock is held.
+
+    Args:
+        beat: of the lock.
+    """
+
+    def __init__(self, folder: Path, beat: Callable[[], str]) -> None:
+        self._folder, self._beat = folder, beat
+        self._taker: Holder | None = None
+
+    def renew(self) -> None:
+        """Gives a sign of life, unless another process has taken the folder over."""
+        with contextlib.suppress(OSError):  # the next one may come through
+            if not self._taker:
+                self._taker = parse_holder(self._beat())
+
+    def check(self) -> None:
+        """Raises FolderInUse if the last sign of life found another holder."""
+        if self._taker:
+            raise FolderInUse(
+                f"{self._folder} was taken over by {in_words(self._taker)}, since this "
+                f"process gave no sign of life for {SILENCE} s: it writes no more there"
+            )
+
+
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[Hold]:
     """Holds the lock of a folder, which is made if need be, and goes if it stays empty.
 
     Raises:
@@ -86,10 +116,14 @@ def held(folder: Path) -> Iterator[None]:
         while other := lock.take(text + "\n"):
             holder = parse_holder(other)
             if not is_dead(holder, lock):
-                raise FolderInUse(in_use(folder, holder))
+                raise FolderInUse(
+                    f"{folder} is in use by {in_words(holder)}: wait for its end, or "
+                    "take another folder"
+                )
             lock.take_over(other)
-        with beating(lock.beat):
-            yield
+        hold = Hold(folder, lock.beat)
+        with renewed(hold):
+            yield hold
     finally:
         lock.release()
         for path in made:
@@ -104,12 +138,11 @@ def parse_holder(text: str) -> Holder | None:
     return None
 
 
-def in_use(folder: Path, holder: Holder | None) -> str:
-    """The sentence for the process that comes second."""
-    who = "another process"
-    if holder:
-        who = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
-    return f"{folder} is in use by {who}: wait for its end, or take another --workdir"
+def in_words(holder: Holder | None) -> str:
+    """Which process a holder is."""
+    if holder is None:
+        return "another process"
+    return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
 
 
 def is_dead(holder: Holder | None, lock: Lock) -> bool:
@@ -117,7 +150,11 @@ def is_dead(holder: Holder | None, lock: Lock) -> bool:
     if lock.taken:
         return False
     if holder and holder["host"] == platform.node():
-        return lock.works or not is_running(holder["pid"])
+        if lock.works or not is_running(holder["pid"]):
+            return True
+    # Also here: in a container that was started again, another process, this one even,
+    # has the number of the dead.
+    logger.info("waiting up to %d s, whether %s is alive", SILENCE, in_words(holder))
     return is_silent(lock.sign)
 
 
@@ -143,14 +180,13 @@ def is_silent(sign: Callable[[], str]) -> bool:
 
 
 @contextlib.contextmanager
-def beating(beat: Callable[[], None]) -> Iterator[None]:
+def renewed(hold: Hold) -> Iterator[None]:
     """Gives signs of life, in a thread."""
     over = threading.Event()
 
     def work() -> None:
         while not over.wait(BEAT):
-            with contextlib.suppress(OSError):  # the next one may come through
-                beat()
+            hold.renew()
 
     thread = threading.Thread(target=work, name="lock", daemon=True)
     thread.start()

@@ -177,7 +177,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file, whole or not at all; bytes on a disk only.
+    """Writes a file, whole or not at all.
 
     What is not UTF-8 in text, such as file names, is written as an escape, which is an
     escape of JSON too.
@@ -189,7 +189,7 @@ def write(path: Path, content: str | bytes) -> None:
         content = content.encode("utf-8", "backslashreplace")
     if in_bucket(path):
         medium(path).make_folder(path.parent)
-        medium(path).write_atomically(path, content.decode())
+        medium(path).write_atomically(path, content)
         return
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -85,13 +85,13 @@ def absolute(path: Path) -> Path:
     return path if in_bucket(path) else path.absolute()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces a file in one step: a killed process leaves the old one or the new.
 
     Raises:
         OSError: it cannot be written; the old file is unchanged.
     """
-    medium(path).write_atomically(path, text)
+    medium(path).write_atomically(path, content)
 
 
 @functools.cache

@@ -145,7 +145,7 @@ def train(
         # Before the folder is begun: what training starts from may not be there.
         begun = integrity.steps(workdir / "checkpoints")
         params = None if begun else given_params(config, setup)
-        stack.enter_context(hold_folder(workdir))
+        hold = stack.enter_context(hold_folder(workdir))
         begin_folder(workdir, config, allow_change=allow_config_change)
         distributed.say(start_block(config, setup, workdir))
         platform = setup.program.mesh.devices.flat[0].platform
@@ -153,7 +153,7 @@ def train(
             distributed.say(words)
         keep = chosen(config.checkpoint, Checkpoints)
         keep |= {"keep_every": setup.lengths.keep_every}
-        checkpoints = Checkpoints(workdir / "checkpoints", **keep)
+        checkpoints = Checkpoints(workdir / "checkpoints", hold=hold, **keep)
         stack.callback(checkpoints.close)
         stack.enter_context(explained(checkpoints))
         rollbacks, next_index = 0, None

@@ -63,7 +63,8 @@ def start_state(
         saved = config_of(facts)
         if not allow_change:
             refuse_changes("the newest checkpoint", saved, config)
-            refuse_other_classes(facts["label_names"], setup.label_names)
+        old, new = facts["label_names"], setup.label_names
+        refuse_other_classes(old, new, allow_change=allow_change)
         if saved.model.scan == scan:
             return program.state
         say_scan(config)
@@ -106,8 +107,14 @@ def given_params(config: ml_collections.ConfigDict, setup: Setup) -> Params | No
     )
 
 
-def refuse_other_classes(saved: list[str], now: tuple[str, ...]) -> None:
-    """Raises ConfigError if the outputs of a checkpoint would mean other classes."""
+def refuse_other_classes(
+    saved: list[str], now: tuple[str, ...], *, allow_change: bool = False
+) -> None:
+    """Raises ConfigError if the outputs of a checkpoint would mean other classes.
+
+    Other names can be allowed, since they may be of the same classes; another order of
+    the same names cannot.
+    """
     if saved == list(now):
         return
     if sorted(saved) == sorted(now):
@@ -118,11 +125,16 @@ def refuse_other_classes(saved: list[str], now: tuple[str, ...]) -> None:
         )
     gone = [name for name in saved if name not in now]
     new = [name for name in now if name not in saved]
-    raise ConfigError(
+    text = (
         "the classes of the data have changed since the checkpoint was saved: "
-        f"{listed(gone) or 'none'} is gone, {listed(new) or 'none'} is new; undo that, "
-        "take another --workdir, or --allow-config-change if only names have changed, "
-        "and not their order"
+        f"{listed(gone) or 'none'} is gone, {listed(new) or 'none'} is new"
+    )
+    if allow_change:
+        distributed.say(f"{text}; going on all the same, as was asked")
+        return
+    raise ConfigError(
+        f"{text}; undo that, take another --workdir, or --allow-config-change if only "
+        "names have changed, and not their order"
     )
 
 

@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import ml_collections
 
 from vit_jax.checkpoints import integrity
 from vit_jax.checkpoints.agreement import from_primary
+from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import EVALUATORS, ConfigError
 from vit_jax.parallel import distributed
-from vit_jax.storage.lock import held
+from vit_jax.storage.lock import Hold, held
 from vit_jax.storage.paths import medium
-from vit_jax.storage.run_files import CONFIG, changes, load_config
+from vit_jax.storage.run_files import CONFIG, changes, config_of, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +42,18 @@ DATA_PATHS = (
 )
 
 
-def hold_folder(folder: Path) -> contextlib.ExitStack:
-    """The lock of a run folder, to be closed in the end; process 0 holds it for all.
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[Hold | None]:
+    """Holds the lock of a run folder: process 0 does, for all, and alone has it.
 
     Raises:
         FolderInUse: another run holds it.
         OSError: it cannot be written.
     """
-    stack = contextlib.ExitStack()
-    from_primary(lambda: stack.enter_context(held(folder)) or "")
-    return stack
+    with contextlib.ExitStack() as stack:
+        holds = []
+        from_primary(lambda: holds.append(stack.enter_context(held(folder))) or "")
+        yield holds[0] if holds else None
 
 
 def begin_folder(
@@ -67,12 +71,7 @@ def begin_folder(
     path = folder / CONFIG
     begun = medium(path).exists(path) and integrity.steps(folder / "checkpoints")
     if begun and not allow_change:
-        try:
-            old = load_config(path)
-        except ConfigError as error:
-            logger.warning("%s; it is written anew, as each step has its own", error)
-        else:
-            refuse_changes(str(folder), old, config)
+        refuse_changes(str(folder), saved_config(folder), config)
     if jax.process_index() == 0:
         medium(folder).make_folder(folder)
         integrity.write_atomically(path, config.to_json(indent=2) + "\n")
@@ -150,6 +149,20 @@ def has_moved(old: str, new: str) -> bool:
     """Whether a folder of data is gone, and one of its name stands elsewhere."""
     same_name = os.path.basename(old) == os.path.basename(new)
     return os.path.isabs(old) and same_name and not os.path.exists(old)
+
+
+def saved_config(folder: Path) -> ml_collections.ConfigDict:
+    """The config of a run that has checkpoints; of the newest if its file is damaged.
+
+    Raises:
+        CheckpointError: no checkpoint has a config either.
+    """
+    try:
+        return load_config(folder / CONFIG)
+    except ConfigError as error:
+        logger.warning("%s; it is written anew, as each step has its own", error)
+        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+        return config_of(checkpoints.newest_facts())
 
 
 def refuse_changes(

@@ -21,7 +21,7 @@ from vit_jax.config import ConfigError, check_config
 from vit_jax.config_file import read_config
 from vit_jax.storage.lock import held
 from vit_jax.storage.paths import as_path, write_atomically
-from vit_jax.training.loop import Results, exit_on_interrupt, train
+from vit_jax.training.loop import Results, exit_on_interrupt, prepare, train
 from vit_jax.training.sections import config_sections, ranked_split
 
 
@@ -47,21 +47,31 @@ def sweep(
         )
     metric = metric_of(config)
     ranked = ranked_split(config, "sweep", settings.dev_split)
-    accuracies = {}
+    trials = {rate: trial_of(config, rate) for rate in sorted(settings.learning_rates)}
+    final, accuracies = config.copy_and_resolve_references(), {}
+    final.optim.learning_rate = min(trials)
+    # Before the hours of the trials: the final run may be the one that cannot be.
+    prepare(final, workdir / "final")
     with held(workdir):
-        for rate in sorted(settings.learning_rates):
+        for rate, trial in trials.items():
             print(f"\nlearning rate {rate:g}, on {settings.train_split}", flush=True)
-            trial = config.copy_and_resolve_references()
-            trial.optim.learning_rate = rate
-            trial.data.split = settings.train_split
-            trial.eval.splits = (settings.dev_split,)
             results = train(trial, workdir / f"rate_{rate:g}", may_exit=may_exit)
             accuracies[rate] = results[ranked][metric]
         best = max(accuracies, key=accuracies.__getitem__)
         print(f"\nlearning rate {best:g}, on {config.data.split}", flush=True)
-        final = config.copy_and_resolve_references()
         final.optim.learning_rate = best
         return accuracies, best, train(final, workdir / "final", may_exit=may_exit)
+
+
+def trial_of(
+    config: ml_collections.ConfigDict, rate: float
+) -> ml_collections.ConfigDict:
+    """The config of the run of a learning rate, on held-out data."""
+    trial = config.copy_and_resolve_references()
+    trial.optim.learning_rate = rate
+    trial.data.split = config.sweep.train_split
+    trial.eval.splits = (config.sweep.dev_split,)
+    return trial
 
 
 def metric_of(config: ml_collections.ConfigDict) -> str:

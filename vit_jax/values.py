@@ -3,17 +3,18 @@
 It is declared once, where the value is read, as the annotation of a parameter or field:
 `momentum: Annotated[float, Range(0, 1, right_open=True)]`. What is read from JSON is
 declared alike, objects as `TypedDict`s, whose further keys are of no interest. NaN and
-infinity are numbers only where `Measured` says so.
+infinity are numbers only where `Measured` says so. Numbers that are not whole are what
+float32 holds of them, as on the devices: 1e-300 is 0, and 1e300 is infinite.
 """
 
 import ast
+import ctypes
 import dataclasses
 import itertools
 import math
 import numbers
 import re
 import reprlib
-import sys
 import typing
 from collections.abc import Callable, Iterator
 from types import UnionType
@@ -33,12 +34,16 @@ NOUNS |= {type(None): "None"}
 SHOWN = 60  # characters of a value, or of a key, in an error
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHOWN
+SMALLEST = 2.0**-126  # above 0 in float32, in which devices round smaller ones to 0
 MISSING = object()  # stands for the value of a key that is not there
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`, without an end that is open; `off`: 0 too."""
+    """Numbers from `least` to `most`, without an end that is open; `off`: 0 too.
+
+    One that is not whole has to be within in float32, too.
+    """
 
     least: float = -math.inf
     most: float = math.inf
@@ -47,6 +52,11 @@ class Range:
     off: bool = False
 
     def holds(self, value: Any) -> bool:
+        if isinstance(value, int):
+            return self._has(value)
+        return self._has(value) and self._has(single(value))
+
+    def _has(self, value: float) -> bool:
         left = self.least < value if self.left_open else self.least <= value
         right = value < self.most if self.right_open else value <= self.most
         return (left and right) or (self.off and value == 0)
@@ -94,6 +104,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def single(value: Any) -> float:
+    """A number as devices hold it in float32; infinite beyond its range, or 0."""
+    try:
+        rounded = ctypes.c_float(float(value)).value
+    except OverflowError:  # a whole number that no float holds
+        return math.inf
+    return 0.0 if abs(rounded) < SMALLEST else rounded
+
+
 Share = Annotated[float, Range(0, 1)]
 Rate = Annotated[float, Range(0, 1, right_open=True)]  # of dropout, of a moving average
 NotNegative = Annotated[float, Range(0)]
@@ -139,7 +158,17 @@ def problem(name: str, value: Any, kind: Any) -> str:
     name = name.removeprefix(".") or "the content"
     if misfit.value is MISSING:
         return f"{name} is missing"
-    return f"{name} is {shown(misfit.value)}: wanted {describe(misfit.kind)}"
+    text = f"{name} is {shown(misfit.value)}{rounding(misfit.value)}"
+    return f"{text}: wanted {describe(misfit.kind)}"
+
+
+def rounding(value: Any) -> str:
+    """What float32 makes of a number, if it is whole or infinite only there."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return ""
+    rounded = single(value)
+    is_other = rounded.is_integer() and not value.is_integer()
+    return f", {rounded:g} in float32" if is_other or math.isinf(rounded) else ""
 
 
 def shown(value: Any) -> str:
@@ -190,8 +219,7 @@ def is_of(value: Any, kind: Any) -> bool:
         is_list = isinstance(value, tuple | list)
         return is_list and len(element_kinds(kind, len(value))) == len(value)
     if plain is float:
-        # A whole number may be larger than any float; NaN is not below anything.
-        return is_number(value) and abs(value) <= sys.float_info.max
+        return is_number(value) and math.isfinite(single(value))
     if plain is int:
         return is_number(value) and isinstance(value, numbers.Integral)
     return plain is Any or isinstance(value, plain)

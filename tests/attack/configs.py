@@ -39,7 +39,7 @@ TEXTS = (
     *("nansteps", "200%", "1 fortnight", "(1,(2,3))", "__import__('os')", "16.0,16.0"),
 )
 NO_VALUES = (
-    *(None, True, -1, 0, 1.5, math.nan, math.inf, -math.inf),
+    *(None, True, -1, 0, 1.5, math.nan, math.inf, -math.inf, 10**400, 1e300, -1e-300),
     *("", "text", b"bytes", (), (1, 2), ("a", 1), [None], {}, {"a": 1}, 1j, {1, 2}),
     *(np.float32("nan"), np.array([1.0, 2.0]), np.array(3), np.bool_(True), len),
     *(decimal.Decimal("NaN"), ml_collections.ConfigDict({"a": 1}), range(3), object()),

@@ -134,14 +134,7 @@ def train(
     check_config(config, config_sections())
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(distributed.StopSignals(may_exit=may_exit))
-        if not config.model.name:
-            from vit_jax.training.initial_weights import complete_model
-
-            config = complete_model(config, workdir)
-        config = with_known_paths(config, workdir)
-        setup = build(config)
-        config = with_absolute_paths(config)
-        rehearse(config, setup)
+        config, setup = prepare(config, workdir)
         # Before the folder is begun: what training starts from may not be there.
         begun = integrity.steps(workdir / "checkpoints")
         params = None if begun else given_params(config, setup)
@@ -179,6 +172,25 @@ def train(
                 distributed.say(
                     f"ROLLBACK {rollbacks} of at most {guard.max_faults}, since {fault}"
                 )
+
+
+def prepare(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[ml_collections.ConfigDict, Setup]:
+    """The complete config of a run and what it describes; nothing is written yet.
+
+    Raises:
+        ValueError: as of `train`.
+    """
+    if not config.model.name:
+        from vit_jax.training.initial_weights import complete_model
+
+        config = complete_model(config, workdir)
+    config = with_known_paths(config, workdir)
+    setup = build(config)
+    config = with_absolute_paths(config)
+    rehearse(config, setup)
+    return config, setup
 
 
 def run_steps(

@@ -10,6 +10,7 @@ from attack import (
     headers,
     outputs,
     pictures,
+    tables,
     together,
     weights,
 )
@@ -24,6 +25,7 @@ KINDS: dict[str, Callable[[], Iterable[Attack]]] = {
     "folders": damages.odd_folders,
     "bits": damages.bits,
     "images": pictures.images,
+    "tables": tables.tables,
     "weights damaged": weights.damages,
     "weights tensors": weights.tensors,
     "weights headers": headers.headers,

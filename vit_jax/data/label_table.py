@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from vit_jax.data.layout import KIND_OF, split_kinds
 from vit_jax.data.listing import folders_of, image_folders, tell
-from vit_jax.storage.foreign import read_regular
+from vit_jax.storage.foreign import check_regular, read_regular
 
 FILE_COLUMNS = ("file_name", "filename", "image_name", "image", "image_id", "path")
 ONE_LABEL, LABELS = ("label", "class"), ("labels", "tags", "classes")
@@ -57,11 +57,13 @@ def find_tables(name: str) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: a file that does not exist.
+        OSError: it is no regular file.
         ValueError: several files of which it is not clear what they are.
     """
     if name.lower().endswith(".csv"):
-        if not os.path.isfile(name):
+        if not os.path.exists(name):
             raise FileNotFoundError(f"the file {name} does not exist")
+        check_regular(name)
         return {"": name}
     beside = _tables_in(name)
     # Names alone, before images are looked for in a folder of thousands of classes.
@@ -149,7 +151,9 @@ def _cells(path: str) -> list[tuple[int, list[str]]]:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason})") from None
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), skipinitialspace=True, strict=True
+    )
     try:
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:

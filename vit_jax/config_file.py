@@ -59,8 +59,7 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: there is no such file, here or in the library.
     """
-    path = Path(name)
-    path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
+    path = Path(name if name.endswith(".py") else f"{name}.py")
     if path.is_file():
         return path.absolute()
     if len(path.parts) == 1 or path.parent.name == "configs":

@@ -49,6 +49,7 @@ class Worker:
 
     def __init__(self, reader: Reader, out: Path) -> None:
         self.reader, self.out = reader, out
+        self.cases = reader.cases()
         self.examples, self.known = 0, set[str]()
 
     def work(self, seconds: float) -> None:
@@ -71,7 +72,7 @@ class Worker:
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         )
-        @given(self.reader.strategy)
+        @given(self.cases)
         def holds(case: object) -> None:
             self.examples += 1
             if time.monotonic() > end + HANGS:
@@ -110,7 +111,7 @@ def memory_folder() -> str | None:
 def try_reader(name: str, seconds: float, out: Path) -> tuple[int, list[str]]:
     """The examples of a reader, and what was found."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fuzz", "--reader", name, "--out", str(out)]
+    command = [sys.executable, "-m", "fuzz", f"--reader={name}", "--out", str(out)]
     command += ["--minutes", str(seconds / 60)]
     ended = ""
     with (out / "log").open("w") as log:

@@ -24,14 +24,14 @@ class Reader(NamedTuple):
     """A reader of foreign bytes.
 
     Attributes:
-        strategy: cases for it, such as the bytes of a file.
+        cases: a strategy, such as for the bytes of a file; made when it is used.
         check: writes a case into an empty folder, reads it, and raises if the reader
             did anything else than to give a right value or to tell what is wrong.
         examples: how many the suite tries.
     """
 
     name: str
-    strategy: st.SearchStrategy[Any]
+    cases: Callable[[], st.SearchStrategy[Any]]
     check: Callable[[Any, Path], None]
     examples: int = 25
 

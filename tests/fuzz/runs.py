@@ -90,21 +90,20 @@ def saved_step() -> Path:
     return folder / "1"
 
 
-@st.composite
-def damaged_steps(draw: st.DrawFn, *, manifest: bool) -> tuple[str, bytes, bool]:
+def damaged_steps(
+    *, manifest: bool = True
+) -> st.SearchStrategy[tuple[str, bytes, bool]]:
     """A file of a step, its new content, and whether there is a manifest."""
-    step = saved_step()
-    names = sorted(
-        str(path.relative_to(step)) for path in step.rglob("*") if path.is_file()
-    )
-    if not manifest:
-        names.remove(integrity.MANIFEST)
-    name = draw(st.sampled_from(names))
-    whole = (step / name).read_bytes()
-    changes = edited([whole]) if whole else st.binary(min_size=1, max_size=9)
-    if name in (integrity.MANIFEST, integrity.METADATA):
-        changes |= any_json([json.loads(whole)])
-    return name, draw(changes), manifest
+    cases, step = [], saved_step()
+    for path in sorted(filter(Path.is_file, step.rglob("*"))):
+        whole = path.read_bytes()
+        changes = edited([whole]) if whole else st.binary(min_size=1, max_size=9)
+        if path.name in (integrity.MANIFEST, integrity.METADATA):
+            changes |= any_json([json.loads(whole)])
+        if manifest or path.name != integrity.MANIFEST:
+            name = st.just(str(path.relative_to(step)))
+            cases.append(st.tuples(name, changes, st.just(manifest)))
+    return st.one_of(cases)
 
 
 def check_step(case: tuple[str, bytes, bool], folder: Path) -> None:
@@ -155,16 +154,22 @@ def check_kept(content: bytes, folder: Path) -> None:
         retention.kept(folder / "checkpoints")
 
 
+unsealed = functools.partial(damaged_steps, manifest=False)
 KEPT = {"checkpoint": {"keep_last": 1, "keep_best": 2, "keep_every": "10steps"}}
 READERS = (
-    Reader("config.json of a run", any_json([CONFIG]), check_run_config),
-    Reader("checkpoint section", any_json([KEPT, CONFIG]), check_kept),
+    Reader("config.json of a run", lambda: any_json([CONFIG]), check_run_config),
+    Reader("checkpoint section", lambda: any_json([KEPT, CONFIG]), check_kept),
     Reader(
         "metrics.jsonl",
-        edited(rows_of_bytes()) | any_json(ROWS).map(one_row),
+        lambda: edited(rows_of_bytes()) | any_json(ROWS).map(one_row),
         check_rows,
     ),
-    Reader("in_use.json", any_json([HOLDER]), check_lock),
-    Reader("step with manifest", damaged_steps(manifest=True), check_step),
-    Reader("step without manifest", damaged_steps(manifest=False), check_step, 10),
+    Reader("in_use.json", lambda: any_json([HOLDER]), check_lock),
+    Reader("step with manifest", damaged_steps, check_step),
+    Reader(
+        "step without manifest",
+        functools.partial(damaged_steps, manifest=False),
+        check_step,
+        10,
+    ),
 )

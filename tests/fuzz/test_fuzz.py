@@ -21,7 +21,7 @@ def test_a_value_or_a_sentence(name: str) -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(reader.strategy)
+    @given(reader.cases())
     def holds(case: object) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run(reader, case, Path(folder))

@@ -271,14 +271,18 @@ INDEX = {
     "weight_map": dict.fromkeys(ARRAYS, "a.safetensors"),
 }
 READERS = (
-    Reader("npz", edited(npzs(), zip_places) | archives(), check_npz),
+    Reader("npz", lambda: edited(npzs(), zip_places) | archives(), check_npz),
     Reader(
         "safetensors",
-        edited(safetensors_files(), header_places) | safetensors_of_json(),
+        lambda: edited(safetensors_files(), header_places) | safetensors_of_json(),
         check_safetensors,
     ),
-    Reader("torch", edited(torch_files(), zip_places) | torch_pickles(), check_torch),
-    Reader("index of weights", any_json([INDEX]), check_index),
-    Reader("adapter_config.json", any_json([SETTINGS]), check_adapter),
-    Reader("folders of models", models(), check_model, 10),
+    Reader(
+        "torch",
+        lambda: edited(torch_files(), zip_places) | torch_pickles(),
+        check_torch,
+    ),
+    Reader("index of weights", lambda: any_json([INDEX]), check_index),
+    Reader("adapter_config.json", lambda: any_json([SETTINGS]), check_adapter),
+    Reader("folders of models", lambda: models(), check_model, 10),
 )

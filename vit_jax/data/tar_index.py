@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -19,7 +18,9 @@ from tqdm import tqdm
 from vit_jax.data.layout import SPLIT_NAMES
 from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.staging import folder_lock
+from vit_jax.storage.archives import DAMAGES
 from vit_jax.storage.foreign import open_regular, read_regular
+from vit_jax.storage.schema import parse
 
 CLASS_FILES = ("classes.txt", "classes.json")
 RECORD = np.dtype(
@@ -35,6 +36,7 @@ RECORD = np.dtype(
 NO_LABEL, BAD_LABEL, NO_IMAGE = -1, -2, -3
 _FOLDER = ".index"
 _MOST_BYTES = 64 << 20  # of the names of classes
+_CHECKSUM = 4  # bytes
 _END = bytes(1024)  # the end of every tar file that was closed
 
 
@@ -111,11 +113,12 @@ def read_classes(path: str) -> tuple[str, ...]:
     Raises:
         ValueError: not a list of names, a name twice, or an empty one.
     """
-    text = read_regular(path, _MOST_BYTES).decode("utf-8")
-    names = text.splitlines()
-    if path.endswith(".json"):
-        with contextlib.suppress(json.JSONDecodeError):
-            names = json.loads(text)
+    content = read_regular(path, _MOST_BYTES)
+    try:
+        is_json = path.endswith(".json")
+        names = parse(content) if is_json else content.decode("utf-8").splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
     good = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not good or not names or not all(names) or len(set(names)) < len(names):
         raise ValueError(
@@ -127,7 +130,7 @@ def read_classes(path: str) -> tuple[str, ...]:
 def index_path(
     root: str, shards: Sequence[str], label: str, label_names: Sequence[str]
 ) -> str:
-    """The file of the index, an array of RECORD; made if it is not there.
+    """The file of the index, an array of RECORD; made if it is not there, or damaged.
 
     It is in `root/.index`, or in the user's cache folder if nothing can be written
     there. Shards of other names, sizes or times have another index.
@@ -144,20 +147,37 @@ def index_path(
     cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     folder, other = os.path.join(root, _FOLDER), os.path.join(cache, "vit_jax", "tar")
     for place in (folder, other):
-        if os.path.exists(os.path.join(place, name)):
+        if _is_whole(os.path.join(place, name)):
             return os.path.join(place, name)
     if not os.access(folder if os.path.exists(folder) else root, os.W_OK):
         folder = other
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
     with folder_lock(folder):
-        if not os.path.exists(path):
+        if not _is_whole(path):
             numbers = {name: number for number, name in enumerate(label_names)}
-            records = _index(root, shards, label, numbers)
+            content = io.BytesIO()
+            np.save(content, _index(root, shards, label, numbers))
+            content.write(_checksum(content.getbuffer()))
             with open(path + ".part", "wb") as file:
-                np.save(file, records)
+                file.write(content.getbuffer())
             os.replace(path + ".part", path)
     return path
+
+
+def _is_whole(path: str) -> bool:
+    """Whether an index is there, and is as it was written: all labels are from it."""
+    try:
+        content = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError):  # the latter if it is empty
+        return False
+    end = len(content) - _CHECKSUM
+    return end > 0 and content[end:].tobytes() == _checksum(content.data[:end])
+
+
+def _checksum(content: memoryview) -> bytes:
+    """Stands behind an index, where NumPy does not look."""
+    return zlib.crc32(content).to_bytes(_CHECKSUM)
 
 
 def _index(
@@ -169,7 +189,9 @@ def _index(
         path = os.path.join(root, shard)
         try:
             rows = [(number, *row) for row in _images(path, label, numbers)]
-        except tarfile.TarError as error:
+        except OSError:  # names the shard, which may be whole
+            raise
+        except DAMAGES as error:
             raise ValueError(
                 f"the shard {path} is damaged ({error}); get it again"
             ) from error
@@ -199,7 +221,7 @@ def _images(
                 yield images[0].offset, images[0].offset_data, images[0].size, number
             elif "cls" in files or "json" in files:
                 yield next(iter(files.values())).offset, 0, 0, NO_IMAGE
-        file.seek(-len(_END), os.SEEK_END)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_END)))
         if file.read() != _END:
             raise tarfile.ReadError("its end is missing")
 
@@ -221,7 +243,7 @@ def _label_of(
         value = tar.extractfile(files["cls"]).read().decode(errors="replace").strip()
     elif "json" in files:
         try:
-            value = json.loads(tar.extractfile(files["json"]).read())[field]
+            value = parse(tar.extractfile(files["json"]).read())[field]
         except (ValueError, KeyError, TypeError):
             return NO_LABEL
     else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INFO_FILE = "dataset_info.json"  # in the folder of every prepared data set
 _CHUNK = 1024  # records read at once for their labels
+_SHOWN = 300  # characters of the cause of an error
 _BINARY_IMAGES = ("dsprites",)  # stored as 0 and 1
 
 
@@ -83,19 +84,27 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads and decodes one record; raises ImageError if that is not possible."""
-        return self._decode(index, self._data[index])
+        try:
+            record = self._data[index]
+        except Exception as error:  # of many kinds, see `_unreadable`
+            raise ImageError(
+                f"{self.record_name(index)} cannot be read ({_one_line(error)})"
+            ) from error
+        return self._decode(index, record)
 
     def read_many(self, indices: Sequence[int]) -> list[dict | ImageError]:
         """Reads records together, five times as fast as one by one if small.
 
         A bad record is returned as its error.
         """
+        try:
+            found = self._data.__getitems__(list(indices))
+        except Exception:  # of many kinds; told by reading them one by one
+            found = [None] * len(indices)
         records = []
-        for index, record in zip(
-            indices, self._data.__getitems__(list(indices)), strict=True
-        ):
+        for index, record in zip(indices, found, strict=True):
             try:
-                records.append(self._decode(index, record))
+                records.append(self._decode(index, record) if record else self[index])
             except ImageError as error:
                 records.append(error)
         return records
@@ -121,7 +130,11 @@ class TfdsSource:
         """A field of all records, in order."""
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
-            for record in self._data.__getitems__(list(chunk)):
+            try:
+                records = self._data.__getitems__(list(chunk))
+            except Exception as error:  # of many kinds, see `_unreadable`
+                raise _unreadable(self._name, error) from error
+            for record in records:
                 yield record[field]
 
     def _decode(self, index: int, record: dict[str, Any]) -> dict:
@@ -145,6 +158,22 @@ def is_prepared(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, INFO_FILE))
 
 
+def _one_line(error: Exception) -> str:
+    """The cause that another library names, cut where it goes on and on."""
+    return " ".join(str(error).split())[:_SHOWN].rstrip(".") or type(error).__name__
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    """Of whatever tensorflow-datasets and its libraries raise for damaged files.
+
+    There are errors of JSON, protobuf, ArrayRecord, types, versions, modules, depth.
+    """
+    return ValueError(
+        f"data set {name!r} cannot be read ({_one_line(error)}); copy it again, or "
+        "prepare it again"
+    )
+
+
 def _open_builder(name: str, data_dir: str | None) -> Any:
     # Imported here: it takes a second and most sources do not need it.
     import tensorflow_datasets as tfds
@@ -163,6 +192,8 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
             + 'give "digits", the path of a folder of images, or a name of '
             "tensorflow-datasets"
         ) from error
+    except Exception as error:
+        raise _unreadable(name, error) from error
     advice = f"`python -m vit_jax.data.prepare {name}`"
     if data_dir:
         advice = f"{advice[:-1]} --data-dir {data_dir}`"
@@ -210,4 +241,9 @@ def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> A
         for key, feature in builder.info.features.items()
         if isinstance(feature, tfds.features.Image)
     }
-    return builder.as_data_source(split, decoders=pictures)
+    try:
+        source = builder.as_data_source(split, decoders=pictures)
+        len(source)  # opens the files
+    except Exception as error:
+        raise _unreadable(name, error) from error
+    return source

@@ -11,7 +11,6 @@ both are reported. The folder is as it is distributed, with images and mappings.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from vit_jax.interop.trained import TrainedModel
 from vit_jax.models import AnyModel
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
+from vit_jax.storage.schema import mismatch, parse
 
 FRAME = 2
 RESIZE = 512 / 480
@@ -142,9 +142,9 @@ def read_mappings(folder: Path) -> dict[str, tuple[int, ...]]:
         FileNotFoundError: one of its four files is not there.
         ValueError: the files contradict each other, or our names of ImageNet's classes.
     """
-    folder_labels = read_json(folder / "folder_to_objectnet_label.json")
-    overlap = read_json(folder / "objectnet_to_imagenet_1k.json")
-    lines = read_json(folder / "pytorch_to_imagenet_2012_id.json")
+    folder_labels = read_json(folder / "folder_to_objectnet_label.json", str)
+    overlap = read_json(folder / "objectnet_to_imagenet_1k.json", str)
+    lines = read_json(folder / "pytorch_to_imagenet_2012_id.json", int)
     names = read_text(folder / "imagenet_to_label_2012_v2").splitlines()
     try:
         # By number of the class, in the order of all released heads.
@@ -175,12 +175,16 @@ def first(name: str) -> str:
     return name.split(",")[0].strip().lower()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file with a JSON object."""
+def read_json(path: Path, kind: type) -> dict[str, Any]:
+    """A file with a JSON object, whose values are of one kind."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        content = parse(text)
     except ValueError as error:
         raise ValueError(f"{path} is not readable as JSON: {error}") from None
+    if problem := mismatch(content, dict[str, kind]):
+        raise ValueError(f"{path} is damaged, or no file of ObjectNet: {problem}")
+    return content
 
 
 def read_text(path: Path) -> str:
@@ -192,3 +196,5 @@ def read_text(path: Path) -> str:
             f"{path} does not exist: wanted the folder of ObjectNet as it is "
             "distributed, with images/ and mappings/ in it"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from None

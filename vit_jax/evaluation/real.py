@@ -5,7 +5,6 @@ github.com/google-research/reassessed-imagenet: a list of 50,000 lists of class 
 entry i belongs to ILSVRC2012_val_<i + 1>.JPEG.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import Int
 from vit_jax.data.labels import is_imagenet
 from vit_jax.data.source_types import Source
 from vit_jax.data.tfds_source import TfdsSource
+from vit_jax.storage.schema import parse
 
 IMAGES = 50_000
 CLASSES = 1000
@@ -37,7 +37,7 @@ def read_real_labels(path: str | Path) -> list[frozenset[int]]:
         )
     expected = f"wanted a list of {IMAGES} lists of class numbers below {CLASSES}"
     try:
-        lists = json.loads(path.read_text())
+        lists = parse(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(lists, list) or len(lists) != IMAGES:

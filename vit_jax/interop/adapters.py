@@ -18,6 +18,7 @@ from vit_jax.interop.json_files import (
     read_json,
     whole,
 )
+from vit_jax.storage.output import printable
 
 Read = Callable[[Path], tuple[Tensors, dict[str, Any]]]
 
@@ -53,6 +54,7 @@ SPELLINGS = (
     (r"mlp\.fc1", "intermediate.dense"),
     (r"mlp\.fc2", "output.dense"),
 )
+SHOWN = 200  # characters of settings that are not read
 SIMPLE_INITS = (True, False, "gaussian", None)  # others change the base weights too
 HELP = (
     "; merge it in PEFT by model.merge_and_unload(), save that by save_pretrained, and "
@@ -148,6 +150,7 @@ def check(path: Path, settings: dict[str, Any]) -> None:
         others.append("init_lora_weights")
     if others:
         values = ", ".join(f"{key}={settings[key]!r}" for key in others)
+        values = printable(values)[:SHOWN]
         raise FileError(f"{path} is a LoRA adapter with {values}, not read{HELP}")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vit_jax.interop.formats import DAMAGES, FileError, broken, check_expansion
+from vit_jax.interop.formats import FileError, broken, check_expansion
+from vit_jax.storage.archives import DAMAGES
 
 STORAGES = {
     "FloatStorage": np.float32,
@@ -30,7 +31,7 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, *DAMAGES)
+DAMAGED = (pickle.UnpicklingError, *DAMAGES)
 # What the steps of a damaged or hostile pickle can raise on our own objects.
 MISUSED = (TypeError, AttributeError, KeyError, IndexError, OverflowError)
 

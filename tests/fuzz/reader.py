@@ -17,7 +17,8 @@ from vit_jax.storage.output import printable
 
 MOST_SECONDS = 10  # of all threads together, for a file of kilobytes
 MOST_BYTES = 1 << 30  # of memory, beyond what the process had
-HANGS = 120  # seconds after which a reader is waiting for something
+MOST_CHARACTERS = 2000  # of an error, beside the name in it
+HANGS = 300  # seconds after which a reader is waiting for something
 
 
 class Reader(NamedTuple):
@@ -55,7 +56,7 @@ def check_sentence(text: str, *names: str | Path) -> None:
         raise Finding(f"no sentence: {text!r}")
     if not any(str(name) in text for name in names):
         raise Finding(f"does not name {' or '.join(map(str, names))}: {text!r}")
-    if len(text) > 2000 + sum(len(str(name)) for name in names):
+    if len(text) > MOST_CHARACTERS + sum(len(str(name)) for name in names):
         raise Finding(f"{len(text)} characters: {text[:200]!r} ...")
 
 

@@ -90,9 +90,10 @@ def saved_step() -> Path:
     return folder / "1"
 
 
-def damaged_steps(
-    *, manifest: bool = True
-) -> st.SearchStrategy[tuple[str, bytes, bool]]:
+Damage = tuple[str, bytes, bool]
+
+
+def damaged_steps(*, manifest: bool = True) -> st.SearchStrategy[Damage]:
     """A file of a step, its new content, and whether there is a manifest."""
     cases, step = [], saved_step()
     for path in sorted(filter(Path.is_file, step.rglob("*"))):
@@ -106,7 +107,10 @@ def damaged_steps(
     return st.one_of(cases)
 
 
-def check_step(case: tuple[str, bytes, bool], folder: Path) -> None:
+unsealed_steps = functools.partial(damaged_steps, manifest=False)
+
+
+def check_step(case: Damage, folder: Path) -> None:
     name, content, has_manifest = case
     step, saved = folder / "1", saved_step()
     shutil.copytree(saved, step)
@@ -154,7 +158,6 @@ def check_kept(content: bytes, folder: Path) -> None:
         retention.kept(folder / "checkpoints")
 
 
-unsealed = functools.partial(damaged_steps, manifest=False)
 KEPT = {"checkpoint": {"keep_last": 1, "keep_best": 2, "keep_every": "10steps"}}
 READERS = (
     Reader("config.json of a run", lambda: any_json([CONFIG]), check_run_config),
@@ -166,10 +169,5 @@ READERS = (
     ),
     Reader("in_use.json", lambda: any_json([HOLDER]), check_lock),
     Reader("step with manifest", damaged_steps, check_step),
-    Reader(
-        "step without manifest",
-        functools.partial(damaged_steps, manifest=False),
-        check_step,
-        10,
-    ),
+    Reader("step without manifest", unsealed_steps, check_step, 10),
 )

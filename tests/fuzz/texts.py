@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from configs import digits
-from fuzz.reader import Finding, Reader, equal, telling
+from fuzz.reader import MOST_CHARACTERS, Finding, Reader, equal, telling
 from vit_jax import config_file
 from vit_jax.config import (
     MOST_STEPS,
@@ -93,6 +93,7 @@ def check_override(case: tuple[str, str], folder: Path) -> None:
     """`--config.key=text`, and the check of all values before anything starts."""
     del folder
     key, text = case
+    text = text[: MOST_CHARACTERS // 2]  # it is shown, and more than once
     config = copy.deepcopy(usual_config())
     name = repr(key)[1:-1]
     with telling(key, name, errors=ConfigError):

@@ -41,6 +41,7 @@ def config():
         ("seed=many", "wanted a whole number in"),
         ("optim.learning_rate=fast", "wanted a number of at least 0"),
         ("data.image_size=big", "wanted pixels"),
+        (f"data.image_size={'9' * 5000}", "wanted pixels"),
         ("log.tensorboard=maybe", "wanted true or false"),
     ],
 )
@@ -77,6 +78,9 @@ def test_config_file_errors(tmp_path):
         read_config(str(tmp_path / "none.py"), [])
     with pytest.raises(ConfigError, match="it takes no arguments"):
         read_config("configs/digits.py:model=B", [])
+    for name in ("", ".", "/", "..", ".py"):
+        with pytest.raises(ConfigError, match=f"--config={name}: there is no such"):
+            read_config(name, [])
 
 
 def test_a_file_that_is_no_config(tmp_path):

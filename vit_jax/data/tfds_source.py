@@ -223,9 +223,12 @@ def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> A
             f"data set {name!r} has no split {split!r}; its splits are {existing}, "
             'each also in parts such as "train[:98%]"'
         ) from error
+    try:
+        files = [instruction.filename for instruction in info.file_instructions]
+    except Exception as error:
+        raise _unreadable(name, error) from error
     if info.num_examples == 0:
         raise ValueError(f"split {split!r} of data set {name!r} is empty")
-    files = [instruction.filename for instruction in info.file_instructions]
     if bucket:
         bucket.fetch(os.path.relpath(file, bucket.folder) for file in files)
     # The reader takes a missing file for one without records.
@@ -242,8 +245,6 @@ def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> A
         if isinstance(feature, tfds.features.Image)
     }
     try:
-        source = builder.as_data_source(split, decoders=pictures)
-        len(source)  # opens the files
+        return builder.as_data_source(split, decoders=pictures)
     except Exception as error:
         raise _unreadable(name, error) from error
-    return source

@@ -19,7 +19,7 @@ SHOWN = 200  # characters of the reason why an archive is damaged
 DAMAGES = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, RuntimeError, ValueError, AttributeError, MemoryError),
-    OverflowError,
+    *(OverflowError, LookupError),
 )
 
 

@@ -68,7 +68,7 @@ def on_disk(text: str | Path) -> Path:
 def expanded(text: str | Path) -> Path:
     """A path on a disk, with the home folder for "~", which shells leave in --flag=~/x.
 
-    A name of nobody, as in "~nobody/x", stays as it is.
+    A name of no user, as in "~0/x", stays as it is.
     """
     return Path(os.path.expanduser(text))
 

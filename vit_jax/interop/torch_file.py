@@ -33,7 +33,7 @@ STORAGES = {
 }
 DAMAGED = (pickle.UnpicklingError, *DAMAGES)
 # What the steps of a damaged or hostile pickle can raise on our own objects.
-MISUSED = (TypeError, AttributeError, KeyError, IndexError, OverflowError)
+MISUSED = (TypeError, AssertionError)
 
 
 class Inert:
@@ -63,8 +63,12 @@ class Inert:
     add = append
 
 
-class TensorUnpickler(pickle.Unpickler):
-    """Makes NumPy arrays of a file's tensors; finds no class but those named here."""
+class TensorUnpickler(pickle._Unpickler):
+    """Makes NumPy arrays of a file's tensors; finds no class but those named here.
+
+    It is pickle's form in Python: that in C fills gigabytes with zeros for a number in
+    a file of a kilobyte, the place of an object in its memory.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, pickle_name: str, path: Path) -> None:
         super().__init__(archive.open(pickle_name), encoding="latin1")

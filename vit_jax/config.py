@@ -146,6 +146,8 @@ def check_config(config: ml_collections.ConfigDict, sections: dict[str, Keys]) -
     if missing:
         raise ConfigError(f"the config lacks {', '.join(missing)}")
     for name, value in found.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            value = value.to_dict()  # that of a ConfigDict is shown on several lines
         if sentence := problem(name, value, known[name].kind):
             raise ConfigError(sentence)
 

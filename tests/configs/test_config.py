@@ -73,6 +73,13 @@ def test_overrides_take_the_type_of_the_default():
     assert config.optim.freeze == ("embedding", "encoder/block_0[0-3]")
 
 
+def test_a_section_in_the_place_of_a_value_is_one_line(config):
+    with config.ignore_type():
+        config.model.name = {"a": {"b": 1}}
+    with pytest.raises(ConfigError, match="model.name is .'a': .'b': 1.*: wanted text"):
+        check_config(config, config_sections())
+
+
 def test_config_file_errors(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
         read_config(str(tmp_path / "none.py"), [])

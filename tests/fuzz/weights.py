@@ -182,7 +182,8 @@ def check_adapter(content: bytes, folder: Path) -> None:
     tensors = dict(zip(names, arrays, strict=True))
     files.write_safetensors(adapter / "adapter_model.safetensors", tensors, {})
     (adapter / "adapter_config.json").write_bytes(content)
-    with telling(adapter, errors=FileError):
+    # The base that is found may be no checkpoint.
+    with telling(adapter, "checkpoint", errors=FileError):
         files.read_tensors(adapter)
 
 
@@ -260,8 +261,8 @@ def check_model(model: Model, folder: Path) -> None:
     ):
         if text != b"{}":
             (folder / f"{name}.json").write_bytes(text)
-    named = ("config", "tensor", "shape", folder, "model", "layout", *model.tensors)
-    with telling(*named):
+    parts = ("config", "the file", "tensor", "shape", "model", "layout")
+    with telling(folder, *parts, *model.tensors):
         loaded = interop.load_checkpoint(folder, **TOLD.get(model.name, {}))
         equal(type(loaded.params), dict, "parameters")
 

@@ -100,3 +100,16 @@ def test_two_starts_of_one_command(tmp_path):
     assert second.returncode == 1
     assert f"{tmp_path} is in use by process {os.getpid()}" in second.stderr
     assert "Traceback" not in second.stderr and not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**31, 10**30])
+def test_a_holder_that_is_no_process_is_none(pid):
+    text = json.dumps({"host": "a", "pid": pid, "started": ""})
+    assert lock.parse_holder(text) is None
+    assert lock.parse_holder(text.replace(str(pid), "12")) is not None
+
+
+def test_who_holds_a_lock_is_told_in_one_line(tmp_path):
+    holder: lock.Holder = {"host": "a\nb\x1b" * 99, "pid": 12, "started": ""}
+    text = lock.in_use(tmp_path, holder)
+    assert text.isprintable() and len(text) < 400 + len(str(tmp_path))

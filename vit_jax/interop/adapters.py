@@ -1,5 +1,6 @@
 """LoRA adapters of PEFT (arXiv 2106.09685), merged into the model that they change."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -158,7 +159,7 @@ def find_base(path: Path, folder: Path, name: str) -> Path:
     """The model that an adapter changes, beside it or where its config says."""
     places = [folder / name, Path(name)] if name else []
     for place in places:
-        if place.exists() and place.resolve() != folder.resolve():
+        if os.path.exists(place) and place.resolve() != folder.resolve():
             return place
     raise FileError(
         f"{path} is a LoRA adapter, and its base {name!r} is not on this disk: put the "

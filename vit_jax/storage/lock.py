@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypedDict
 
+from vit_jax.storage.output import printable
 from vit_jax.storage.paths import medium
 from vit_jax.storage.schema import mismatch, parse
 
 LOCK = "in_use.json"
 BEAT = 10  # seconds between signs of life
+MOST_PID = 2**31 - 1  # that a kernel takes; 0 and less mean several processes
+SHOWN = 200  # characters of who holds a lock
 SILENCE = 45  # seconds without one, after which a holder is dead
 
 
@@ -96,7 +99,7 @@ def parse_holder(text: str) -> Holder | None:
     """The holder that a lock names; None if it is damaged, or not written yet."""
     with contextlib.suppress(ValueError):
         holder = parse(text)
-        if not mismatch(holder, Holder):
+        if not mismatch(holder, Holder) and 0 < holder["pid"] <= MOST_PID:
             return holder
     return None
 
@@ -106,6 +109,7 @@ def in_use(folder: Path, holder: Holder | None) -> str:
     who = "another process"
     if holder:
         who = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+        who = printable(who)[:SHOWN]
     return f"{folder} is in use by {who}: wait for its end, or take another --workdir"
 
 

@@ -147,9 +147,10 @@ def flipped(content: bytes, place: int) -> bytes:
 
 
 def without_a_name(content: bytes) -> bytes:
-    """A zip whose table says that a name has no characters."""
-    place = content.index(b"PK\1\2")
-    return content[: place + 28] + b"\0" + content[place + 29 :]
+    """A zip whose table has a comment in the place of a name."""
+    place = content.index(b"PK\1\2") + 28
+    lengths = content[place : place + 6]
+    return content[:place] + lengths[2:] + lengths[:2] + content[place + 6 :]
 
 
 @pytest.mark.parametrize(

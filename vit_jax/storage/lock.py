@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypedDict
 
-from vit_jax.storage.output import printable
 from vit_jax.storage.paths import medium
 from vit_jax.storage.schema import mismatch, parse
 
@@ -106,6 +105,8 @@ def parse_holder(text: str) -> Holder | None:
 
 def in_use(folder: Path, holder: Holder | None) -> str:
     """The sentence for the process that comes second."""
+    from vit_jax.storage.output import printable  # seldom needed
+
     who = "another process"
     if holder:
         who = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"

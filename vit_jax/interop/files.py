@@ -92,9 +92,10 @@ def read_whole(path: Path, subtree: str = "") -> tuple[Tensors, dict[str, Any]]:
 def split_path(path: str | Path) -> tuple[Path, str]:
     """Splits `file.npz:img` into the file and the subtree of its names."""
     before, _, subtree = str(path).rpartition(":")
-    if Path(path).exists():
+    # Unlike Path.exists, it does not raise for names that are too long.
+    if os.path.exists(path):
         return Path(path), ""
-    if before and Path(before).exists():
+    if before and os.path.exists(before):
         return Path(before), subtree
     raise FileError(f"there is no file or folder {path}")
 
@@ -159,7 +160,7 @@ def read_shards(index: Path) -> Tensors:
     """The tensors of all files that an index names."""
     tensors: Tensors = {}
     for shard in shard_names(index):
-        if not os.path.exists(index.parent / shard):  # also of too long a name
+        if not os.path.exists(index.parent / shard):
             raise FileError(f"{index} names {shard!r}, which is not in {index.parent}")
         tensors |= read_file(index.parent / shard)[0]
     return tensors

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -144,7 +145,9 @@ def main(parser: argparse.ArgumentParser) -> None:
     total, kinds = 0, Counter[str]()
     for name in names:
         start = time.monotonic()
-        count, found = try_reader(name, share, out / name.replace("/", "-"))
+        count, found = try_reader(
+            name, share, out / re.sub(r"\W+", "-", name).strip("-")
+        )
         minutes = (time.monotonic() - start) / 60
         total, kinds = total + count, kinds + Counter(found)
         print(f"{name:<28}{count:>10,}{minutes:>9.1f}  {len(found)}", flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from configs import digits
-from fuzz.reader import MOST_CHARACTERS, Finding, Reader, equal, telling
+from fuzz.reader import Finding, Reader, equal, telling
 from vit_jax import config_file
 from vit_jax.config import (
     MOST_STEPS,
@@ -31,30 +31,9 @@ from vit_jax.training.sections import config_sections
 ANY = st.text(st.characters(exclude_characters="\0"), max_size=20)
 PIECES = ("0", "1", "2.5", "1e3", "1e999", "-1", "nan", "inf", "1_0", "٣", " ", "None")
 PIECES += ("True", "false", "()", "(1,2)", "(1", ",", "[", "{}", "'a'", "lambda: 0")
-PIECES += (
-    "epochs",
-    "steps",
-    "examples",
-    "%",
-    "x",
-    "~",
-    "~nobody/x",
-    "/",
-    "..",
-    ":",
-    "=",
-)
-PIECES += (
-    "gs://",
-    "s3://b/x",
-    "gs://b/x",
-    "hf:",
-    "@",
-    "*",
-    "configs/digits",
-    ".py",
-    "9" * 5000,
-)
+PIECES += ("epochs", "steps", "examples", "%", "x", "~", "~0/x", "/", "..", ":", "=")
+PIECES += ("gs://", "s3://b/x", "gs://b/x", "hf:", "@", "*", "configs/digits", ".py")
+PIECES += ("9" * 300,)
 JOINED = st.lists(st.sampled_from(PIECES) | ANY, max_size=4).map("".join)
 UNITS = {
     "steps": Fraction(1),
@@ -93,7 +72,6 @@ def check_override(case: tuple[str, str], folder: Path) -> None:
     """`--config.key=text`, and the check of all values before anything starts."""
     del folder
     key, text = case
-    text = text[: MOST_CHARACTERS // 2]  # it is shown, and more than once
     config = copy.deepcopy(usual_config())
     name = repr(key)[1:-1]
     with telling(key, name, errors=ConfigError):
@@ -152,7 +130,9 @@ def one_line(text: str) -> str:
 
 
 DURATIONS = st.tuples(
-    st.sampled_from(PIECES) | st.floats(0, 1e12).map(str) | st.integers(0).map(str),
+    st.sampled_from((*PIECES, "9" * 5000))
+    | st.floats(0, 1e12).map(str)
+    | st.integers(0).map(str),
     st.sampled_from(("", " ", "e2", ".")),
     st.sampled_from((*UNITS, "step", "epoch", "%", "x", "")),
 ).map("".join)

@@ -145,9 +145,8 @@ def main(parser: argparse.ArgumentParser) -> None:
     total, kinds = 0, Counter[str]()
     for name in names:
         start = time.monotonic()
-        count, found = try_reader(
-            name, share, out / re.sub(r"\W+", "-", name).strip("-")
-        )
+        place = out / re.sub(r"\W+", "-", name).strip("-")
+        count, found = try_reader(name, share, place)
         minutes = (time.monotonic() - start) / 60
         total, kinds = total + count, kinds + Counter(found)
         print(f"{name:<28}{count:>10,}{minutes:>9.1f}  {len(found)}", flush=True)

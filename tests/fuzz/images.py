@@ -157,7 +157,7 @@ def compare(data: bytes, image: np.ndarray) -> None:
 
 
 READERS = (
-    Reader("JPEG", lambda: edited(jpegs(), jpeg_places), check, 150),
+    Reader("JPEG", lambda: edited(jpegs(), jpeg_places), check, 100),
     Reader("PNG", lambda: edited(pngs(), png_places, with_png_checksums), check, 100),
-    Reader("other images", lambda: edited(others()), check, 150),
+    Reader("other images", lambda: edited(others()), check, 100),
 )

@@ -1,4 +1,4 @@
-# `make demo`, `make test`, `make docs`, `make faults` and `make attack` each set up their own environment in .venv first, and
+# `make demo`, `make test`, `make docs`, `make faults`, `make attack` and `make fuzz` each set up their own environment in .venv first, and
 # `make parity`, with the code of other projects, in .venv-parity; `make accelerators`, with the
 # compilers for NVIDIA GPUs and TPUs, in .venv-accelerators.
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PARITY ?= .venv-parity
 ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo quick test test-all docs faults attack parity accelerators gpu lint typecheck clean
+.PHONY: demo quick test test-all docs faults attack fuzz parity accelerators gpu lint typecheck clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -54,6 +54,10 @@ faults: $(VENV)/.test
 # ONLY=weights: the kinds whose name holds that.
 attack: $(VENV)/.test
 	@PYTHONPATH=tests $(BIN)/python -m attack $(if $(ONLY),--only '$(ONLY)')
+
+# Damaged files for every reader, other ones each time; BUDGET=60 minutes, ONLY=JPEG.
+fuzz: $(VENV)/.test
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(BUDGET),60) $(if $(ONLY),--only '$(ONLY)')
 
 $(PARITY)/.installed: requirements.txt pyproject.toml $(wildcard tests/parity/*.txt)
 	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)

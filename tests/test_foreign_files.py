@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data.prepare import images_of
-from vit_jax.interop.files import read_file
+from vit_jax.interop.files import FileError, read_file
 from vit_jax.storage import archives, foreign
 
 
@@ -49,6 +49,24 @@ def test_members_that_claim_the_same_bytes_are_a_bomb(tmp_path, monkeypatch):
         archive.filelist *= 10_000
         with pytest.raises(ValueError, match="x.zip unpacks from 0.0 MiB to 477 MiB"):
             archives.check_archive(archive, path)
+
+
+def test_a_member_that_is_no_array_is_told(tmp_path):
+    path = tmp_path / "w.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("kernel.npy", b"\x92NUMPY" + bytes(200))
+    with pytest.raises(FileError, match="w.npz is damaged or cut short .kernel is no"):
+        read_file(path)
+
+
+def test_the_reason_why_an_archive_is_damaged_is_short_and_printable(tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez(path, **{"a" * 999 + "\x1b[31m": np.zeros(3)})
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x1b", b"\x0a", 1))
+    with pytest.raises(FileError, match="w.npz is damaged") as error:
+        read_file(path)
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.pth"])

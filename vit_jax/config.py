@@ -64,6 +64,7 @@ DURATIONS = ("train.duration", "optim.warmup")
 
 
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+PIXELS = r"([1-9]\d{0,8})"
 DURATION = re.compile(rf"({NUMBER})\s*(steps?|epochs?|examples?|%)")
 # Steps are counted in 32 bits.
 MOST_STEPS = 2**31 - 1
@@ -245,7 +246,7 @@ def image_size(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: the text is none of these.
     """
-    match = re.fullmatch(r"\(?([1-9]\d*)(?:\s*[x,]\s*([1-9]\d*))?\)?", text.lower())
+    match = re.fullmatch(rf"\(?{PIXELS}(?:\s*[x,]\s*{PIXELS})?\)?", text.lower())
     if not match:
         raise ConfigError(
             f"{text!r}: wanted pixels, as 384 or 384x512 (height x width)"

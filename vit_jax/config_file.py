@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -76,12 +77,11 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: there is no such file, here or in the library.
     """
-    path = Path(name)
-    path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
-    if path.is_file():
+    path = Path(name if name.endswith(".py") else f"{name}.py")
+    if os.path.isfile(path):  # also where the name is too long
         return path.absolute()
     if len(path.parts) == 1 or path.parent.name == "configs":
-        if (CONFIGS / path.name).is_file():
+        if os.path.isfile(CONFIGS / path.name):
             return CONFIGS / path.name
     names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
     nearest = difflib.get_close_matches(path.stem, names, n=1)

@@ -41,6 +41,7 @@ def config():
         ("seed=many", "wanted a whole number in"),
         ("optim.learning_rate=fast", "wanted a number of at least 0"),
         ("data.image_size=big", "wanted pixels"),
+        (f"data.image_size={'9' * 5000}", "wanted pixels"),
         ("log.tensorboard=maybe", "wanted true or false"),
     ],
 )
@@ -72,11 +73,21 @@ def test_overrides_take_the_type_of_the_default():
     assert config.optim.freeze == ("embedding", "encoder/block_0[0-3]")
 
 
+def test_a_section_in_the_place_of_a_value_is_one_line(config):
+    with config.ignore_type():
+        config.model.name = {"a": {"b": 1}}
+    with pytest.raises(ConfigError, match="model.name is .'a': .'b': 1.*: wanted text"):
+        check_config(config, config_sections())
+
+
 def test_config_file_errors(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
         read_config(str(tmp_path / "none.py"), [])
     with pytest.raises(ConfigError, match="it takes no arguments"):
         read_config("configs/digits.py:model=B", [])
+    for name in ("", ".", "/", "..", ".py", "x" * 300):
+        with pytest.raises(ConfigError, match=f"--config={name}: there is no such"):
+            read_config(name, [])
 
 
 def test_a_file_that_is_no_config(tmp_path):

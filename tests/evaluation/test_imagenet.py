@@ -86,6 +86,7 @@ def test_files_that_are_not_real_json(tmp_path):
     entries = [[]] * 50_000
     for content, message in (
         ("{", "not readable as JSON"),
+        ("[" * 100_000, "not readable as JSON: it is nested too deeply"),
         (json.dumps(entries[1:]), "wanted a list of 50000 lists of class numbers"),
         (json.dumps({}), "content is {}: wanted a list of 50000 lists of class numb"),
         (json.dumps([*entries[1:], [1000]]), r"\[49999\]\[0\] is 1000: wanted .* 999"),
@@ -227,6 +228,22 @@ def test_mistakes_with_objectnet(checkpoint, objectnet, digits_run, tmp_path):
     file.write_text(json.dumps({k: v for k, v in good.items() if k != "5"}))
     with pytest.raises(ValueError, match="do not fit together: '5' is in one"):
         read_mappings(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("folder_to_objectnet_label.json", b"null", "is damaged, .*it is None: wanted"),
+        ("objectnet_to_imagenet_1k.json", b'{"Chair": null}', "Chair is None: wanted"),
+        ("pytorch_to_imagenet_2012_id.json", b'{"0": "x"}', "0 is 'x': wanted"),
+        ("pytorch_to_imagenet_2012_id.json", b"[" * 100_000, "not readable as JSON"),
+        ("imagenet_to_label_2012_v2", b"tench\n\xff", "is no text"),
+    ],
+)
+def test_damaged_mappings_of_objectnet(objectnet, name, content, message):
+    (objectnet / "mappings" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} {message}|{name}.*{message}"):
+        read_mappings(objectnet / "mappings")
 
 
 def test_options_belong_to_protocols(checkpoint):

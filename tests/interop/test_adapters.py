@@ -146,6 +146,13 @@ def test_other_adapters_are_refused(
         load_checkpoint(adapter)
 
 
+def test_settings_that_are_not_read_are_one_line(tmp_path: Path) -> None:
+    adapter = folders(tmp_path, pair(), **{"a\nb\x1b": "x" * 999})
+    with pytest.raises(ValueError, match=r"with a.nb.x1b='xxx.*, not read") as error:
+        files.read_tensors(adapter)
+    assert str(error.value).isprintable() and len(str(error.value)) < 700
+
+
 @pytest.mark.parametrize(
     "changes",
     [

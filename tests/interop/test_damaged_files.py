@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch_archive
+from golden_files import config_of, original
 
-from vit_jax.interop import files
+from vit_jax.interop import files, load_checkpoint
 from vit_jax.interop.files import FileError
 
 TRIES = 300
@@ -53,6 +54,22 @@ def test_no_damage_ends_in_another_error(tmp_path: Path, name: str, kind: str) -
             assert str(path) in str(error) and "\n" not in str(error), error
             refused += 1
     assert refused > TRIES // 10
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("timm_token", "patch_embed.proj.weight"),
+        ("timm_mixer", "blocks.0.mlp_tokens.fc1.weight"),
+        ("torchvision_vit", "conv_proj.weight"),
+    ],
+)
+def test_a_matrix_that_lost_its_shape(tmp_path: Path, name: str, tensor: str) -> None:
+    tensors = original(name)
+    tensors[tensor] = tensors[tensor].reshape(-1)
+    files.write_folder(tmp_path, tensors, config_of(name))
+    with pytest.raises(ValueError, match="finds no architecture in .*missing or missh"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_small_archive_of_gigabytes_is_not_expanded(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from vit_jax.interop import download as downloading
 from vit_jax.interop import public
 from vit_jax.interop.download import DownloadError, NotThere, download
+from vit_jax.interop.files import FileError
 
 CONTENT = bytes(range(256)) * 4000  # about a megabyte
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -413,10 +414,12 @@ def test_sharded_weights(hugging_face):
     hugging_face.files[f"{base}/model-2.safetensors"] = b"2"
     folder = public.resolve("some/vit")
     assert (folder / "model-2.safetensors").read_bytes() == b"2"
-    outside = {"weight_map": {"a": "../x.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(outside))
-    with pytest.raises(DownloadError, match="'../x.safetensors'.* not a plain file"):
-        public.resolve("some/vit")
+    for name in ("../x.safetensors", "..", ""):
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"a": name}})
+        )
+        with pytest.raises(FileError, match=f"names '{name}', which is not a plain f"):
+            public.resolve("some/vit")
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(hugging_face):

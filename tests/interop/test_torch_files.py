@@ -3,6 +3,8 @@
 import argparse
 import importlib.util
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -201,3 +203,22 @@ def test_files_that_torch_itself_writes(tmp_path):
     )
     with pytest.raises(FileError, match="can run any code and are never loaded"):
         read_tensors(tmp_path / "x.pth")
+
+
+def test_a_place_in_the_memory_of_a_pickle_takes_none(tmp_path):
+    write_archive(tmp_path / "x.pth", ARRAYS)
+    with zipfile.ZipFile(tmp_path / "x.pth") as whole:
+        content = {name: whole.read(name) for name in whole.namelist()}
+    text = content["archive/data.pkl"]
+    far = b"r" + (1 << 24).to_bytes(4, "little")  # "keep this in place 2^24"
+    assert text[2:5] == b"}q\0"
+    content["archive/data.pkl"] = text[:3] + far + text[3:]
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    tracemalloc.start()
+    try:
+        equal(read_tensors(tmp_path / "x.pth")[0], ARRAYS)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()

@@ -103,6 +103,10 @@ def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
         with pytest.raises(ConfigError, match=r"begun with .*\n  optim.learning_rate"):
             loop.train(edited, photos / "run")
         assert path.read_text() == text
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"begun with .*\n  optim.learning_rate"):
+        loop.train(edited, photos / "run")
+    assert not path.exists()
     # An edited config.json, and a command that agrees with it.
     path.write_text(edited.to_json())
     with pytest.raises(ConfigError, match=r"checkpoint was .*\n  optim.learning_rate"):

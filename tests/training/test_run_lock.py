@@ -182,3 +182,16 @@ def test_two_starts_of_one_command(tmp_path):
     found = [row["step"] for row in read_metrics(path) if row["split"] == "train"]
     assert found == [*range(4, found[-1] + 1, 4)]
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**31, 10**30])
+def test_a_holder_that_is_no_process_is_none(pid):
+    text = json.dumps({"host": "a", "pid": pid, "started": ""})
+    assert lock.parse_holder(text) is None
+    assert lock.parse_holder(text.replace(str(pid), "12")) is not None
+
+
+def test_who_holds_a_lock_is_told_in_one_line():
+    holder: lock.Holder = {"host": "a\nb\x1b" * 99, "pid": 12, "started": ""}
+    text = lock.in_words(holder)
+    assert text.isprintable() and len(text) < 400

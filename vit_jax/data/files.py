@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vit_jax.data.decode import decode_file
 from vit_jax.data.listing import EXTENSIONS, describe_left_out, walk
+from vit_jax.storage.paths import expanded
 
 _LOG = logging.getLogger("vit_jax")
 
@@ -42,7 +43,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """
     paths = []
     for name in names:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.exists():
             raise FileNotFoundError(f"{name} is neither a file nor a folder")
         if not path.is_dir():

@@ -39,7 +39,7 @@ from vit_jax.data.openers import packed_folder
 from vit_jax.data.pack import pack
 from vit_jax.flags import Positive, flag
 from vit_jax.storage import output
-from vit_jax.storage.archives import check_archive
+from vit_jax.storage.archives import ArchiveError, check_archive, reading
 from vit_jax.storage.foreign import check_regular
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             output.check(Path(shards).expanduser(), read, is_folder=True)
             with images_of(args.images or args.name, shards) as folder:
                 counts = pack(folder, shards, args.per_shard)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError) as error:
             raise SystemExit(f"error: {error}") from error
         overrides = _overrides(args.name if args.images else shards, args.data_dir)
         print(_packed(counts, shards, overrides))
@@ -115,8 +115,7 @@ def images_of(name: str, output: str) -> Iterator[str]:
     only with images of the same paths.
 
     Raises:
-        BadZipFile: not a .zip.
-        ValueError: it unpacks to far more than images do.
+        ValueError: it unpacks to far more than images do, is damaged, or is no .zip.
         OSError: no such file, or no room.
     """
     if not name.lower().endswith(".zip"):
@@ -124,21 +123,27 @@ def images_of(name: str, output: str) -> Iterator[str]:
         return
     unpacked = f"{output.rstrip('/')}.unpacked"
     check_regular(name)
-    with zipfile.ZipFile(name) as archive:
-        size = check_archive(archive, name)
-        free = shutil.disk_usage(os.path.dirname(os.path.abspath(unpacked))).free
-        if size > free:
-            raise OSError(
-                f"{name} unpacks to {size / 2**30:.1f} GiB, and there is room for "
-                f"{free / 2**30:.1f} at {unpacked}: give an --output on another disk"
-            )
-        archive.extractall(unpacked)
-    inside = os.listdir(unpacked)
     try:
+        _unpack(name, unpacked)
+        inside = os.listdir(unpacked)
         # Many archives hold one folder, with all else in it.
         yield os.path.join(unpacked, inside[0]) if len(inside) == 1 else unpacked
     finally:
-        shutil.rmtree(unpacked)
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _unpack(name: str, folder: str) -> None:
+    """Unpacks a .zip; raises as `images_of`."""
+    with reading(name), zipfile.ZipFile(name) as archive:
+        size = check_archive(archive, name)
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(folder))).free
+        if size > free:
+            raise ArchiveError(
+                f"{name} unpacks to {size / 2**30:.1f} GiB, and there is room for "
+                f"{free / 2**30:.1f} at {folder}: give an --output on another disk"
+            )
+        os.makedirs(folder, exist_ok=True)
+        archive.extractall(folder)
 
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> Any:

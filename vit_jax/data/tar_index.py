@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ from vit_jax.data.layout import SPLIT_NAMES
 from vit_jax.data.listing import EXTENSIONS
 from vit_jax.data.staging import folder_lock
 from vit_jax.storage import output
+from vit_jax.storage.archives import DAMAGES
 from vit_jax.storage.foreign import check_regular, open_regular, read_text
 from vit_jax.storage.json_files import MOST_BYTES, parse, read_json
 from vit_jax.values import Condition, Name, problem
@@ -46,6 +48,7 @@ PAIR = np.dtype([("record", "<i8"), ("label", "<i4")])
 # Codes in place of a label.
 NO_LABEL, BAD_LABEL, NO_IMAGE, SEVERAL = -1, -2, -3, -4
 _FOLDER = ".index"
+_CHECKSUM = 4  # bytes
 _END = bytes(1024)  # the end of every tar file that was closed
 
 
@@ -133,7 +136,7 @@ def read_classes(path: str) -> tuple[str, ...]:
 def index_path(
     root: str, shards: Sequence[str], label: str, label_names: Sequence[str]
 ) -> str:
-    """The file of the index, an array of RECORD; made if it is not there.
+    """The file of the index, an array of RECORD; made if it is not there, or damaged.
 
     Where records may have several labels, `pairs_path` of it has an array of PAIR.
 
@@ -174,27 +177,34 @@ def pairs_path(path: str) -> str:
 
 
 def _save(path: str, array: np.ndarray) -> None:
-    with output.replacing(Path(path)) as part, part.open("wb") as file:
-        np.save(file, array)
+    content = io.BytesIO()
+    np.save(content, array)
+    content.write(_checksum(content.getbuffer()))
+    output.write(Path(path), content.getvalue())
 
 
 def _is_index(path: str) -> bool:
-    """Whether there is an index, which is not cut off; else it is made anew."""
-    records = _saved(path, RECORD)
-    if records is None:
+    """Whether an index is there, and all of it is as it was written."""
+    if not _is_whole(path):
         return False
-    several = (records["label"] == SEVERAL).any()
-    return not several or _saved(pairs_path(path), PAIR) is not None
+    several = (np.load(path, mmap_mode="r")["label"] == SEVERAL).any()
+    return not several or _is_whole(pairs_path(path))
 
 
-def _saved(path: str, dtype: np.dtype) -> np.ndarray | None:
-    """The saved array of a file; None if it is none."""
+def _is_whole(path: str) -> bool:
+    """Whether an array is there, and is as it was written: all labels are from it."""
     try:
         check_regular(path)
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.dtype == dtype and array.ndim == 1 else None
+        content = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError):  # the latter if it is empty
+        return False
+    end = len(content) - _CHECKSUM
+    return end > 0 and content[end:].tobytes() == _checksum(content.data[:end])
+
+
+def _checksum(content: memoryview) -> bytes:
+    """Stands behind an array, where NumPy does not look."""
+    return zlib.crc32(content).to_bytes(_CHECKSUM)
 
 
 def _index(
@@ -215,7 +225,9 @@ def _index(
                 if isinstance(labels, list):
                     pairs += [(count, one) for one in labels]
                 count += 1
-        except tarfile.TarError as error:
+        except OSError:  # names the shard, which may be whole
+            raise
+        except DAMAGES as error:
             raise ValueError(
                 f"the shard {path} is damaged ({error}); get it again"
             ) from error
@@ -245,7 +257,7 @@ def _images(
                 yield images[0].offset, images[0].offset_data, images[0].size, number
             elif "cls" in files or "json" in files:
                 yield next(iter(files.values())).offset, 0, 0, NO_IMAGE
-        file.seek(-len(_END), os.SEEK_END)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_END)))
         if file.read() != _END:
             raise tarfile.ReadError("its end is missing")
 

@@ -25,6 +25,7 @@ from vit_jax.data.tar_index import (
     pairs_path,
     read_classes,
 )
+from vit_jax.storage.archives import DAMAGES
 from vit_jax.storage.foreign import open_regular
 
 if TYPE_CHECKING:
@@ -144,11 +145,14 @@ class TarSource:
 
     def record_name(self, index: int) -> str:
         """Path of the shard, and name of the image in it."""
-        path = self._shard(index)
-        with open_regular(path) as file:
-            file.seek(int(self._records[index]["header"]))
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                return f"{path}/{tar.next().name}"
+        path, header = self._shard(index), int(self._records[index]["header"])
+        try:
+            with open_regular(path) as file:
+                file.seek(header)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    return f"{path}/{tar.next().name}"
+        except DAMAGES:  # since it was indexed
+            return f"{path}, the image at byte {header}"
 
     def _shard(self, index: int) -> str:
         return os.path.join(self._root, self._shards[self._records[index]["shard"]])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INFO_FILE = "dataset_info.json"  # in the folder of every prepared data set
 _CHUNK = 1024  # records read at once for their labels
+_SHOWN = 300  # characters of the cause of an error
 _BINARY_IMAGES = ("dsprites",)  # stored as 0 and 1
 
 
@@ -89,19 +90,27 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads and decodes one record; raises ImageError if that is not possible."""
-        return self._decode(index, self._data[index])
+        try:
+            record = self._data[index]
+        except Exception as error:  # of many kinds, see `_unreadable`
+            raise ImageError(
+                f"{self.record_name(index)} cannot be read ({_one_line(error)})"
+            ) from error
+        return self._decode(index, record)
 
     def read_many(self, indices: Sequence[int]) -> list[dict | ImageError]:
         """Reads records together, five times as fast as one by one if small.
 
         A bad record is returned as its error.
         """
+        try:
+            found = self._data.__getitems__(list(indices))
+        except Exception:  # of many kinds; told by reading them one by one
+            found = [None] * len(indices)
         records = []
-        for index, record in zip(
-            indices, self._data.__getitems__(list(indices)), strict=True
-        ):
+        for index, record in zip(indices, found, strict=True):
             try:
-                records.append(self._decode(index, record))
+                records.append(self._decode(index, record) if record else self[index])
             except ImageError as error:
                 records.append(error)
         return records
@@ -130,7 +139,11 @@ class TfdsSource:
         """A field of all records, in order."""
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
-            for record in self._data.__getitems__(list(chunk)):
+            try:
+                records = self._data.__getitems__(list(chunk))
+            except Exception as error:  # of many kinds, see `_unreadable`
+                raise _unreadable(self._name, error) from error
+            for record in records:
                 yield record[field]
 
     def _decode(self, index: int, record: dict[str, Any]) -> dict:
@@ -162,6 +175,22 @@ def is_prepared(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, INFO_FILE))
 
 
+def _one_line(error: Exception) -> str:
+    """The cause that another library names, cut where it goes on and on."""
+    return " ".join(str(error).split())[:_SHOWN].rstrip(".") or type(error).__name__
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    """Of whatever tensorflow-datasets and its libraries raise for damaged files.
+
+    There are errors of JSON, protobuf, ArrayRecord, types, versions, modules, depth.
+    """
+    return ValueError(
+        f"data set {name!r} cannot be read ({_one_line(error)}); copy it again, or "
+        "prepare it again"
+    )
+
+
 def _open_builder(name: str, data_dir: str | None) -> Any:
     # Imported here: it takes a second and most sources do not need it.
     import tensorflow_datasets as tfds
@@ -180,7 +209,10 @@ def _open_builder(name: str, data_dir: str | None) -> Any:
             + f'give "digits", the path of a folder of images (there is no {name} in '
             f"{os.getcwd()}), or a name of tensorflow-datasets"
         ) from error
-    except Exception as error:  # of many types, with pages of examples
+    except Exception as error:
+        if is_prepared(name):
+            raise _unreadable(name, error) from error
+        # Of many types, with pages of examples below.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"data.name is {name!r}, which tensorflow-datasets cannot open: {reason}"
@@ -214,9 +246,12 @@ def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> A
             f"data set {name!r} has no split {split!r}; its splits are {existing}, "
             'each also in parts such as "train[:98%]"'
         ) from error
+    try:
+        files = [instruction.filename for instruction in info.file_instructions]
+    except Exception as error:
+        raise _unreadable(name, error) from error
     if info.num_examples == 0:
         raise ValueError(f"split {split!r} of data set {name!r} is empty")
-    files = [instruction.filename for instruction in info.file_instructions]
     if bucket:
         bucket.fetch(os.path.relpath(file, bucket.folder) for file in files)
     # The reader takes a missing file for one without records.
@@ -232,4 +267,7 @@ def _read_split(builder: Any, name: str, split: str, bucket: Bucket | None) -> A
         for key, feature in builder.info.features.items()
         if isinstance(feature, tfds.features.Image)
     }
-    return builder.as_data_source(split, decoders=pictures)
+    try:
+        return builder.as_data_source(split, decoders=pictures)
+    except Exception as error:
+        raise _unreadable(name, error) from error

@@ -1,5 +1,6 @@
 """LoRA adapters of PEFT (arXiv 2106.09685), merged into the model that they change."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Required, TypedDict
 import numpy as np
 
 from vit_jax.interop.formats import FileError, Tensors, read_json
+from vit_jax.storage.output import printable
 from vit_jax.values import Range
 
 Read = Callable[[Path], tuple[Tensors, dict[str, Any]]]
@@ -34,6 +36,7 @@ SPELLINGS = (
     (r"mlp\.fc1", "intermediate.dense"),
     (r"mlp\.fc2", "output.dense"),
 )
+SHOWN = 200  # characters of settings that are not read
 SIMPLE_INITS = (True, False, "gaussian", None)  # others change the base weights too
 HELP = (
     "; merge it in PEFT by model.merge_and_unload(), save that by save_pretrained, and "
@@ -139,6 +142,7 @@ def check(path: Path, settings: dict[str, Any]) -> None:
         others.append("init_lora_weights")
     if others:
         values = ", ".join(f"{key}={settings[key]!r}" for key in others)
+        values = printable(values)[:SHOWN]
         raise FileError(f"{path} is a LoRA adapter with {values}, not read{HELP}")
 
 
@@ -146,7 +150,7 @@ def find_base(path: Path, folder: Path, name: str) -> Path:
     """The model that an adapter changes, beside it or where its config says."""
     places = [folder / name, Path(name)] if name else []
     for place in places:
-        if place.exists() and place.resolve() != folder.resolve():
+        if os.path.exists(place) and place.resolve() != folder.resolve():
             return place
     raise FileError(
         f"{path} is a LoRA adapter, and its base {name!r} is not on this disk: put the "

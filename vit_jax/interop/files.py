@@ -1,6 +1,7 @@
 """Checkpoint files and folders of other projects, read and written."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -96,9 +97,10 @@ def read_whole(path: Path, subtree: str = "") -> tuple[Tensors, dict[str, Any]]:
 def split_path(path: str | Path) -> tuple[Path, str]:
     """Splits `file.npz:img` into the file and the subtree of its names."""
     before, _, subtree = str(path).rpartition(":")
-    if Path(path).exists():
+    # Unlike Path.exists, it does not raise for names that are too long.
+    if os.path.exists(path):
         return Path(path), ""
-    if before and Path(before).exists():
+    if before and os.path.exists(before):
         return Path(before), subtree
     raise FileError(f"there is no file or folder {path}")
 
@@ -165,12 +167,24 @@ def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 def read_shards(index: Path) -> Tensors:
     """The tensors of all files that an index names."""
     tensors: Tensors = {}
-    for shard in sorted(set(read_json(index, Index)["weight_map"].values())):
-        # No hub writes a name that leads out of the folder.
-        if Path(shard).name != shard or not (index.parent / shard).exists():
-            raise FileError(f"{index} names {shard}, which is not in {index.parent}")
+    for shard in shard_names(index):
+        if not os.path.exists(index.parent / shard):
+            raise FileError(f"{index} names {shard!r}, which is not in {index.parent}")
         tensors |= read_file(index.parent / shard)[0]
     return tensors
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, which are beside it.
+
+    Raises:
+        FileError: it is no index, or a name leads elsewhere, as no hub writes it.
+    """
+    names = sorted(set(read_json(index, Index)["weight_map"].values()))
+    for name in names:
+        if name in ("", "..") or Path(name).name != name:
+            raise FileError(f"{index} names {name!r}, which is not a plain file")
+    return names
 
 
 def read_configs(folder: Path) -> dict[str, Any]:

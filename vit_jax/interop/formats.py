@@ -4,9 +4,8 @@ Nothing is ever unpickled here: arrays of objects are refused.
 """
 
 import io
-import struct
+import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import numpy as np
 import safetensors
 
 from vit_jax.storage import json_files
-from vit_jax.storage.archives import check_archive
+from vit_jax.storage.archives import DAMAGES, SHOWN, check_archive
 from vit_jax.storage.foreign import open_regular
+from vit_jax.storage.output import printable
 
 Tensors = dict[str, np.ndarray]
 SAFETENSORS_TYPES = {
@@ -28,8 +28,8 @@ SAFETENSORS_TYPES = {
 }
 
 
-# What the readers of archives raise for damaged ones, beside their own error.
-DAMAGES = (zlib.error, struct.error, EOFError, OSError, RuntimeError, MemoryError)
+# What NumPy raises for the header of a damaged array, beside these.
+HEADERS = (TypeError, SyntaxError, KeyError, IndexError, tokenize.TokenError)
 
 
 class FileError(ValueError):
@@ -66,15 +66,14 @@ def read_npz(path: Path) -> Tensors:
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 tensors = {name: archive[name] for name in archive.files}
-        # numpy gives the bytes of members that are no arrays.
-        if others := [x for x in tensors if not isinstance(tensors[x], np.ndarray)]:
-            raise ValueError(f"its member {others[0]} is no array")
-        return tensors
+            # NumPy gives the bytes of what does not begin as an array.
+            for name, tensor in tensors.items():
+                if not isinstance(tensor, np.ndarray):
+                    raise ValueError(f"{name} is no array")
+            return tensors
     except FileError:
         raise
-    except (zipfile.BadZipFile, *DAMAGES) as error:
-        raise broken(path, error) from error
-    except (ValueError, TypeError, OverflowError) as error:
+    except (*DAMAGES, *HEADERS) as error:
         if "Object arrays" in str(error):
             raise pickled(path) from error
         raise broken(path, error) from error
@@ -125,7 +124,7 @@ def read_safetensors(path: Path) -> tuple[Tensors, str]:
 
 
 def broken(path: Path, error: Exception) -> FileError:
-    reason = (str(error).strip() or "no data").splitlines()[0]
+    reason = printable(" ".join(str(error).split())[:SHOWN]) or "no data"
     return FileError(
         f"{path} is damaged or cut short ({reason}): download or copy it again"
     )

@@ -243,7 +243,8 @@ def is_mixer(tensors: Tensors) -> bool:
 
 def mixer_arguments(tensors: Tensors) -> Arguments:
     side, width = (tensors["stem/kernel"].shape[i] for i in (0, -1))
-    patches, token_mlp_dim = tensors["MixerBlock_0/token_mixing/Dense_0/kernel"].shape
+    token_mlp = tensors["MixerBlock_0/token_mixing/Dense_0/kernel"]
+    patches, token_mlp_dim = (token_mlp.shape[i] for i in (0, 1))
     size = MixerSize(
         depth=depth(tensors, "MixerBlock_"),
         width=width,

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_jax.interop.download import DownloadError, NotThere, download
-from vit_jax.interop.files import SUFFIXES, Index
-from vit_jax.interop.formats import read_json
-from vit_jax.storage.paths import SCHEME, as_path
+from vit_jax.interop.files import SUFFIXES, shard_names
+from vit_jax.storage.paths import SCHEME, as_path, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +93,8 @@ def resolve(name: str | Path) -> Path:
     weights = split_part(text)[0].endswith(SUFFIXES)
     if SCHEME.match(text) and not weights and not text.startswith(WEB):
         return as_path(text)  # a run in a bucket
-    if Path(text).expanduser().exists():
-        return Path(text).expanduser()
+    if expanded(text).exists():
+        return expanded(text)
     text, part = split_part(text)
     if part and Path(text).exists():
         return Path(name)
@@ -236,15 +235,13 @@ def fetch_file(base: str, folder: Path, name: str, *, token: str) -> bool:
 
 
 def shards(folder: Path) -> list[str]:
-    """Names of the files that the index of sharded weights lists, [] without one."""
+    """Names of the files that the index of sharded weights lists, [] without one.
+
+    Raises:
+        FileError: the index is damaged, or names files elsewhere.
+    """
     index = folder / WEIGHTS[1]
-    if not index.exists():
-        return []
-    names = sorted(set(read_json(index, Index)["weight_map"].values()))
-    for name in names:
-        if Path(name).name != name:
-            raise DownloadError(f"{index} names {name!r}, which is not a plain file")
-    return names
+    return shard_names(index) if index.exists() else []
 
 
 def is_complete(folder: Path) -> bool:

@@ -60,7 +60,7 @@ def patch_size(kernel: Any) -> int:
     Raises:
         ValueError: they are not square.
     """
-    height, width = kernel.shape[2:]
+    height, width = kernel.shape[2], kernel.shape[3]
     if height != width:
         raise ValueError(
             f"patches must be square, but those of the file are {height}x{width}"

@@ -55,7 +55,7 @@ def describe(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
             **EPSILONS,
             **pixels,
         }
-    token_mlp_dim, patches = tensors[TOKEN_MLP].shape
+    token_mlp_dim, patches = (tensors[TOKEN_MLP].shape[i] for i in (0, 1))
     side = pytorch.patch_size(tensors[MIXER])
     size = MixerSize(
         depth=pytorch.depth(tensors, "blocks."),

@@ -17,7 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vit_jax.interop.formats import DAMAGES, FileError, broken, check_expansion
+from vit_jax.interop.formats import FileError, broken, check_expansion
+from vit_jax.storage.archives import DAMAGES
 
 STORAGES = {
     "FloatStorage": np.float32,
@@ -31,9 +32,9 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, *DAMAGES)
+DAMAGED = (pickle.UnpicklingError, *DAMAGES)
 # What the steps of a damaged or hostile pickle can raise on our own objects.
-MISUSED = (TypeError, AttributeError, KeyError, IndexError, OverflowError)
+MISUSED = (TypeError, AssertionError)
 
 
 class Inert:
@@ -63,8 +64,12 @@ class Inert:
     add = append
 
 
-class TensorUnpickler(pickle.Unpickler):
-    """Makes NumPy arrays of a file's tensors; finds no class but those named here."""
+class TensorUnpickler(pickle._Unpickler):
+    """Makes NumPy arrays of a file's tensors; finds no class but those named here.
+
+    It is pickle's form in Python: that in C fills gigabytes with zeros for a number in
+    a file of a kilobyte, the place of an object in its memory.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, pickle_name: str, path: Path) -> None:
         super().__init__(archive.open(pickle_name), encoding="latin1")

@@ -17,14 +17,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Annotated, Protocol, TypedDict
 
 from vit_jax.storage import disk
 from vit_jax.storage.json_files import parse
 from vit_jax.storage.paths import in_bucket, medium
+from vit_jax.values import Range
 
 LOCK = "in_use.json"
 BEAT = 10  # seconds between signs of life
+MOST_PID = 2**31 - 1  # that a kernel takes; 0 and less mean several processes
+SHOWN = 200  # characters of who holds a lock
 SILENCE = 45  # seconds without one, after which a holder is dead
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class Holder(TypedDict):
     """Who holds a lock."""
 
     host: str
-    pid: int
+    pid: Annotated[int, Range(1, MOST_PID)]
     started: str
 
 
@@ -139,10 +142,13 @@ def parse_holder(text: str) -> Holder | None:
 
 
 def in_words(holder: Holder | None) -> str:
-    """Which process a holder is."""
+    """Which process a holder is, in a line for a terminal."""
+    from vit_jax.storage.output import printable  # seldom needed
+
     if holder is None:
         return "another process"
-    return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    who = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    return printable(who)[:SHOWN]
 
 
 def is_dead(holder: Holder | None, lock: Lock) -> bool:

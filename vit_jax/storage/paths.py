@@ -32,7 +32,7 @@ def as_path(text: str | Path) -> Path:
     """
     match = SCHEME.match(str(text))
     if match is None:
-        return Path(text).expanduser()  # shells leave the "~" of --flag=~/x as it is
+        return expanded(text)
     scheme, rest = match.groups()
     if scheme != "gs":
         mounted = "; mount the bucket and give its folder" if scheme == "s3" else ""
@@ -62,7 +62,15 @@ def on_disk(text: str | Path) -> Path:
         raise ValueError(
             f"{match[1]}:// is not supported here: {text} should be a path on a disk"
         )
-    return Path(text).expanduser()
+    return expanded(text)
+
+
+def expanded(text: str | Path) -> Path:
+    """A path on a disk, with the home folder for "~", which shells leave in --flag=~/x.
+
+    A name of no user, as in "~0/x", stays as it is.
+    """
+    return Path(os.path.expanduser(text))
 
 
 def in_bucket(path: str | Path) -> bool:

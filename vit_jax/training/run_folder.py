@@ -69,8 +69,7 @@ def begin_folder(
         ConfigError: the folder was begun with another config; lists what differs.
     """
     path = folder / CONFIG
-    begun = medium(path).exists(path) and integrity.steps(folder / "checkpoints")
-    if begun and not allow_change:
+    if integrity.steps(folder / "checkpoints") and not allow_change:
         refuse_changes(str(folder), saved_config(folder), config)
     if jax.process_index() == 0:
         medium(folder).make_folder(folder)

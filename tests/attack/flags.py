@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attack.configs import SMALL
 from attack.damages import copied, tree
 from attack.outcomes import Attack, Outcome, judge, run
 from attack.outputs import filled
@@ -17,6 +18,7 @@ from vit_jax import cli
 TEXTS = ("0", "-1", "nan", "inf", "-inf", "1e400", "", "abc", "9" * 30, "1.5", "-0.5")
 # What some of the flags can mean.
 MAY = ("0", "1.5")
+SHORT = " ".join(f"--config.{text}" for text in SMALL)
 # What each command needs besides the flag.
 NEEDED = {
     "vit_jax.evaluate": "--checkpoint RUN --output OUT",
@@ -25,12 +27,12 @@ NEEDED = {
     "vit_jax.export": "--checkpoint RUN --output OUT",
     "vit_jax.checkpoints": "RUN --prune",
     "vit_jax.plan": "--model ViT-mu/8",
-    "vit_jax.benchmark": "--model ViT-mu/8",
+    "vit_jax.benchmark": "--model ViT-mu/8 --batch 8 --steps 2",
     "vit_jax.analysis": "--checkpoint RUN --split test --output OUT",
     "vit_jax.data.check": "--config folder:data=DATA,model=ViT-mu/8,size=32",
     "vit_jax.data.prepare": "DATA --output OUT",
-    "vit_jax.fleet": "--config digits --workdir OUT",
-    "vit_jax.train": "--config digits --workdir OUT",
+    "vit_jax.fleet": f"--config digits --workdir OUT {SHORT}",
+    "vit_jax.train": f"--config digits --workdir OUT {SHORT}",
 }
 
 
@@ -93,7 +95,8 @@ def flags() -> Iterator[Attack]:
                     names += (name.rstrip("s"),)
                     begun = (folder / "out",)
                     may = text in MAY or (flag, text) == ("--fsdp", "-1")
-                    return judge(ending, names=names, begun=begun, same=may)
+                    told = r"stopped by loss is nan"
+                    return judge(ending, names=names, begun=begun, same=may, told=told)
 
-                good = (Outcome.REFUSED, Outcome.SAME)
+                good = (Outcome.REFUSED, Outcome.SAME, Outcome.TOLD)
                 yield Attack("flags", f"{module} {flag}={text[:12]}", act, good)

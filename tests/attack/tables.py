@@ -1,7 +1,6 @@
 """Hostile CSV files beside images: what is no table, or says something else."""
 
 import contextlib
-import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -77,7 +76,7 @@ def told_tables() -> dict[str, str]:
         "an escape code as a name": changed(3, "\x1b[31m,cat"),
         "a row less": changed(3, ""),
         "one more column": "\n".join(f"{line},{i}" for i, line in enumerate(LINES)),
-        "a million rows of nothing": PLAIN + "nothing,cat\n" * MANY,
+        "many rows of nothing": PLAIN + "nothing,cat\n" * 100_000,
     }
 
 
@@ -154,24 +153,16 @@ def images(folder: Path) -> Path:
 def tables() -> Iterator[Attack]:
     """Each table beside the images, found by their folder and named itself."""
 
-    def write(data: bytes, path: Path) -> None:
-        path.write_bytes(data)
-
-    makers: list[tuple[str, Callable[[Path], object], tuple[Outcome, ...]]] = [
-        *(
-            (x, functools.partial(write, y), (REFUSED,))
-            for x, y in refused_tables().items()
-        ),
-        *(
-            (x, functools.partial(write, y.encode()), (TOLD,))
-            for x, y in told_tables().items()
-        ),
-        *(
-            (x, functools.partial(write, y.encode()), (SAME,))
-            for x, y in same_tables().items()
-        ),
-        *((x, make, (REFUSED,)) for x, make in no_files().items()),
-    ]
+    makers: list[tuple[str, Callable[[Path], object], tuple[Outcome, ...]]] = []
+    for texts, good in (
+        (refused_tables(), (REFUSED,)),
+        (told_tables(), (TOLD,)),
+        (same_tables(), (SAME,)),
+    ):
+        for name, text in texts.items():
+            data = text if isinstance(text, bytes) else text.encode()
+            makers.append((name, lambda path, x=data: path.write_bytes(x), good))
+    makers += [(name, make, (REFUSED,)) for name, make in no_files().items()]
     for name, make, good in makers:
         for word in ("found", "named"):
 

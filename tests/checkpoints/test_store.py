@@ -144,6 +144,16 @@ def test_falls_back_from_a_damaged_step(filled, damage, caplog):
     assert restore(filled).step == 3
 
 
+def test_folders_that_are_no_steps_are_left_alone(filled):
+    names = ("007", "9.0", " 9", "\u0669", "\u00b2", "-9", "nine")
+    for name in names:
+        (filled / name).mkdir()
+    assert integrity.steps(filled) == [1, 2, 3]
+    with opened(filled) as checkpoints:
+        assert checkpoints.restore(abstract(state(0))).step == 3
+    assert all((filled / name).is_dir() for name in names)
+
+
 def test_a_reader_leaves_the_folder_alone(filled):
     flip_a_bit(filled / "3")
     (filled / "4.orbax-checkpoint-tmp").mkdir()  # a save that a trainer has under way

@@ -102,6 +102,21 @@ def test_a_file_that_is_no_config(tmp_path):
         read_config(str(tmp_path / "none.py"), [])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise SystemExit", r"mine\.py, line 1: SystemExit$"),
+        ("\ndef get_config():\n    exit(3)", r"mine\.py, line 3: SystemExit: 3$"),
+        ("def get_config():\n    return {}['a']", r"mine\.py, line 2: KeyError: 'a'$"),
+        ("import no_such_module", r"mine\.py, line 1: ModuleNotFoundError: No modul"),
+    ],
+)
+def test_a_config_that_fails_or_exits_is_told_with_its_line(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(str(tmp_path / "mine.py"), [])
+
+
 def test_a_path_may_have_commas():
     config = read_config("folder:data=/photos/a,b,size=64", [])
     assert config.data.name == "/photos/a,b"

@@ -10,6 +10,7 @@ from PIL import Image
 from configs import digits
 from vit_jax.data import check
 from vit_jax.data.pipeline import Data
+from vit_jax.data.sources import make_source
 
 
 def _fill(folder, count=40) -> None:
@@ -114,6 +115,17 @@ def test_a_batch_larger_than_the_split_is_found(tmp_path):
     arguments.overrides = ["--config.data.batch_size=32"]
     with pytest.raises(ValueError, match="batch_size=32 is larger than the split"):
         check.main(arguments)
-    arguments.seconds = -1
-    with pytest.raises(ValueError, match="--seconds must be from 0 to 3600"):
-        check.main(arguments)
+
+
+@pytest.mark.parametrize("words", ["--seconds=-1", "--seconds=nan", "--sample=0"])
+def test_numbers_that_mean_nothing_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        check._parser().parse_args(["--config", "digits", words])
+    assert "wanted a" in capsys.readouterr().err
+
+
+def test_a_sample_is_at_most_all(tmp_path):
+    _fill(tmp_path / "pets", count=4)
+    source = make_source(str(tmp_path / "pets"), "train")
+    assert check.read_sample(source, 10**12).count == len(source)
+    assert check.read_sample(source, 3).count == 3

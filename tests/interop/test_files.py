@@ -3,6 +3,7 @@
 import json
 import mmap
 import pickle
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -60,6 +61,15 @@ def test_safetensors_are_mapped_and_not_read(tmp_path):
     while isinstance(owner, np.ndarray):
         owner = owner.base
     assert isinstance(owner, mmap.mmap) and not tensor.flags.writeable
+
+
+def test_what_is_no_array_in_an_archive_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **ARRAYS)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.txt", "trained on Tuesday")
+    with pytest.raises(FileError, match=r"x\.npz.*notes\.txt is no array"):
+        read_tensors(path)
 
 
 def test_numbers_of_unknown_types_are_refused(tmp_path):

@@ -180,6 +180,18 @@ def test_damaged_files(tmp_path):
         read_tensors(path)
 
 
+@pytest.mark.parametrize("bit", [0, 77, 191])
+def test_a_flipped_bit_of_a_number_is_noticed(tmp_path, bit):
+    path = tmp_path / "x.pth"
+    write_archive(path, ARRAYS)
+    content = bytearray(path.read_bytes())
+    place = content.index(ARRAYS["head.weight"].tobytes())
+    content[place + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="is damaged or cut short.*checksum"):
+        read_tensors(path)
+
+
 def test_the_old_format_without_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     (tmp_path / "x.pth").write_bytes(pickle.dumps({"x": Boom()}, 2))

@@ -239,12 +239,36 @@ def test_the_sweep_takes_the_best_and_trains_on_all(tmp_path, monkeypatch):
     assert again[0] == accuracies and again[2]["test"] == results["test"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eval__splits": ("nothing",)}, "nothing"),
+        ({"data__split": "train[:0%]"}, "train"),
+        ({"train__duration": "400steps", "optim__warmup": "401steps"}, "warmup"),
+    ],
+)
+def test_the_sweep_checks_its_final_run_before_the_trials(
+    tmp_path, monkeypatch, change, message
+):
+    config = tiny(
+        sweep__learning_rates=(1e-3, 3e-3),
+        sweep__train_split="train[:90%]",
+        sweep__dev_split="train[90%:]",
+        **change,
+    )
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: pytest.fail("was trained"))
+    with pytest.raises(ValueError, match=message):
+        sweep.sweep(config, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_sweep_compares_the_averages_where_asked(tmp_path, monkeypatch):
     config = tiny(
         sweep__learning_rates=(1e-3, 3e-3),
         sweep__train_split="train[:90%]",
         sweep__dev_split="dev",
     )
+    monkeypatch.setattr(sweep, "prepare", lambda *_: None)
     # The parameters are best at the smaller rate, their average at the larger one.
     ranked = {1e-3: (0.9, 0.2), 3e-3: (0.1, 0.8)}
 

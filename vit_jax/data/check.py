@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import ml_collections
@@ -33,15 +33,17 @@ from vit_jax.data.pipeline import Data
 from vit_jax.data.source_types import CachedSource, Source, label_numbers, read_many
 from vit_jax.evaluation.features import own_data
 from vit_jax.figures.tiles import image_tiles
+from vit_jax.flags import Positive, flag
 from vit_jax.storage import output
 from vit_jax.storage.output import printable
 from vit_jax.training.sections import config_sections
+from vit_jax.values import Range
 
 SHOWN = 5  # classes, broken records
 TILES = 32
 BATCH = 256  # images at a time, where the rate is measured
 CHUNK = 32
-MOST_SECONDS = 3600
+Seconds = Annotated[float, Range(0, 3600)]
 
 
 def splits_of(
@@ -82,7 +84,9 @@ class Sample:
 
 def read_sample(source: Source, count: int) -> Sample:
     """Reads and decodes records that are evenly spread over a split."""
-    places = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
+    places = np.unique(
+        np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+    ).tolist()
     chunks = [places[i : i + CHUNK] for i in range(0, len(places), CHUNK)]
     sample = Sample(len(places), [], [], set())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -224,11 +228,6 @@ def main(arguments: argparse.Namespace) -> None:
     """Checks, prints, and raises ValueError if something is wrong."""
     # Set before anything asks for devices: those of this host may be in use.
     jax.config.update("jax_platforms", "cpu")
-    if not 0 <= arguments.seconds <= MOST_SECONDS or arguments.sample < 1:
-        raise ValueError(
-            f"--seconds must be from 0 to {MOST_SECONDS}, --sample at least 1: found "
-            f"{arguments.seconds:g} and {arguments.sample}"
-        )
     config = read_config(arguments.config, arguments.overrides)
     check_config(config, config_sections())
     data = Data(**config.data)
@@ -264,12 +263,15 @@ def _parser() -> argparse.ArgumentParser:
     add_config_arguments(parser)
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=flag(Seconds),
         default=5.0,
         help="for each measured rate (5); 0 measures none",
     )
     parser.add_argument(
-        "--sample", type=int, default=512, help="records read of each split (512)"
+        "--sample",
+        type=flag(Positive),
+        default=512,
+        help="records read of each split (512)",
     )
     parser.add_argument("--picture", help="file.png for the first training images")
     return parser

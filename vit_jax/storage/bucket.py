@@ -19,6 +19,7 @@ from typing import Any
 
 import fsspec
 
+from vit_jax.storage.disk import is_step
 from vit_jax.storage.errors import StoreError
 
 MEDIUM = "bucket"
@@ -73,7 +74,7 @@ def is_committed(folder: Path) -> bool:
 
 def steps(directory: Path) -> list[int]:
     """The committed steps in a folder of checkpoints, oldest first."""
-    paths = [path for path in folders(directory) if path.name.isdigit()]
+    paths = [path for path in folders(directory) if is_step(path.name)]
     return sorted(int(path.name) for path in paths if is_committed(path))
 
 
@@ -88,7 +89,7 @@ def open_folder(directory: Path) -> None:
 
 def unfinished(directory: Path) -> list[Path]:
     """Saves and removals that were cut short, or are under way."""
-    paths = [path for path in folders(directory) if path.name.isdigit()]
+    paths = [path for path in folders(directory) if is_step(path.name)]
     return [path for path in paths if not is_committed(path)]
 
 

@@ -27,8 +27,12 @@ def steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     names = (path.name for path in directory.iterdir() if path.is_dir())
-    # Other spellings of a number, such as 007, are not the folders of their steps.
-    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+    return sorted(int(name) for name in names if is_step(name))
+
+
+def is_step(name: str) -> bool:
+    """Whether a folder of a step has this name: other spellings, as 007, are none."""
+    return re.fullmatch(r"0|[1-9][0-9]*", name) is not None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What would go wrong with the first step, found before the run folder is begun."""
 
 import math
-import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,14 +17,14 @@ def rehearse(config: ml_collections.ConfigDict, setup: Setup) -> None:
     JAX keeps what it has traced, so that the first step does not do it again.
 
     Raises:
-        ConfigError: state and a batch are larger than the memory of a device.
+        ConfigError: state and the largest batch are larger than the memory of a device.
         ValueError: an option that the model finds wrong when it is applied.
     """
     program = setup.program
     sections = ("data", "eval", *setup.lengths.evaluators)
     size = max(config[section].batch_size for section in sections)
-    batch = abstract_batch(size, program.model.image_size, program.mesh)
-    check_memory((program.state, program.batch, batch), program.mesh)
+    largest = abstract_batch(size, program.model.image_size, program.mesh)
+    check_memory((program.state, program.batch | largest), program.mesh)
     batch = program.batch | setup.teacher
     jax.eval_shape(program.train_step, program.state, batch, program.keys)
     lower_evaluation(program, config.eval.batch_size)
@@ -34,7 +34,8 @@ def check_memory(arrays: Any, mesh: jax.sharding.Mesh) -> None:
     """Raises ConfigError for arrays that are larger than the memory of a device.
 
     Args:
-        arrays: ShapeDtypeStructs with shardings; activations and gradients come on top.
+        arrays: ShapeDtypeStructs with shardings, which are there at the same time;
+            activations and gradients come on top.
     """
     needed = sum(map(bytes_on_a_device, jax.tree.leaves(arrays)))
     there = memory_of(mesh.devices.flat[0])
@@ -56,10 +57,16 @@ def bytes_on_a_device(array: jax.ShapeDtypeStruct) -> int:
 
 
 def memory_of(device: Any) -> int:
-    """The bytes of memory of a device, on CPUs of the whole machine; 0 if not known."""
+    """The bytes of memory of a device; 0 if not known.
+
+    On CPUs of the whole machine, with what it may swap: what is refused cannot run.
+    """
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit", 0)
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
         return 0
+    facts = dict(line.split(":", 1) for line in lines)
+    kibibytes = (facts[key].split()[0] for key in ("MemTotal", "SwapTotal"))
+    return 1024 * sum(map(int, kibibytes))

@@ -1,0 +1,43 @@
+"""Numbers of flags: those that a command cannot mean are refused with the range."""
+
+import argparse
+import math
+from typing import get_args
+
+import pytest
+
+from vit_jax import flags
+from vit_jax.values import Range, describe
+
+KINDS = {
+    name: kind
+    for name, kind in vars(flags).items()
+    if any(isinstance(limit, Range) for limit in get_args(kind)[1:])
+}
+
+
+def limit_of(kind) -> Range:
+    return next(x for x in get_args(kind) if isinstance(x, Range))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_flag_takes_what_is_in_its_range_and_no_more(name):
+    kind = KINDS[name]
+    plain, limit = get_args(kind)[0], limit_of(kind)
+    read, step = flags.flag(kind), 1 if plain is int else 1e-3
+    for end, is_open, inwards in (
+        (limit.least, limit.left_open, step),
+        (limit.most, limit.right_open, -step),
+    ):
+        within = plain(end + inwards * is_open)
+        assert read(repr(within)) == within
+        beyond = [repr(plain(end - inwards))] + [repr(plain(end))] * is_open
+        for text in (*beyond, "nan", "inf", "1e400", "9" * 400, "", "x", "1,2", "None"):
+            with pytest.raises(argparse.ArgumentTypeError) as error:
+                read(text)
+            assert str(error.value) == f"{text!r}: wanted {describe(kind)}"
+
+
+def test_there_are_kinds_and_each_has_two_ends():
+    assert len(KINDS) > 5
+    assert all(math.isfinite(limit_of(kind).most) for kind in KINDS.values())

@@ -41,3 +41,21 @@ def test_a_flag_takes_what_is_in_its_range_and_no_more(name):
 def test_there_are_kinds_and_each_has_two_ends():
     assert len(KINDS) > 5
     assert all(math.isfinite(limit_of(kind).most) for kind in KINDS.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (flags.BatchSize, "0"),
+        (flags.Classes, "-1"),
+        (flags.Number, "-1"),
+        (flags.Positive, "0"),
+        (flags.Seconds, "0"),
+        (flags.Probability, "0"),
+        (flags.Probability, "1e-300"),
+        (flags.Minutes, "0"),
+    ],
+)
+def test_what_no_flag_of_a_kind_can_mean(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        flags.flag(kind)(text)

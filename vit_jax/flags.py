@@ -22,7 +22,7 @@ def flag(kind: Any) -> Callable[[str], Any]:
     """The `type` of an argument of argparse, which refuses what is not of a kind."""
 
     def read(text: str) -> Any:
-        with contextlib.suppress(ValueError, SyntaxError, TypeError, OverflowError):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
             if fits(value := read_text(text, kind), kind):
                 return value
         raise argparse.ArgumentTypeError(f"{text!r}: wanted {describe(kind)}")

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 LIMIT = 180  # seconds, of a machine that others use too; what takes longer hangs
 MOST_MEMORY = 2 << 10  # MiB that one attack may add
-MOST_LINES = 1  # of an error
 OWN_WORDS = r"^(?:error: |.*: error: )"
 
 
@@ -190,7 +189,11 @@ def judge(
         if left := [str(path) for path in begun if os.path.lexists(path)]:
             return Outcome.LATE, f"{', '.join(left)} is there; {text}"
         named = any(name in text for name in names or ("",))
-        if not ending.error or not named or len(text.splitlines()) > MOST_LINES:
+        first, *listed = text.splitlines() or [""]
+        # A list of keys that differ, and what to do.
+        is_list = len(listed) > 1 and all(x.startswith("  ") for x in listed[:-1])
+        is_long = bool(listed) and not (is_list and first.endswith(":"))
+        if not ending.error or not named or is_long:
             return Outcome.UNCLEAR, f"wanted one of {names} in: {text}"
         return Outcome.REFUSED, text
     if same:

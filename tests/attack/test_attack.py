@@ -8,17 +8,19 @@ import pytest
 from attack.__main__ import attempt
 from attack.catalogue import KINDS
 from attack.outcomes import FAILURES, Ending, Outcome, call, judge, run
+from vit_jax.data import label_table
 
 # As many as take a second or two; `make attack` tries all.
 SAMPLES = {
-    "texts": 200,
-    "objects": 150,
+    "texts": 150,
+    "objects": 100,
     "by hand": 12,
     "edges": 2,
     "damages": 3,
     "folders": 0,
     "bits": 100,
     "images": 12,
+    "tables": 12,
     "weights damaged": 15,
     "weights tensors": 10,
     "weights headers": 15,
@@ -40,6 +42,7 @@ FOUND = {
         *("checkpoints/4/manifest.json: a FIFO in its place", "metrics.jsonl: missing"),
     ),
     "folders": ("checkpoints/'\u0667' empty",),
+    "tables": ("a quote that is not closed, found", "a FIFO, named"),
     "weights headers": ("w.npz: a pickle", "w.safetensors: a config nested deeply"),
     "weights damaged": ("w.pth: a flipped bit",),
     "weights tensors": ("w.npz: one NaN",),
@@ -47,6 +50,7 @@ FOUND = {
     "flags": (
         "vit_jax.checkpoints --keep-every=-1",
         "vit_jax.predict --top=999999999999",
+        "vit_jax.data.check --sample=999999999999",
     ),
 }
 REFUSED = Ending(1, "error: depth is -1: wanted more")
@@ -70,6 +74,9 @@ def test_a_sample_of_each_kind(name):
         (REFUSED, {"names": ("width",)}, Outcome.UNCLEAR),
         (Ending(1, "error: depth\nand more"), {"names": ("depth",)}, Outcome.UNCLEAR),
         (Ending(1, ""), {}, Outcome.UNCLEAR),
+        (Ending(1, "error: they differ:\n  depth: 1\nTake 2"), {}, Outcome.REFUSED),
+        (Ending(1, "error: they differ\n  depth: 1\nTake 2"), {}, Outcome.UNCLEAR),
+        (Ending(1, "error: they differ:\ndepth: 1\nTake 2"), {}, Outcome.UNCLEAR),
         (Ending(0, "fine"), {}, Outcome.SAME),
         (Ending(0, "fine"), {"same": False}, Outcome.SILENT),
         (Ending(0, "3 left out"), {"same": False, "told": "left out"}, Outcome.TOLD),
@@ -83,6 +90,22 @@ def test_the_judge(ending, facts, outcome):
     assert judge(ending, **facts)[0] is outcome
     is_failure = outcome not in (Outcome.REFUSED, Outcome.TOLD, Outcome.SAME)
     assert (outcome in FAILURES) == is_failure
+
+
+def test_attacks_that_succeed_are_seen(monkeypatch):
+    attacks = {attack.name: attack for attack in KINDS["tables"]()}
+    assert attempt(attacks["as it is, named"])[0] is Outcome.SAME
+    assert attempt(attacks["a path up, named"])[0] is Outcome.TOLD
+    assert attempt(attacks["tabs, named"])[0] is Outcome.REFUSED
+    # A reader that takes all for a cat, one that breaks, and one that has no end.
+    for broken, outcome in (
+        (lambda *_: [("cat",)] * 8, Outcome.SILENT),
+        (lambda *_: {}["key"], Outcome.TRACEBACK),
+        (lambda *_: time.sleep(9), Outcome.HANG),
+    ):
+        monkeypatch.setattr(label_table, "_texts", broken)
+        monkeypatch.setattr(call, "__defaults__", (0.3,))
+        assert attempt(attacks["as it is, named"])[0] is outcome
 
 
 def test_an_error_after_something_was_begun_is_late(tmp_path):

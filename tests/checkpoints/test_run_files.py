@@ -200,6 +200,14 @@ def test_damage_in_the_middle_of_metrics_costs_its_rows(tmp_path, caplog):
     assert len(read_metrics(path)) == 1 and not caplog.text  # a kill's cut is no damage
 
 
+def test_a_row_that_was_saved_is_not_cut_in_silence(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "te')
+    assert len(read_metrics(path, saved=1)) == 1 and not caplog.text
+    assert len(read_metrics(path, saved=2)) == 1
+    assert "line 2 cannot be read and is left out" in caplog.text
+
+
 @pytest.mark.parametrize(
     "row",
     ["[1]", "null", '{"step": "3", "split": "a"}', '{"step": 3}',

@@ -8,7 +8,6 @@ import pytest
 
 from vit_jax.config import ConfigError
 from vit_jax.config_file import read_config
-from vit_jax.parallel import sharding
 from vit_jax.training import rehearsal
 from vit_jax.training.setup import build
 
@@ -63,7 +62,7 @@ def test_what_does_not_fit_is_told_with_its_sizes():
 
 
 def test_a_device_holds_its_part_alone():
-    mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1)
+    mesh = jax.sharding.AbstractMesh((8,), ("fsdp",))
     placed = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
     array = jax.ShapeDtypeStruct((64, 3), jnp.float32, sharding=placed)
     assert rehearsal.bytes_on_a_device(array) == 64 * 3 * 4 // 8

@@ -6,6 +6,7 @@ with it.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -133,15 +134,21 @@ def changes(
     }
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, saved: int = 0) -> list[dict[str, Any]]:
     """Reads the rows of a `metrics.jsonl`; a damaged one is left out, with a warning.
 
     The last line is left out silently if it is cut, as by a kill.
+
+    Args:
+        saved: a step that was saved after its rows: of those, none is cut by a kill.
     """
     if not medium(path).exists(path):
         return []
     *lines, rest = medium(path).read_bytes(path).split(b"\n")
     rows = [read_row(line) for line in lines]
+    begun = re.match(rb'\{"step": (\d+)', rest)
+    if begun and int(begun[1]) <= saved and read_row(rest) is None:
+        rows.append(None)
     if damaged := [str(number) for number, row in enumerate(rows, 1) if row is None]:
         logger.warning(
             "%s: line %s cannot be read and is left out",

@@ -168,7 +168,9 @@ class Writer:
     ) -> None:
         folder = folder or workdir
         path = folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(path) if row["step"] <= start_step]
+        rows = [
+            row for row in read_metrics(path, start_step) if row["step"] <= start_step
+        ]
         last = max((row["step"] for row in rows), default=0)
         if last < written:
             logger.warning(

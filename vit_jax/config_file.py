@@ -86,8 +86,9 @@ def find_config(name: str) -> Path:
     names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
     nearest = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"wanted {', '.join(names)}"
+    shown = name if name.isprintable() else repr(name)
     raise ConfigError(
-        f"--config={name}: there is no such file, nor a config of that name; {hint}"
+        f"--config={shown}: there is no such file, nor a config of that name; {hint}"
     )
 
 
@@ -146,7 +147,9 @@ def set_value(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     shown = text if text.isprintable() else repr(text)
     section = config
     for part in sections:
-        section = section[part] if part in section else ml_collections.ConfigDict()
+        inner = section.get(part)
+        is_section = isinstance(inner, ml_collections.ConfigDict)
+        section = inner if is_section else ml_collections.ConfigDict()
     if name not in section or isinstance(section[name], ml_collections.ConfigDict):
         raise ConfigError(unknown_key(key, all_keys(config), shown))
     # Imported where a value is set: the consumers of all keys say what they may be.

@@ -94,7 +94,7 @@ SPECS = (
     ),
     *(
         "folder:data=DATA,size=nan",
-        "folder:data=DATA,data=/tmp",
+        "folder:data=DATA,data=/nowhere",
         "folder:data=DATA,x=1",
     ),
     *(
@@ -165,7 +165,8 @@ def by_hand() -> Iterator[Attack]:
                 ending = train_command(folder, *text.split())
             words = [x.partition("=")[0].rpartition(".")[2] for x in text.split()]
             names = tuple(part for word in words for part in (word, *word.split("_")))
-            names += tuple(x.partition("=")[2] for x in text.split())
+            names += tuple(repr(x.partition("=")[2])[1:-1] for x in text.split())
+            names += ("patch size",) if "model.name" in text else ()
             return judge(ending, names=names, begun=(folder / "run",))
 
         yield Attack(kind, text[:90], act, (Outcome.REFUSED, Outcome.SAME))
@@ -188,7 +189,7 @@ def by_hand() -> Iterator[Attack]:
             spec = spec.replace("DATA", str(plain_folder(folder)))
             with up_to_the_first_step():
                 ending = train_command(folder, config=spec)
-            names = ("config", "data", spec[:50])
+            names = ("config", "data", "model", spec[:50])
             return judge(ending, names=names, begun=(folder / "run",))
 
         yield Attack("names of configs", short(spec), start)

@@ -1,5 +1,7 @@
 """Configs: every one resolves, and every wrong key is named before anything starts."""
 
+import re
+
 import ml_collections
 import pytest
 
@@ -48,6 +50,12 @@ def config():
 def test_wrong_overrides(override, message):
     with pytest.raises(ConfigError, match=message):
         read_config("configs/digits.py", [f"--config.{override}"])
+
+
+@pytest.mark.parametrize("key", ["seed.x", "seed.__abs__", "model.name.x", "seed.x.y"])
+def test_a_key_within_a_value_is_no_key(key):
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        read_config("digits", [f"--config.{key}=1"])
 
 
 def test_overrides_take_the_type_of_the_default():

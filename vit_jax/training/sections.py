@@ -94,7 +94,7 @@ def config_sections() -> dict[str, Keys]:
             | keywords(evaluator_class(name), provided=("model", "data", "mesh"))
             for name in EVALUATORS
         },
-        "checkpoint": keywords(Checkpoints, provided=("directory", "read_only"))
+        "checkpoint": keywords(Checkpoints, provided=("directory", "read_only", "hold"))
         | needed(every=Duration, keep_every=Duration, best_weights=Weights),
         "log": needed(every=Duration) | keywords(Writer, provided=writer),
         "mesh": keywords(make_mesh, provided=("devices",)),

@@ -16,6 +16,7 @@ from vit_jax.interop import save_checkpoint
 from vit_jax.interop.layout import parameter_shapes
 from vit_jax.models import create_model, init_params
 from vit_jax.training import distillation, setup
+from vit_jax.training.labels import ONE_LABEL
 from vit_jax.training.optim import make_schedule
 from vit_jax.training.setup import build, build_program
 
@@ -103,6 +104,7 @@ def test_config_builds_and_steps(spec, monkeypatch):
     )
     monkeypatch.setattr(Data, "num_examples", lambda d, _="": SIZES[d.name][1])
     monkeypatch.setattr(setup, "describe", lambda *_: {})
+    monkeypatch.setattr(setup, "read_labels", lambda *_: ONE_LABEL)
     config = read_config(f"configs/{spec}", [])
     if config.objective.name == "distillation":
         teach(monkeypatch, create_model("BiT-R26x1", blocks=(1,)))

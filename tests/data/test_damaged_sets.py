@@ -136,7 +136,8 @@ def test_a_shard_that_is_damaged_after_it_was_indexed(shard):
 )
 def test_names_of_classes_that_cannot_be_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} (cannot be read: |is not a list)"):
+    reason = "is not readable as JSON|is no text in UTF-8|wanted a list of names"
+    with pytest.raises(ValueError, match=rf"{name}.* ({reason})"):
         read_classes(str(tmp_path / name))
 
 

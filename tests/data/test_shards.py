@@ -246,7 +246,7 @@ def test_an_index_that_a_full_disk_does_not_take_is_an_error(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     _write_shards(tmp_path)
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"npy could not be written: No space left"):
         make_source(str(tmp_path), "train")
     assert [path.name for path in (tmp_path / ".index").iterdir()] == [".staging.lock"]

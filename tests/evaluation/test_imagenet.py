@@ -233,9 +233,9 @@ def test_mistakes_with_objectnet(checkpoint, objectnet, digits_run, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("folder_to_objectnet_label.json", b"null", "is damaged, .*it is None: wanted"),
+        ("folder_to_objectnet_label.json", b"null", "content is None: wanted"),
         ("objectnet_to_imagenet_1k.json", b'{"Chair": null}', "Chair is None: wanted"),
-        ("pytorch_to_imagenet_2012_id.json", b'{"0": "x"}', "0 is 'x': wanted"),
+        ("pytorch_to_imagenet_2012_id.json", b'{"0": "x"}', r"\['0'\] is 'x': wanted"),
         ("pytorch_to_imagenet_2012_id.json", b"[" * 100_000, "not readable as JSON"),
         ("imagenet_to_label_2012_v2", b"tench\n\xff", "is no text"),
     ],

@@ -23,7 +23,7 @@ def prepared() -> Path:
     """A data set as tensorflow-datasets writes it, without TensorFlow."""
     import tensorflow_datasets as tfds
 
-    class Pets(tfds.core.GeneratorBasedBuilder):
+    class FuzzedPets(tfds.core.GeneratorBasedBuilder):
         """Two images."""
 
         VERSION = tfds.core.Version("1.0.0")
@@ -47,8 +47,8 @@ def prepared() -> Path:
                 yield number, {"image": str(path), "label": number}
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-sets-"))
-    Pets(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder / "pets" / "1.0.0"
+    FuzzedPets(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder / "fuzzed_pets" / "1.0.0"
 
 
 def damaged_sets() -> st.SearchStrategy[tuple[str, bytes]]:

@@ -267,7 +267,8 @@ def test_tensors_that_do_not_fit_are_all_named(tmp_path, tensors):
     with pytest.raises(ValueError) as caught:
         load_checkpoint(tmp_path / "x.npz")
     assert str(caught.value) == (
-        "the tensors are not those of this model in the google layout: "
+        f"{tmp_path}/x.npz: the tensors are not those of this model in the google "
+        "layout: "
         "Transformer/encoderblock_0/LayerNorm_2/scale is missing, wanted (24,); "
         "head/bias is (4,), wanted (5,); extra (2, 3) is surplus"
     )

@@ -260,8 +260,9 @@ def test_what_a_checkpoint_cannot_do(animals, tmp_path, photos):
     bare = saved(tmp_path / "bare.npz", "google", classes=0)
     with pytest.raises(ValueError, match="bare.npz has no head"):
         predict_command.main(predict_arguments(bare, str(path)))
+    data = folder_of(tmp_path / "data", photos, NAMES)
     with pytest.raises(ValueError, match="the checkpoint has no head"):
-        evaluate_command.main(evaluate_arguments(bare, dataset=str(tmp_path)))
+        evaluate_command.main(evaluate_arguments(bare, dataset=data))
     with pytest.raises(ValueError, match="--dataset is needed: .*animals does not"):
         evaluate_command.main(evaluate_arguments(animals))
 

@@ -66,7 +66,7 @@ def test_real_input(tmp_path):
         (["--config", "configs/digits.py", "--batch", "8"], "--batch goes with"),
         (["--model", "ViT-Ti/16", "--config.seed=1"], "--config.seed=1 goes with"),
         (["--model", "ViT-Ti/16", "--batch", "8,x"], "--batch=8,x: wanted"),
-        (["--model", "ViT-Ti/16", "--steps", "0"], "--steps must be at least"),
+        (["--model", "ViT-Ti/16", "--steps", "1"], "--steps must be at least"),
         (
             ["--model=ViT-Ti/16", "--mode=forward", "--accumulate-steps=2"],
             "--accumulate-steps goes with --mode train",

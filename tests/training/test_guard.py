@@ -115,6 +115,7 @@ def poison(monkeypatch, steps):
         return experiment._replace(program=program._replace(train_step=step))
 
     monkeypatch.setattr(loop, "build", build_poisoned)
+    monkeypatch.setattr(loop, "rehearse", lambda *_: None)  # it has no values
     return seen
 
 
@@ -164,6 +165,7 @@ def test_skipped_steps_are_listed(tmp_path, monkeypatch, capsys):
         return experiment._replace(program=program._replace(train_step=step))
 
     monkeypatch.setattr(loop, "build", build_broken)
+    monkeypatch.setattr(loop, "rehearse", lambda *_: None)  # it has no values
     config_ = config("guard.policy=skip", "guard.spike=1000", "guard.max_faults=20")
     loop.train(config_, tmp_path)
     found = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "reason" in r]

@@ -258,10 +258,6 @@ def test_predict(colours, colours_run, digits_run, tmp_path, capsys):
         ValueError, match="--threshold is for runs with the sigmoid loss"
     ):
         predicted(capsys, digits_run, image, threshold=0.5)
-    with pytest.raises(
-        ValueError, match=r"--threshold is 2: wanted a number in \(0, 1\]"
-    ):
-        predicted(capsys, colours_run, image, threshold=2)
 
 
 @pytest.mark.parametrize(

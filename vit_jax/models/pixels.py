@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
@@ -75,7 +76,8 @@ def largest_value(images: Array) -> float:
         return 0.0
     if isinstance(images, jax.Array) and not images.is_fully_addressable:
         return 0.0
-    return float(abs(images).max())
+    # By NumPy: within `jit` an operation of JAX on a constant is traced too.
+    return float(np.abs(np.asarray(images)).max())
 
 
 def check_grid(image_size: tuple[int, int], patch_size: int) -> None:

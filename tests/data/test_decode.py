@@ -197,6 +197,20 @@ def test_exif_in_a_raw_profile_of_a_png():
     assert decode_image(data, "x").shape == (32, 24, 3)
 
 
+@pytest.mark.parametrize("place", ["Raw profile type exif", "exif"])
+def test_pixels_behind_a_damaged_exif_block_are_whole(place):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if place != "exif":
+        info.add_text(place, "\nexif\n    8\nno digits\n")
+    exif = {"exif": b"damaged" * 9000} if place == "exif" else {}
+    data = _encode(Image.fromarray(_picture()), "PNG", pnginfo=info, **exif)
+    np.testing.assert_array_equal(decode_image(data, "x"), _picture())
+    with pytest.raises(ImageError, match="(?i)truncated"):
+        decode_image(data[: len(data) - 200], "x")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_pixels_of_unknown_range_are_refused(dtype):
     data = _encode(Image.fromarray(np.ones((4, 4), dtype)), "TIFF")

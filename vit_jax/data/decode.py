@@ -160,7 +160,10 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
             f"it has {kind} pixels, of which no file tells what is white; save it with "
             "8 or 16 bits"
         )
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    # The pixels are whole where only the EXIF block is damaged.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # Pillow's own conversion of 16-bit grey clips at 255 instead of scaling.
         grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)

@@ -110,7 +110,7 @@ def test_shards_are_put_together(tmp_path):
     with pytest.raises(FileError, match=f"names '{out}', which is not a plain file"):
         read_tensors(tmp_path)
     index.write_text(json.dumps({"weight_map": {"b": "three.safetensors"}}))
-    with pytest.raises(FileError, match="three.safetensors, which is not in"):
+    with pytest.raises(FileError, match="three.safetensors', which is not in"):
         read_tensors(tmp_path)
 
 

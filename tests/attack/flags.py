@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import runpy
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def parser_of(module: str) -> argparse.ArgumentParser:
     kept = cli.run_command, cli.parse
     cli.run_command = cli.parse = take
     try:
-        with contextlib.suppress(SystemExit):
+        with contextlib.suppress(SystemExit), warnings.catch_warnings():
+            # Python warns if the module was imported before; it is run anew.
+            warnings.simplefilter("ignore", RuntimeWarning)
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except Found as found:
         return found.args[0]

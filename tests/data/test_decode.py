@@ -13,6 +13,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from vit_jax.data import decode
 from vit_jax.data.decode import ImageError, decode_file, decode_image
+from vit_jax.data.files import find_images
 from vit_jax.data.listing import EXTENSIONS
 
 
@@ -195,6 +196,28 @@ def test_exif_in_a_raw_profile_of_a_png():
     info.add_text("Raw profile type exif", profile, zip=True)
     data = _encode(Image.fromarray(_picture()), "PNG", pnginfo=info)
     assert decode_image(data, "x").shape == (32, 24, 3)
+
+
+@pytest.mark.parametrize("place", ["Raw profile type exif", "exif"])
+def test_pixels_behind_a_damaged_exif_block_are_whole(place):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if place != "exif":
+        info.add_text(place, "\nexif\n    8\nno digits\n")
+    exif = {"exif": b"damaged" * 9000} if place == "exif" else {}
+    data = _encode(Image.fromarray(_picture()), "PNG", pnginfo=info, **exif)
+    np.testing.assert_array_equal(decode_image(data, "x"), _picture())
+    with pytest.raises(ImageError, match="(?i)truncated"):
+        decode_image(data[: len(data) - 200], "x")
+
+
+def test_names_in_errors_are_one_line():
+    for call in (decode_file, lambda name: decode_image(b"junk", name)):
+        with pytest.raises(ImageError, match=r"^a\\nb\\x1b\.jpg: the "):
+            call("a\nb\x1b.jpg")
+    with pytest.raises(FileNotFoundError, match=r"^a\\nb is neither"):
+        find_images(["a\nb"])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -41,6 +41,7 @@ def _data(root: Path) -> Data:
         ("TRAIN", "TEST", "test"),
         ("training_set", "test_set", "test"),
         ("TrainingSet", "TestSet", "test"),
+        ("trn", "tst", "test"),
         ("train", "valid", "val"),
         ("train", "dev", "validation"),
         ("Train-Images", "Val-Images", "val"),
@@ -133,6 +134,25 @@ def test_a_flat_folder_beside_classes_is_told_as_a_class(tmp_path, caplog):
     _write(tmp_path / "test" / "1.png")
     assert _open(tmp_path, "all").label_names == ("cat", "dog", "test")
     assert "test of" in caplog.text and "taken as classes" in caplog.text
+
+
+@pytest.mark.parametrize("parent", [".", "train"])
+def test_classes_that_hold_the_same_folders_are_told(tmp_path, caplog, parent):
+    _fill(tmp_path / parent / "fold1", tmp_path / parent / "fold2")
+    assert _open(tmp_path, "train").label_names == ("fold1", "fold2")
+    assert "taken as classes, though each holds the folders cat, dog" in caplog.text
+
+
+def test_rings_of_links_are_left_out(tmp_path):
+    _fill(tmp_path)
+    for folder in (tmp_path, tmp_path / "cat"):
+        for name, other in (("one.png", "two.png"), ("two.png", "one.png")):
+            (folder / name).symlink_to(folder / other)
+    source = _open(tmp_path, "all")
+    assert len(source) == 6 and source.label_names == ("cat", "dog")
+    (counts,) = source.left_out.values()
+    assert counts == {"broken link": 4}
+    assert len(find_images([str(tmp_path)])) == 6
 
 
 def test_what_is_left_out_is_counted_and_predict_sees_the_same(tmp_path, caplog):

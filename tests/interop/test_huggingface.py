@@ -16,6 +16,7 @@ from vit_jax.interop import (
     load_checkpoint,
     save_checkpoint,
 )
+from vit_jax.interop.formats import FileError
 from vit_jax.interop.pytorch import NUMERICS, PIXELS
 
 TOWERS = ("huggingface_clip", "huggingface_siglip", "huggingface_siglip_classes")
@@ -158,6 +159,21 @@ def test_what_configs_leave_out(
     model = load(name, tmp_path, config=config).model
     found = (model.activation, model.norm_epsilon, model.pixel_mean[0])
     assert found == usual
+
+
+@pytest.mark.parametrize(
+    "name", ["huggingface_vit", "huggingface_clip", "huggingface_dinov3"]
+)
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers"])
+def test_the_config_of_another_model_is_refused(
+    name: str, key: str, tmp_path: Path
+) -> None:
+    config = config_of(name)
+    tower = config.get("vision_config", config)
+    for value, message in ((tower[key] * 2, "not the config of"), (-1, "wanted a who")):
+        tower[key] = value
+        with pytest.raises(FileError, match=f"config.json.*{key}.*{message}"):
+            load(name, tmp_path, config=config)
 
 
 def test_biases_of_dinov3_that_are_left_out_are_zeros(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_normalize_maps_pixels_to_minus_one_to_one():
     np.testing.assert_allclose(normalize(pixels).ravel(), [-1, -0.6, 1], atol=1e-6)
     with pytest.raises(ValueError, match="integer pixels in 0..255, got float32"):
         normalize(pixels / 255)
+    with pytest.raises(ValueError, match="integer pixels in 0..255, got bool"):
+        normalize(pixels > 0)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from vit_jax.data.jpeg_segments import has_exif
 from vit_jax.storage.foreign import read_regular
+from vit_jax.storage.output import printable
 
 # Of a JPEG, whose header may claim what no memory holds; Pillow has a limit of its own
 # for other formats. Raise them for larger pictures.
@@ -39,7 +40,7 @@ def decode_file(name: str) -> np.ndarray:
         data = read_regular(name, MAX_FILE_BYTES)
     except OSError as error:
         raise ImageError(
-            f"{name}: the file cannot be read ({error.strerror})"
+            f"{printable(name)}: the file cannot be read ({error.strerror})"
         ) from error
     return decode_image(data, name)
 
@@ -118,7 +119,7 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def _message(name: str, cause: str) -> str:
-    return f"{name}: the image cannot be decoded ({cause})"
+    return f"{printable(name)}: the image cannot be decoded ({cause})"
 
 
 def _cause(error: Exception) -> str:
@@ -160,7 +161,10 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
             f"it has {kind} pixels, of which no file tells what is white; save it with "
             "8 or 16 bits"
         )
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    # The pixels are whole where only the EXIF block is damaged.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # Pillow's own conversion of 16-bit grey clips at 255 instead of scaling.
         grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)

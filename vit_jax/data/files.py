@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vit_jax.data.decode import decode_file
 from vit_jax.data.listing import EXTENSIONS, describe_left_out, walk
+from vit_jax.storage.output import printable
 from vit_jax.storage.paths import expanded
 
 _LOG = logging.getLogger("vit_jax")
@@ -45,7 +46,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = expanded(name)
         if not path.exists():
-            raise FileNotFoundError(f"{name} is neither a file nor a folder")
+            raise FileNotFoundError(f"{printable(name)} is neither a file nor a folder")
         if not path.is_dir():
             paths.append(path)
             continue
@@ -58,10 +59,11 @@ def find_images(names: Sequence[str]) -> list[Path]:
         if not images:
             others = describe_left_out(left_out)
             raise ValueError(
-                f"the folder {name} holds no images ({', '.join(EXTENSIONS)})"
+                f"the folder {printable(name)} holds no images "
+                f"({', '.join(EXTENSIONS)})"
                 f"{others and f', {others}'}"
             )
-        text = f"{name}: {len(images):,} images"
+        text = f"{printable(name)}: {len(images):,} images"
         if left_out:
             text += f"; {describe_left_out(left_out)}"
         _LOG.info(text)

@@ -13,9 +13,9 @@ from vit_jax.data.listing import folders_of, has_own_images, image_folders
 SPLIT_NAMES = ("train", "val", "validation", "valid", "dev", "test")
 LAYOUT = "the layout is root/train/CLASS/image.jpg or root/CLASS/image.jpg"
 _KINDS = {
-    "train": ("train", "training", "trainset", "traindata"),
+    "train": ("train", "training", "trainset", "traindata", "trn"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation", "valset"),
-    "test": ("test", "testing", "testset", "testdata"),
+    "test": ("test", "testing", "testset", "testdata", "tst"),
 }
 KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
 _EMPTY_WORDS = frozenset(
@@ -87,6 +87,8 @@ def find_layout(root: str) -> Layout:
         split: path for split, path in found.items() if os.path.basename(path) in splits
     }
     _unwrap(inner, guesses)
+    for path in inner.values():
+        _tell_same_folders(path, image_folders(path), guesses)
     rest = {split: path for split, path in found.items() if split not in inner}
     return Layout(base, inner, rest, tuple(guesses))
 
@@ -182,6 +184,28 @@ def _check_classes(
         guesses.append(
             f"{_some(flat)} of {base} are taken as classes, beside {_some(others)}"
         )
+    _tell_same_folders(base, others, guesses)
+
+
+def _tell_same_folders(base: str, classes: list[str], guesses: list[str]) -> None:
+    """Classes that all hold the same folders may be splits or sets of other classes."""
+    same = _same_folders([os.path.join(base, name) for name in classes])
+    if same:
+        guesses.append(
+            f"{_some(classes)} of {base} are taken as classes, though each holds the "
+            f"folders {_some(same)}; if these are the classes, {LAYOUT}"
+        )
+
+
+def _same_folders(places: Sequence[str]) -> list[str]:
+    """The folders that all places hold, if there are several with images."""
+    same: list[str] = []
+    for place in places:
+        here = folders_of(place)
+        if len(here) < 2 or (same and here != same):
+            return []
+        same = here
+    return same if len(places) > 1 and all(map(image_folders, places)) else []
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -55,6 +56,14 @@ def why_skipped(entry: os.DirEntry) -> str:
     return ""
 
 
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder, or a link to one; a link of a ring is none, no error."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def walk(folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(path, reason) of all that lies below a folder; the reason is "" for an image.
 
@@ -78,7 +87,7 @@ def walk(folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
         with os.scandir(place) as entries:
             for entry in entries:
                 path = f"{start}/{entry.name}" if start else entry.name
-                if not entry.is_dir():
+                if not is_folder(entry):
                     yield path, _why_no_image(entry)
                 elif reason := why_skipped(entry):
                     yield path, reason
@@ -92,7 +101,7 @@ def own_files(folder: str) -> Iterator[tuple[str, str]]:
     """(name, reason) as `walk`, of what lies in a folder itself and is not entered."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_dir():
+            if not is_folder(entry):
                 yield entry.name, _why_no_image(entry)
             elif reason := why_skipped(entry):
                 yield entry.name, reason
@@ -101,7 +110,7 @@ def own_files(folder: str) -> Iterator[tuple[str, str]]:
 def folders_of(folder: str) -> list[str]:
     """Sorted names of the folders in a folder that are looked into."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not why_skipped(e))
+        return sorted(e.name for e in entries if is_folder(e) and not why_skipped(e))
 
 
 def image_folders(folder: str) -> list[str]:
@@ -142,8 +151,9 @@ def _why_no_image(entry: os.DirEntry) -> str:
         if ending in HEIF:
             return f"{ending} until {HEIF_ADVICE}"
         return ending if ending.isprintable() and ending else "without an ending"
-    if entry.is_file():
-        return ""
+    with contextlib.suppress(OSError):
+        if entry.is_file():
+            return ""
     broken = entry.is_symlink() and not os.path.exists(entry.path)
     return "broken link" if broken else "no regular file"
 

@@ -17,6 +17,7 @@ from vit_jax.interop.pytorch import (
     usual_heads,
 )
 from vit_jax.models import VisionTransformer
+from vit_jax.models.variants import Size
 from vit_jax.values import Condition, Range
 
 Config = dict[str, Any]
@@ -53,6 +54,8 @@ class Tower(TypedDict, total=False):
     """The fields of a vision tower that are read."""
 
     num_attention_heads: Heads
+    hidden_size: Annotated[int, Range(1)]
+    num_hidden_layers: Annotated[int, Range(1)]
     hidden_act: str
     pooler_act: str
     layer_norm_eps: Epsilon
@@ -126,6 +129,16 @@ def num_heads(config: Config, width: int, usual: int = 12) -> int:
             f"width, {width}"
         )
     return heads
+
+
+def check_sizes(config: Config, size: Size) -> None:
+    """Raises ValueError if config.json is that of another model than the tensors."""
+    for key, shown in (("hidden_size", size.width), ("num_hidden_layers", size.depth)):
+        if config.get(key, shown) != shown:
+            raise ValueError(
+                f"config.json has {key} {config[key]}, but that of the tensors is "
+                f"{shown}: it is not the config of these weights"
+            )
 
 
 def untold(config: Config, numerics: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from vit_jax.interop.huggingface_config import (
     NAME,
     Config,
     activation_name,
+    check_sizes,
     common_config,
     image_size,
     num_heads,
@@ -78,6 +79,7 @@ def describe(tensors: Tensors, config: Config) -> dict[str, Any]:
         mlp_dim=len(tensors[f"{BLOCK}0.mlp.up_proj.weight"]),
         num_heads=num_heads(config, width, usual=6),
     )
+    check_sizes(config, size)
     attention = f"{BLOCK}0.attention."
     biases = [part for part in "qkv" if f"{attention}{part}_proj.bias" in tensors]
     options = {

@@ -16,6 +16,7 @@ from vit_jax.interop.huggingface_config import (
     NAME,
     Config,
     activation_name,
+    check_sizes,
     common_config,
     image_size,
     num_heads,
@@ -113,6 +114,7 @@ def describe(tensors: Tensors, config: Config) -> dict[str, Any]:
         mlp_dim=len(tensors[f"{BLOCK}0.mlp.fc1.bias"]),
         num_heads=num_heads(config, width),
     )
+    check_sizes(config, size)
     patches = len(tensors[POSITIONS]) - is_clip
     head = tensors.get(PROJECTION, tensors.get("classifier.weight", ()))
     epsilon, pixels, activation = CLIP if is_clip else SIGLIP

@@ -16,6 +16,7 @@ from vit_jax.interop.huggingface_config import (
     NAME,
     Config,
     activation_name,
+    check_sizes,
     common_config,
     image_size,
     num_heads,
@@ -120,6 +121,7 @@ def describe(tensors: Tensors, config: Config) -> dict[str, Any]:
         mlp_dim = len(tensors[f"{BLOCK}0.{hidden}.bias"])
     heads = num_heads(config, width)
     size = Size(pytorch.depth(tensors, BLOCK), width, mlp_dim, heads)
+    check_sizes(config, size)
     patches = tensors[POSITIONS].shape[1] - 1 - distilled
     registers = tensors.get(REGISTERS)
     options = {

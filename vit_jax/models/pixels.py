@@ -19,8 +19,14 @@ def normalize(images: Shaped[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
     """Maps pixels 0..255 to float32 in [-1, 1], as the released models expect.
 
     Raises:
-        ValueError: floats, which may be in any range.
+        ValueError: floats, which may be in any range, or what has no whole numbers.
     """
+    dtype = getattr(images, "dtype", None)
+    if dtype is None or dtype.kind not in "iuf":
+        raise ValueError(
+            "normalize takes an array of integer pixels in 0..255, got "
+            f"{dtype or type(images).__name__}"
+        )
     if jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"normalize takes integer pixels in 0..255, got {images.dtype}; of floats "

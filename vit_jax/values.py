@@ -4,7 +4,8 @@ It is declared once, where the value is read, as the annotation of a parameter o
 `momentum: Annotated[float, Range(0, 1, right_open=True)]`. What is read from JSON is
 declared alike, objects as `TypedDict`s, whose further keys are of no interest. NaN and
 infinity are numbers only where `Measured` says so. Numbers that are not whole are what
-float32 holds of them, as on the devices: 1e-300 is 0, and 1e300 is infinite.
+float32 holds of them, as on the devices: 1e-300 is 0, and 1e300 is infinite. Whole
+numbers have at most 64 bits.
 """
 
 import ast
@@ -163,7 +164,9 @@ def problem(name: str, value: Any, kind: Any) -> str:
 
 
 def rounding(value: Any) -> str:
-    """What float32 makes of a number, if it is whole or infinite only there."""
+    """What a device makes of a number that it does not hold as it is."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return ", which 64 bits do not hold"
     if not isinstance(value, float) or not math.isfinite(value):
         return ""
     rounded = single(value)
@@ -221,7 +224,8 @@ def is_of(value: Any, kind: Any) -> bool:
     if plain is float:
         return is_number(value) and math.isfinite(single(value))
     if plain is int:
-        return is_number(value) and isinstance(value, numbers.Integral)
+        is_whole = is_number(value) and isinstance(value, numbers.Integral)
+        return is_whole and -(2**63) <= int(value) < 2**64
     return plain is Any or isinstance(value, plain)
 
 

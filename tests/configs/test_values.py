@@ -134,7 +134,7 @@ def names_the_value(message: str, key: str, value: Any) -> bool:
     named = [f"{key} is {value!r}"]
     if isinstance(value, tuple):
         named += [f"{key}[{i}] is {part!r}" for i, part in enumerate(value)]
-    told = re.sub(r", \S+ in float32$", "", told)
+    told = re.sub(r", (\S+ in float32|which 64 bits do not hold)$", "", told)
     return told in named and bool(wanted) and "\n" not in message
 
 
@@ -270,6 +270,8 @@ ESCAPED = "'" + 30 * r"\x1b"
         (math.nan, float, "the content is nan: wanted a number"),
         (-math.inf, float, "the content is -inf: wanted a number"),
         (10**400, float, "the content is 1000"),
+        (10**20, int, "the content is 100000000000000000000, which 64 bits do not"),
+        (2**64, int, "the content is 18446744073709551616, which 64 bits do not hold"),
         (1e300, float, "the content is 1e+300, inf in float32: wanted a number"),
         (1e-300, Positive, "the content is 1e-300, 0 in float32: wanted a number abo"),
         (2.0**-127, Positive, "the content is 5.877471754111438e-39, 0 in float32: wa"),

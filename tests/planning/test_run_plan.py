@@ -248,6 +248,7 @@ def test_what_the_compiler_says_of_memory():
             memory_in_error(jax.errors.JaxRuntimeError(other))
 
 
+@pytest.mark.full
 def test_the_programs_beside_the_step(tmp_path):
     """Initialisation and evaluation hold the parameters, but not Adam's moments."""
     config = ("--config", "configs/digits.py", "--config.eval.batch_size=100")

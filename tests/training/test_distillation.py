@@ -234,6 +234,7 @@ def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+@pytest.mark.full
 def test_alpha_0_is_the_run_without_a_teacher(digits_run, tmp_path):
     loop.train(tiny(), tmp_path / "plain")
     loop.train(tiny(digits_run, objective__alpha=0.0), tmp_path / "taught")
@@ -248,6 +249,7 @@ def test_alpha_0_is_the_run_without_a_teacher(digits_run, tmp_path):
     assert np.abs(np.subtract(*kernels)).max() > 1e-3
 
 
+@pytest.mark.full
 def test_its_step_can_be_timed(digits_run):
     config = tiny(digits_run)
     model, program = repeated_training(config, 10)
@@ -300,6 +302,7 @@ def test_a_fleet_refuses_it(digits_run):
     assert "a fleet has no teacher" in why_not(tiny(digits_run))
 
 
+@pytest.mark.full
 def test_every_run_of_a_sweep_has_the_teacher(digits_run, tmp_path):
     config = tiny(digits_run, train__duration="2steps")
     config.sweep.update(

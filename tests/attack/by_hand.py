@@ -166,7 +166,7 @@ def by_hand() -> Iterator[Attack]:
             words = [x.partition("=")[0].rpartition(".")[2] for x in text.split()]
             names = tuple(part for word in words for part in (word, *word.split("_")))
             names += tuple(repr(x.partition("=")[2])[1:-1] for x in text.split())
-            names += ("patch size",) if "model.name" in text else ()
+            names += ("patch size", "patch_size") if "model.name" in text else ()
             return judge(ending, names=names, begun=(folder / "run",))
 
         yield Attack(kind, text[:90], act, (Outcome.REFUSED, Outcome.SAME))

@@ -19,7 +19,7 @@ from pathlib import Path
 from attack.catalogue import KINDS
 from attack.outcomes import FAILURES, Attack, Outcome, safe
 
-SHOWN = 5  # failures of a kind in the report
+SHOWN = 9  # failures of a kind in the report
 HEAD = ("kind", "tried", *(outcome.value for outcome in Outcome), "seconds")
 
 

@@ -28,7 +28,7 @@ NEEDED = {
     "vit_jax.export": "--checkpoint RUN --output OUT",
     "vit_jax.checkpoints": "RUN --prune",
     "vit_jax.plan": "--model ViT-mu/8",
-    "vit_jax.benchmark": "--model ViT-mu/8 --batch 8 --steps 2",
+    "vit_jax.benchmark": "--model ViT-mu/8 --batch 8 --steps 5",
     "vit_jax.analysis": "--checkpoint RUN --split test --output OUT",
     "vit_jax.data.check": "--config folder:data=DATA,model=ViT-mu/8,size=32",
     "vit_jax.data.prepare": "DATA --output OUT",

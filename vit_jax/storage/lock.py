@@ -110,7 +110,7 @@ def held(folder: Path) -> Iterator[Hold]:
         FolderInUse: another process, which is alive, holds it.
         OSError: it cannot be written.
     """
-    made = [] if in_bucket(folder) else disk.missing(folder)
+    made = [] if in_bucket(folder) else disk.missing(Path(os.path.abspath(folder)))
     medium(folder).make_folder(folder)
     lock: Lock = medium(folder).Lock(folder / LOCK)
     now = datetime.datetime.now().isoformat(" ", "seconds")

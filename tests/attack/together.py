@@ -185,7 +185,7 @@ def processes() -> Iterator[Attack]:
         ("--distributed", "on"),
     ):  # fmt: skip
         yield attack(" ".join(flags), lambda f, x=flags: alone_of_several(f, *x))
-    for variables in ({"SLURM_NTASKS": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"},
+    for variables in ({"SLURM_STEP_NUM_TASKS": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"},
                       {"JAX_NUM_PROCESSES": "2"}):  # fmt: skip
         name = " ".join(f"{k}={v}" for k, v in variables.items())
         yield attack(name, lambda f, x=variables: alone_of_several(f, **x))

@@ -45,6 +45,18 @@ def test_several_processes_without_an_address_are_refused(monkeypatch):
         wanted(monkeypatch, "--num-processes=2", "--process-id=1")
     assert not wanted(monkeypatch, "--num-processes=2", "--distributed=off")
     assert not wanted(monkeypatch, "--num-processes=1")
+    assert not wanted(monkeypatch, "--num-processes=1", "--process-id=0")
+    with pytest.raises(ValueError, match="--process-id 0 needs --coordinator HOST:"):
+        wanted(monkeypatch, "--process-id=0")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":1", "a b:1", ""])
+def test_an_address_that_is_none_is_refused(address):
+    parser = argparse.ArgumentParser()
+    distributed.add_arguments(parser)
+    found = parser.parse_args([f"--coordinator={address}", "--num-processes=2"])
+    with pytest.raises(ValueError, match="--coordinator is .*: wanted HOST:PORT"):
+        distributed.start(found)
 
 
 def test_the_place_among_the_processes_may_be_in_the_environment(monkeypatch):

@@ -16,6 +16,7 @@ from vit_jax.config_file import read_config
 from vit_jax.flags import Minutes, Positive, flag
 from vit_jax.fleet.member import Results
 from vit_jax.fleet.training import train_fleet
+from vit_jax.storage.lock import held
 from vit_jax.storage.paths import as_path
 from vit_jax.training.loop import exit_on_interrupt
 
@@ -35,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     deadline = None
     if arguments.deadline_minutes:
         deadline = time.monotonic() + 60 * arguments.deadline_minutes
-    with exit_on_interrupt("vit_jax.fleet"):
+    with exit_on_interrupt("vit_jax.fleet"), held(workdir):
         results = train_fleet(
             configs,
             folders,

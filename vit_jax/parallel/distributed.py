@@ -7,6 +7,7 @@ that prints and writes metrics; all run the same program on their own devices.
 import argparse
 import faulthandler
 import os
+import re
 import signal
 import sys
 import threading
@@ -63,9 +64,14 @@ def start(arguments: argparse.Namespace) -> None:
     faulthandler.enable(sys.__stderr__)  # pyright: ignore[reportArgumentType]
     if not wanted(arguments):
         return
+    coordinator = arguments.coordinator
+    if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
+        raise ValueError(
+            f"--coordinator is {coordinator!r}: wanted HOST:PORT, as 10.0.0.1:1234"
+        )
     try:
         jax.distributed.initialize(
-            arguments.coordinator,
+            coordinator,
             arguments.num_processes,
             arguments.process_id,
             heartbeat_timeout_seconds=arguments.heartbeat_timeout,
@@ -97,10 +103,12 @@ def wanted(arguments: argparse.Namespace) -> bool:
         or len(hosts) > 1
         or any((number(name) or 1) > 1 for name in TASK_COUNTS)
     )
-    if not several and (arguments.num_processes or 1) > 1:
+    count, place = arguments.num_processes, arguments.process_id
+    if not several and ((count or 1) > 1 or (place is not None and count is None)):
+        flag = f"--num-processes {count}" if count else f"--process-id {place}"
         raise ValueError(
-            f"--num-processes {arguments.num_processes} needs --coordinator HOST:PORT, "
-            "the address of process 0; without it each process would train alone"
+            f"{flag} needs --coordinator HOST:PORT, the address of process 0; without "
+            "it each process would train alone"
         )
     return several
 

@@ -78,7 +78,8 @@ def measure(batch: int, size: int, steps: int, pause: float) -> Times:
     scalar = jax.jit(lambda i: {name: i * 1.0 for name in "abcdef"} | {"fault": i < 0})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        writer = make_writer(folder, folder, config, 10**6, 0)
+        lengths = experiment.lengths._replace(total=10**6)
+        writer = make_writer(folder, folder, config, lengths, 0)
         stack.callback(writer.close)
         checkpoints = Checkpoints(folder / "checkpoints")
         stack.callback(checkpoints.close)

@@ -46,8 +46,6 @@ from vit_jax.storage.paths import as_path
 
 def main(arguments: argparse.Namespace) -> None:
     """The command: evaluates, prints a table and writes the files."""
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size is {arguments.batch_size}: wanted at least 1")
     protocol, options = arguments.protocol, protocols.options_of(arguments)
     if distributed.wanted(arguments):
         distributed.start(arguments)
@@ -71,13 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"--dataset is needed: {arguments.checkpoint} does not tell what it was "
             "trained on"
         )
-    name = f"{Path(data.name).name}-{data.split}" + ("-ema" if arguments.ema else "")
-    if protocol != "classification":
-        name += f"-{protocol}"
-    base = Path("evaluation", folder_name(arguments.checkpoint))
-    if run.config:
-        base = as_path(arguments.checkpoint) / "evaluation"
-    folder = as_path(arguments.output or base / folder_name(name))
+    folder = results_folder(arguments, run, data)
     if distributed.is_primary():
         read = (arguments.checkpoint, data.name)
         try:
@@ -110,6 +102,19 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         files = classify(run, data, folder, facts, arguments, mesh)
     distributed.say(f"files in {folder}: {', '.join(files)}")
+
+
+def results_folder(
+    arguments: argparse.Namespace, run: TrainedModel, data: Data
+) -> Path:
+    """Where the files go: --output, or a folder by data, split, weights and protocol."""
+    name = f"{Path(data.name).name}-{data.split}" + ("-ema" if arguments.ema else "")
+    if arguments.protocol != "classification":
+        name += f"-{arguments.protocol}"
+    base = Path("evaluation", folder_name(arguments.checkpoint))
+    if run.config:
+        base = as_path(arguments.checkpoint) / "evaluation"
+    return as_path(arguments.output or base / folder_name(name))
 
 
 def classify(

@@ -260,11 +260,12 @@ def test_a_folder_is_evaluated_by_file_name(digits_run, tmp_path):
     assert all(f"/test/{row['label']}/" in row["record"] for row in rows)
 
 
-def test_errors_of_the_command(digits_run, tmp_path):
+def test_errors_of_the_command(digits_run, tmp_path, capsys):
     with pytest.raises(ValueError, match="wanted the folder of a training run"):
         evaluate_command.main(_arguments(tmp_path))
-    with pytest.raises(ValueError, match="--batch-size is 0: wanted at least 1"):
-        evaluate_command.main(_arguments(digits_run, batch_size=0))
+    with pytest.raises(SystemExit):
+        evaluate_command.make_parser().parse_args(["--batch-size", "0"])
+    assert "--batch-size: '0': wanted a whole number in [1," in capsys.readouterr().err
     with pytest.raises(ValueError, match="no split 'tset'"):
         evaluate_command.main(_arguments(digits_run, split="tset"))
     image = tmp_path / "image.png"

@@ -5,6 +5,7 @@ import math
 from typing import get_args
 
 import pytest
+from attack.flags import parser_of
 
 from vit_jax import flags
 from vit_jax.values import Range, describe
@@ -41,6 +42,16 @@ def test_a_flag_takes_what_is_in_its_range_and_no_more(name):
 def test_there_are_kinds_and_each_has_two_ends():
     assert len(KINDS) > 5
     assert all(math.isfinite(limit_of(kind).most) for kind in KINDS.values())
+
+
+@pytest.mark.parametrize(
+    "words", ["--count 0", "--batch-size 0", "--top 0", "--top -1", "--threshold 2"]
+)
+def test_flags_of_predict_have_ranges(words, capsys):
+    with pytest.raises(SystemExit):
+        parser_of("vit_jax.predict").parse_args(words.split())
+    flag, value = words.split()
+    assert f"{flag}: {value!r}: wanted a" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from vit_jax.evaluation.multi_label_outcomes import (
     multi_label_report,
     write_multi_label_outcomes,
 )
-from vit_jax.evaluation.outcomes import write_outcomes
+from vit_jax.evaluation.outcomes import write_metrics, write_outcomes
 from vit_jax.evaluation.real import real_accuracy, real_label_sets
 from vit_jax.flags import BatchSize, flag
 from vit_jax.interop.trained import FSDP_HELP, TrainedModel, load_trained
@@ -98,7 +98,7 @@ def main(arguments: argparse.Namespace) -> None:
             return
         print(protocols.table(metrics))
         with output.filling(folder) as local:
-            files = protocols.write_metrics(local, facts | metrics)
+            files = write_metrics(local, facts | metrics)
     else:
         files = classify(run, data, folder, facts, arguments, mesh)
     distributed.say(f"files in {folder}: {', '.join(files)}")
@@ -107,7 +107,7 @@ def main(arguments: argparse.Namespace) -> None:
 def results_folder(
     arguments: argparse.Namespace, run: TrainedModel, data: Data
 ) -> Path:
-    """Where the files go: --output, or a folder by data, split, weights and protocol."""
+    """The place of the files: --output, or named by data, split and protocol."""
     name = f"{Path(data.name).name}-{data.split}" + ("-ema" if arguments.ema else "")
     if arguments.protocol != "classification":
         name += f"-{arguments.protocol}"

@@ -141,8 +141,8 @@ class TarSource:
         """Of where each record lies, its size and labels: all that the index has."""
         # As views: the index of a large set is half a gigabyte.
         digest = hashlib.sha256(self._records.view(np.uint8))
-        digest.update(self._owners)
-        digest.update(self._classes)
+        digest.update(self._owners.data)
+        digest.update(self._classes.data)
         return digest.hexdigest()
 
     def record_name(self, index: int) -> str:

@@ -14,7 +14,7 @@ from vit_jax.data.mix import as_targets
 from vit_jax.data.source_types import label_numbers
 from vit_jax.evaluation.means import EvalStep
 from vit_jax.evaluation.multi_label import THRESHOLD, average_precisions
-from vit_jax.evaluation.outcomes import as_json, named, write_csv
+from vit_jax.evaluation.outcomes import as_json, named, write_csv, write_metrics
 from vit_jax.figures.pictures import shorten
 from vit_jax.losses import make_loss
 from vit_jax.models import AnyModel
@@ -112,9 +112,8 @@ def write_multi_label_outcomes(
         facts: entries of `metrics.json` before the metrics.
     """
     metrics, precisions = multi_label_summary(outcomes)
-    files = ("metrics.json", "per_class.csv", "predictions.jsonl")
-    text = json.dumps(facts | metrics, indent=2)
-    output.write(folder / files[0], text + "\n")
+    files = write_metrics(folder, facts | metrics)
+    files += ["per_class.csv", "predictions.jsonl"]
     counts = outcomes.labels.sum(axis=0, dtype=int)
     rows = [
         (name, count, precision if count else "")
@@ -135,4 +134,4 @@ def write_multi_label_outcomes(
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     output.write(folder / files[2], "".join(lines))
-    return list(files)
+    return files

@@ -123,6 +123,13 @@ def confusion(
     return counts
 
 
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> list[str]:
+    """Writes `metrics.json` into a folder; returns the name."""
+    path = folder / "metrics.json"
+    output.write(path, json.dumps(metrics, indent=2) + "\n")
+    return [path.name]
+
+
 def write_outcomes(
     folder: Path,
     outcomes: Outcomes,
@@ -139,8 +146,7 @@ def write_outcomes(
         facts: entries of `metrics.json` before the `summary`.
     """
     metrics = summary(outcomes, len(label_names))
-    text = json.dumps(facts | metrics, indent=2)
-    output.write(folder / "metrics.json", text + "\n")
+    write_metrics(folder, facts | metrics)
     counts, hits = class_counts(outcomes, len(label_names))
     rows = [
         (name, count, hit, hit / count if count else "")

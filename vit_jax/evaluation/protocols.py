@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +15,6 @@ from vit_jax.evaluation.linear_probe import LinearProbe
 from vit_jax.evaluation.objectnet import evaluate_objectnet
 from vit_jax.flags import Positive, Seeds, flag
 from vit_jax.interop.trained import TrainedModel
-from vit_jax.storage import output
 
 # Protocols on frozen features, which need no head and take data sets of any classes.
 FROZEN = {"fewshot": FewShot, "knn": Knn, "probe": LinearProbe}
@@ -163,13 +160,6 @@ def measure(
         **options,
     )
     return evaluator(run.params)
-
-
-def write_metrics(folder: Path, metrics: dict[str, Any]) -> list[str]:
-    """Writes `metrics.json` into a folder; returns the name."""
-    path = folder / "metrics.json"
-    output.write(path, json.dumps(metrics, indent=2) + "\n")
-    return [path.name]
 
 
 def table(metrics: dict[str, float]) -> str:

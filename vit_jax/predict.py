@@ -79,6 +79,17 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("--count goes with --split: all files that are given are used")
 
 
+def check_places(
+    arguments: argparse.Namespace, folder: Path | None, source: Files
+) -> None:
+    """Raises OutputError for files and a folder that cannot be written, or are read."""
+    read = (arguments.checkpoint, *source.paths)
+    if arguments.json:
+        output.check(as_path(arguments.json), read)
+    if folder:
+        output.check(folder, read, is_folder=True, results=True)
+
+
 def threshold_of(run: TrainedModel, arguments: argparse.Namespace) -> float | None:
     """The probability from which on classes are predicted; None for the best ones.
 
@@ -134,11 +145,7 @@ def main(arguments: argparse.Namespace) -> None:
     check(arguments)
     source = Files(find_images(arguments.images))  # a wrong name shows at once
     folder = on_disk(arguments.attention) if arguments.attention else None
-    read = (arguments.checkpoint, *source.paths)
-    if arguments.json:
-        output.check(as_path(arguments.json), read)
-    if folder:
-        output.check(folder, read, is_folder=True, results=True)
+    check_places(arguments, folder, source)
     indices = list(range(len(source)))
     devices = jax.devices()[: None if arguments.fsdp < 0 else arguments.fsdp]
     mesh = sharding.make_mesh(data=1, fsdp=arguments.fsdp, tensor=1, devices=devices)

@@ -25,6 +25,7 @@ from vit_jax.figures import pictures
 from vit_jax.interop.trained import check_finite, load_trained
 from vit_jax.models import create_model, init_params
 from vit_jax.models.pixels import normalize
+from vit_jax.storage import output
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +278,20 @@ def test_only_broken_images_from_the_shell(digits_run, tmp_path):
 def test_errors(digits_run, images, changes, message):
     with pytest.raises((ValueError, OSError), match=message):
         predict_command.main(_arguments(digits_run, *images, **changes))
+
+
+@pytest.mark.parametrize("kind", ["json", "attention"])
+def test_outputs_are_never_what_was_read_or_a_run(digits_run, tmp_path, capsys, kind):
+    """The place is refused before the first image is predicted."""
+    image = tmp_path / "x.png"
+    Image.new("L", (8, 8)).save(image)
+    before = image.read_bytes()
+    read = image if kind == "json" else tmp_path
+    inside = digits_run / "config.json" if kind == "json" else digits_run
+    for place in (read, inside):
+        with pytest.raises(output.OutputError, match="cannot be the output, since"):
+            predict_command.main(_arguments(digits_run, image, **{kind: str(place)}))
+    assert capsys.readouterr().out == "" and image.read_bytes() == before
 
 
 def test_a_folder_without_images(tmp_path):

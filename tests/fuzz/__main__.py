@@ -139,6 +139,8 @@ def main(parser: argparse.ArgumentParser) -> None:
         Worker(READERS[arguments.reader], out).work(60 * arguments.minutes)
         return
     names = [name for name in READERS if arguments.only in name]
+    if not names:
+        parser.error(f"--only {arguments.only}: wanted a part of {', '.join(READERS)}")
     share = 60 * arguments.minutes / len(names)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores")
     print(f"{'reader':<28}{'examples':>10}{'minutes':>9}  findings", flush=True)

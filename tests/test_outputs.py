@@ -8,12 +8,18 @@ import resource
 import stat
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from attack.flags import parser_of
 
+import vit_jax
+from vit_jax import benchmark
 from vit_jax.cli import Terminal
 from vit_jax.evaluation.outcomes import write_csv
 from vit_jax.interop import files
+from vit_jax.interop.conversion import convert
+from vit_jax.models import init_params
 from vit_jax.storage import output
 from vit_jax.storage.output import OutputError
 
@@ -196,3 +202,29 @@ def test_no_name_reaches_the_terminal_raw():
     print(STRANGE, "\tä", file=Terminal(stream), flush=True)
     assert stream.buffer.getvalue() == b"caf\\udce9\n\\x1b[31m\\u202e \t\\xe4\n"
     assert output.printable(STRANGE) == "caf\\udce9\\n\\x1b[31m\\u202e"
+
+
+def test_weights_are_written_neither_into_a_run_nor_over_their_source(run, tmp_path):
+    model = vit_jax.create_model("ViT-mu/4", num_classes=3, image_size=16)
+    params = init_params(model, jax.random.key(0))
+    for place in (run, run / "new", run / "checkpoints" / "x.safetensors"):
+        before = tree(run)
+        with pytest.raises(OutputError, match="is the folder of a run"):
+            vit_jax.save(place, model, params, layout="timm")
+        assert tree(run) == before
+    source = tmp_path / "x.npz"
+    vit_jax.save(source, model, params, layout="google")
+    before = source.read_bytes()
+    with pytest.raises(OutputError, match="since .*x.npz is read"):
+        convert(source, source, layout="google", num_heads=model.num_heads)
+    assert source.read_bytes() == before
+
+
+def test_a_benchmark_tries_the_place_of_its_table_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "benchmark_model", lambda _: pytest.fail("it ran"))
+    os.symlink(tmp_path / "x", tmp_path / "link.json")
+    words = ["--model", "ViT-mu/4", "--json", str(tmp_path / "link.json")]
+    arguments = parser_of("vit_jax.benchmark").parse_args(words)
+    arguments.overrides = []
+    with pytest.raises(OutputError, match="is a link to"):
+        benchmark.main(arguments)

@@ -15,7 +15,7 @@ from vit_jax.models.flash_attention import (
     pad_to_even,
     traced_device,
 )
-from vit_jax.models.layers import make_norm
+from vit_jax.models.layers import Dense, make_norm
 from vit_jax.models.positions import OFFSET_BIASES, RelativePositions
 from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.rotary import RotaryPositions
@@ -104,7 +104,7 @@ class MultiHeadAttention(nn.Module):
             x = pad_to_even(x)
             keys_values = x if same else pad_to_even(keys_values)
 
-        query, key, value = self.project(x, keys_values)
+        query, key, value = self.project(x, keys_values, train=train)
         places = grid or self.grid
         if self.rotary is not None:
             turn = RotaryPositions(**self.rotary, name="rotary")
@@ -130,13 +130,13 @@ class MultiHeadAttention(nn.Module):
             x = einops.rearrange(x, "b l k e -> b l (k e)")
             x = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")(x)
             x = x.reshape(*x.shape[:-1], *heads)
-        x = nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
+        x = Dense(
+            (width,),
+            inputs=2,
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
             name="out",
-        )(x)
+        )(x, train=train)
         if kernel == "cudnn":
             x = x[:, :num_queries]
         return x, weights if return_weights else None
@@ -154,20 +154,24 @@ class MultiHeadAttention(nn.Module):
         return positions(query * query.shape[-1] ** -0.5, grid)
 
     def project(
-        self, x: Float[Array, "b q d"], keys_values: Float[Array, "b l d"]
+        self,
+        x: Float[Array, "b q d"],
+        keys_values: Float[Array, "b l d"],
+        *,
+        train: bool,
     ) -> tuple[
         Float[Array, "b q k e"], Float[Array, "b l k e"], Float[Array, "b l k e"]
     ]:
         """Queries, keys and values of each head, the first two normed if asked for."""
 
         def part(name: str, inputs: Array) -> Array:
-            return nn.DenseGeneral(
+            return Dense(
                 (self.num_heads, x.shape[-1] // self.num_heads),
                 use_bias=name[0] in self.biases,
                 kernel_init=nn.initializers.xavier_uniform(),
                 dtype=self.dtype,
                 name=name,
-            )(inputs)
+            )(inputs, train=train)
 
         query = part("query", x)
         key = part("key", keys_values)

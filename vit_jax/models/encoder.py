@@ -16,8 +16,10 @@ from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
 from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
 from vit_jax.models.layers import (
+    LayerNorm,
     Mlp,
     ResidualBranch,
+    RMSNorm,
     divide_batch,
     make_norm,
 )
@@ -108,7 +110,7 @@ class EncoderBlock(nn.Module):
 
         out = {}
         if self.kind == "parallel":
-            y = self.make_norm("norm")(x)
+            y = self.make_norm("norm")(x, train=train)
             out["attention"], out["mlp"] = attend("attention", y), feed("mlp", y)
             branch = ResidualBranch(self.layer_scale_init, name="branch")
             x = x + branch(out["attention"] + out["mlp"], drop_rate, train=train)
@@ -138,9 +140,9 @@ class EncoderBlock(nn.Module):
         """What a part of the block adds to the tokens."""
         norm = self.make_norm(f"{name}_norm")
         if self.kind == "post_norm":
-            y = norm(function(name, x))
+            y = norm(function(name, x), train=train)
         else:
-            y = function(name, norm(x))
+            y = function(name, norm(x, train=train))
         branch = ResidualBranch(self.layer_scale_init, name=f"{name}_branch")
         return branch(y, drop_rate, train=train)
 
@@ -173,7 +175,7 @@ class EncoderBlock(nn.Module):
             name=name,
         )
 
-    def make_norm(self, name: str) -> nn.Module:
+    def make_norm(self, name: str) -> LayerNorm | RMSNorm:
         return make_norm(self.norm, self.norm_epsilon, self.dtype, name)
 
     def check(self) -> None:
@@ -264,7 +266,8 @@ class Encoder(nn.Module):
                 x, out[name] = apply(self.make_block(name), x)
         if self.final_norm:
             epsilon, dtype = self.block["norm_epsilon"], self.block["dtype"]
-            x = make_norm(self.block["norm"], epsilon, dtype, "norm")(x)
+            norm = make_norm(self.block["norm"], epsilon, dtype, "norm")
+            x = norm(x, train=train)
         return x, out
 
     def drop_rates(self) -> list[float]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models import cpu
 from vit_jax.values import Choice
 
 ACTIVATIONS = {
@@ -33,12 +34,79 @@ Initialization = Annotated[str, Choice("xavier", "trunc_normal")]
 DEVIATION = 0.02
 TOKENS = ("class_token", "distillation_token", "map_head/probe")
 HEAD_BIASES = ("head/bias", "distillation_head/bias")
-NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
-def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> nn.Module:
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the features, its statistics in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"], *, train: bool = False) -> Array:
+        """Normalises each token; `train` chooses the gradient, see `models/cpu.py`."""
+        if not cpu.trains_on_cpu(train):
+            return super().__call__(x)
+        scale = self.param("scale", self.scale_init, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", self.bias_init, (x.shape[-1],), jnp.float32)
+        return cpu.layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm over the features, its statistics in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"], *, train: bool = False) -> Array:
+        """Normalises each token; nothing depends on `train`."""
+        del train
+        return super().__call__(x)
+
+
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> LayerNorm | RMSNorm:
     """A norm over the features, its statistics in float32."""
     return NORMS[kind](epsilon, dtype=dtype, name=name)
+
+
+class Dense(nn.Module):
+    """A dense layer: names, shapes and initial values are those of Flax's two.
+
+    Attributes:
+        features: sizes of the axes that come instead of the last of the input.
+        inputs: how many last axes of the input they come instead of.
+    """
+
+    features: tuple[int, ...]
+    inputs: int = 1
+    use_bias: bool = True
+    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., Array] = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """The layer's output; `train` chooses the gradient, see `models/cpu.py`."""
+        sizes = x.shape[x.ndim - self.inputs :]
+
+        def drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            # As one matrix, whose fan-in and fan-out are those of the layer.
+            matrix = math.prod(sizes), math.prod(self.features)
+            return self.kernel_init(key, matrix, dtype).reshape(shape)
+
+        def drawn_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            return self.bias_init(key, (math.prod(shape),), dtype).reshape(shape)
+
+        shape = (*sizes, *self.features)
+        kernel = self.param("kernel", drawn, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if not self.use_bias:
+            bias = jnp.zeros(self.features, self.dtype)
+        else:
+            bias = self.param("bias", drawn_bias, self.features, jnp.float32)
+            bias = bias.astype(self.dtype)
+        if cpu.trains_on_cpu(train):
+            return cpu.dense(x, kernel, bias, self.inputs)
+        x = jnp.tensordot(x, kernel, self.inputs)
+        return x + bias if self.use_bias else x
 
 
 class PatchEmbedding(nn.Module):
@@ -55,7 +123,7 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b height width c"]
+        self, images: Float[Array, "b height width c"], *, train: bool
     ) -> Float[Array, "b h w d"]:
         p, q = self.patch_size
         shape = (p, q, images.shape[-1], self.width)
@@ -64,11 +132,14 @@ class PatchEmbedding(nn.Module):
             images.astype(self.dtype), "b (h p) (w q) c -> b h w (p q c)", p=p, q=q
         )
         kernel = einops.rearrange(kernel, "p q c d -> (p q c) d")
-        tokens = patches @ kernel.astype(self.dtype)
+        kernel = kernel.astype(self.dtype)
         if not self.use_bias:
-            return tokens
+            return patches @ kernel
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        return tokens + bias.astype(self.dtype)
+        bias = bias.astype(self.dtype)
+        if cpu.trains_on_cpu(train):
+            return cpu.dense(patches, kernel, bias, 1)
+        return patches @ kernel + bias
 
 
 class Mlp(nn.Module):
@@ -94,26 +165,28 @@ class Mlp(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], *, train: bool
     ) -> Float[Array, "b l d"]:
-        def dense(name: str, features: int) -> nn.Dense:
-            return nn.Dense(
-                features,
+        def dense(name: str, features: int, x: Array) -> Array:
+            return Dense(
+                (features,),
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
                 dtype=self.dtype,
                 name=name,
-            )
+            )(x, train=train)
 
         width = x.shape[-1]
-        hidden = dense("hidden", self.hidden_dim)(x)
+        hidden = dense("hidden", self.hidden_dim, x)
         if self.gated:
-            x = nn.silu(dense("gate", self.hidden_dim)(x)) * hidden
+            x = nn.silu(dense("gate", self.hidden_dim, x)) * hidden
+        elif self.activation == "gelu_tanh" and cpu.trains_on_cpu(train):
+            x = cpu.gelu_tanh(hidden)
         else:
             x = ACTIVATIONS[self.activation](hidden)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.inner_norm:
             norm = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")
             x = norm(x)
-        x = dense("out", width)(x)
+        x = dense("out", width, x)
         return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
 

@@ -186,7 +186,7 @@ class Mixer(nn.Module):
         out = {}
         patch_size = (self.patch_size, self.patch_size)
         stem = PatchEmbedding(patch_size, self.width, self.dtype, name="embedding")
-        x = out["stem"] = stem(images)
+        x = out["stem"] = stem(images, train=train)
         x = einops.rearrange(x, "b h w d -> b (h w) d")
         block = {
             "token_mlp_dim": self.token_mlp_dim,

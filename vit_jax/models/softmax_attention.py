@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models.flash_attention import traced_device
+
 
 class _Axes(NamedTuple):
     """The order of axes of queries, of keys and values, and of scores."""
@@ -44,7 +46,7 @@ def softmax_attention(
     dtype of the arguments for the product with the values and for the gradient.
     It has no forward-mode derivative.
     """
-    if query.dtype != jnp.float32:
+    if query.dtype != jnp.float32 and traced_device().platform != "cpu":
         return _attention(_TOKENS_FIRST, query, key, value)
     moved = (einops.rearrange(x, "b l k e -> b k l e") for x in (query, key, value))
     return einops.rearrange(_attention(_HEADS_FIRST, *moved), "b k q e -> b q k e")
@@ -80,10 +82,9 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     query, key, value, scores, total, x = saved
     scale = query.shape[-1] ** -0.5
-    to_keys = f"{axes.scores},{axes.query}->{axes.key}"
     to_queries = f"{axes.scores},{axes.key}->{axes.query}"
     shared = (gradient / _a_query(axes, total)).astype(gradient.dtype)
-    value_gradient = jnp.einsum(to_keys, scores, shared)
+    value_gradient = _to_keys(axes, scores, shared)
     # Of the probabilities; its mean under them is that of the result, as softmax asks.
     slopes = _einsum(f"{axes.query},{axes.key}->{axes.scores}", gradient, value)
     exact = gradient.astype(jnp.float32) * x.astype(jnp.float32)
@@ -91,8 +92,19 @@ def _backward(
     slopes = scores * ((slopes - _a_score(axes, mean)) / total)
     slopes = slopes.astype(query.dtype)
     query_gradient = scale * jnp.einsum(to_queries, slopes, key)
-    key_gradient = jnp.einsum(to_keys, slopes, query * scale)
+    key_gradient = _to_keys(axes, slopes, query * scale)
     return query_gradient, key_gradient, value_gradient
+
+
+def _to_keys(axes: _Axes, scores: Array, x: Array) -> Array:
+    """Sums of `x`, an array like queries, over the queries: an array like keys."""
+    if axes is _HEADS_FIRST and x.dtype != jnp.float32:
+        # Transposed, (l q), the scores would be multiplied by a plain loop in bfloat16.
+        x = jnp.einsum(
+            "bkeq,bkql->bkel", einops.rearrange(x, "b k q e -> b k e q"), scores
+        )
+        return einops.rearrange(x, "b k e l -> b k l e")
+    return jnp.einsum(f"{axes.scores},{axes.query}->{axes.key}", scores, x)
 
 
 def _a_query(axes: _Axes, x: Array) -> Array:

@@ -20,6 +20,7 @@ from vit_jax.models.encoder import BLOCKS, MLPS, Encoder, block_options
 from vit_jax.models.layers import (
     NORMS,
     Activation,
+    Dense,
     Initialization,
     PatchEmbedding,
     classifier,
@@ -240,7 +241,7 @@ class VisionTransformer(nn.Module):
         height, width = image_size or self.image_size
         self.check((height, width))
         images = prepare(images, (height, width), self.pixel_mean, self.pixel_std)
-        x, out = self.embed(images)
+        x, out = self.embed(images, train=train)
         out["stem"] = x
         grid = x.shape[1], x.shape[2]
         x = einops.rearrange(x, "b h w d -> b (h w) d")
@@ -257,7 +258,7 @@ class VisionTransformer(nn.Module):
             # In front of the class token, so that the patches stay contiguous.
             x = self.prepend(x, "registers", self.num_registers, NORMAL)
         if self.embedding_norm:
-            x = self.make_norm("embedding_norm")(x)
+            x = self.make_norm("embedding_norm")(x, train=train)
         x = out["embedded"] = divide_batch(x)
         bias = self.shared_bias(x.shape[1], grid)
         x, out["encoder"] = self.make_encoder()(
@@ -270,9 +271,10 @@ class VisionTransformer(nn.Module):
             out["patches"] = head(patches.astype(jnp.float32))
         x = self.pool(x, train=train)
         if self.norm_after_pooling:
-            x = self.make_norm("pool_norm")(x)
+            x = self.make_norm("pool_norm")(x, train=train)
         if self.pre_logits:
-            x = nn.tanh(nn.Dense(self.width, dtype=self.dtype, name="pre_logits")(x))
+            pre_logits = Dense((self.width,), dtype=self.dtype, name="pre_logits")
+            x = nn.tanh(pre_logits(x, train=train))
         x = out["pre_logits"] = x.astype(jnp.float32)
         if self.num_classes:
             x = classifier(self.num_classes, self.head_bias_init)(x)
@@ -281,7 +283,7 @@ class VisionTransformer(nn.Module):
         return x, out
 
     def embed(
-        self, images: Float[Array, "b height width 3"]
+        self, images: Float[Array, "b height width 3"], *, train: bool
     ) -> tuple[Float[Array, "b h w d"], dict[str, Any]]:
         """Patches of the image, or of a ResNet's features of it; and those features."""
         x, side, out = images, self.patch_size, {}
@@ -310,7 +312,7 @@ class VisionTransformer(nn.Module):
             use_bias=not self.embedding_norm,
             name="embedding",
         )
-        return patches(x), out
+        return patches(x, train=train), out
 
     def corrupt(
         self, x: Float[Array, "b l d"], sources: Int[Array, "b l"] | None

@@ -106,6 +106,12 @@ def kernel_kind(step: Step) -> str:
     return ""
 
 
+def starts_kernel(step: Step) -> bool:
+    """Whether an instruction is launched on a GPU: a kernel, a library or a copy."""
+    op = step.instruction.op
+    return not (step.fused or op in _MOVES_NOTHING or op.endswith("-done"))
+
+
 def _totals(module: Module, *, loops: bool) -> dict[str, float]:
     totals = {"flops": 0.0, "bytes": 0.0, "hbm": 0.0}
     for step in walk(module, loops=loops):
@@ -141,7 +147,19 @@ def moved(step: Step, module: Module) -> list[Array]:
         # On GPUs the result is operands and results, on TPUs the latter may be missing.
         written = instruction.arrays[len(read) :]
         return [*read, *(written or read)]
-    return [*read, *instruction.arrays]
+    written = instruction.arrays
+    if instruction.op == "custom-call":
+        written = tuple(array for array in written if not is_scratch(array))
+    return [*read, *written]
+
+
+def is_scratch(array: Array) -> bool:
+    """Whether a result of a library is its scratch space.
+
+    XLA reserves the most that any algorithm could want, 4 MiB a product of cuBLAS; most
+    use none of it.
+    """
+    return array.dtype in ("s8", "u8") and len(array.sides) == 1
 
 
 def _moved_by_fusion(

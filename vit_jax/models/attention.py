@@ -15,6 +15,7 @@ from vit_jax.models.flash_attention import (
     pad_to_even,
     traced_device,
 )
+from vit_jax.models.gpu_forms import for_gpu, to_heads
 from vit_jax.models.layers import make_norm
 from vit_jax.models.positions import OFFSET_BIASES, RelativePositions
 from vit_jax.models.relative_bias import RelativeBias
@@ -130,13 +131,16 @@ class MultiHeadAttention(nn.Module):
             x = einops.rearrange(x, "b l k e -> b l (k e)")
             x = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")(x)
             x = x.reshape(*x.shape[:-1], *heads)
+        shape = x.shape[:-2]
+        if for_gpu(self.dtype):
+            x = einops.rearrange(x, "b l k e -> (b l) k e")
         x = nn.DenseGeneral(
             width,
             axis=(-2, -1),
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
             name="out",
-        )(x)
+        )(x).reshape(*shape, width)
         if kernel == "cudnn":
             x = x[:, :num_queries]
         return x, weights if return_weights else None
@@ -161,6 +165,8 @@ class MultiHeadAttention(nn.Module):
         """Queries, keys and values of each head, the first two normed if asked for."""
 
         def part(name: str, inputs: Array) -> Array:
+            if for_gpu(self.dtype) and not self.is_initializing():
+                return to_heads(self.get_variable("params", name), inputs, self.dtype)
             return nn.DenseGeneral(
                 (self.num_heads, x.shape[-1] // self.num_heads),
                 use_bias=name[0] in self.biases,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models import gpu_forms
 from vit_jax.values import Choice
 
 ACTIVATIONS = {
@@ -33,12 +34,25 @@ Initialization = Annotated[str, Choice("xavier", "trunc_normal")]
 DEVIATION = 0.02
 TOKENS = ("class_token", "distillation_token", "map_head/probe")
 HEAD_BIASES = ("head/bias", "distillation_head/bias")
-NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+NORMS = {"layernorm": gpu_forms.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
-def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> nn.Module:
-    """A norm over the features, its statistics in float32."""
-    return NORMS[kind](epsilon, dtype=dtype, name=name)
+def make_norm(
+    kind: str, epsilon: float, dtype: Any, name: str, *, train: bool = False
+) -> nn.Module:
+    """A norm over the features, its statistics in float32.
+
+    With `train`, it may have no derivative of forward mode.
+    """
+    options = {"train": train} if kind == "layernorm" else {}
+    return NORMS[kind](epsilon, dtype=dtype, name=name, **options)
+
+
+def activation(name: str, dtype: Any, *, train: bool) -> Callable[[Array], Array]:
+    """The function of a plain MLP, in the form for the device."""
+    if train and name == "gelu_tanh" and gpu_forms.for_gpu(dtype):
+        return gpu_forms.gelu_tanh
+    return ACTIVATIONS[name]
 
 
 class PatchEmbedding(nn.Module):
@@ -103,17 +117,18 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        width = x.shape[-1]
+        shape = x.shape
+        x = gpu_forms.as_rows(x, self.dtype)
         hidden = dense("hidden", self.hidden_dim)(x)
         if self.gated:
             x = nn.silu(dense("gate", self.hidden_dim)(x)) * hidden
         else:
-            x = ACTIVATIONS[self.activation](hidden)
+            x = activation(self.activation, self.dtype, train=train)(hidden)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.inner_norm:
             norm = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")
             x = norm(x)
-        x = dense("out", width)(x)
+        x = dense("out", shape[-1])(x).reshape(shape)
         return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
 

@@ -210,7 +210,8 @@ def parts_read(
         if user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
             read = [user.arrays[0]]
         elif user.op == "dynamic-update-slice" and user.operands[0] == name:
-            read = []  # It is written to in place; see `_update`.
+            # It is written to in place, see `_update`, unless more is made of it.
+            read = [] if _is_result(user, computation) else None
         elif user.op == "bitcast":
             read = parts_read(user.name, computation, module)
         elif user.op == "fusion":
@@ -223,6 +224,16 @@ def parts_read(
             return None
         parts += read
     return parts
+
+
+def _is_result(instruction: Instruction, inner: Computation) -> bool:
+    """Whether a computation only returns what an instruction makes."""
+    if instruction.is_root:
+        return True
+    users = [user for user in inner.values() if instruction.name in user.operands]
+    return all(
+        user.op in ("bitcast", "tuple") and _is_result(user, inner) for user in users
+    )
 
 
 def _update(root: Instruction, inner: Computation) -> Array | None:

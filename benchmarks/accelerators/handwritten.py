@@ -14,15 +14,13 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import jax
 
+from benchmarks.accelerators.__main__ import kept_rows, write
+from benchmarks.accelerators.beside import ROWS, Row, cells, saved_rows
 from experiments.lab.command import hardware
-from experiments.lab.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import resolve_lengths
 from vit_jax.config_file import read_config
@@ -35,10 +33,8 @@ from vit_jax.planning.topology import cards
 from vit_jax.storage.paths import write_atomically
 from vit_jax.training.setup import build_program
 
-ROWS = Path("docs/results/handwritten.jsonl")
 COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13")
-# Overrides of the config; all but the last but one are without dropout, so that they
-# have the same best.
+# Overrides of the config, which is without dropout otherwise.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "GAP": ("model.pooling=gap",),
@@ -47,8 +43,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "remat dots": ("model.remat=dots",),
     "dropout 0.1": ("model.dropout_rate=0.1",),
 }
-GIB = 2**30
-Row = dict[str, Any]
 
 
 def compiled_row(model: str, batch_size: int, variant: str) -> Row:
@@ -90,51 +84,8 @@ def compiled_row(model: str, batch_size: int, variant: str) -> Row:
     }
 
 
-def cells(row: Row) -> list[str]:
-    """A line of the table: ours, the best, and the ratio, of each figure."""
-    line = [row["model"], str(row["batch"]), row["variant"]]
-    for key in ("moved", "kept"):
-        ours, best = row["ours"][key], row["best"][key]
-        line += [f"{ours / GIB:.2f}", f"{best / GIB:.2f}", f"{ours / best:.2f}"]
-    ours, best = row["ours"]["kernels"], row["best"]["kernels"]
-    return [*line, f"{ours:,}", f"{best:,}", f"{ours / best:.2f}"]
-
-
-def section(rows: Iterable[Row]) -> str:
-    """The part of `docs/accelerators.md`, "" without rows."""
-    rows = list(rows)
-    if not rows:
-        return ""
-    figures = ("GiB moved", "GiB of temporaries", "kernels")
-    columns = ["model", "batch", "variant"]
-    columns += [text for name in figures for text in (name, "by hand", "ratio")]
-    table = markdown_table({"columns": columns, "rows": [cells(row) for row in rows]})
-    days = sorted({(row["date"], row["hardware"]) for row in rows})
-    pairs = {pair for row in rows for pair in row["versions"].items()}
-    versions = ", ".join(" ".join(pair) for pair in sorted(pairs))
-    return (
-        "## Beside a step written by hand, one H100\n\n"
-        "The step of `configs/imagenet.py` in bfloat16, without dropout unless a "
-        "variant has it, compiled for one card by `python -m "
-        "benchmarks.accelerators.handwritten`. By hand: flash attention, norms, GELU "
-        "and residual stream fused, counted on paper by "
-        "`vit_jax/planning/handwritten.py`. All launches count as kernels, copies too."
-        f"\n\n{table}\n\nCompiled on "
-        + ", ".join(" ".join(day) for day in days)
-        + f": {versions}\n"
-    )
-
-
-def saved_rows() -> list[Row]:
-    """The rows of earlier starts, in the order of the table."""
-    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def main(arguments: argparse.Namespace) -> None:
     """The command: compiles, saves rows, writes the document."""
-    from benchmarks.accelerators.__main__ import kept_rows, write
-
     key = ("model", "batch", "variant")
     rows = {tuple(row[name] for name in key): row for row in saved_rows()}
     for model in arguments.models:
@@ -144,9 +95,15 @@ def main(arguments: argparse.Namespace) -> None:
                 jax.clear_caches()
                 rows[model, batch_size, variant] = row
                 print("| " + " | ".join(cells(row)) + " |", flush=True)
-                lines = "".join(json.dumps(row) + "\n" for row in rows.values())
+                ordered = sorted(rows.values(), key=place)
+                lines = "".join(json.dumps(row) + "\n" for row in ordered)
                 write_atomically(ROWS, lines)
     write(kept_rows())
+
+
+def place(row: Row) -> tuple[str, int, int]:
+    """Where a row is in the table."""
+    return row["model"], row["batch"], list(VARIANTS).index(row["variant"])
 
 
 if __name__ == "__main__":

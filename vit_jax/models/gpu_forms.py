@@ -108,15 +108,19 @@ def _norm_forward(
 
 
 def _norm_backward(epsilon: float, saved: Saved, gradient: Array) -> Saved:
-    x, scale = (array.astype(jnp.float32) for array in saved)
-    gradient = gradient.astype(jnp.float32)
+    # Behind the barrier, so that all sums over the features are one kernel. Without it
+    # those of x are shared with the forward pass, and a kernel of their own.
+    x, scale = saved
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    x, scale, gradient = (a.astype(jnp.float32) for a in (x, scale, gradient))
     slopes = gradient * scale
 
     def mean(array: Array) -> Array:
         return array.mean(-1, keepdims=True)
 
     centre = mean(x)
-    inverse = jax.lax.rsqrt(mean(x**2) - centre**2 + epsilon)
+    variance = jnp.maximum(mean(x**2) - centre**2, 0)
+    inverse = jax.lax.rsqrt(variance + epsilon)
     shift = mean(slopes)
     tilt = (mean(slopes * x) - centre * shift) * inverse
     normed = (x - centre) * inverse

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.gpu import checks
 from vit_jax.models import attention, create_model, gpu_forms, init_params
 from vit_jax.parallel.sharding import make_mesh, on_mesh
 from vit_jax.planning.deviceless import ABSENT, lower
@@ -171,3 +172,40 @@ def test_evaluation_has_forward_derivatives():
 
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=[H100]).abstract_mesh
     assert "dot_general" in lower(jax.jit(change), params, images, mesh=mesh).as_text()
+
+
+def on_this_device(patch):
+    """Takes the forms for GPUs here, for half precision as there."""
+    half = jnp.dtype(jnp.bfloat16)
+    for module in (gpu_forms, attention):
+        patch.setattr(module, "for_gpu", lambda dtype: jnp.dtype(dtype) == half)
+
+
+def test_two_blocks_are_as_near_to_float32_as_without(monkeypatch):
+    """Logits and the whole gradient of a ViT, as `make gpu` compares them."""
+    device = jax.devices()[0]
+    exact = checks.gradient_of("xla", 5, "float32", device)
+    plain = checks.gradient_of("xla", 5, "bfloat16", device)
+    on_this_device(monkeypatch)
+    own = checks.gradient_of("xla", 5, "bfloat16", device)
+    for one, other, reference in zip(own, plain, exact, strict=True):
+        far = checks.distance(other, reference)
+        assert checks.distance(one, other) > 0
+        assert 0 < checks.distance(one, reference) <= 1.1 * far
+
+
+@pytest.mark.full
+def test_losses_are_those_of_the_plain_forms(monkeypatch):
+    """200 steps on digits: means of 20 losses, beside float32."""
+    device = jax.devices()[0]
+
+    def means(dtype):
+        losses = checks.training_losses("xla", dtype, 200, device)
+        return losses.reshape(-1, checks.WINDOW).mean(1)
+
+    exact, plain = means("float32"), means("bfloat16")
+    on_this_device(monkeypatch)
+    own = means("bfloat16")
+    print(f"{exact}\n{plain}\n{own}")
+    assert abs(own - exact).max() <= abs(plain - exact).max() + 0.05
+    assert own[-1] < 0.5 * own[0]

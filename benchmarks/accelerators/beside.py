@@ -45,7 +45,7 @@ def section(rows: Iterable[Row]) -> str:
         "and residual stream fused, counted on paper by "
         "`vit_jax/planning/handwritten.py`. All launches count as kernels, copies too."
         f"\n\n{table}\n\nCompiled on "
-        + ", ".join(" ".join(day) for day in days)
+        + "; ".join(", ".join(day) for day in days)
         + f": {versions}\n"
     )
 

@@ -58,8 +58,9 @@ class LayerNorm(nn.LayerNorm):
         if self.is_initializing() or not (self.train and for_gpu(self.dtype)):
             return super().__call__(x)
         scale, bias = (self.get_variable("params", n) for n in ("scale", "bias"))
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return layer_norm(rows, scale, bias, self.epsilon).reshape(x.shape)
+        rows: Array = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        normed: Array = layer_norm(rows, scale, bias, self.epsilon)
+        return normed.reshape(x.shape)
 
 
 def to_heads(

@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.accelerators import beside
 from benchmarks.accelerators.cases import (
     CASES,
     Case,
@@ -182,7 +183,8 @@ def write(rows: dict[tuple[str, str], Row]) -> None:
     kept = [rows[key] for key in order if key in rows]
     ROWS.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(ROWS, "".join(json.dumps(row) + "\n" for row in kept))
-    write_atomically(REPORT, report(kept))
+    parts = (report(kept), beside.section(beside.saved_rows()))
+    write_atomically(REPORT, "\n".join(filter(None, parts)))
 
 
 if __name__ == "__main__":

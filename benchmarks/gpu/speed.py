@@ -23,11 +23,18 @@ MODES = {"training": "train", "inference": "forward"}
 
 @contextlib.contextmanager
 def worker(peer: str, spec: Spec) -> Iterator[Worker]:
-    """A process that takes steps; `peer` is `ours`, or `timm` with a compile mode."""
+    """A process that takes steps.
+
+    Args:
+        peer: `ours`, `ours Triton` (products by the kernels that XLA's autotuner
+            picks), or `timm` with a compile mode.
+    """
     options = spec.options
     command = [sys.executable, "-m", "benchmarks.gpu.step"]
     settings = {"device": "cpu" if spec.dry else "gpu", "clip_norm": 1.0}
-    if peer != "ours":
+    if peer.startswith("ours"):
+        settings["triton"] = peer == "ours Triton"
+    else:
         command = [str(Path(spec.work) / "peers/bin/python"), TIMM_WORKER]
         settings["compile_mode"] = peer.removeprefix("timm ")
     made = Worker(peer, command, options | settings, preexec_fn=end_with_parent)
@@ -63,7 +70,7 @@ def compare(
             seconds, _ = one.run(steps[one.peer], mode)
             rates[one.peer].append(steps[one.peer] * options["batch"] / seconds)
     values: dict[str, Any] = {"images/s": {p: spread(r) for p, r in rates.items()}}
-    others = [peer for peer in rates if peer != "ours"]
+    others = [peer for peer in rates if not peer.startswith("ours")]
     if "ours" in rates and others:
         best = max(others, key=lambda peer: statistics.median(rates[peer]))
         pairs = zip(rates["ours"], rates[best], strict=True)
@@ -128,7 +135,7 @@ def prepare(spec: Spec) -> None:
     for name in spec.names:
         with spec.row(name) as values, contextlib.ExitStack() as stack:
             for peer in spec.options["peers"]:
-                if peer == "ours":
+                if peer.startswith("ours"):
                     continue
                 made = stack.enter_context(worker(peer, spec))
                 begun = time.monotonic()

@@ -9,12 +9,14 @@ import json
 import math
 import sys
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 
 from benchmarks.gpu import vit
 from vit_jax.models import AnyModel
+from vit_jax.parallel import determinism
 from vit_jax.planning.chips import peak_flops
 from vit_jax.planning.flops import model_flops, model_macs
 from vit_jax.planning.timing import (
@@ -30,12 +32,15 @@ def programs(spec: dict[str, Any]) -> tuple[AnyModel, dict[str, RepeatedStep]]:
     """The model, and its programs `train` and `forward` on a random batch.
 
     Args:
-        spec: `model`, `batch`, `image_size`, `dtype`.
+        spec: `model`, `batch`, `image_size`, `dtype`; `triton` for programs without
+            the options that leave products to cuBLASLt.
     """
     config = vit.get_config(spec["model"], str(spec["batch"]), str(spec["image_size"]))
     config.model.dtype = spec["dtype"]
-    model, train = repeated_training(config, num_classes=1000)
-    forward = repeated_forward(model, spec["batch"])
+    options = {} if spec.get("triton") else determinism.PRODUCTS
+    with mock.patch.object(determinism, "PRODUCTS", options):
+        model, train = repeated_training(config, num_classes=1000)
+        forward = repeated_forward(model, spec["batch"])
     return model, {"train": train, "forward": forward._replace(batch=train.batch)}
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.accelerators import __main__ as accelerators
+from benchmarks.accelerators import beside, handwritten
 from benchmarks.accelerators.cases import CASES, Case, target_of
 from benchmarks.accelerators.table import report
 from vit_jax.config import resolve_lengths
@@ -164,3 +165,28 @@ def test_a_batch_with_fewer_steps_than_its_warm_up_can_be_planned(monkeypatch):
     lengths = resolve_lengths(planned[0], 1_281_167)
     assert lengths.warmup < lengths.total == 1759
     assert config.data.batch_size == 1024 and config.optim.warmup == "10000steps"
+
+
+def test_the_table_beside_a_step_written_by_hand():
+    gib = beside.GIB
+    row = {
+        "model": "ViT-B/16",
+        "batch": 64,
+        "variant": "GAP",
+        "ours": {"moved": 30 * gib, "kept": 3 * gib, "kernels": 1500},
+        "best": {"moved": 20 * gib, "kept": 4 * gib, "kernels": 300},
+        "versions": {"jax": "1.0"},
+        "hardware": "2 CPU cores",
+        "date": "2026-01-02",
+    }
+    text = beside.section([row])
+    line = "| ViT-B/16 | 64 | GAP | 30.00 | 20.00 | 1.50 | 3.00 | 4.00 | 0.75 |"
+    assert f"{line} 1,500 | 300 | 5.00 |" in text
+    assert "2026-01-02, 2 CPU cores: jax 1.0" in text
+    assert beside.section([]) == ""
+
+
+def test_the_variants_are_of_the_config():
+    for overrides in handwritten.VARIANTS.values():
+        flags = [f"--config.{text}" for text in overrides]
+        assert read_config("configs/imagenet.py:ViT-B/16", flags).model.name

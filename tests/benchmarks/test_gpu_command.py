@@ -242,6 +242,7 @@ def test_speed_is_compared_in_turns_with_the_best_of_the_others():
     order = []
     workers = [
         Turns("ours", 0.1, order),
+        Turns("ours Triton", 0.05, order),
         Turns("timm default", 0.4, order),
         Turns("timm reduce-overhead", 0.2, order),
     ]
@@ -250,7 +251,8 @@ def test_speed_is_compared_in_turns_with_the_best_of_the_others():
     assert values["against"] == "timm reduce-overhead"
     assert values["ratio"]["median"] == pytest.approx(2)
     assert values["images/s"]["ours"]["median"] == pytest.approx(80)
-    assert order[6:] == [one.peer for one in workers] * 3
+    assert order[8:] == [one.peer for one in workers] * 3
+    assert values["images/s"]["ours Triton"]["median"] == pytest.approx(160)
     facts = {"flops": {"train": 10}, "peak_flops": 1600}
     mfu = speed.utilisation(values, facts, "train")
     assert mfu["ours"] == pytest.approx(0.5)

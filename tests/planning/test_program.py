@@ -21,7 +21,12 @@ from vit_jax.planning.collectives import (
     share_sent,
 )
 from vit_jax.planning.hlo import Array, arrays, parse, trip_count, walk
-from vit_jax.planning.program import analyze, moved, product_flops
+from vit_jax.planning.program import (
+    analyze,
+    moved,
+    product_flops,
+    starts_kernel,
+)
 
 DEVICES = np.array([SimpleNamespace(platform="tpu") for _ in range(16)])
 MESH = SimpleNamespace(
@@ -293,6 +298,53 @@ ENTRY %main (a: f32[8,64], b: f32[1,64]) -> f32[8,64] {
 """)
     (step,) = (s for s in walk(module) if s.instruction.op == "fusion")
     assert sum(array.size for array in moved(step, module)) == 4 * (2 * 8 * 64 + 64)
+
+
+def test_an_updated_array_that_is_summed_is_read():
+    """Nothing is written in place there: the update is a part of the sum."""
+    module = parse("""HloModule jit_sum, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %add.1 = f32[] add(%x, %y)
+}
+
+%fused (p.0: f32[8,64], p.1: f32[1,64]) -> f32[64] {
+  %p.0 = f32[8,64]{1,0} parameter(0)
+  %p.1 = f32[1,64]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %update = f32[8,64]{1,0} dynamic-update-slice(%p.0, %p.1, %zero, %zero)
+  %none = f32[] constant(0)
+  ROOT %sum = f32[64]{0} reduce(%update, %none), dimensions={0}, to_apply=%add
+}
+
+ENTRY %main (a: f32[8,64], b: f32[1,64]) -> f32[64] {
+  %a = f32[8,64]{1,0} parameter(0)
+  %b = f32[1,64]{1,0} parameter(1)
+  ROOT %fusion = f32[64]{0} fusion(%a, %b), kind=kInput, calls=%fused
+}
+""")
+    (step,) = (s for s in walk(module) if s.instruction.op == "fusion")
+    assert sum(array.size for array in moved(step, module)) == 4 * (8 * 64 + 2 * 64)
+
+
+def test_the_scratch_space_of_a_library_is_no_result():
+    module = parse("""HloModule jit_product, is_scheduled=true
+
+ENTRY %main (a: bf16[8,64], b: bf16[64,64]) -> bf16[8,64] {
+  %a = bf16[8,64]{1,0} parameter(0)
+  %b = bf16[64,64]{1,0} parameter(1)
+  %product = (bf16[8,64]{1,0}, s8[4194304]{0}) custom-call(%a, %b), \
+custom_call_target="__cublas$lt$matmul"
+  %copy = bf16[8,64]{1,0} copy(%a)
+  ROOT %result = bf16[8,64]{1,0} get-tuple-element(%product), index=0
+}
+""")
+    (step,) = (s for s in walk(module) if s.instruction.op == "custom-call")
+    assert sum(array.size for array in moved(step, module)) == 2 * (2 * 512 + 4096)
+    started = [s.instruction.name for s in walk(module) if starts_kernel(s)]
+    assert started == ["product", "copy"]
 
 
 WORKER = """

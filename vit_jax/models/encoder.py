@@ -15,11 +15,10 @@ from jaxtyping import Array, Float
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.axial import AxialBlock
 from vit_jax.models.depth import STACKED, rematerialized, scan_blocks
+from vit_jax.models.forms import add
 from vit_jax.models.layers import (
-    LayerNorm,
     Mlp,
     ResidualBranch,
-    RMSNorm,
     divide_batch,
     make_norm,
 )
@@ -110,10 +109,11 @@ class EncoderBlock(nn.Module):
 
         out = {}
         if self.kind == "parallel":
-            y = self.make_norm("norm")(x, train=train)
+            y = self.make_norm("norm", train=train)(x)
             out["attention"], out["mlp"] = attend("attention", y), feed("mlp", y)
             branch = ResidualBranch(self.layer_scale_init, name="branch")
-            x = x + branch(out["attention"] + out["mlp"], drop_rate, train=train)
+            change = branch(out["attention"] + out["mlp"], drop_rate, train=train)
+            x = add(x, change)
         else:
             copies = ("", "second_") if self.kind == "pairs" else ("",)
             for part, function in (("attention", attend), ("mlp", feed)):
@@ -122,7 +122,7 @@ class EncoderBlock(nn.Module):
                     for copy in copies
                 ]
                 out[part] = reduce(operator.add, changes)
-                x = x + out[part]
+                x = add(x, out[part])
         x = out["output"] = divide_batch(x)
         if return_attention:
             out["attention_weights"] = jnp.concatenate(weights, axis=1)
@@ -138,11 +138,11 @@ class EncoderBlock(nn.Module):
         train: bool,
     ) -> Float[Array, "b l d"]:
         """What a part of the block adds to the tokens."""
-        norm = self.make_norm(f"{name}_norm")
+        norm = self.make_norm(f"{name}_norm", train=train)
         if self.kind == "post_norm":
-            y = norm(function(name, x), train=train)
+            y = norm(function(name, x))
         else:
-            y = function(name, norm(x, train=train))
+            y = function(name, norm(x))
         branch = ResidualBranch(self.layer_scale_init, name=f"{name}_branch")
         return branch(y, drop_rate, train=train)
 
@@ -175,8 +175,8 @@ class EncoderBlock(nn.Module):
             name=name,
         )
 
-    def make_norm(self, name: str) -> LayerNorm | RMSNorm:
-        return make_norm(self.norm, self.norm_epsilon, self.dtype, name)
+    def make_norm(self, name: str, *, train: bool) -> nn.Module:
+        return make_norm(self.norm, self.norm_epsilon, self.dtype, name, train=train)
 
     def check(self) -> None:
         """Raises ValueError for options that do not go together."""
@@ -266,8 +266,7 @@ class Encoder(nn.Module):
                 x, out[name] = apply(self.make_block(name), x)
         if self.final_norm:
             epsilon, dtype = self.block["norm_epsilon"], self.block["dtype"]
-            norm = make_norm(self.block["norm"], epsilon, dtype, "norm")
-            x = norm(x, train=train)
+            x = make_norm(self.block["norm"], epsilon, dtype, "norm", train=train)(x)
         return x, out
 
     def drop_rates(self) -> list[float]:

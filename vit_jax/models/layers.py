@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import cpu
+from vit_jax.models import forms
 from vit_jax.values import Choice
 
 ACTIVATIONS = {
@@ -37,38 +37,52 @@ HEAD_BIASES = ("head/bias", "distillation_head/bias")
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm over the features, its statistics in float32."""
+    """`nn.LayerNorm`, in training in the form for the device.
+
+    Attributes:
+        train: whether a gradient of reverse mode is all that is asked for.
+    """
+
+    train: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b d"], *, train: bool = False) -> Array:
-        """Normalises each token; `train` chooses the gradient, see `models/cpu.py`."""
-        if not cpu.trains_on_cpu(train):
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        own = forms.own_gradients(self.dtype, train=self.train)
+        if self.is_initializing() or not own:
             return super().__call__(x)
-        scale = self.param("scale", self.scale_init, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", self.bias_init, (x.shape[-1],), jnp.float32)
-        return cpu.layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
+        scale, bias = (self.get_variable("params", n) for n in ("scale", "bias"))
+        rows = forms.as_rows(x.astype(self.dtype), self.dtype)
+        normed: Array = forms.layer_norm(rows, scale, bias, self.epsilon)
+        return normed.reshape(x.shape)
 
 
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm over the features, its statistics in float32."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b d"], *, train: bool = False) -> Array:
-        """Normalises each token; nothing depends on `train`."""
-        del train
-        return super().__call__(x)
+NORMS = {"layernorm": LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
-NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+def make_norm(
+    kind: str, epsilon: float, dtype: Any, name: str, *, train: bool = False
+) -> nn.Module:
+    """A norm over the features, its statistics in float32.
+
+    With `train`, it may have no derivative of forward mode.
+    """
+    options = {"train": train} if kind == "layernorm" else {}
+    return NORMS[kind](epsilon, dtype=dtype, name=name, **options)
 
 
-def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> LayerNorm | RMSNorm:
-    """A norm over the features, its statistics in float32."""
-    return NORMS[kind](epsilon, dtype=dtype, name=name)
+def activation(name: str, dtype: Any, *, train: bool) -> Callable[[Array], Array]:
+    """The function of a plain MLP, in the form for the device."""
+    if name == "gelu_tanh" and forms.own_gradients(dtype, train=train):
+        return forms.gelu_tanh
+    return ACTIVATIONS[name]
 
 
 class Dense(nn.Module):
-    """A dense layer: names, shapes and initial values are those of Flax's two.
+    """A dense layer over the last axes of its input, in the form for the device.
+
+    Parameters and their initial values are those of `nn.Dense` and `nn.DenseGeneral`,
+    but heads are no axes of the product: for those XLA picks layouts that it has to
+    copy from and to, and no library adds their bias.
 
     Attributes:
         features: sizes of the axes that come instead of the last of the input.
@@ -84,29 +98,25 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """The layer's output; `train` chooses the gradient, see `models/cpu.py`."""
-        sizes = x.shape[x.ndim - self.inputs :]
+        """The output, of axes `features`; `train` asks for no forward mode."""
+        rows, sizes = x.shape[: x.ndim - self.inputs], x.shape[x.ndim - self.inputs :]
+        matrix = math.prod(sizes), math.prod(self.features)
 
-        def drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            # As one matrix, whose fan-in and fan-out are those of the layer.
-            matrix = math.prod(sizes), math.prod(self.features)
-            return self.kernel_init(key, matrix, dtype).reshape(shape)
-
-        def drawn_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            return self.bias_init(key, (math.prod(shape),), dtype).reshape(shape)
+        def drawn(init: Callable[..., Array], flat: tuple[int, ...]) -> Any:
+            # As a matrix: its fan-in and fan-out are those of the layer.
+            return lambda key, shape: init(key, flat, jnp.float32).reshape(shape)
 
         shape = (*sizes, *self.features)
-        kernel = self.param("kernel", drawn, shape, jnp.float32).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if not self.use_bias:
-            bias = jnp.zeros(self.features, self.dtype)
+        kernel = self.param("kernel", drawn(self.kernel_init, matrix), shape)
+        x = x.reshape(*rows, -1).astype(self.dtype)
+        kernel = kernel.reshape(matrix).astype(self.dtype)
+        if self.use_bias:
+            init = drawn(self.bias_init, matrix[1:])
+            bias = self.param("bias", init, self.features).reshape(-1)
+            y = forms.dense(x, kernel, bias.astype(self.dtype), train=train)
         else:
-            bias = self.param("bias", drawn_bias, self.features, jnp.float32)
-            bias = bias.astype(self.dtype)
-        if cpu.trains_on_cpu(train):
-            return cpu.dense(x, kernel, bias, self.inputs)
-        x = jnp.tensordot(x, kernel, self.inputs)
-        return x + bias if self.use_bias else x
+            y = forms.dense(x, kernel, None, train=train)
+        return y.reshape(*rows, *self.features)
 
 
 class PatchEmbedding(nn.Module):
@@ -132,14 +142,11 @@ class PatchEmbedding(nn.Module):
             images.astype(self.dtype), "b (h p) (w q) c -> b h w (p q c)", p=p, q=q
         )
         kernel = einops.rearrange(kernel, "p q c d -> (p q c) d")
-        kernel = kernel.astype(self.dtype)
-        if not self.use_bias:
-            return patches @ kernel
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        bias = bias.astype(self.dtype)
-        if cpu.trains_on_cpu(train):
-            return cpu.dense(patches, kernel, bias, 1)
-        return patches @ kernel + bias
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            bias = bias.astype(self.dtype)
+        return forms.dense(patches, kernel.astype(self.dtype), bias, train=train)
 
 
 class Mlp(nn.Module):
@@ -166,27 +173,27 @@ class Mlp(nn.Module):
         self, x: Float[Array, "b l d"], *, train: bool
     ) -> Float[Array, "b l d"]:
         def dense(name: str, features: int, x: Array) -> Array:
-            return Dense(
+            layer = Dense(
                 (features,),
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
                 dtype=self.dtype,
                 name=name,
-            )(x, train=train)
+            )
+            return layer(x, train=train)
 
-        width = x.shape[-1]
+        shape = x.shape
+        x = forms.as_rows(x, self.dtype)
         hidden = dense("hidden", self.hidden_dim, x)
         if self.gated:
             x = nn.silu(dense("gate", self.hidden_dim, x)) * hidden
-        elif self.activation == "gelu_tanh" and cpu.trains_on_cpu(train):
-            x = cpu.gelu_tanh(hidden)
         else:
-            x = ACTIVATIONS[self.activation](hidden)
+            x = activation(self.activation, self.dtype, train=train)(hidden)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         if self.inner_norm:
             norm = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")
             x = norm(x)
-        x = dense("out", width, x)
+        x = dense("out", shape[-1], x).reshape(shape)
         return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
 

@@ -32,7 +32,8 @@ class MapHead(nn.Module):
             self.num_heads, implementation="xla", dtype=self.dtype, name="attention"
         )
         x, _ = attention(probe, x, train=train)
-        y = make_norm(self.norm, self.norm_epsilon, self.dtype, "norm")(x, train=train)
+        norm = make_norm(self.norm, self.norm_epsilon, self.dtype, "norm", train=train)
+        y = norm(x)
         mlp = Mlp(self.mlp_dim, 0.0, self.activation, self.dtype, name="mlp")
         x = x + mlp(y, train=train)
         return einops.rearrange(x, "b 1 d -> b d")

@@ -258,7 +258,7 @@ class VisionTransformer(nn.Module):
             # In front of the class token, so that the patches stay contiguous.
             x = self.prepend(x, "registers", self.num_registers, NORMAL)
         if self.embedding_norm:
-            x = self.make_norm("embedding_norm")(x, train=train)
+            x = self.make_norm("embedding_norm", train=train)(x)
         x = out["embedded"] = divide_batch(x)
         bias = self.shared_bias(x.shape[1], grid)
         x, out["encoder"] = self.make_encoder()(
@@ -271,7 +271,7 @@ class VisionTransformer(nn.Module):
             out["patches"] = head(patches.astype(jnp.float32))
         x = self.pool(x, train=train)
         if self.norm_after_pooling:
-            x = self.make_norm("pool_norm")(x, train=train)
+            x = self.make_norm("pool_norm", train=train)(x)
         if self.pre_logits:
             pre_logits = Dense((self.width,), dtype=self.dtype, name="pre_logits")
             x = nn.tanh(pre_logits(x, train=train))
@@ -403,8 +403,8 @@ class VisionTransformer(nn.Module):
         out["distillation_logits"] = x
         return (logits + x) / 2
 
-    def make_norm(self, name: str) -> nn.Module:
-        return make_norm(self.norm, self.norm_epsilon, self.dtype, name)
+    def make_norm(self, name: str, *, train: bool) -> nn.Module:
+        return make_norm(self.norm, self.norm_epsilon, self.dtype, name, train=train)
 
     def check(self, image_size: tuple[int, int]) -> None:
         """Raises ValueError for options that do not go together, or a wrong size."""

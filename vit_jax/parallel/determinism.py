@@ -10,10 +10,15 @@ so that a second start may pick others.
 # there is none) and chooses kernels without timing them. Products are left to cuBLAS:
 # Triton's get no kernel then where no card is, so that they could not be compiled for
 # one ahead of time.
-GPU_OPTIONS = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
+# Of all runs on GPUs. cuBLASLt adds biases and residuals and applies GELU within a
+# product, which Triton's products leave to further kernels; and queries, keys and
+# values are products of their own, since one product of them is taken apart by copies.
+# What that saves, compiled: docs/performance.md.
+PRODUCTS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
 
 
-def compiler_options(platform: str, wanted: bool) -> dict[str, bool] | None:
+def compiler_options(platform: str, wanted: bool) -> dict[str, bool | int] | None:
     """What `jax.jit` is to tell the compiler; None where there is nothing to say.
 
     Args:
@@ -21,7 +26,9 @@ def compiler_options(platform: str, wanted: bool) -> dict[str, bool] | None:
         wanted: `train.deterministic`.
     """
     # Other compilers refuse options of GPUs.
-    return GPU_OPTIONS if wanted and platform == "gpu" else None
+    if platform != "gpu":
+        return None
+    return PRODUCTS | (DETERMINISTIC if wanted else {})
 
 
 def in_words(platform: str, wanted: bool) -> str:

@@ -106,6 +106,12 @@ def kernel_kind(step: Step) -> str:
     return ""
 
 
+def starts_kernel(step: Step) -> bool:
+    """Whether an instruction is launched on a GPU: a kernel, a library or a copy."""
+    op = step.instruction.op
+    return not (step.fused or op in _MOVES_NOTHING or op.endswith("-done"))
+
+
 def _totals(module: Module, *, loops: bool) -> dict[str, float]:
     totals = {"flops": 0.0, "bytes": 0.0, "hbm": 0.0}
     for step in walk(module, loops=loops):
@@ -141,7 +147,19 @@ def moved(step: Step, module: Module) -> list[Array]:
         # On GPUs the result is operands and results, on TPUs the latter may be missing.
         written = instruction.arrays[len(read) :]
         return [*read, *(written or read)]
-    return [*read, *instruction.arrays]
+    written = instruction.arrays
+    if instruction.op == "custom-call":
+        written = tuple(array for array in written if not is_scratch(array))
+    return [*read, *written]
+
+
+def is_scratch(array: Array) -> bool:
+    """Whether a result of a library is its scratch space.
+
+    XLA reserves the most that any algorithm could want, 4 MiB a product of cuBLAS; most
+    use none of it.
+    """
+    return array.dtype in ("s8", "u8") and len(array.sides) == 1
 
 
 def _moved_by_fusion(
@@ -192,7 +210,8 @@ def parts_read(
         if user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
             read = [user.arrays[0]]
         elif user.op == "dynamic-update-slice" and user.operands[0] == name:
-            read = []  # It is written to in place; see `_update`.
+            # It is written to in place, see `_update`, unless more is made of it.
+            read = [] if _is_result(user, computation) else None
         elif user.op == "bitcast":
             read = parts_read(user.name, computation, module)
         elif user.op == "fusion":
@@ -205,6 +224,16 @@ def parts_read(
             return None
         parts += read
     return parts
+
+
+def _is_result(instruction: Instruction, inner: Computation) -> bool:
+    """Whether a computation only returns what an instruction makes."""
+    if instruction.is_root:
+        return True
+    users = [user for user in inner.values() if instruction.name in user.operands]
+    return all(
+        user.op in ("bitcast", "tuple") and _is_result(user, inner) for user in users
+    )
 
 
 def _update(root: Instruction, inner: Computation) -> Array | None:

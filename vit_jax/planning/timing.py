@@ -19,6 +19,7 @@ from vit_jax.data.device import DevicePrefetch, prefetch_to_device
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.parallel import sharding
+from vit_jax.parallel.determinism import compiler_options
 from vit_jax.parallel.placement import place
 from vit_jax.training.metrics import Meter
 from vit_jax.training.setup import Setup, abstract_batch, build, build_program
@@ -77,14 +78,16 @@ def repeated_forward(model: AnyModel, batch_size: int) -> RepeatedStep:
     mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
     sharding.check_batch("--batch", batch_size, mesh)
     everywhere = sharding.replicated(mesh)
+    options = compiler_options(mesh.devices.flat[0].platform, wanted=False)
+    jit = functools.partial(jax.jit, compiler_options=options, out_shardings=everywhere)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+    @functools.partial(jit, donate_argnums=0)
     def step(params, batch, _keys):
         images = normalize(batch["image"])
         logits, _ = model.apply({"params": params}, images, train=False)
         return params, {"logit": logits.mean()}
 
-    @functools.partial(jax.jit, out_shardings=everywhere)
+    @jit
     def init_state():
         return init_params(model, named_keys(0).params)
 

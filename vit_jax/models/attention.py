@@ -1,6 +1,6 @@
 """Multi-head self-attention (arXiv 2010.11929, appendix A, Eqs. 5-8)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import einops
@@ -20,6 +20,7 @@ from vit_jax.models.positions import OFFSET_BIASES, RelativePositions
 from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.rotary import RotaryPositions
 from vit_jax.models.softmax_attention import softmax_attention
+from vit_jax.models.tpu_attention import HeadsBeside, can_run, tpu_attention
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 BIASES = ("qkv", "qk", "qv", "kv", "q", "k", "v", "none")
@@ -89,6 +90,7 @@ class MultiHeadAttention(nn.Module):
         kernel = choose_kernel(
             self.implementation,
             num_queries=num_queries,
+            num_keys=num_keys,
             head_width=width // self.num_heads,
             dtype=self.dtype,
             train=train,
@@ -104,7 +106,8 @@ class MultiHeadAttention(nn.Module):
             x = pad_to_even(x)
             keys_values = x if same else pad_to_even(keys_values)
 
-        query, key, value = self.project(x, keys_values)
+        dense = HeadsBeside if kernel == "tpu" else nn.DenseGeneral
+        query, key, value = self.project(x, keys_values, dense)
         places = grid or self.grid
         if self.rotary is not None:
             turn = RotaryPositions(**self.rotary, name="rotary")
@@ -115,6 +118,8 @@ class MultiHeadAttention(nn.Module):
         weights = None
         if kernel == "cudnn":
             x = flash_attention(query, key, value, num_keys, x)
+        elif kernel == "tpu":
+            x = tpu_attention(query, key, value)
         elif kernel == "softmax":
             x = softmax_attention(query, key, value)
         elif kernel == "library":
@@ -130,7 +135,7 @@ class MultiHeadAttention(nn.Module):
             x = einops.rearrange(x, "b l k e -> b l (k e)")
             x = make_norm(self.inner_norm, self.norm_epsilon, self.dtype, "norm")(x)
             x = x.reshape(*x.shape[:-1], *heads)
-        x = nn.DenseGeneral(
+        x = dense(
             width,
             axis=(-2, -1),
             kernel_init=nn.initializers.xavier_uniform(),
@@ -154,14 +159,20 @@ class MultiHeadAttention(nn.Module):
         return positions(query * query.shape[-1] ** -0.5, grid)
 
     def project(
-        self, x: Float[Array, "b q d"], keys_values: Float[Array, "b l d"]
+        self,
+        x: Float[Array, "b q d"],
+        keys_values: Float[Array, "b l d"],
+        dense: Callable[..., nn.Module],
     ) -> tuple[
         Float[Array, "b q k e"], Float[Array, "b l k e"], Float[Array, "b l k e"]
     ]:
-        """Queries, keys and values of each head, the first two normed if asked for."""
+        """Queries, keys and values of each head, the first two normed if asked for.
+
+        `dense` makes the layers: `nn.DenseGeneral` or what has its options.
+        """
 
         def part(name: str, inputs: Array) -> Array:
-            return nn.DenseGeneral(
+            return dense(
                 (self.num_heads, x.shape[-1] // self.num_heads),
                 use_bias=name[0] in self.biases,
                 kernel_init=nn.initializers.xavier_uniform(),
@@ -183,6 +194,7 @@ def choose_kernel(
     implementation: str,
     *,
     num_queries: int,
+    num_keys: int,
     head_width: int,
     dtype: Any,
     train: bool,
@@ -191,10 +203,11 @@ def choose_kernel(
     return_weights: bool,
     device: Any,
 ) -> str:
-    """How attention is computed: `cudnn`, `softmax`, `library` or `einsum`.
+    """How attention is computed: `cudnn`, `tpu`, `softmax`, `library` or `einsum`.
 
-    `cudnn` is `flash_attention`, `softmax` is `softmax_attention`: both have a gradient
-    of their own and no derivative of forward mode. `library` is what JAX makes of
+    `cudnn` is `flash_attention`, `tpu` is `tpu_attention`, `softmax` is
+    `softmax_attention`: each has a gradient of its own and no derivative of forward
+    mode. `library` is what JAX makes of
     `jax.nn.dot_product_attention` without a kernel. `einsum` can do everything. What
     speaks for each is in docs/attention.md.
 
@@ -210,6 +223,9 @@ def choose_kernel(
         otherwise = "library" if device.platform == "gpu" else "softmax"
     if implementation == "xla" or return_weights:
         return otherwise
+    kernel_fits = can_run(device.platform, dtype, num_queries, num_keys)
+    if implementation == "auto" and otherwise == "softmax" and kernel_fits:
+        return "tpu"
     capability = compute_capability(device)
     widest = 256 if capability and capability[0] == 9 else 128
     obstacles = []

@@ -100,6 +100,44 @@ def compiled_cells(row: Row) -> list[Any]:
     ]
 
 
+def comparison_table(rows: list[Row]) -> dict[str, Any]:
+    """A line for each pair of programs that `big_vision.py` compiled."""
+    columns = (
+        "run",
+        "batch",
+        "what both have",
+        "HBM, ours",
+        "big_vision's",
+        "ours / theirs",
+        "peak",
+        "theirs",
+        "compiled",
+        "theirs",
+    )
+    return {"columns": columns, "rows": [comparison_cells(row) for row in rows]}
+
+
+def comparison_cells(row: Row) -> list[Any]:
+    """The cells of a pair; what does not fit has no bytes."""
+    pair = row["ours"], row["theirs"]
+    moved = [one.get("hbm") for one in pair]
+    ratio = f"**{moved[0] / moved[1]:.2f}**" if all(moved) else None
+    return [
+        row["model"],
+        f"{row['batch']:,}",
+        row["recipe"],
+        *(in_gib(size) if size else None for size in moved),
+        ratio,
+        *(
+            in_gib(one["peak"])
+            if "peak" in one
+            else f"{in_gib(one['needed'])}: does not fit"
+            for one in pair
+        ),
+        *(f"{one['seconds']:.0f} s" if "seconds" in one else None for one in pair),
+    ]
+
+
 def largest(plan: Row) -> str | None:
     """The largest batch, in all and on a device."""
     if plan["largest_batch"] is None:

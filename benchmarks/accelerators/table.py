@@ -40,13 +40,30 @@ LIBRARIES = {
 DEVICES = {"H100": "NVIDIA H100 (SXM, 80 GiB)", "v5e": "TPU v5e (16 GiB)"}
 
 
-def report(rows: list[Row]) -> str:
-    """The document as Markdown."""
+AGAINST = """## Against big_vision, TPU v5e
+
+The step of [big_vision](https://github.com/google-research/big_vision) (its model,
+optimizer, loss and `vit_i1k.py`) and ours, compiled for 32 chips by
+
+    python -m benchmarks.accelerators.big_vision --big-vision PATH
+
+"The same" is: bfloat16 products, the first moment in bfloat16, no dropout, no MixUp;
+both have a class token, a pre-logits layer, the sigmoid loss, and clip gradients. Their
+own recipe has float32 activations and MixUp, ours dropout and float32 moments.
+Recomputed: both scan over the blocks and keep only their inputs.
+
+"""
+
+
+def report(rows: list[Row], pairs: list[Row]) -> str:
+    """The document as Markdown; `pairs` are the rows of `big_vision.py`."""
     parts = [HEAD]
     for kind, title in DEVICES.items():
         own = [row for row in rows if row["name"] and kind in row["target"]]
         if own:
             parts.append(f"## {title}\n\n{markdown_table(compiled_table(own))}\n")
+    if pairs:
+        parts.append(f"{AGAINST}{markdown_table(comparison_table(pairs))}\n")
     parts += [f"## The runs\n\n{markdown_table(runs_table(rows))}\n", lowered(rows)]
     parts.append(provenance(rows))
     return "\n".join(parts)

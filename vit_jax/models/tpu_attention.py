@@ -67,8 +67,8 @@ class HeadsBeside(nn.Module):
     def __call__(self, x: Array) -> Array:
         number = 1 if self.axis == -1 else 2
         rows, inputs = x.shape[:-number], x.shape[-number:]
-        many = isinstance(self.features, tuple)
-        features = self.features if many else (self.features,)
+        many = self.features
+        features = many if isinstance(many, tuple) else (many,)
         flat = math.prod(inputs), math.prod(features)
 
         def init(key: Array, shape: tuple[int, ...]) -> Array:

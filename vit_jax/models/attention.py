@@ -20,7 +20,6 @@ from vit_jax.models.positions import OFFSET_BIASES, RelativePositions
 from vit_jax.models.relative_bias import RelativeBias
 from vit_jax.models.rotary import RotaryPositions
 from vit_jax.models.softmax_attention import softmax_attention
-from vit_jax.models.tpu_attention import HeadsBeside, can_run, tpu_attention
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 BIASES = ("qkv", "qk", "qv", "kv", "q", "k", "v", "none")
@@ -106,7 +105,12 @@ class MultiHeadAttention(nn.Module):
             x = pad_to_even(x)
             keys_values = x if same else pad_to_even(keys_values)
 
-        dense = HeadsBeside if kernel == "tpu" else nn.DenseGeneral
+        dense, tpu_attention = nn.DenseGeneral, None
+        if kernel == "tpu":
+            # Here, as other devices need neither it nor Pallas.
+            from vit_jax.models import tpu_attention
+
+            dense = tpu_attention.HeadsBeside
         query, key, value = self.project(x, keys_values, dense)
         places = grid or self.grid
         if self.rotary is not None:
@@ -118,8 +122,8 @@ class MultiHeadAttention(nn.Module):
         weights = None
         if kernel == "cudnn":
             x = flash_attention(query, key, value, num_keys, x)
-        elif kernel == "tpu":
-            x = tpu_attention(query, key, value)
+        elif tpu_attention is not None:
+            x = tpu_attention.tpu_attention(query, key, value)
         elif kernel == "softmax":
             x = softmax_attention(query, key, value)
         elif kernel == "library":
@@ -223,9 +227,11 @@ def choose_kernel(
         otherwise = "library" if device.platform == "gpu" else "softmax"
     if implementation == "xla" or return_weights:
         return otherwise
-    kernel_fits = can_run(device.platform, dtype, num_queries, num_keys)
-    if implementation == "auto" and otherwise == "softmax" and kernel_fits:
-        return "tpu"
+    if device.platform == "tpu" and implementation == "auto":
+        from vit_jax.models.tpu_attention import can_run
+
+        if otherwise == "softmax" and can_run(dtype, num_queries, num_keys):
+            return "tpu"
     capability = compute_capability(device)
     widest = 256 if capability and capability[0] == 9 else 128
     obstacles = []

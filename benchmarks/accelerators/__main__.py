@@ -44,6 +44,8 @@ from vit_jax.planning.target import find_target
 from vit_jax.storage.paths import write_atomically
 
 ROWS = Path("docs/results/accelerators.jsonl")
+# Of `benchmarks/accelerators/big_vision.py`.
+PAIRS = Path("docs/results/big_vision.jsonl")
 REPORT = Path("docs/accelerators.md")
 COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "libtpu")
 # Seconds of compilation beyond which no larger batch is searched, as that takes about
@@ -178,12 +180,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def write(rows: dict[tuple[str, str], Row]) -> None:
-    """Writes the rows of existing cases in their order, and the table."""
+    """Writes the rows of existing cases in their order, and the document."""
     order = [(label(c), target_of(c, kind)) for c in CASES for kind in ABSENT]
     kept = [rows[key] for key in order if key in rows]
     ROWS.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(ROWS, "".join(json.dumps(row) + "\n" for row in kept))
-    parts = (report(kept), beside.section(beside.saved_rows()))
+    pairs = PAIRS.read_text().splitlines() if PAIRS.exists() else []
+    whole = report(kept, list(map(json.loads, pairs)))
+    parts = (whole, beside.section(beside.saved_rows()))
     write_atomically(REPORT, "\n".join(filter(None, parts)))
 
 

@@ -40,13 +40,30 @@ LIBRARIES = {
 DEVICES = {"H100": "NVIDIA H100 (SXM, 80 GiB)", "v5e": "TPU v5e (16 GiB)"}
 
 
-def report(rows: list[Row]) -> str:
-    """The document as Markdown."""
+AGAINST = """## Against big_vision, TPU v5e
+
+The step of [big_vision](https://github.com/google-research/big_vision) (its model,
+optimizer, loss and `vit_i1k.py`) and ours, compiled for 32 chips by
+
+    python -m benchmarks.accelerators.big_vision --big-vision PATH
+
+"The same" is: bfloat16 products, the first moment in bfloat16, no dropout, no MixUp;
+both have a class token, a pre-logits layer, the sigmoid loss, and clip gradients. Their
+own recipe has float32 activations and MixUp, ours dropout and float32 moments.
+Recomputed: both scan over the blocks and keep only their inputs.
+
+"""
+
+
+def report(rows: list[Row], pairs: list[Row]) -> str:
+    """The document as Markdown; `pairs` are the rows of `big_vision.py`."""
     parts = [HEAD]
     for kind, title in DEVICES.items():
         own = [row for row in rows if row["name"] and kind in row["target"]]
         if own:
             parts.append(f"## {title}\n\n{markdown_table(compiled_table(own))}\n")
+    if pairs:
+        parts.append(f"{AGAINST}{markdown_table(comparison_table(pairs))}\n")
     parts += [f"## The runs\n\n{markdown_table(runs_table(rows))}\n", lowered(rows)]
     parts.append(provenance(rows))
     return "\n".join(parts)
@@ -97,6 +114,44 @@ def compiled_cells(row: Row) -> list[Any]:
         sent(program["collectives"]),
         in_gib(program["hbm_bytes"]),
         compiled,
+    ]
+
+
+def comparison_table(rows: list[Row]) -> dict[str, Any]:
+    """A line for each pair of programs that `big_vision.py` compiled."""
+    columns = (
+        "run",
+        "batch",
+        "what both have",
+        "HBM, ours",
+        "big_vision's",
+        "ours / theirs",
+        "peak",
+        "theirs",
+        "compiled",
+        "theirs",
+    )
+    return {"columns": columns, "rows": [comparison_cells(row) for row in rows]}
+
+
+def comparison_cells(row: Row) -> list[Any]:
+    """The cells of a pair; what does not fit has no bytes."""
+    pair = row["ours"], row["theirs"]
+    moved = [one.get("hbm") for one in pair]
+    ratio = f"**{moved[0] / moved[1]:.2f}**" if all(moved) else None
+    return [
+        row["model"],
+        f"{row['batch']:,}",
+        row["recipe"],
+        *(in_gib(size) if size else None for size in moved),
+        ratio,
+        *(
+            in_gib(one["peak"])
+            if "peak" in one
+            else f"{in_gib(one['needed'])}: does not fit"
+            for one in pair
+        ),
+        *(f"{one['seconds']:.0f} s" if "seconds" in one else None for one in pair),
     ]
 
 

@@ -135,7 +135,8 @@ def test_the_table():
     row |= {"versions": VERSIONS, "date": "2026-11-28", "hardware": "a CPU"}
     plan = PLAN | {"program": None, "largest_batch": None}
     plan["memory"] = PLAN["memory"] | {"fits": False, "peak": 61 * GIB}
-    text = report([row | {"plan": PLAN}, row | {"target": "v5e:4x8", "plan": plan}])
+    rows = [row | {"plan": PLAN}, row | {"target": "v5e:4x8", "plan": plan}]
+    text = report(rows, [])
     assert (
         "| ViT-B/16 | 8xH100 | 4,096 | 3 GiB | 20 GiB | 23 GiB of 60 GiB "
         "| 8,192 (1,024 a device) | 12 cuDNN attention, 12 cuDNN attention backward, "
@@ -144,6 +145,20 @@ def test_the_table():
     ) in text
     assert "61 GiB of 60 GiB: does not fit | – | – | – | – | 17 s |" in text
     assert "2 programs on 2026-11-28, a CPU: jax 1.0" in text
+
+
+def test_two_programs_beside_each_other():
+    ours = {"hbm": 3 * GIB, "peak": 2 * GIB, "seconds": 40.2}
+    theirs = {"hbm": 6 * GIB, "peak": 5 * GIB, "seconds": 60.0}
+    start = {"model": "ViT-B/16", "batch": 4096, "recipe": "the same", "ours": ours}
+    pairs = [start | {"theirs": one} for one in (theirs, {"needed": 20 * GIB})]
+    text = report([], pairs)
+    same = "| ViT-B/16 | 4,096 | the same | 3 GiB |"
+    assert (
+        f"{same} 6 GiB | **0.50** | 2 GiB | 5 GiB | 40 s | 60 s |\n"
+        f"{same} – | – | 2 GiB | 20 GiB: does not fit | 40 s | – |"
+    ) in text
+    assert "big_vision" not in report([], [])
 
 
 def test_names_and_targets():

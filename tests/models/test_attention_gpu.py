@@ -22,6 +22,7 @@ H100 = AbstractDevice(
     device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu"
 )
 CPU = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
+TPU = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 
 
@@ -165,6 +166,7 @@ REFERENCE = jax.nn.dot_product_attention
 CASE = {
     "implementation": "auto",
     "num_queries": 197,
+    "num_keys": 197,
     "head_width": 64,
     "dtype": jnp.bfloat16,
     "train": True,
@@ -197,6 +199,12 @@ CASE = {
         ({"implementation": "xla", "train": False}, "einsum"),
         ({"device": CPU}, "softmax"),
         ({"device": CPU, "train": False}, "einsum"),
+        ({"device": TPU}, "tpu"),
+        ({"device": TPU, "train": False}, "einsum"),
+        ({"device": TPU, "implementation": "xla"}, "softmax"),
+        ({"device": TPU, "dtype": jnp.float32}, "softmax"),
+        ({"device": TPU, "num_keys": 1025}, "softmax"),
+        ({"device": TPU, "dropout_rate": 0.1}, "einsum"),
     ],
     ids=str,
 )

@@ -43,7 +43,10 @@ from vit_jax.planning.deviceless import ABSENT, lower
 PLATFORM = {"H100": "cuda", "v5e": "tpu"}
 # Calls that XLA itself expands, and those into libraries of a platform.
 ANYWHERE = r"Sharding|mhlo\.topk|mhlo\.erf"
-LIBRARIES = {"cuda": r"__cudnn\$fmha\w+|cusolver_\w+", "tpu": r"Eigh|Qr|ProductOfEl\w+"}
+LIBRARIES = {
+    "cuda": r"__cudnn\$fmha\w+|cusolver_\w+",
+    "tpu": r"Eigh|Qr|ProductOfEl\w+|tpu_custom_call",
+}
 
 
 def check(lowered, kind):

@@ -347,6 +347,34 @@ custom_call_target="__cublas$lt$matmul"
     assert started == ["product", "copy"]
 
 
+@pytest.mark.parametrize(
+    ("use", "rows"),
+    [("negate(%same)", 8), ("slice(%same), slice={[0:1], [0:64]}", 1)],
+)
+def test_what_an_inner_fusion_passes_on_is_read(use, rows):
+    """As it is on TPU, where such a fusion is put around an operand of a product."""
+    module = parse(f"""HloModule jit_pass, is_scheduled=true
+
+%inner (p.0: f32[512]) -> f32[8,64] {{
+  %p.0 = f32[512]{{0}} parameter(0)
+  ROOT %shaped = f32[8,64]{{1,0}} bitcast(%p.0)
+}}
+
+%outer (p.1: f32[512]) -> f32[{rows},64] {{
+  %p.1 = f32[512]{{0}} parameter(0)
+  %same = f32[8,64]{{1,0}} fusion(%p.1), kind=kLoop, calls=%inner
+  ROOT %used = f32[{rows},64]{{1,0}} {use}
+}}
+
+ENTRY %main (a: f32[512]) -> f32[{rows},64] {{
+  %a = f32[512]{{0}} parameter(0)
+  ROOT %fusion = f32[{rows},64]{{1,0}} fusion(%a), kind=kLoop, calls=%outer
+}}
+""")
+    (step,) = (s for s in walk(module) if s.instruction.name == "fusion")
+    assert sum(array.size for array in moved(step, module)) == 4 * 2 * rows * 64
+
+
 WORKER = """
 import json, sys, jax
 from vit_jax.training.setup import build_program

@@ -89,6 +89,7 @@ class MultiHeadAttention(nn.Module):
         kernel = choose_kernel(
             self.implementation,
             num_queries=num_queries,
+            num_keys=num_keys,
             head_width=width // self.num_heads,
             dtype=self.dtype,
             train=train,
@@ -115,6 +116,11 @@ class MultiHeadAttention(nn.Module):
         weights = None
         if kernel == "cudnn":
             x = flash_attention(query, key, value, num_keys, x)
+        elif kernel == "tpu":
+            # Here, as other devices do not need Pallas.
+            from vit_jax.models.tpu_attention import tpu_attention
+
+            x = tpu_attention(query, key, value)
         elif kernel == "softmax":
             x = softmax_attention(query, key, value)
         elif kernel == "library":
@@ -187,6 +193,7 @@ def choose_kernel(
     implementation: str,
     *,
     num_queries: int,
+    num_keys: int,
     head_width: int,
     dtype: Any,
     train: bool,
@@ -195,10 +202,11 @@ def choose_kernel(
     return_weights: bool,
     device: Any,
 ) -> str:
-    """How attention is computed: `cudnn`, `softmax`, `library` or `einsum`.
+    """How attention is computed: `cudnn`, `tpu`, `softmax`, `library` or `einsum`.
 
-    `cudnn` is `flash_attention`, `softmax` is `softmax_attention`: both have a gradient
-    of their own and no derivative of forward mode. `library` is what JAX makes of
+    `cudnn` is `flash_attention`, `tpu` is `tpu_attention`, `softmax` is
+    `softmax_attention`: each has a gradient of its own and no derivative of forward
+    mode. `library` is what JAX makes of
     `jax.nn.dot_product_attention` without a kernel. `einsum` can do everything. What
     speaks for each is in docs/attention.md.
 
@@ -214,6 +222,11 @@ def choose_kernel(
         otherwise = "library" if device.platform == "gpu" else "softmax"
     if implementation == "xla" or return_weights:
         return otherwise
+    if device.platform == "tpu" and implementation == "auto":
+        from vit_jax.models.tpu_attention import can_run
+
+        if otherwise == "softmax" and can_run(dtype, num_queries, num_keys):
+            return "tpu"
     capability = compute_capability(device)
     widest = 256 if capability and capability[0] == 9 else 128
     obstacles = []

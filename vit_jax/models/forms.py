@@ -26,9 +26,14 @@ def for_gpu(dtype: Any) -> bool:
     return half and traced_device().platform == "gpu"
 
 
+def trains_on_cpu(*, train: bool) -> bool:
+    """Whether a function is traced for training on a CPU."""
+    return train and traced_device().platform == "cpu"
+
+
 def own_gradients(dtype: Any, *, train: bool) -> bool:
     """Whether norms and GELU of this dtype have a gradient of their own."""
-    return train and (traced_device().platform == "cpu" or for_gpu(dtype))
+    return trains_on_cpu(train=train) or (train and for_gpu(dtype))
 
 
 def as_rows(x: Float[Array, "*b d"], dtype: Any) -> Float[Array, "*_ d"]:
@@ -57,7 +62,7 @@ def dense(
     train: bool,
 ) -> Float[Array, "*b n"]:
     """x kernel + bias, all three of one dtype."""
-    if train and traced_device().platform == "cpu":
+    if trains_on_cpu(train=train):
         y = _cpu_product(x, kernel)
         return y if bias is None else _cpu_add(y, bias)
     y = as_rows(x, x.dtype) @ kernel

@@ -204,6 +204,8 @@ def parts_read(
 ) -> list[Array] | None:
     """The parts of an array that a computation reads; None for the whole array."""
     parts = []
+    if computation[name].is_root:
+        return None
     for user in computation.values():
         if name not in user.operands:
             continue
@@ -217,7 +219,12 @@ def parts_read(
         elif user.op == "fusion":
             inner = module.computations[user.called[0]]
             parameter = parameters(inner)[user.operands.index(name)]
-            read = parts_read(parameter, inner, module)
+            root = next(i for i in inner.values() if i.is_root)
+            if _behind_bitcasts(root, inner).name == parameter:
+                # It is passed on as it is.
+                read = parts_read(user.name, computation, module)
+            else:
+                read = parts_read(parameter, inner, module)
         else:
             read = None
         if read is None:

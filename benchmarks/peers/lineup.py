@@ -172,6 +172,14 @@ def sizes_of(model: str) -> dict[str, Any]:
     return {"patch_size": patch_size} | {name: config[name] for name in names}
 
 
+def missing_parameters(peer: str, case: Case) -> int:
+    """How many parameters less than the others a peer has by its definition.
+
+    The class token of big_vision has no position.
+    """
+    return sizes_of(case.model)["width"] if peer == "big_vision" else 0
+
+
 def start(peer: Peer, case: Case, arguments: argparse.Namespace) -> Worker:
     """Starts the process of a peer."""
     spec = specification(peer, case, arguments)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.commit import ROOT
-from benchmarks.peers.lineup import Case, Peer, start
+from benchmarks.peers.lineup import Case, Peer, missing_parameters, start
 from benchmarks.peers.worker import Worker, machine_ticks
 
 # A round is quiet if other processes use less than this share of the CPUs in each turn.
@@ -84,7 +84,7 @@ def compare(case: Case, peers: Sequence[Peer], arguments: argparse.Namespace) ->
             steps[peer.name] = turn_steps(worker, case.mode, arguments.seconds)
         sizes = {name: row["parameters"] for name, row in rows.items()}
         print(f"  parameters {sizes}", flush=True)
-        if len(set(sizes.values())) > 1:
+        if len({n + missing_parameters(x, case) for x, n in sizes.items()}) > 1:
             raise RuntimeError(f"the peers' models differ in size: {sizes}")
         quiet = number = 0
         end = time.monotonic() + 60 * arguments.minutes

@@ -216,5 +216,5 @@ def test_ours_beside_plain_linen(flags, tmp_path, mode):
     case = Case("mini", 2, "float32", mode)
     peers = lineup.lineup(flags(words), ["linen"], tmp_path)
     measured = turns.compare(case, peers, flags(words))
-    assert {x["parameters"] for x in measured["peers"].values()} == {1218442}
+    assert {x["parameters"] for x in measured["peers"].values()} == {1217930}
     assert turns.ratios(measured, "ours", "linen").median > 0

@@ -110,4 +110,5 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help=f"a part of a case's name: {names}")
     parser.add_argument("--render", action="store_true", help="write the page alone")
     add_arguments(parser)
+    parser.set_defaults(device="cpu")
     run_command(parser, main)

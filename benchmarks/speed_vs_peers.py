@@ -56,6 +56,7 @@ if __name__ == "__main__":
     parser.add_argument("--mode", default="both", choices=(*MODES, "both"))
     known = ", ".join(name for name in PEERS if name not in CHECKOUTS)
     parser.add_argument("--peers", default="timm,linen", help=f"of {known}")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--json", help="file for the figures")
     add_arguments(parser)
     run_command(parser, main)

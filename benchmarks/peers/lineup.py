@@ -63,7 +63,9 @@ class Peer(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that say which peers there are and how long to measure."""
-    parser.add_argument("--torch-python", default=sys.executable, help="has timm")
+    parser.add_argument(
+        "--torch-python", default=sys.executable, help="one that has timm"
+    )
     parser.add_argument(
         "--jax-python",
         action="append",
@@ -71,13 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PATH",
         help="another Python, with another jax, that runs ours too; may be repeated",
     )
-    parser.add_argument(
-        "--google", help="checkout of google-research/vision_transformer"
-    )
-    parser.add_argument("--big-vision", help="checkout of google-research/big_vision")
+    for name, repository in CHECKOUTS.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, metavar="PATH", help=f"checkout of {repository}")
     parser.add_argument("--against", help="a commit whose step is a peer too")
     parser.add_argument("--compile-mode", default="default", help="of torch.compile")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--rounds", type=int, default=7, help="quiet ones wanted (7)")
     parser.add_argument("--seconds", type=float, default=3, help="of a turn (3)")
     parser.add_argument("--minutes", type=float, default=10, help="limit a case (10)")

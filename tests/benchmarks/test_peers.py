@@ -34,6 +34,7 @@ def flags():
     """Parses flags as the commands do."""
     parser = argparse.ArgumentParser()
     lineup.add_arguments(parser)
+    parser.set_defaults(device="cpu")
     return parser.parse_args
 
 

@@ -29,6 +29,7 @@ from benchmarks.peers.lineup import (
 )
 from benchmarks.peers.turns import compare, report
 from vit_jax.cli import command_parser, run_command
+from vit_jax.flags import BatchSize, flag
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -51,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = command_parser("benchmarks.speed_vs_peers", __doc__)
     parser.add_argument("--models", default="ViT-Ti/16,ViT-S/16")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=flag(BatchSize), default=8)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--mode", default="both", choices=(*MODES, "both"))
     known = ", ".join(name for name in PEERS if name not in CHECKOUTS)

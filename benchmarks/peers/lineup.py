@@ -4,13 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from benchmarks.commit import unpack
 from benchmarks.peers.worker import TIMM_WORKER, Worker
 from configs import cifar
+from vit_jax.flags import Minutes, Positive, flag
 from vit_jax.models.variants import parse_name
+from vit_jax.values import Range
 
+Seconds = Annotated[float, Range(0, 600, left_open=True)]
 MODES = ("train", "forward")
 # Of timm's variants: `torch.compile`, and channels as the last axis in memory.
 TIMM = {
@@ -74,13 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another Python, with another jax, that runs ours too; may be repeated",
     )
     for name, repository in CHECKOUTS.items():
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, metavar="PATH", help=f"checkout of {repository}")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="PATH",
+            help=f"checkout of {repository}",
+        )
     parser.add_argument("--against", help="a commit whose step is a peer too")
     parser.add_argument("--compile-mode", default="default", help="of torch.compile")
-    parser.add_argument("--rounds", type=int, default=7, help="quiet ones wanted (7)")
-    parser.add_argument("--seconds", type=float, default=3, help="of a turn (3)")
-    parser.add_argument("--minutes", type=float, default=10, help="limit a case (10)")
+    for name, kind, default, text in (
+        ("--rounds", Positive, 7, "quiet ones that are wanted"),
+        ("--seconds", Seconds, 3, "of a turn, rounded to whole steps"),
+        ("--minutes", Minutes, 10, "at most for the rounds of a case"),
+    ):
+        parser.add_argument(
+            name, type=flag(kind), default=default, help=f"{text} ({default})"
+        )
 
 
 def lineup(

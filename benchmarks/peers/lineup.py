@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from benchmarks.commit import unpack
+from benchmarks.peers.timm_worker import NAMES
 from benchmarks.peers.worker import TIMM_WORKER, Worker
 from configs import cifar
 from vit_jax.flags import Minutes, Positive, flag
@@ -134,16 +135,17 @@ def lineup(
 
 def takes_part(peer: str, case: Case) -> bool:
     """Whether a peer has the model of a case, in its dtype."""
-    plain = case.model.startswith("ViT-")
-    convolutions = not plain and case.model != "mini"
+    plain, mini = case.model.startswith("ViT-"), case.model == "mini"
     if peer in TIMM:
-        return convolutions or not peer.endswith("channels-last")
+        has_it = mini or case.model in NAMES
+        # A ViT's one convolution, of its patches, has no use for the other layout.
+        return has_it and not ((plain or mini) and peer.endswith("channels-last"))
     if peer == "google":
         has_it = plain or case.model.startswith("R50+")
         return has_it and case.dtype == "float32"
     if peer == "big_vision":
         return plain
-    return peer != "linen" or not convolutions
+    return peer != "linen" or plain or mini
 
 
 def specification(

@@ -135,6 +135,7 @@ def test_who_takes_part():
     assert names("R50+ViT-B/16") == [*lineup.TIMM, "google"]
     assert names("BiT-R50x1") == [*lineup.TIMM]
     assert names("mini") == [*timm, "linen"]
+    assert names("Mixer-B/16") == []
 
 
 def test_peers_of_the_flags(flags, tmp_path):

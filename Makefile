@@ -8,7 +8,7 @@ PARITY ?= .venv-parity
 ACCELERATORS ?= .venv-accelerators
 RUN := runs/digits
 
-.PHONY: demo quick test test-all docs faults attack fuzz parity accelerators gpu lint typecheck clean
+.PHONY: demo quick test test-all docs faults attack fuzz parity speed-report accelerators gpu lint typecheck clean
 
 # A stamp an extra, so that the demo does not wait for what only the tests need.
 $(VENV)/.%: requirements.txt pyproject.toml
@@ -68,6 +68,11 @@ $(PARITY)/.installed: requirements.txt pyproject.toml $(wildcard tests/parity/*.
 
 parity: $(PARITY)/.installed
 	@PYTHONPATH=tests $(PARITY)/bin/python -m parity.compare
+
+# For reading only, and so never an error: a machine of CI is slower or faster each time.
+speed-report: $(PARITY)/.installed
+	@timeout 180 $(PARITY)/bin/python -m benchmarks.speed_vs_peers --models ViT-Ti/16 --peers timm \
+	  --rounds 3 --minutes 0.5 || echo "No report of the speed this time: see above. The build goes on."
 
 $(ACCELERATORS)/.installed: requirements.txt pyproject.toml
 	@test -x $(ACCELERATORS)/bin/python || $(PYTHON) -m venv $(ACCELERATORS)

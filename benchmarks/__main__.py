@@ -6,6 +6,7 @@ if __name__ == "__main__":
     start(
         "benchmarks",
         (
+            "performance",
             "speed_vs_peers",
             "fleet_speed",
             "host_overhead",

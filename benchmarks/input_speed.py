@@ -119,16 +119,11 @@ def compare(trees: list[Path], words: list[str], arguments: argparse.Namespace) 
 
 
 def main(arguments: argparse.Namespace) -> None:
+    # Not at the top: this file also runs beside the packages of an older commit.
+    from benchmarks.commit import unpack
+
     with tempfile.TemporaryDirectory() as temporary:
-        other = Path(temporary, "other")
-        other.mkdir()
-        archive = subprocess.run(
-            ["git", "archive", arguments.against],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        ).stdout
-        subprocess.run(["tar", "-x"], cwd=other, input=archive, check=True)
+        other = unpack(arguments.against, Path(temporary, "other"))
         folder = Path(arguments.folder or temporary, "" if arguments.folder else "jpeg")
         if not arguments.folder:
             write_photos(folder)

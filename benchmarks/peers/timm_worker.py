@@ -1,4 +1,4 @@
-"""Takes steps of a timm ViT on demand, for `speed_vs_peers` and `make gpu`.
+"""Takes steps of a timm model on demand, for `speed_vs_peers` and `make gpu`.
 
 Needs PyTorch and timm only, so it may run in a Python environment of its own. Reads
 lines such as `train 10` from stdin and answers with the seconds that the steps took;
@@ -16,6 +16,7 @@ NAMES = {
     "ViT-L/16": "vit_large_patch16_224",
     "ViT-H/14": "vit_huge_patch14_224",
     "R50+ViT-B/16": "vit_base_r50_s16_224",
+    "BiT-R50x1": "resnetv2_50x1_bit",
 }
 INSTALL = """timm cannot be imported here ({error}). Install it, in an environment
 of its own if you like, and name that one's Python by --torch-python:
@@ -55,14 +56,29 @@ def make_model(torch, timm, spec: dict):
     """The model, and a batch in the range of pixels: `(images, labels)`."""
     device = torch.device("cuda" if spec["device"] == "gpu" else "cpu")
     torch.manual_seed(0)
-    size = spec["image_size"]
-    model = timm.create_model(NAMES[spec["model"]], num_classes=1000, img_size=size)
+    size, classes = spec["image_size"], spec["num_classes"]
+    if name := NAMES.get(spec["model"]):
+        sized = {} if spec["model"].startswith("BiT") else {"img_size": size}
+        model = timm.create_model(name, num_classes=classes, **sized)
+    else:
+        sizes = spec["sizes"]
+        model = timm.models.VisionTransformer(
+            img_size=size,
+            patch_size=sizes["patch_size"],
+            depth=sizes["depth"],
+            embed_dim=sizes["width"],
+            num_heads=sizes["num_heads"],
+            mlp_ratio=sizes["mlp_dim"] / sizes["width"],
+            class_token=sizes["pooling"] == "cls",
+            global_pool={"cls": "token", "gap": "avg"}[sizes["pooling"]],
+            fc_norm=False,
+            num_classes=classes,
+        )
     shape = (spec["batch"], 3, size, size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    labels = torch.randint(0, 1000, (spec["batch"],), device=device)
+    labels = torch.randint(0, classes, (spec["batch"],), device=device)
     model = model.to(device).train()
-    if "+" in spec["model"]:
-        # This layout makes cuDNN's convolutions faster.
+    if spec["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     return model, (images, labels)
@@ -71,9 +87,9 @@ def make_model(torch, timm, spec: dict):
 def make_steps(torch, spec: dict, model, images, labels):
     """Closures that take one step: `train`, with the update, and `forward`.
 
-    CPU: eager mode. GPU: torch.compile. Autocast for bfloat16 on both.
+    With `torch.compile` in the mode `compile_mode`, eager if that is empty; autocast
+    for bfloat16.
     """
-    on_gpu = spec["device"] == "gpu"
     # The fused update is the fastest one of torch, also on the CPU.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, weight_decay=0.1, fused=True
@@ -90,8 +106,9 @@ def make_steps(torch, spec: dict, model, images, labels):
             return torch.nn.functional.cross_entropy(logits(), labels)
 
     scores, mean_loss = logits, loss
-    if on_gpu:
+    if spec["device"] == "gpu":
         torch.set_float32_matmul_precision("high")  # TF32, as is JAX's default.
+    if spec["compile_mode"]:
         scores = torch.compile(logits, mode=spec["compile_mode"])
         mean_loss = torch.compile(loss, mode=spec["compile_mode"])
 

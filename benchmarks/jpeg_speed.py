@@ -63,7 +63,7 @@ def write_smaller(folder: Path, source: Path, side: int) -> float:
     folder.mkdir()
     areas = []
     for path in sorted(source.iterdir()):
-        _, content = shrunk(path, path.read_bytes(), side)
+        _, content = shrunk(path.name, path.read_bytes(), side)
         Path(folder, path.name).write_bytes(content)
         areas.append(np.prod(Image.open(io.BytesIO(content)).size) / 1e6)
     return statistics.mean(areas)

@@ -456,6 +456,19 @@ def test_prepared_sets_by_folder_and_in_a_bucket(bucket, tmp_path):
         make_source(str(folder), "test")
 
 
+def test_a_prepared_set_is_packed(tmp_path):
+    _write_tfds(tmp_path / "tfds")
+    folder, shards = tmp_path / "tfds/pets/1.0.0", tmp_path / "shards"
+    prepare.main([str(folder), "--output", str(shards), "--shorter-side", "2"])
+    for split in ("train", "test"):
+        whole, small = (make_source(str(x), split) for x in (folder, shards))
+        assert small.label_names == whole.label_names
+        assert small.labels().tolist() == whole.labels().tolist()
+        np.testing.assert_allclose(_reds(small), _reds(whole), atol=2)
+        assert small[0]["image"].shape == (2, 3, 3)
+    assert small.record_name(0).endswith("dog/00000000_record.jpg")
+
+
 def test_flips_by_the_name_of_a_prepared_folder():
     for name, flips in (
         ("gs://b/tfds/mnist/3.0.1", False),

@@ -18,7 +18,7 @@ from vit_jax.data.sources import make_source
 
 
 def _shrunk(path: Path, side: int) -> tuple[str, bytes]:
-    return shrunk(path, path.read_bytes(), side)
+    return shrunk(path.name, path.read_bytes(), side)
 
 
 def _write(path: Path, width: int, height: int, **options) -> bytes:

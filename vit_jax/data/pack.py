@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import sys
 import tarfile
@@ -20,10 +21,12 @@ from vit_jax.data.cpus import usable_cpus
 from vit_jax.data.folder import FolderSource
 from vit_jax.data.layout import find_layout
 from vit_jax.data.tar_source import TarSource
+from vit_jax.data.tfds_source import TfdsSource, is_prepared, splits_of
 from vit_jax.storage.output import write
 
 _PLAN = "shards.json"
 _PIECE = 64  # images that are resized together
+_Encoded = FolderSource | TfdsSource
 
 
 def pack(
@@ -37,7 +40,8 @@ def pack(
     appears under its name when it is whole.
 
     Args:
-        folder: root/SPLIT/CLASS/..., or root/CLASS/..., all of which is "train" then.
+        folder: root/SPLIT/CLASS/..., or root/CLASS/..., all of which is "train" then;
+          or what tensorflow-datasets wrote, such as .../imagenet2012/5.1.0.
         output: folder of the shards, made if need be.
         per_shard: images in a shard.
         shorter_side: most pixels of an image's shorter side (`shrink.shrunk`); None
@@ -54,10 +58,7 @@ def pack(
         raise ValueError(f"--per-shard must be at least 1, got {per_shard}")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"the folder of images {folder} does not exist")
-    sources = {
-        split: FolderSource(folder, split) for split in find_layout(folder).splits
-    }
-    sources = sources or {"train": FolderSource(folder, "all")}
+    sources = _sources(folder)
     os.makedirs(output, exist_ok=True)
     _begin(Path(output), sources, per_shard, shorter_side)
     for split, source in sources.items():
@@ -82,9 +83,31 @@ def pack(
     return counts
 
 
+def _sources(folder: str) -> dict[str, _Encoded]:
+    """The splits, as they are read without shards; raises as they do, and as `pack`."""
+    if not is_prepared(folder):
+        splits = find_layout(folder).splits
+        found = {split: FolderSource(folder, split) for split in splits}
+        return found or {"train": FolderSource(folder, "all")}
+    sources: dict[str, _Encoded] = {}
+    for split in splits_of(folder):
+        source = TfdsSource(folder, split)
+        if source.multi_label:
+            raise ValueError(
+                f"an image of {folder} may have several labels, which are not packed: "
+                "train on it as it is"
+            )
+        if np.any(source.labels() < 0):
+            text = "the split %r of %s has no labels, and is left out"
+            logging.getLogger("vit_jax").warning(text, split, folder)
+        else:
+            sources[split] = source
+    return sources
+
+
 def _begin(
     output: Path,
-    sources: dict[str, FolderSource],
+    sources: dict[str, _Encoded],
     per_shard: int,
     shorter_side: int | None,
 ) -> None:
@@ -119,7 +142,7 @@ def _begin(
 
 def _write_shard(
     path: Path,
-    source: FolderSource,
+    source: _Encoded,
     numbers: range,
     labels: np.ndarray,
     shorter_side: int | None,
@@ -144,24 +167,22 @@ def _write_shard(
 
 
 def _contents(
-    source: FolderSource, numbers: range, shorter_side: int | None
+    source: _Encoded, numbers: range, shorter_side: int | None
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files of records, in order."""
-    paths = [Path(source.record_name(number)) for number in numbers]
     if not shorter_side:
-        for path in paths:
-            yield path.name, path.read_bytes()
+        yield from map(source.encoded, numbers)
         return
     # Imported where images are decoded.
     from vit_jax.data.shrink import shrunk
 
-    def shrink(path: Path) -> tuple[str, bytes]:
-        return shrunk(path, path.read_bytes(), shorter_side)
+    def shrink(number: int) -> tuple[str, bytes]:
+        return shrunk(*source.encoded(number), shorter_side)
 
     with ThreadPoolExecutor(usable_cpus()) as pool:
         # By pieces: the pool ends what it was given before an interruption gets out.
-        for start in range(0, len(paths), _PIECE):
-            yield from pool.map(shrink, paths[start : start + _PIECE])
+        for start in range(0, len(numbers), _PIECE):
+            yield from pool.map(shrink, numbers[start : start + _PIECE])
 
 
 def _add(tar: tarfile.TarFile, key: str, file: Path, data: bytes, label: int) -> None:

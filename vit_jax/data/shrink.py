@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import os
 
 import numpy as np
 import simplejpeg
@@ -16,7 +16,7 @@ _LONGEST = 65_500  # pixels of a JPEG's side, for libjpeg
 _JPEG = frozenset((".jpg", ".jpeg", ".jfif"))
 
 
-def shrunk(path: Path, data: bytes, side: int) -> tuple[str, bytes]:
+def shrunk(name: str, data: bytes, side: int) -> tuple[str, bytes]:
     """Makes a JPEG of an image whose shorter side is above `side` pixels.
 
     It is resized with Pillow's antialiased bicubic filter, keeps its aspect to a pixel,
@@ -25,26 +25,25 @@ def shrunk(path: Path, data: bytes, side: int) -> tuple[str, bytes]:
     logged: the training reports them as it does without a copy.
 
     Args:
-        path: the file's name, also for the warning.
+        name: name or path of the file, also for the warning.
         data: its content.
         side: the most pixels of the shorter side.
 
     Returns:
-        The name without folders, which ends in .jpg unless it was that of a JPEG, and
-        the content.
+        The name, which ends in .jpg unless it was that of a JPEG, and the content.
     """
     try:
-        image = decode_image(data, str(path))
+        image = decode_image(data, name)
     except ImageError as error:
         logging.getLogger("vit_jax").warning("%s; it is packed as it is", error)
-        return path.name, data
+        return name, data
     shorter = min(image.shape[:2])
     height, width = (max(side, round(n * side / shorter)) for n in image.shape[:2])
     if shorter <= side or max(height, width) > _LONGEST:
-        return path.name, data
+        return name, data
     small = resize(image, (height, width), antialias="bicubic")
-    suffix = path.suffix if path.suffix.lower() in _JPEG else ".jpg"
-    return f"{path.stem}{suffix}", encode(small)
+    stem, ending = os.path.splitext(name)
+    return stem + (ending if ending.lower() in _JPEG else ".jpg"), encode(small)
 
 
 def encode(image: np.ndarray) -> bytes:

@@ -105,7 +105,11 @@ def measure(
             folder = images.get(name, images[OURS])
             spec = common | own | {"images": str(folder)}
             workers.append(Worker(name, [python, WORKER], spec))
-            print(f"  {name}: {workers[-1].facts}", flush=True)
+            try:
+                print(f"  {name}: {workers[-1].facts}", flush=True)
+            except RuntimeError as error:
+                print(f"  {name} is left out: {error}", flush=True)
+                workers.pop().close()
         rates = {worker.peer: [] for worker in workers}
         for number in range(arguments.rounds):
             # Nobody always comes behind the same neighbour.

@@ -90,7 +90,9 @@ def tensorflow(images: list[bytes], spec: dict):
 
 def torchvision(images: list[bytes], spec: dict):
     """DataLoader with RandomResizedCrop, of Pillow or of torchvision's decoder."""
-    import torch
+    from timm_worker import import_torch
+
+    torch = import_torch()
     from PIL import Image
     from torchvision import io as decoders
     from torchvision.transforms import v2

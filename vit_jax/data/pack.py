@@ -85,11 +85,11 @@ def pack(
 
 def _sources(folder: str) -> dict[str, _Encoded]:
     """The splits, as they are read without shards; raises as they do, and as `pack`."""
-    if not is_prepared(folder):
-        splits = find_layout(folder).splits
-        found = {split: FolderSource(folder, split) for split in splits}
-        return found or {"train": FolderSource(folder, "all")}
     sources: dict[str, _Encoded] = {}
+    if not is_prepared(folder):
+        for split in find_layout(folder).splits:
+            sources[split] = FolderSource(folder, split)
+        return sources or {"train": FolderSource(folder, "all")}
     for split in splits_of(folder):
         source = TfdsSource(folder, split)
         if source.multi_label:

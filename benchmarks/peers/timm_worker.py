@@ -27,25 +27,34 @@ On Linux without a GPU, where torchvision may have no build that fits:
     torch-env/bin/pip install --no-deps timm torchvision"""
 
 
+def import_torch():
+    """Imports torch, and torchvision even where its operators were built for another.
+
+    Without its operators, that one has neither `nms` nor decoders of its own.
+    """
+    import torch
+
+    # The import fails if torchvision, built for another torch, lacks two operators,
+    # which no ViT needs.
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in list(sys.modules):
+            if name.split(".")[0] == "torchvision":
+                del sys.modules[name]
+        torch.library.define(
+            "torchvision::nms", "(Tensor d, Tensor s, float t) -> Tensor"
+        )
+        torch.library.define(
+            "torchvision::qnms", "(Tensor d, Tensor s, float t) -> Tensor"
+        )
+    return torch
+
+
 def import_timm():
     """Imports torch and timm, also beside a torchvision without its operators."""
     try:
-        import torch
-
-        # The import fails if torchvision, built for another torch, lacks two operators,
-        # which no ViT needs.
-        try:
-            import torchvision  # noqa: F401
-        except RuntimeError:
-            for name in list(sys.modules):
-                if name.split(".")[0] == "torchvision":
-                    del sys.modules[name]
-            torch.library.define(
-                "torchvision::nms", "(Tensor d, Tensor s, float t) -> Tensor"
-            )
-            torch.library.define(
-                "torchvision::qnms", "(Tensor d, Tensor s, float t) -> Tensor"
-            )
+        torch = import_torch()
         import timm
     except ImportError as error:
         sys.exit(INSTALL.format(error=error))

@@ -33,6 +33,12 @@ def test_flip_is_an_involution():
     assert (augment.flip(augment.flip(image)) == image).all()
 
 
+def test_flip_of_a_part_is_that_of_numpy():
+    image = _noise(9, 8)
+    for part in (image, image[2:7, 1:6], image[::-1], image[:, ::2], image[:1, :1]):
+        np.testing.assert_array_equal(augment.flip(part), part[:, ::-1])
+
+
 def test_random_flip_mirrors_half():
     image, rng = _noise(2, 3), np.random.default_rng(0)
     flipped = [(augment.random_flip(image, rng) != image).any() for _ in range(1000)]

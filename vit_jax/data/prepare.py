@@ -3,7 +3,7 @@
     python -m vit_jax.data.prepare cifar10
     python -m vit_jax.data.prepare imagenet2012 --manual-dir TARS --data-dir DISK/tfds
     python -m vit_jax.data.prepare cifar10 --from cifar10-images.zip
-    python -m vit_jax.data.prepare photos --output photos_shards
+    python -m vit_jax.data.prepare photos --output photos_shards --shorter-side 384
 
 A name downloads a data set of tensorflow-datasets with the official builder and writes
 ArrayRecord files, which the training reads without TensorFlow; it is the only step that
@@ -13,7 +13,8 @@ need no TensorFlow; the name then stands for them.
 A folder of images, train/CLASS/*.jpg and test/CLASS/*.jpg or CLASS/*.jpg, can be
 trained on as it is: `--config.data.name=FOLDER`, or `--data cifar10=FOLDER` for the
 experiments. With `--output` it, or a .zip of it, is packed into tar shards, which take
-its place everywhere and are faster to copy and to list.
+its place everywhere and are faster to copy and to list. `--shorter-side 384` packs
+copies of that size of larger images, which are faster to decode.
 
 fashion_mnist needs no network where Debian's package `dataset-fashion-mnist` is
 installed, or `--manual-dir` holds its four .gz files.
@@ -72,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=5000,
         help="images in a tar shard (5000)",
     )
+    parser.add_argument(
+        "--shorter-side",
+        type=flag(Positive),
+        help="most pixels of an image's shorter side: larger ones become JPEGs of that "
+        "size, of quality 95 (as they are)",
+    )
     parser.add_argument("--data-dir", help="where to write; default: that of tfds")
     parser.add_argument("--manual-dir", help="files that you downloaded by hand")
     args = parse(parser, list(sys.argv[1:] if argv is None else argv))
@@ -86,12 +93,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             read = [args.images or args.name]
             output.check(Path(shards).expanduser(), read, is_folder=True)
             with images_of(args.images or args.name, shards) as folder:
-                counts = pack(folder, shards, args.per_shard)
+                counts = pack(folder, shards, args.per_shard, args.shorter_side)
         except (ValueError, OSError) as error:
             raise SystemExit(f"error: {error}") from error
         overrides = _overrides(args.name if args.images else shards, args.data_dir)
         print(_packed(counts, shards, overrides))
         return
+    if args.shorter_side:
+        parser.error("--shorter-side goes with --output or --from")
     if os.path.exists(args.name):
         raise SystemExit(
             f"error: {args.name} is no name of a data set. A folder of images needs no "

@@ -90,13 +90,31 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads and decodes one record; raises ImageError if that is not possible."""
+        return self._decode(index, self._record(index))
+
+    def encoded(self, index: int) -> tuple[str, bytes]:
+        """The image of a record as it is stored, and a name of a file for it.
+
+        Raises:
+            ImageError: the record cannot be read.
+            ValueError: its pixels are 0 and 1, which other readers take for black.
+        """
+        if self._factor != 1:
+            raise ValueError(
+                f"{self._name} has pixels of 0 and 1, and no copy has them"
+            )
+        record = self._record(index)
+        ending = "jpg" if record["image"].startswith(b"\xff\xd8") else "png"
+        name = os.path.basename(os.fsdecode(record.get("file_name", "record")))
+        return f"{os.path.splitext(name)[0]}.{ending}", record["image"]
+
+    def _record(self, index: int) -> dict[str, Any]:
         try:
-            record = self._data[index]
+            return self._data[index]
         except Exception as error:  # of many kinds, see `_unreadable`
             raise ImageError(
                 f"{self.record_name(index)} cannot be read ({_one_line(error)})"
             ) from error
-        return self._decode(index, record)
 
     def read_many(self, indices: Sequence[int]) -> list[dict | ImageError]:
         """Reads records together, five times as fast as one by one if small.
@@ -173,6 +191,11 @@ def known_labels(classes: int, numbers: np.ndarray) -> np.ndarray:
 def is_prepared(folder: str) -> bool:
     """Whether a folder holds the files of one prepared data set."""
     return os.path.exists(os.path.join(folder, INFO_FILE))
+
+
+def splits_of(folder: str) -> list[str]:
+    """Names of the splits of a prepared data set; raises as `TfdsSource`."""
+    return list(_open_builder(folder, None).info.splits)
 
 
 def _one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ import jax
 
 from vit_jax import config
 from vit_jax.parallel import distributed
+from vit_jax.parallel.host_memory import keep_freed_memory
 from vit_jax.storage import output
 from vit_jax.values import describe, problem, read_text
 
@@ -61,6 +62,7 @@ def run_command(
     # Orbax warns at every restore of a tree without shardings; ours always has them.
     warnings.filterwarnings("ignore", module="orbax|etils|google")
     cache_compilation()
+    keep_freed_memory()
     try:
         command(arguments)
     except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:

@@ -29,12 +29,12 @@ def plain_norm(x, scale, bias):
 
 
 def own_norm(x, scale, bias):
-    return forms.layer_norm(x, scale, bias, EPSILON)
+    return forms.trained_layer_norm(x, scale, bias, EPSILON)
 
 
 FUNCTIONS = {
     "norm": (plain_norm, own_norm, ((6, 5, 16), (16,), (16,))),
-    "gelu": (nn.gelu, forms.gelu_tanh, ((6, 5, 16),)),
+    "gelu": (nn.gelu, forms.trained_gelu_tanh, ((6, 5, 16),)),
 }
 
 
@@ -230,14 +230,14 @@ def test_evaluation_has_forward_derivatives():
 def without(patch):
     """Takes no form at all."""
     patch.setattr(forms, "for_gpu", lambda _: False)
-    patch.setattr(forms, "trains_on_cpu", lambda **_: False)
+    patch.setattr(forms, "on_cpu", lambda: False)
 
 
 def those_of_gpus(patch):
     """Takes the forms for GPUs here, for half precision as there."""
     half = jnp.dtype(jnp.bfloat16)
     patch.setattr(forms, "for_gpu", lambda dtype: jnp.dtype(dtype) == half)
-    patch.setattr(forms, "trains_on_cpu", lambda **_: False)
+    patch.setattr(forms, "on_cpu", lambda: False)
 
 
 def those_of_cpus(_):

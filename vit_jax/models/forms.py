@@ -7,6 +7,7 @@ forward mode, so they are for training only. What each form brings is measured i
 docs/performance.md.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,14 +27,9 @@ def for_gpu(dtype: Any) -> bool:
     return half and traced_device().platform == "gpu"
 
 
-def trains_on_cpu(*, train: bool) -> bool:
-    """Whether a function is traced for training on a CPU."""
-    return train and traced_device().platform == "cpu"
-
-
-def own_gradients(dtype: Any, *, train: bool) -> bool:
-    """Whether norms and GELU of this dtype have a gradient of their own."""
-    return trains_on_cpu(train=train) or (train and for_gpu(dtype))
+def on_cpu() -> bool:
+    """Whether a function is traced for a CPU."""
+    return traced_device().platform == "cpu"
 
 
 def as_rows(x: Float[Array, "*b d"], dtype: Any) -> Float[Array, "*_ d"]:
@@ -62,7 +58,7 @@ def dense(
     train: bool,
 ) -> Float[Array, "*b n"]:
     """x kernel + bias, all three of one dtype."""
-    if trains_on_cpu(train=train):
+    if train and on_cpu():
         y = _cpu_product(x, kernel)
         return y if bias is None else _cpu_add(y, bias)
     y = as_rows(x, x.dtype) @ kernel
@@ -119,7 +115,6 @@ def _add_backward(_: None, gradient: Array) -> tuple[Array, Array]:
 _cpu_add.defvjp(_add_forward, _add_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*b d"],
     scale: Float[Array, " d"],
@@ -128,18 +123,26 @@ def layer_norm(
 ) -> Float[Array, "*b d"]:
     """LayerNorm over the last axis, its statistics float32, its result of x's dtype.
 
-    Nothing is kept but x. The backward pass has two kernels on a GPU: sums over the
-    features, from which both statistics and both means of the gradient follow, then
-    everything else, sums over the tokens included. On CPUs, autodiff would write the
-    scale as an array of the size of x, twice.
+    With Flax's, XLA on CPUs writes the scale as an array of the size of x.
     """
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
     centred = x32 - mean
-    # In this form the kernel reads x once: it holds a row while it is summed.
+    # In this form a GPU's kernel reads x once: it holds a row while it is summed.
     variance = (centred**2).mean(-1, keepdims=True)
     y = centred * lax.rsqrt(variance + epsilon) * scale + bias
     return y.astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def trained_layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """`layer_norm` for training: nothing is kept but x.
+
+    On a GPU the backward pass has two kernels: sums over the features, from which both
+    statistics and both means of the gradient follow, then everything else, sums over
+    the tokens included.
+    """
+    return layer_norm(x, scale, bias, epsilon)
 
 
 def _norm_forward(
@@ -174,21 +177,28 @@ def _norm_backward(epsilon: float, saved: Saved, gradient: Array) -> Saved:
     )
 
 
-layer_norm.defvjp(_norm_forward, _norm_backward)
+trained_layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 @jax.custom_vjp
-def gelu_tanh(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """GELU's tanh approximation, of which nothing is kept but x.
+def trained_gelu_tanh(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """GELU's tanh approximation for training, in float32: nothing is kept but x.
 
-    Autodiff keeps the tanh as well, another array of the same size. It is float32
-    inside: CPUs emulate bfloat16 operation by operation.
+    Autodiff keeps the tanh as well, another array of the same size.
     """
-    return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
+    return in_float32(jax.nn.gelu)(x)
+
+
+def in_float32(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The function computed in float32, its result of the argument's dtype.
+
+    CPUs emulate bfloat16 operation by operation.
+    """
+    return lambda x: function(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
-    return gelu_tanh(x), x
+    return trained_gelu_tanh(x), x
 
 
 def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
@@ -200,4 +210,4 @@ def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
     return (slope.astype(x.dtype),)
 
 
-gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
+trained_gelu_tanh.defvjp(_gelu_forward, _gelu_backward)

@@ -47,12 +47,13 @@ class LayerNorm(nn.LayerNorm):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        own = forms.own_gradients(self.dtype, train=self.train)
-        if self.is_initializing() or not own:
+        trained = self.train and (forms.on_cpu() or forms.for_gpu(self.dtype))
+        if self.is_initializing() or not (trained or forms.on_cpu()):
             return super().__call__(x)
         scale, bias = (self.get_variable("params", n) for n in ("scale", "bias"))
         rows = forms.as_rows(x.astype(self.dtype), self.dtype)
-        normed: Array = forms.layer_norm(rows, scale, bias, self.epsilon)
+        norm = forms.trained_layer_norm if trained else forms.layer_norm
+        normed: Array = norm(rows, scale, bias, self.epsilon)
         return normed.reshape(x.shape)
 
 
@@ -72,9 +73,10 @@ def make_norm(
 
 def activation(name: str, dtype: Any, *, train: bool) -> Callable[[Array], Array]:
     """The function of a plain MLP, in the form for the device."""
-    if name == "gelu_tanh" and forms.own_gradients(dtype, train=train):
-        return forms.gelu_tanh
-    return ACTIVATIONS[name]
+    if train and name == "gelu_tanh" and (forms.on_cpu() or forms.for_gpu(dtype)):
+        return forms.trained_gelu_tanh
+    function = ACTIVATIONS[name]
+    return forms.in_float32(function) if forms.on_cpu() else function
 
 
 class Dense(nn.Module):

@@ -71,8 +71,8 @@ parity: $(PARITY)/.installed
 
 # For reading only, and so never an error: a machine of CI is slower or faster each time.
 speed-report: $(PARITY)/.installed
-	@timeout 180 $(PARITY)/bin/python -m benchmarks.speed_vs_peers --models ViT-Ti/16 --peers timm \
-	  --rounds 3 --minutes 0.5 || echo "No report of the speed this time: see above. The build goes on."
+	@timeout 90 $(PARITY)/bin/python -m benchmarks.speed_vs_peers --models ViT-Ti/16 --peers timm \
+	  --rounds 3 --minutes 0.3 || echo "No report of the speed this time: see above. The build goes on."
 
 $(ACCELERATORS)/.installed: requirements.txt pyproject.toml
 	@test -x $(ACCELERATORS)/bin/python || $(PYTHON) -m venv $(ACCELERATORS)

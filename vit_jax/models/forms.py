@@ -182,11 +182,12 @@ trained_layer_norm.defvjp(_norm_forward, _norm_backward)
 
 @jax.custom_vjp
 def trained_gelu_tanh(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """GELU's tanh approximation for training, in float32: nothing is kept but x.
+    """GELU's tanh approximation for training: nothing is kept but x.
 
     Autodiff keeps the tanh as well, another array of the same size.
     """
-    return in_float32(jax.nn.gelu)(x)
+    # cuBLASLt's products have a GELU at their end, found by its form in x's own dtype.
+    return in_float32(jax.nn.gelu)(x) if on_cpu() else jax.nn.gelu(x)
 
 
 def in_float32(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -202,9 +203,9 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
-    # Without the barrier XLA on CPUs takes the tanh from the forward pass, and so
-    # keeps it.
-    x, gradient = lax.optimization_barrier((x, gradient))
+    if on_cpu():
+        # Without the barrier XLA takes the tanh from the forward pass, and so keeps it.
+        x, gradient = lax.optimization_barrier((x, gradient))
     _, pull = jax.vjp(jax.nn.gelu, x.astype(jnp.float32))
     (slope,) = pull(gradient.astype(jnp.float32))
     return (slope.astype(x.dtype),)

@@ -34,7 +34,8 @@ def keep_freed_memory() -> None:
 
 def only_cpus() -> bool:
     """Whether JAX will use CPUs, as far as can be told before it looks for devices."""
-    if jax.config.jax_platforms:
-        return jax.config.jax_platforms == "cpu"
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if platforms:
+        return platforms == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     return not plugins and not importlib.util.find_spec("libtpu")

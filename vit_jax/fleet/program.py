@@ -159,7 +159,8 @@ def make_program(
         sharding.abstract(shapes, placed),
         jit(draw),
         jit(start),
-        jit(make_keys),
+        # Within `vmap` there may be no options; and there is nothing to choose here.
+        jax.jit(make_keys),
         jit(run, donate_argnums=0),
         jit(sharding.on_mesh(evaluate, mesh)),
     )

@@ -66,6 +66,20 @@ def imports(module: str, *, at_the_top: bool = False) -> frozenset[str]:
     return frozenset(found & modules().keys())
 
 
+@cache
+def names(module: str) -> frozenset[str]:
+    """What a module defines or imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return frozenset(found)
+
+
 def is_command(module: str) -> bool:
     return bool(re.search(r"^if __name__ ==", modules()[module].read_text(), re.M))
 
@@ -92,6 +106,23 @@ def test_no_command_is_imported(module):
         return  # An experiment is data too, that others build on; so are benchmarks.
     importers = [m for m in modules() if module in imports(m)]
     assert importers == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*modules().values(), *Path("tests").rglob("*.py")]), ids=str
+)
+def test_imported_names_exist(path):
+    """Also in the benchmarks, of which many run on other machines only."""
+    missing = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in modules()
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in modules()
+        and alias.name not in names(node.module)
+    ]
+    # Google's project has the same name, and is imported from another folder.
+    assert set(missing) <= {"vit_jax.models_vit"}
 
 
 def test_no_circles():

@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.accelerators import beside
+from benchmarks.accelerators import beside, rows
 from benchmarks.accelerators.cases import (
     CASES,
     Case,
@@ -34,6 +34,7 @@ from benchmarks.accelerators.cases import (
     label,
     target_of,
 )
+from benchmarks.accelerators.rows import Row
 from benchmarks.accelerators.table import report
 from experiments.lab.command import hardware
 from vit_jax.cli import run_command
@@ -43,15 +44,11 @@ from vit_jax.planning.run_plan import plan_batch
 from vit_jax.planning.target import find_target
 from vit_jax.storage.paths import write_atomically
 
-ROWS = Path("docs/results/accelerators.jsonl")
-# Of `benchmarks/accelerators/big_vision.py`.
-PAIRS = Path("docs/results/big_vision.jsonl")
 REPORT = Path("docs/accelerators.md")
 COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "libtpu")
 # Seconds of compilation beyond which no larger batch is searched, as that takes about
 # five more compilations.
 LONGEST = 120
-Row = dict[str, Any]
 
 
 def lowered_row(case: Case, kind: str) -> Row:
@@ -116,9 +113,7 @@ def compile_case(name: str, target: str) -> None:
 
 def kept_rows() -> dict[tuple[str, str], Row]:
     """The saved rows by case and target; the last one wins."""
-    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
-    rows = map(json.loads, lines)
-    return {(row["case"], row["target"]): row for row in rows}
+    return {(row["case"], row["target"]): row for row in rows.read(rows.RUNS)}
 
 
 def is_same(old: Row, new: Row) -> bool:
@@ -157,21 +152,21 @@ def main(arguments: argparse.Namespace) -> None:
         return
     check_compilers()
     jax.config.update("jax_platforms", "cpu")
-    cases, rows, failed = chosen(arguments.only), kept_rows(), 0
+    cases, runs, failed = chosen(arguments.only), kept_rows(), 0
     kinds = [arguments.device] if arguments.device else list(ABSENT)
     for case in cases:
         for kind in kinds:
             start, row = time.monotonic(), lowered_row(case, kind)
             key = row["case"], row["target"]
-            if "error" not in row and is_same(rows.get(key, {}), row):
-                row, done = rows[key], "kept"
+            if "error" not in row and is_same(runs.get(key, {}), row):
+                row, done = runs[key], "kept"
             elif "error" not in row and case.compiled:
                 row, done = compiled_row(row), "compiled"
             else:
                 done = "lowered"
             failed += "error" in row
-            rows[key] = row
-            write(rows)
+            runs[key] = row
+            write(runs)
             text = row.get("error", f"{done}, {time.monotonic() - start:.0f} s")
             print(f"{row['target']:10} {row['case']}: {text}", flush=True)
     print(f"{REPORT}: {len(cases)} runs, {failed} failures")
@@ -179,15 +174,13 @@ def main(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{failed} programs cannot be lowered or compiled: {REPORT}")
 
 
-def write(rows: dict[tuple[str, str], Row]) -> None:
+def write(runs: dict[tuple[str, str], Row]) -> None:
     """Writes the rows of existing cases in their order, and the document."""
     order = [(label(c), target_of(c, kind)) for c in CASES for kind in ABSENT]
-    kept = [rows[key] for key in order if key in rows]
-    ROWS.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(ROWS, "".join(json.dumps(row) + "\n" for row in kept))
-    pairs = PAIRS.read_text().splitlines() if PAIRS.exists() else []
-    whole = report(kept, list(map(json.loads, pairs)))
-    parts = (whole, beside.section(beside.saved_rows()))
+    kept = [runs[key] for key in order if key in runs]
+    rows.save(rows.RUNS, kept)
+    whole = report(kept, rows.read(rows.BIG_VISION))
+    parts = (whole, beside.section(rows.read(rows.HANDWRITTEN)))
     write_atomically(REPORT, "\n".join(filter(None, parts)))
 
 

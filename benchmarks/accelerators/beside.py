@@ -3,16 +3,12 @@
 The rows are those that `python -m benchmarks.accelerators.handwritten` saves.
 """
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
+from benchmarks.accelerators.rows import Row
 from experiments.lab.tables import markdown_table
 
-ROWS = Path("docs/results/handwritten.jsonl")
 GIB = 2**30
-Row = dict[str, Any]
 
 
 def cells(row: Row) -> list[str]:
@@ -48,9 +44,3 @@ def section(rows: Iterable[Row]) -> str:
         + "; ".join(", ".join(day) for day in days)
         + f": {versions}\n"
     )
-
-
-def saved_rows() -> list[Row]:
-    """The rows of earlier starts, in the order of the table."""
-    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
-    return [json.loads(line) for line in lines]

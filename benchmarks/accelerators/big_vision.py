@@ -13,7 +13,6 @@ import argparse
 import functools
 import hashlib
 import importlib
-import json
 import sys
 import time
 import types
@@ -30,9 +29,9 @@ import optax
 # Before the stand-in for TensorFlow, which Flax would look into.
 from flax.training import checkpoints  # noqa: F401
 
-from benchmarks.accelerators.__main__ import PAIRS as ROWS
 from benchmarks.accelerators.__main__ import kept_rows, write
-from benchmarks.accelerators.table import Row, comparison_table
+from benchmarks.accelerators.rows import BIG_VISION, Row, read, save
+from benchmarks.accelerators.table import comparison_table
 from experiments.lab.command import hardware
 from experiments.lab.tables import markdown_table
 from vit_jax.cli import run_command
@@ -41,7 +40,6 @@ from vit_jax.config_file import read_config
 from vit_jax.planning.estimate import memory_in_error
 from vit_jax.planning.program import analyze
 from vit_jax.planning.topology import pod
-from vit_jax.storage.paths import write_atomically
 from vit_jax.training.setup import build_program
 
 EXAMPLES, CLASSES = 1_268_356, 1000  # train[:99%] of ImageNet
@@ -225,16 +223,13 @@ def main(arguments: argparse.Namespace) -> None:
     # Without the cache, so that the time of compilation is real.
     jax.config.update("jax_enable_compilation_cache", False)
     devices = pod("v5e:4x8")
-    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
-    rows = {key_of(row): row for row in map(json.loads, lines)}
+    rows = {key_of(row): row for row in read(BIG_VISION)}
     for pair in PAIRS:
         key = pair.model, pair.batch, pair.recipe
         if pair.model in arguments.models:
             old = rows.get(key, {})
             rows[key] = compared(pair, devices, arguments.big_vision, old)
-            kept = [rows[pair[:3]] for pair in PAIRS if pair[:3] in rows]
-            ROWS.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(ROWS, "".join(json.dumps(row) + "\n" for row in kept))
+            save(BIG_VISION, [rows[pair[:3]] for pair in PAIRS if pair[:3] in rows])
     write(kept_rows())
     print(markdown_table(comparison_table(list(rows.values()))))
 

@@ -11,7 +11,6 @@ wheels of jax.
 """
 
 import argparse
-import json
 import math
 import time
 from importlib import metadata
@@ -19,7 +18,8 @@ from importlib import metadata
 import jax
 
 from benchmarks.accelerators.__main__ import kept_rows, write
-from benchmarks.accelerators.beside import ROWS, Row, cells, saved_rows
+from benchmarks.accelerators.beside import cells
+from benchmarks.accelerators.rows import HANDWRITTEN, Row, read, save
 from experiments.lab.command import hardware
 from vit_jax.cli import run_command
 from vit_jax.config import resolve_lengths
@@ -30,7 +30,6 @@ from vit_jax.planning.handwritten import handwritten_step
 from vit_jax.planning.hlo import parse, walk
 from vit_jax.planning.program import analyze, starts_kernel
 from vit_jax.planning.topology import cards
-from vit_jax.storage.paths import write_atomically
 from vit_jax.training.setup import build_program
 
 COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13")
@@ -87,7 +86,7 @@ def compiled_row(model: str, batch_size: int, variant: str) -> Row:
 def main(arguments: argparse.Namespace) -> None:
     """The command: compiles, saves rows, writes the document."""
     key = ("model", "batch", "variant")
-    rows = {tuple(row[name] for name in key): row for row in saved_rows()}
+    rows = {tuple(row[name] for name in key): row for row in read(HANDWRITTEN)}
     for model in arguments.models:
         for batch_size in arguments.batch_sizes:
             for variant in arguments.variants:
@@ -95,9 +94,7 @@ def main(arguments: argparse.Namespace) -> None:
                 jax.clear_caches()
                 rows[model, batch_size, variant] = row
                 print("| " + " | ".join(cells(row)) + " |", flush=True)
-                ordered = sorted(rows.values(), key=place)
-                lines = "".join(json.dumps(row) + "\n" for row in ordered)
-                write_atomically(ROWS, lines)
+                save(HANDWRITTEN, sorted(rows.values(), key=place))
     write(kept_rows())
 
 

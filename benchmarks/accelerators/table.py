@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.accelerators.rows import Row
 from experiments.lab.tables import markdown_table
 from vit_jax.planning.estimate import in_gib
 
-Row = dict[str, Any]
 HEAD = """# Runs on accelerators, compiled for them
 
 Written by `make accelerators`, not by hand. A row is the training step of a config at

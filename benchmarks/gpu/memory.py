@@ -14,8 +14,9 @@ import jax
 
 from benchmarks.gpu.processes import start
 from benchmarks.gpu.results import Spec, run_phase
-from benchmarks.gpu.step import CLASSES, IMAGES, Timed, peak_bytes, programs
+from benchmarks.gpu.step import Timed, peak_bytes, programs
 from vit_jax.planning.chips import CHIPS, GIB
+from vit_jax.planning.timing import IMAGENET_EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 # The range of measured over planned memory in which a plan is right.
@@ -29,7 +30,7 @@ def start_plan(options: dict[str, Any], path: Path, device_kind: str):
     command = [sys.executable, "-m", "vit_jax.plan", "--json", str(path)]
     command += ["--config", config.format(**options)]
     command += [f"--config.model.dtype={options['dtype']}"]
-    command += ["--num-examples", str(IMAGES), "--num-classes", str(CLASSES)]
+    command += ["--num-examples", str(IMAGENET_EXAMPLES), "--num-classes", "1000"]
     if chips:
         command += ["--devices", f"1x{chips[0]}"]
     path.unlink(missing_ok=True)

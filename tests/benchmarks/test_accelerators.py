@@ -1,11 +1,9 @@
 """`make accelerators`: saved rows, repeated compilations, the table."""
 
-import json
-
 import pytest
 
 from benchmarks.accelerators import __main__ as accelerators
-from benchmarks.accelerators import beside, handwritten
+from benchmarks.accelerators import beside, handwritten, rows
 from benchmarks.accelerators.cases import CASES, Case, target_of
 from benchmarks.accelerators.table import report
 from vit_jax.config import resolve_lengths
@@ -82,8 +80,8 @@ def test_what_is_compiled_stays(here, monkeypatch):
     assert here == ["8xH100", "v5e:4x8"]
     run()
     assert len(here) == 2
-    rows = [json.loads(line) for line in accelerators.ROWS.read_text().splitlines()]
-    assert [row["case"] for row in rows] == ["imagenet.py"] * 2 + ["digits.py"] * 2
+    kept = rows.read(rows.RUNS)
+    assert [row["case"] for row in kept] == ["imagenet.py"] * 2 + ["digits.py"] * 2
     # Another program or another compiler is compiled again.
     row = accelerators.lowered_row
     monkeypatch.setattr(
@@ -124,10 +122,10 @@ def test_what_jax_refuses_is_a_row(monkeypatch):
 def test_the_program_is_known_by_its_text(monkeypatch):
     monkeypatch.setattr(accelerators.metadata, "version", lambda name: name)
     case = Case("digits.py", ("model.depth=1",), gpus=1)
-    rows = [accelerators.lowered_row(case, "H100") for _ in range(2)]
-    assert rows[0] == rows[1] and len(rows[0]["program"]) == 16
+    pair = [accelerators.lowered_row(case, "H100") for _ in range(2)]
+    assert pair[0] == pair[1] and len(pair[0]["program"]) == 16
     other = case._replace(overrides=("model.depth=1", "model.width=32"))
-    assert accelerators.lowered_row(other, "H100")["program"] != rows[0]["program"]
+    assert accelerators.lowered_row(other, "H100")["program"] != pair[0]["program"]
 
 
 def test_the_table():
@@ -135,8 +133,8 @@ def test_the_table():
     row |= {"versions": VERSIONS, "date": "2026-11-28", "hardware": "a CPU"}
     plan = PLAN | {"program": None, "largest_batch": None}
     plan["memory"] = PLAN["memory"] | {"fits": False, "peak": 61 * GIB}
-    rows = [row | {"plan": PLAN}, row | {"target": "v5e:4x8", "plan": plan}]
-    text = report(rows, [])
+    pair = [row | {"plan": PLAN}, row | {"target": "v5e:4x8", "plan": plan}]
+    text = report(pair, [])
     assert (
         "| ViT-B/16 | 8xH100 | 4,096 | 3 GiB | 20 GiB | 23 GiB of 60 GiB "
         "| 8,192 (1,024 a device) | 12 cuDNN attention, 12 cuDNN attention backward, "

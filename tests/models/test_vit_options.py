@@ -292,12 +292,12 @@ def test_scanned_and_rematerialised_blocks_give_the_same(name):
 
     stacked_model, stacked = scanned(model.clone(remat="full"), params)
     expected = scanned(model, gradient(model, params))[1]
-    for found, wanted in zip(
-        *map(jax.tree.leaves, (gradient(stacked_model, stacked), expected)),
-        strict=True,
-    ):
-        scale = np.abs(wanted).max()
-        np.testing.assert_allclose(found, wanted, atol=1e-3 * scale, rtol=1e-3)
+    found, wanted = map(jax.tree.leaves, (gradient(stacked_model, stacked), expected))
+    largest = max(np.abs(leaf).max() for leaf in wanted)
+    for one, other in zip(found, wanted, strict=True):
+        # That of a key's bias is zero, and here nothing but rounding.
+        scale = max(np.abs(other).max(), 1e-4 * largest)
+        np.testing.assert_allclose(one, other, atol=1e-3 * scale, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

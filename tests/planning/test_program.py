@@ -418,7 +418,9 @@ def test_scanned_and_unrolled_models_cost_the_same():
         assert unrolled["flops"] == unrolled["xla"]
         assert scanned["flops"] == pytest.approx(unrolled["flops"], rel=0.1)
         assert scanned["xla"] < 0.4 * scanned["flops"]
-        assert scanned["hbm_bytes"] == pytest.approx(unrolled["hbm_bytes"], rel=0.2)
+        # The loop copies each layer's parameters out of the stack, and gradients into
+        # it; were the whole stack counted in each round, it would be twice as much.
+        assert 1 < scanned["hbm_bytes"] / unrolled["hbm_bytes"] < 1.4
         pair = [
             {tuple(map(str, row[:3])): row[4] for row in costs["collectives"]}
             for costs in (unrolled, scanned)

@@ -6,11 +6,10 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from vit_jax.data.decode import decode_file
+from vit_jax.data.decode import MAX_FILE_BYTES, decode_file
 from vit_jax.data.layout import LAYOUT, find_layout, split_folder
 from vit_jax.data.listing import (
     EXTENSIONS,
@@ -21,6 +20,7 @@ from vit_jax.data.listing import (
     tell,
     walk,
 )
+from vit_jax.storage.foreign import read_regular
 
 
 class FolderSource:
@@ -97,8 +97,8 @@ class FolderSource:
 
     def encoded(self, index: int) -> tuple[str, bytes]:
         """Path and content of the file; raises OSError if it cannot be read."""
-        path = Path(self.record_name(index))
-        return str(path), path.read_bytes()
+        name = self.record_name(index)
+        return name, read_regular(name, MAX_FILE_BYTES)
 
     def labels(self) -> np.ndarray:
         """Labels of all records, without opening a file: int64 (n,)."""

@@ -37,7 +37,7 @@ HEAD_BIASES = ("head/bias", "distillation_head/bias")
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm`, in training in the form for the device.
+    """`nn.LayerNorm` in the form for the device.
 
     Attributes:
         train: whether a gradient of reverse mode is all that is asked for.
@@ -47,12 +47,12 @@ class LayerNorm(nn.LayerNorm):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        trained = self.train and (forms.on_cpu() or forms.for_gpu(self.dtype))
-        if self.is_initializing() or not (trained or forms.on_cpu()):
+        own = forms.on_cpu() or (self.train and forms.for_gpu(self.dtype))
+        if self.is_initializing() or not own:
             return super().__call__(x)
         scale, bias = (self.get_variable("params", n) for n in ("scale", "bias"))
         rows = forms.as_rows(x.astype(self.dtype), self.dtype)
-        norm = forms.trained_layer_norm if trained else forms.layer_norm
+        norm = forms.trained_layer_norm if self.train else forms.layer_norm
         normed: Array = norm(rows, scale, bias, self.epsilon)
         return normed.reshape(x.shape)
 

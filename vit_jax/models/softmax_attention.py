@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models.flash_attention import traced_device
+from vit_jax.models.forms import on_cpu
 
 
 class _Axes(NamedTuple):
@@ -46,7 +46,7 @@ def softmax_attention(
     dtype of the arguments for the product with the values and for the gradient.
     It has no forward-mode derivative.
     """
-    if query.dtype != jnp.float32 and traced_device().platform != "cpu":
+    if query.dtype != jnp.float32 and not on_cpu():
         return _attention(_TOKENS_FIRST, query, key, value)
     moved = (einops.rearrange(x, "b l k e -> b k l e") for x in (query, key, value))
     return einops.rearrange(_attention(_HEADS_FIRST, *moved), "b k q e -> b q k e")

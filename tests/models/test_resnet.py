@@ -9,8 +9,8 @@ import pytest
 
 from vit_jax.models import create_model, init_params
 from vit_jax.models.axial_resnet import AxialAttention, LineAttention
+from vit_jax.models.conv_forms import standardize
 from vit_jax.models.resnet import EPSILONS, ResNetTrunk
-from vit_jax.models.std_conv import standardize
 
 # Section 1.3 of the paper's facts, 1000 classes. The counts of v2 are in test_flops.py.
 V1_COUNTS = {

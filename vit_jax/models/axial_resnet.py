@@ -92,12 +92,13 @@ class AxialAttention(nn.Module):
     stride: int
     norm_epsilon: float = 1e-6
     dtype: Any = jnp.float32
+    train: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
         options = (self.num_heads, self.norm_epsilon, self.dtype)
         x = LineAttention(*options, name="row")(x)
-        x = group_norm("row_norm", self.norm_epsilon, self.dtype)(x)
+        x = group_norm("row_norm", *options[1:], train=self.train)(x)
         x = einops.rearrange(x, "b h w c -> b w h c")
         x = LineAttention(*options, name="column")(x)
         x = einops.rearrange(x, "b w h c -> b h w c")

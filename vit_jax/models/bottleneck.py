@@ -18,7 +18,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.models.axial_resnet import AxialAttention
-from vit_jax.models.std_conv import StdConv, group_norm
+from vit_jax.models.std_conv import GroupNorm, StdConv, group_norm
 
 
 class Layers(NamedTuple):
@@ -30,6 +30,7 @@ class Layers(NamedTuple):
     variance_epsilon: float
     axial_heads: int
     dtype: Any
+    train: bool
 
     def conv(self, name: str, features: int, size: int = 1, stride: int = 1) -> StdConv:
         return StdConv(
@@ -40,18 +41,31 @@ class Layers(NamedTuple):
             self.std_epsilon,
             self.variance_epsilon,
             self.dtype,
+            self.train,
             name=name,
         )
 
-    def norm(self, name: str, scale: float = 1.0) -> nn.GroupNorm:
-        return group_norm(name, self.norm_epsilon, self.dtype, scale=scale)
+    def norm(self, name: str, scale: float = 1.0, *, relu: bool = False) -> GroupNorm:
+        return group_norm(
+            name,
+            self.norm_epsilon,
+            self.dtype,
+            scale=scale,
+            relu=relu,
+            train=self.train,
+        )
 
     def spatial(self, features: int, stride: int) -> nn.Module:
         """The middle of a unit, the only layer that sees more than one place."""
         if not self.axial_heads:
             return self.conv("conv2", features, 3, stride)
         return AxialAttention(
-            self.axial_heads, stride, self.norm_epsilon, self.dtype, name="axial"
+            self.axial_heads,
+            stride,
+            self.norm_epsilon,
+            self.dtype,
+            self.train,
+            name="axial",
         )
 
 
@@ -69,8 +83,9 @@ class UnitV1(nn.Module):
         if x.shape[-1] != 4 * self.features or self.stride > 1:
             shortcut = conv("shortcut", 4 * self.features, stride=self.stride)(x)
             shortcut = norm("shortcut_norm")(shortcut)
-        x = nn.relu(norm("norm1")(conv("conv1", self.features)(x)))
-        x = nn.relu(norm("norm2")(self.layers.spatial(self.features, self.stride)(x)))
+        x = norm("norm1", relu=True)(conv("conv1", self.features)(x))
+        x = self.layers.spatial(self.features, self.stride)(x)
+        x = norm("norm2", relu=True)(x)
         # Scale 0: the unit starts as its shortcut.
         x = norm("norm3", scale=0.0)(conv("conv3", 4 * self.features)(x))
         return nn.relu(shortcut + x)
@@ -90,12 +105,12 @@ class UnitV2(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ d"]:
         conv, norm = self.layers.conv, self.layers.norm
         shortcut = x
-        x = nn.relu(norm("norm1")(x))
+        x = norm("norm1", relu=True)(x)
         if x.shape[-1] != 4 * self.features or self.stride > 1:
             shortcut = conv("shortcut", 4 * self.features, stride=self.stride)(x)
-        x = nn.relu(norm("norm2")(conv("conv1", self.features)(x)))
+        x = norm("norm2", relu=True)(conv("conv1", self.features)(x))
         x = self.layers.spatial(self.features, self.stride)(x)
-        x = conv("conv3", 4 * self.features)(nn.relu(norm("norm3")(x)))
+        x = conv("conv3", 4 * self.features)(norm("norm3", relu=True)(x))
         return shortcut + x
 
 

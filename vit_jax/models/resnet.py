@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.bottleneck import Layers, Stage
+from vit_jax.models.conv_forms import max_pool
 from vit_jax.models.layers import classifier
 from vit_jax.models.pixels import HALF, Deviation, Mean, prepare
 from vit_jax.models.std_conv import GROUPS, group_norm
@@ -80,13 +81,13 @@ class ResNetTrunk(nn.Module):
         return 4 * self.width * 2 ** (len(self.blocks) - 1)
 
     def __call__(
-        self, images: Float[Array, "b height width 3"]
+        self, images: Float[Array, "b height width 3"], *, train: bool = False
     ) -> Float[Array, "b h w c"]:
-        return self.stages(images)[0]
+        return self.stages(images, train=train)[0]
 
     @nn.compact
     def stages(
-        self, images: Float[Array, "b height width 3"]
+        self, images: Float[Array, "b height width 3"], *, train: bool
     ) -> tuple[Float[Array, "b h w c"], dict[str, Any]]:
         """The output, and by name that of the root and of each unit of each stage."""
         if self.width < 1 or self.width % GROUPS:
@@ -101,6 +102,7 @@ class ResNetTrunk(nn.Module):
             self.variance_epsilon,
             self.axial_heads,
             self.dtype,
+            train,
         )
         out = {}
         x = out["root"] = self.root(images, layers)
@@ -113,11 +115,11 @@ class ResNetTrunk(nn.Module):
     def root(self, images: Array, layers: Layers) -> Float[Array, "b h w c"]:
         x = layers.conv("root", self.width, 7, 2)(images)
         if self.version == "v1":
-            x = nn.relu(layers.norm("root_norm")(x))
-            return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+            x = layers.norm("root_norm", relu=True)(x)
+            return max_pool(x, 3, 2, "SAME", train=layers.train)
         # Zeros, not minus infinity: features are not rectified yet, so it matters.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+        return max_pool(x, 3, 2, "VALID", train=layers.train)
 
 
 class ResNet(nn.Module):
@@ -173,7 +175,8 @@ class ResNet(nn.Module):
         """Classifies images: floats in [-1, 1] of shape (b, *image_size, 3).
 
         Args:
-            train, return_attention: nothing depends on them; all models take them.
+            train: whether a gradient is asked for.
+            return_attention: nothing depends on it; all models take it.
             image_size: (height, width) of the images if not the model's.
 
         Returns:
@@ -185,7 +188,7 @@ class ResNet(nn.Module):
             ValueError: images of another shape, size or dtype than the model's, or of
                 0..255 (outside of `jit`); or an unknown version or impossible width.
         """
-        del train, return_attention  # every model is called with them
+        del return_attention  # every model is called with it
         height, width = image_size or self.image_size
         image_size = height, width
         if self.axial_heads and image_size != self.image_size:
@@ -196,9 +199,10 @@ class ResNet(nn.Module):
             )
         images = prepare(images, image_size, self.pixel_mean, self.pixel_std)
         out = {}
-        x, out["resnet"] = self.trunk().stages(images)
+        x, out["resnet"] = self.trunk().stages(images, train=train)
         if self.version == "v2":
-            x = nn.relu(group_norm("norm", self.norm_epsilon, self.dtype)(x))
+            options = (self.norm_epsilon, self.dtype)
+            x = group_norm("norm", *options, relu=True, train=train)(x)
         out["encoded"] = x
         x = out["pre_logits"] = x.astype(jnp.float32).mean(axis=(1, 2))
         if self.num_classes:

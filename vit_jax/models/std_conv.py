@@ -3,21 +3,12 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models import conv_forms, forms
+
 GROUPS = 32
-
-
-def standardize(
-    kernel: Float[Array, "p q i o"], std_epsilon: float, variance_epsilon: float
-) -> Float[Array, "p q i o"]:
-    """Gives each output feature's weights mean 0 and variance 1."""
-    kernel = kernel.astype(jnp.float32)
-    centred = kernel - kernel.mean(axis=(0, 1, 2))
-    variance = jnp.square(centred).mean(axis=(0, 1, 2))
-    return centred / (jnp.sqrt(variance + variance_epsilon) + std_epsilon)
 
 
 class StdConv(nn.Module):
@@ -25,6 +16,7 @@ class StdConv(nn.Module):
 
     Attributes:
         same: TensorFlow's SAME padding; otherwise size // 2 zeros on all four sides.
+        train: whether a gradient of reverse mode is all that is asked for.
     """
 
     features: int
@@ -34,20 +26,48 @@ class StdConv(nn.Module):
     std_epsilon: float
     variance_epsilon: float
     dtype: Any = jnp.float32
+    train: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        own = self.train and forms.on_cpu()
+        standardize = conv_forms.trained_standardize if own else conv_forms.standardize
         kernel = standardize(kernel, self.std_epsilon, self.variance_epsilon)
         border = self.size // 2
-        return jax.lax.conv_general_dilated(
+        return conv_forms.convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding="SAME" if self.same else ((border, border), (border, border)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            self.stride,
+            "SAME" if self.same else ((border, border), (border, border)),
+            train=self.train,
         )
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` in the form for the device, and a ReLU after it if asked for.
+
+    Attributes:
+        relu: whether the result is rectified.
+        train: whether a gradient of reverse mode is all that is asked for.
+    """
+
+    relu: bool = False
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        whole = self.reduction_axes == (1, 2, 3)
+        if self.is_initializing() or not (whole and forms.on_cpu()):
+            x = super().__call__(x)
+            return nn.relu(x) if self.relu else x
+        scale, bias = (self.get_variable("params", n) for n in ("scale", "bias"))
+        x = x.astype(self.dtype)
+        options = (GROUPS, self.epsilon)
+        if self.train:
+            return conv_forms.trained_group_norm(x, scale, bias, *options, self.relu)
+        return conv_forms.group_norm(x, scale, bias, *options, relu=self.relu)
 
 
 def group_norm(
@@ -57,7 +77,9 @@ def group_norm(
     *,
     scale: float = 1.0,
     axes: tuple[int, ...] = (1, 2, 3),
-) -> nn.GroupNorm:
+    relu: bool = False,
+    train: bool = False,
+) -> GroupNorm:
     """Norm of 32 groups of features over all places of an image (arXiv 1803.08494).
 
     The variance takes two passes: in the stream of a v2 ResNet the mean is large, and
@@ -66,13 +88,16 @@ def group_norm(
     Args:
         scale: initial value of the learned scale.
         axes: that a group's statistics are taken over, the features' last.
+        relu, train: see `GroupNorm`.
     """
-    return nn.GroupNorm(
+    return GroupNorm(
         GROUPS,
         epsilon=epsilon,
         dtype=dtype,
         scale_init=nn.initializers.constant(scale),
         reduction_axes=axes,
         use_fast_variance=False,
+        relu=relu,
+        train=train,
         name=name,
     )

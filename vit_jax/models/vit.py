@@ -303,7 +303,7 @@ class VisionTransformer(nn.Module):
                     "the patch size must be a multiple of the stem's stride "
                     f"{trunk.stride}, but it is {side}"
                 )
-            x, out["resnet"] = trunk.stages(images)
+            x, out["resnet"] = trunk.stages(images, train=train)
             side //= trunk.stride
         patches = PatchEmbedding(
             (side, side),

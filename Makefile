@@ -42,9 +42,10 @@ quick: $(VENV)/.test
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest $(if $(AREA),-k '$(AREA)')
 
-# With all that `make test` leaves out as too long, and XLA's optimisations.
+# With all that `make test` leaves out as too long; with XLA's optimisations, which take
+# twice as long, by `XLA_FLAGS= make test-all`.
 test-all: $(VENV)/.test
-	@XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -m 'not slow' $(if $(AREA),-k '$(AREA)')
+	@$(BIN)/python -m pytest -m 'not slow' $(if $(AREA),-k '$(AREA)')
 
 # Real processes, signals and full disks (as root); some ten minutes.
 faults: $(VENV)/.test

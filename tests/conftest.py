@@ -12,8 +12,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # The arrays of the tests are so small that XLA would take longer to optimise a program
-# than the program then runs. `make test-all` sets XLA_FLAGS to nothing, and so compiles
-# what users run.
+# than the program then runs. With XLA_FLAGS set to nothing they are compiled as users'
+# programs are.
 CHEAP = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if metadata.version("jaxlib").startswith("0.10."):  # Later ones end at this flag.
     CHEAP += " --xla_cpu_use_fusion_emitters=false"

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu import checks, install, speed
+from benchmarks.gpu import checks, install, speed, vit
 from benchmarks.gpu.__main__ import locked
 from benchmarks.gpu.jobs import MODELS, Machine, all_jobs
 from benchmarks.gpu.processes import Job, start
 from benchmarks.gpu.report import TITLES, write_report
 from benchmarks.gpu.results import Journal, Spec
 from benchmarks.gpu.schedule import Schedule
+from vit_jax.config import check_config
+from vit_jax.training.sections import config_sections
 
 KEY = {"card": "none", "code": "1"}
 FACTS = {"card": "none", "driver": "", "python": "3", "cpus": 2, "commit": ""}
@@ -256,6 +258,13 @@ def test_speed_is_compared_in_turns_with_the_best_of_the_others():
     facts = {"flops": {"train": 10}, "peak_flops": 1600}
     mfu = speed.utilisation(values, facts, "train")
     assert mfu["ours"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_configs_can_be_planned(model):
+    """By the command that says how much memory a step takes."""
+    config = vit.get_config(model.name, str(model.batch))
+    check_config(config, config_sections())
 
 
 @pytest.mark.slow

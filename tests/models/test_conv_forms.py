@@ -103,7 +103,7 @@ def test_of_equal_numbers_the_first_has_the_gradient(padding):
 def test_standardised_kernels_have_the_same_gradient(epsilons):
     kernel = normal(0, 3, 3, 4, 6) + 2
     compare(
-        lambda k: conv_forms.trained_standardize(k, *epsilons),
+        lambda k: conv_forms.standardize(k, *epsilons, train=True),
         lambda k: conv_forms.standardize(k, *epsilons),
         kernel,
     )
@@ -136,3 +136,21 @@ def test_a_resnet_trains_as_without(version, monkeypatch):
         plain,
     )
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, own, plain)))
+
+
+def test_evaluation_has_forward_derivatives():
+    """The forms for training have none."""
+    options = {"image_size": 32, "blocks": (1,), "width": 32, "version": "v2"}
+    model = create_model("BiT-R50x1", num_classes=5, **options)
+    params = init_params(model, jax.random.key(0))
+    images = jnp.zeros((1, 32, 32, 3))
+
+    def lowered(train):
+        def apply(x):
+            return model.apply({"params": params}, x, train=train)[0]
+
+        return jax.jit(lambda x: jax.jvp(apply, (x,), (x,))[1]).lower(images)
+
+    assert lowered(train=False).out_info.shape == (1, 5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        lowered(train=True)

@@ -102,12 +102,16 @@ def group_norm(
     epsilon: float,
     *,
     relu: bool,
+    train: bool,
 ) -> Float[Array, "b h w c"]:
     """Norm of groups of features over all places, in float32, its result of x's dtype.
 
     The sums are over the places first, for each feature, and of few numbers then. The
-    variance takes two passes.
+    variance takes two passes. For CPUs; `train` asks for no forward mode, and then x is
+    kept, and a few numbers a feature.
     """
+    if train:
+        return _trained_group_norm(x, scale, bias, groups, epsilon, relu)
     return _normed(x, scale, bias, groups, epsilon, relu)[0]
 
 
@@ -135,11 +139,10 @@ def _over_groups(x: Float[Array, "b 1 1 c"], groups: int) -> Float[Array, "b 1 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def trained_group_norm(
+def _trained_group_norm(
     x: Array, scale: Array, bias: Array, groups: int, epsilon: float, relu: bool
 ) -> Array:
-    """`group_norm` for training: what is kept is x and a few numbers a feature."""
-    return group_norm(x, scale, bias, groups, epsilon, relu=relu)
+    return _normed(x, scale, bias, groups, epsilon, relu)[0]
 
 
 def _norm_forward(
@@ -170,7 +173,7 @@ def _norm_backward(
     )
 
 
-trained_group_norm.defvjp(_norm_forward, _norm_backward)
+_trained_group_norm.defvjp(_norm_forward, _norm_backward)
 
 
 def max_pool(
@@ -191,7 +194,7 @@ def _trained_max_pool(x: Array, size: int, stride: int) -> Array:
 
 
 def _pool_forward(x: Array, size: int, stride: int) -> tuple[Array, Any]:
-    y = _trained_max_pool(x, size, stride)
+    y = functools.reduce(jnp.maximum, _shifted(x, size, stride))
     return y, (x, y)
 
 
@@ -211,28 +214,40 @@ def _pool_backward(
 _trained_max_pool.defvjp(_pool_forward, _pool_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def trained_standardize(
-    kernel: Float[Array, "p q i o"], std_epsilon: float, variance_epsilon: float
-) -> Float[Array, "p q i o"]:
-    """`standardize` for training on CPUs; of autodiff's sums some are plain loops."""
-    return standardize(kernel, std_epsilon, variance_epsilon)
-
-
 def standardize(
-    kernel: Float[Array, "p q i o"], std_epsilon: float, variance_epsilon: float
+    kernel: Float[Array, "p q i o"],
+    std_epsilon: float,
+    variance_epsilon: float,
+    *,
+    train: bool = False,
 ) -> Float[Array, "p q i o"]:
-    """Gives each output feature's weights mean 0 and variance 1."""
+    """Gives each output feature's weights mean 0 and variance 1, in float32.
+
+    `train` asks for no forward mode: of autodiff's sums some are plain loops on CPUs.
+    """
     kernel = kernel.astype(jnp.float32)
+    if train and forms.on_cpu():
+        return _trained_standardize(kernel, std_epsilon, variance_epsilon)
+    return _standardize(kernel, std_epsilon, variance_epsilon)
+
+
+def _standardize(kernel: Array, std_epsilon: float, variance_epsilon: float) -> Array:
     centred = kernel - kernel.mean(axis=(0, 1, 2))
     variance = jnp.square(centred).mean(axis=(0, 1, 2))
     return centred / (jnp.sqrt(variance + variance_epsilon) + std_epsilon)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _trained_standardize(
+    kernel: Array, std_epsilon: float, variance_epsilon: float
+) -> Array:
+    return _standardize(kernel, std_epsilon, variance_epsilon)
+
+
 def _standardize_forward(
     kernel: Array, std_epsilon: float, variance_epsilon: float
-) -> tuple[Array, Any]:
-    return standardize(kernel, std_epsilon, variance_epsilon), kernel
+) -> tuple[Array, Array]:
+    return _standardize(kernel, std_epsilon, variance_epsilon), kernel
 
 
 def _standardize_backward(
@@ -246,4 +261,4 @@ def _standardize_backward(
     return (inverse * (gradient - gradient.mean(over) - centred * tilt),)
 
 
-trained_standardize.defvjp(_standardize_forward, _standardize_backward)
+_trained_standardize.defvjp(_standardize_forward, _standardize_backward)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.bottleneck import Layers, Stage
-from vit_jax.models.conv_forms import max_pool
 from vit_jax.models.layers import classifier
 from vit_jax.models.pixels import HALF, Deviation, Mean, prepare
 from vit_jax.models.std_conv import GROUPS, group_norm
@@ -113,6 +112,8 @@ class ResNetTrunk(nn.Module):
         return x, out
 
     def root(self, images: Array, layers: Layers) -> Float[Array, "b h w c"]:
+        from vit_jax.models.conv_forms import max_pool
+
         x = layers.conv("root", self.width, 7, 2)(images)
         if self.version == "v1":
             x = layers.norm("root_norm", relu=True)(x)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import conv_forms, forms
+from vit_jax.models import forms
 
 GROUPS = 32
 
@@ -30,11 +30,13 @@ class StdConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ d"]:
+        # Here, as no other model needs them; so below and in `resnet.py`.
+        from vit_jax.models import conv_forms
+
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        own = self.train and forms.on_cpu()
-        standardize = conv_forms.trained_standardize if own else conv_forms.standardize
-        kernel = standardize(kernel, self.std_epsilon, self.variance_epsilon)
+        epsilons = (self.std_epsilon, self.variance_epsilon)
+        kernel = conv_forms.standardize(kernel, *epsilons, train=self.train)
         border = self.size // 2
         return conv_forms.convolve(
             x.astype(self.dtype),
@@ -58,16 +60,17 @@ class GroupNorm(nn.GroupNorm):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        whole = self.reduction_axes == (1, 2, 3)
-        if self.is_initializing() or not (whole and forms.on_cpu()):
+        groups = self.num_groups if self.reduction_axes == (1, 2, 3) else None
+        if self.is_initializing() or groups is None or not forms.on_cpu():
             x = super().__call__(x)
             return nn.relu(x) if self.relu else x
+        from vit_jax.models import conv_forms
+
         scale, bias = (self.get_variable("params", n) for n in ("scale", "bias"))
-        x = x.astype(self.dtype)
-        options = (GROUPS, self.epsilon)
-        if self.train:
-            return conv_forms.trained_group_norm(x, scale, bias, *options, self.relu)
-        return conv_forms.group_norm(x, scale, bias, *options, relu=self.relu)
+        options = {"relu": self.relu, "train": self.train}
+        return conv_forms.group_norm(
+            x.astype(self.dtype), scale, bias, groups, self.epsilon, **options
+        )
 
 
 def group_norm(

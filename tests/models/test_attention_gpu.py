@@ -302,10 +302,12 @@ def test_padding_changes_nothing(queries, keys, monkeypatch):
     wanted = results("xla")
     monkeypatch.setattr(attention, "choose_kernel", lambda *_, **__: "cudnn")
     monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
+    # The gradient of the keys' bias is zero, rounding alone, so all leaves share one scale.
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
     for ours, theirs in zip(
         jax.tree.leaves(results("cudnn")), jax.tree.leaves(wanted), strict=True
     ):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-6 * scale)
 
 
 def like_cudnn(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from vit_jax.checkpoints.fingerprint import compile_examination, examine
+from vit_jax.checkpoints.fingerprint import examine, lower_examination
 from vit_jax.data import batches as batches_module
 from vit_jax.data.decode import ImageError
 from vit_jax.data.device import prefetch_to_device
@@ -230,7 +230,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again():
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
     )
-    compile_examination(shapes)
+    lower_examination(shapes).compile()
     assert any(compiled)
     compiled.clear()
     assert examine(placed)[0]

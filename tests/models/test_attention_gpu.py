@@ -302,7 +302,7 @@ def test_padding_changes_nothing(queries, keys, monkeypatch):
     wanted = results("xla")
     monkeypatch.setattr(attention, "choose_kernel", lambda *_, **__: "cudnn")
     monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
-    # The gradient of the keys' bias is zero, rounding alone, so all leaves share one scale.
+    # The gradient of the keys' bias is zero but for rounding: one scale for all leaves.
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
     for ours, theirs in zip(
         jax.tree.leaves(results("cudnn")), jax.tree.leaves(wanted), strict=True

@@ -209,7 +209,7 @@ def of_the_mean(run):
     }
 
 
-def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys):
+def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys, caplog):
     convolutional = tiny()
     convolutional.model = base.get_config().model
     convolutional.model.update(name="BiT-R26x1", blocks=(1,), width=32)
@@ -217,7 +217,9 @@ def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys):
     options = dict(model__scan=True, train__accumulate_steps=2, mix__mixup_alpha=0.2)
     options |= dict(model__distillation_token=True)
     config = tiny(tmp_path / "teacher", **options, model__remat="full")
-    results = loop.train(config, tmp_path / "student")
+    with jax.log_compiles():
+        results = loop.train(config, tmp_path / "student")
+    assert caplog.text.count("Compiling jit(traced)") == 2  # training and evaluation
     line = f"teacher     BiT-R26x1: 24,874 parameters, of {tmp_path / 'teacher'}\n"
     assert line in capsys.readouterr().out
     run = load_trained(tmp_path / "student")

@@ -112,6 +112,7 @@ def poison(monkeypatch, steps):
                 head["bias"] = head["bias"] + jnp.inf
             return program.train_step(state, batch, keys)
 
+        step.lower = program.train_step.lower
         return experiment._replace(program=program._replace(train_step=step))
 
     monkeypatch.setattr(loop, "build", build_poisoned)
@@ -162,6 +163,7 @@ def test_skipped_steps_are_listed(tmp_path, monkeypatch, capsys):
                 state = state.replace(loss_mean=jnp.float32(1e-6))
             return program.train_step(state, batch, keys)
 
+        step.lower = program.train_step.lower
         return experiment._replace(program=program._replace(train_step=step))
 
     monkeypatch.setattr(loop, "build", build_broken)

@@ -239,6 +239,13 @@ def test_a_run_leaves_what_it_promises(finished):
     assert logits.shape == (2, 10)
 
 
+def test_nothing_is_compiled_once_the_steps_begin(tmp_path, caplog):
+    with jax.log_compiles():
+        loop.train(tiny_config(*RANDOM), tmp_path)
+    assert caplog.text.count("Compiling jit(traced)") == 2  # training and evaluation
+    assert caplog.text.count("Compiling jit(examine_arrays)") <= 1
+
+
 @pytest.mark.parametrize("weights", ["params", "ema"])
 def test_the_best_step_is_that_of_the_weights_asked_for(tmp_path, weights):
     options = ("checkpoint.every=3steps", f"checkpoint.best_weights={weights}")
@@ -339,6 +346,7 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, monkeypatch):
         experiment = build(config)
         program = experiment.program
 
+        @jax.jit
         def step(state, batch, keys):
             head = state.params["head"]
             head["bias"] += jnp.where(state.step == 2, jnp.inf, 0)

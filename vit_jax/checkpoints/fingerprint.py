@@ -28,9 +28,9 @@ def examine(tree: Any) -> tuple[bool, dict[str, int]]:
     return finite, {name: int(value) for name, (_, value) in results.items()}
 
 
-def compile_examination(tree: Any) -> None:
-    """Compiles the program of `examine` for a tree of shapes with shardings."""
-    examine_arrays.lower(by_path(tree)).compile()
+def lower_examination(tree: Any) -> jax.stages.Lowered:
+    """The program of `examine` for a tree of shapes with shardings, to be compiled."""
+    return examine_arrays.lower(by_path(tree))
 
 
 def by_path(tree: Any) -> dict[str, Any]:

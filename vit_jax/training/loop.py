@@ -15,7 +15,6 @@ import jax
 import ml_collections
 
 from vit_jax.checkpoints import integrity
-from vit_jax.checkpoints.fingerprint import compile_examination
 from vit_jax.checkpoints.store import Checkpoints
 from vit_jax.config import Lengths, check_config, chosen, to_dict, without_every
 from vit_jax.data.device import DevicePrefetch, prefetch_to_device
@@ -25,7 +24,7 @@ from vit_jax.storage.errors import StoreError
 from vit_jax.storage.paths import absolute, as_path, medium
 from vit_jax.training.guard import Faults, FaultyStep, Guard
 from vit_jax.training.metrics import Meter, SilentWriter, Writer
-from vit_jax.training.rehearsal import rehearse
+from vit_jax.training.rehearsal import compile_programs, rehearse
 from vit_jax.training.resume import Start, given_params, start_state
 from vit_jax.training.run_folder import (
     GROWING,
@@ -36,9 +35,9 @@ from vit_jax.training.run_folder import (
     with_known_paths,
 )
 from vit_jax.training.sections import config_sections
-from vit_jax.training.setup import Setup, build, lower_evaluation
+from vit_jax.training.setup import Setup, build
 from vit_jax.training.step import TrainState
-from vit_jax.training.summary import announce_compilation, start_block
+from vit_jax.training.summary import start_block
 from vit_jax.training.watchdog import Watchdog
 from vit_jax.training.writer_thread import WriterThread
 
@@ -211,11 +210,9 @@ def run_steps(
     state, saved_index, measured = begin
     first_index = saved_index if next_index is None else next_index
     start, batch_size = int(state.step), config.data.batch_size
-    compiled = announce_compilation()
     keys = program.make_keys()
     # Not when first needed: a SIGTERM in mid-run would have to wait for the compiler.
-    lower_evaluation(program, config.eval.batch_size).compile()
-    compile_examination(program.state)
+    compile_programs(config, setup)
     faults = Faults(Guard(**config.guard), start, first_index, batch_size)
     if start:
         distributed.say(f"Going on from step {start} of {lengths.total}")
@@ -242,7 +239,6 @@ def run_steps(
         for step, batch in zip(steps, batches, strict=False):
             state, metrics = program.train_step(state, batch | setup.teacher, keys)
             meter.add(step, metrics)
-            compiled()
             writer.progress(step)
             checkpoints.check()
             watchdog.step_begins(step + 1)

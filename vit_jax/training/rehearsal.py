@@ -1,13 +1,17 @@
 """What would go wrong with the first step, found before the run folder is begun."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 
+from vit_jax.checkpoints.fingerprint import lower_examination
 from vit_jax.config import ConfigError
+from vit_jax.parallel import distributed
 from vit_jax.training.setup import Setup, abstract_batch, lower_evaluation
 
 
@@ -28,6 +32,29 @@ def rehearse(config: ml_collections.ConfigDict, setup: Setup) -> None:
     batch = program.batch | setup.teacher
     jax.eval_shape(program.train_step, program.state, batch, program.keys)
     lower_evaluation(program, config.eval.batch_size)
+
+
+def compile_programs(config: ml_collections.ConfigDict, setup: Setup) -> None:
+    """Compiles all that a run calls as it goes, or loads it from the cache of programs.
+
+    Side by side: XLA does not hold up Python meanwhile, as tracing and lowering do.
+    """
+    distributed.say("compiling ...")
+    begin = time.perf_counter()
+    program = setup.program
+    batch = program.batch | setup.teacher
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        compiled = [
+            pool.submit(lower().compile)
+            for lower in (
+                lambda: program.train_step.lower(program.state, batch, program.keys),
+                lambda: lower_examination(program.state),
+                lambda: lower_evaluation(program, config.eval.batch_size),
+            )
+        ]
+    for each in compiled:
+        each.result()
+    distributed.say(f"compiled in {time.perf_counter() - begin:.0f} s")
 
 
 def check_memory(arrays: Any, mesh: jax.sharding.Mesh) -> None:

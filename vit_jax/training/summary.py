@@ -1,17 +1,13 @@
 """What a run prints before its first step: data, model, devices, schedule, folder."""
 
 import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from tqdm import tqdm
 
 from vit_jax.models import AnyModel, model_options
-from vit_jax.parallel import distributed
 from vit_jax.training.setup import Program, Setup
 
 
@@ -80,20 +76,3 @@ def schedule_line(config: ml_collections.ConfigDict, setup: Setup) -> str:
         f"learning rate {optim.learning_rate:g} {optim.schedule}, "
         f"warm-up to step {setup.lengths.warmup:,}"
     )
-
-
-def announce_compilation() -> Callable[[], None]:
-    """Says that compilation begins; what it returns is to be called after each step.
-
-    The first of these calls says how long it took: a step is compiled when it is first
-    called, and that call returns before the step itself is done.
-    """
-    distributed.say("compiling ...")
-    begin = [time.perf_counter()]
-
-    def done() -> None:
-        if begin and distributed.is_primary():
-            # Above the bar, if there is one.
-            tqdm.write(f"compiled in {time.perf_counter() - begin.pop():.0f} s")
-
-    return done

@@ -58,6 +58,7 @@ def test_the_sdist_has_every_file(built):
     assert (sources() | {"requirements.txt", "pyproject.toml"}) - names == set()
 
 
+@pytest.mark.full
 def test_the_installed_command_trains_a_config_by_its_name(built, tmp_path):
     installed, empty = tmp_path / "installed", tmp_path / "empty"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]

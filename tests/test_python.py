@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 import vit_jax
@@ -30,6 +31,7 @@ def test_importing_it_does_not_import_jax():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.full
 def test_the_page_runs_from_the_first_line_to_the_last(tmp_path, monkeypatch):
     """Its download is a tiny ViT with registers here, written in timm's layout."""
     sizes = dict(depth=3, width=24, mlp_dim=48, num_heads=3, image_size=32)

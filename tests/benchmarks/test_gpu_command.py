@@ -161,6 +161,7 @@ def processes_of(folder: Path) -> list[str]:
     return commands
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_command_is_ended_and_started_again(tmp_path, number):
     only = ("--only", "install")

@@ -410,6 +410,7 @@ def run_command(module, *arguments):
     module.main(parser.parse_args(arguments))
 
 
+@pytest.mark.full
 def test_a_run_in_a_bucket_is_one_on_a_disk(workdir, digits_run, capfd):
     """Also for the commands that read it, and for a run that starts from it."""
     from vit_jax.interop.trained import load_trained

@@ -28,6 +28,7 @@ def _run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
+@pytest.mark.full
 def test_a_sound_data_set(tmp_path):
     _fill(tmp_path / "pets")
     (tmp_path / "pets" / "val" / "cat" / "notes.txt").touch()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```$', re.M | re.S)
+LONG = ("experiment", "model", "data")
 # One process for all commands of a page: starting JAX takes longer than most of them.
 FOLLOW = """
 import runpy, shlex, sys
@@ -54,7 +55,10 @@ def tree(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["experiment", "model", "data", "layout"])
+@pytest.mark.parametrize(
+    "page",
+    [*(pytest.param(x, marks=pytest.mark.full) for x in LONG), "layout"],
+)
 def test_page(page, tree):
     commands = ""
     for language, title, body in BLOCK.findall(Path(f"docs/add/{page}.md").read_text()):

@@ -180,6 +180,7 @@ def tiny_config(*, every):
     return config
 
 
+@pytest.mark.full
 def test_evaluators_run_at_intervals_of_the_training(tmp_path, capsys):
     config = tiny_config(every="2steps")
     config.knn.update(every="100%", neighbours=5)

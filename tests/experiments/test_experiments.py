@@ -14,8 +14,8 @@ from experiments.lab.grid import plan_runs
 from vit_jax.config import check_config, resolve_lengths
 from vit_jax.training.sections import config_sections
 
-# `make test` runs these, all kinds of runs among them; `make test-all` every one.
-FEW = ("attention", "class_token", "position_embedding", "transfer")
+# `make test` runs these, pre-training and fine-tuning; `make test-all` every one.
+FEW = ("attention", "class_token")
 NAMES = [name for name in EXPERIMENTS if Path(f"experiments/{name}.py").exists()]
 SOME_IN_FULL = [
     name if name in FEW else pytest.param(name, marks=pytest.mark.full)

@@ -168,6 +168,7 @@ def test_warm_start(singles, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path), params(start))
 
 
+@pytest.mark.full
 def test_averages_and_evaluators_are_those_of_the_trainer(tmp_path):
     config = tiny(
         "train.ema_decay=0.5",

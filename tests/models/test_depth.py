@@ -97,6 +97,7 @@ def test_remat_changes_no_number_and_keeps_less(remat):
     assert kept(again) < 0.8 * kept(plain)
 
 
+@pytest.mark.full
 def test_stochastic_depth_of_a_scanned_model_grows_with_the_depth():
     """At rate 1 - 1e-6 in the last block, only that one is dropped for certain."""
     params = random_params(tiny())
@@ -219,6 +220,7 @@ def test_layer_decay_of_stacked_blocks():
     assert_close(unstack_blocks(updates(stack_blocks(params))), updates(params))
 
 
+@pytest.mark.full
 def test_a_scanned_run_is_the_same_run(tiny_run_config, tmp_path):
     """Begun unrolled, continued scanned, ended unrolled: the checkpoint is restacked.
 

@@ -70,11 +70,12 @@ def test_every_config_is_lowered():
 
 
 def cases_and_kinds():
-    """`make test` lowers every second case for GPUs, and the others for TPUs."""
+    """`make test` lowers every fourth case, in turn for GPUs and for TPUs."""
     cases = [case for case in CASES if not case.slow]
     for number, case in enumerate(cases):
         for place, kind in enumerate(ABSENT):
-            marks = () if number % len(ABSENT) == place else pytest.mark.full
+            quick = number % 4 == 0 and number // 4 % len(ABSENT) == place
+            marks = () if quick else pytest.mark.full
             yield pytest.param(case, kind, marks=marks, id=f"{label(case)}-{kind}")
 
 
@@ -192,6 +193,7 @@ def mesh_of_one(kind):
     return make_mesh(data=1, fsdp=1, tensor=1, devices=[ABSENT[kind]])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ABSENT)
 def test_commands(kind):
     """At the size of ViT-S/16 with its class token: 197 tokens."""
@@ -201,6 +203,7 @@ def test_commands(kind):
         assert check(call(), kind), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ABSENT)
 @pytest.mark.parametrize("family", ["hybrid", "axial_vit"])
 def test_analyses_of_other_families(family, kind):
@@ -213,6 +216,7 @@ def test_analyses_of_other_families(family, kind):
         assert check(call(), kind), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ABSENT)
 def test_a_fleet(kind):
     """16 runs of the laboratory side by side, and their averages' evaluation."""

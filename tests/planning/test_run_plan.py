@@ -70,6 +70,7 @@ def test_the_command(tmp_path):
 DIGITS = ("--config", "configs/digits.py", "--config.data.batch_size=256")
 
 
+@pytest.mark.full
 def test_a_plan_for_this_machine(tmp_path):
     path = tmp_path / "plan.json"
     result = plan(*DIGITS, "--json", str(path))

@@ -40,6 +40,7 @@ def test_forward_leaves_the_parameters():
     assert metrics["logit"].shape == ()
 
 
+@pytest.mark.full
 def test_real_input(tmp_path):
     path = tmp_path / "out.json"
     smaller = (

@@ -209,6 +209,7 @@ def of_the_mean(run):
     }
 
 
+@pytest.mark.full
 def test_a_run_with_a_convolutional_teacher_goes_on_as_it_was(tmp_path, capsys, caplog):
     convolutional = tiny()
     convolutional.model = base.get_config().model

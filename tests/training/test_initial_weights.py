@@ -218,6 +218,7 @@ def test_a_distilled_checkpoint_is_no_plain_model(distilled, tmp_path):
         loop.train(config, tmp_path)
 
 
+@pytest.mark.full
 def test_the_sweep_takes_the_best_and_trains_on_all(tmp_path, monkeypatch):
     config = tiny(
         sweep__learning_rates=(1e-9, 3e-3),

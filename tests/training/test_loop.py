@@ -294,6 +294,7 @@ def test_another_config_is_refused_with_the_difference(finished):
     assert "--allow-config-change" in str(error.value)
 
 
+@pytest.mark.full
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     """SIGKILL for real, with worker processes; see benchmarks/exact_resume.py."""
     shorter = "--config.train.duration=45steps"

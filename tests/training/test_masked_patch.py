@@ -179,6 +179,7 @@ def test_accumulation_and_scan_change_nothing(plain):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *results)
 
 
+@pytest.mark.full
 def test_seeds_side_by_side_are_the_seeds_one_by_one(plain):
     batch = random_batch()
     step, one, start, _ = plain

@@ -117,6 +117,7 @@ def test_training_measures_and_says_so(colours, colours_run, capsys):
     assert val["loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
+@pytest.mark.full
 def test_an_interrupted_run_ends_with_the_same_bits(
     colours, colours_run, tmp_path, monkeypatch
 ):
@@ -223,6 +224,7 @@ def predicted(capsys, run, *images, **changes) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_predict(colours, colours_run, digits_run, tmp_path, capsys):
     image, target = f"{colours}/images/im_0.png", tmp_path / "out.json"
     run = load_trained(colours_run)

@@ -98,6 +98,7 @@ def test_all_but_hidden_kernels_are_updated_as_by_adamw():
     assert {"embedding/kernel", "head/kernel", "class_token"} <= same
 
 
+@pytest.mark.full
 def test_stacked_blocks_are_updated_one_by_one():
     params = vit_params()
     grads = gradients(params)

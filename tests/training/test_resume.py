@@ -121,6 +121,7 @@ def test_a_resumed_run_compares_classes_records_and_config(photos, capsys):
     assert path.read_text() == config.to_json(indent=2) + "\n"
 
 
+@pytest.mark.full
 def test_a_run_on_a_relative_folder_goes_on_from_anywhere(
     tmp_path, monkeypatch, capsys
 ):

@@ -158,6 +158,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):
             pass
 
 
+@pytest.mark.full
 def test_two_starts_of_one_command(tmp_path):
     """At the same moment: one is refused, and the other trains as if it were alone."""
     command = [sys.executable, "-m", "vit_jax.train", "--config", "configs/digits.py"]

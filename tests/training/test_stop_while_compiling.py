@@ -72,7 +72,8 @@ def test_nothing_is_waited_for_before_the_first_step(tmp_path, again):
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
 
 
-@pytest.mark.parametrize("signalled", [pytest.param(0, marks=pytest.mark.full), 1])
+@pytest.mark.full
+@pytest.mark.parametrize("signalled", [0, 1])
 def test_one_of_two_processes_is_signalled_and_both_leave(tmp_path, signalled):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

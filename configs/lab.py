@@ -4,10 +4,11 @@
 
 The base of the grids in `experiments/`. `family` is vit, hybrid or resnet, at about
 equal compute an image; `scale` is smoke (seconds, for tests), mini (25 seconds on two
-CPU cores) or small (minutes on a GPU). Pre-training is on the classes `UPSTREAM` of
-CIFAR-10, few-shot evaluation and transfer on the classes `DOWNSTREAM`, which the
-pre-training never sees, like ImageNet and Flowers after JFT-300M in the paper. Smoke
-has digits, which need no preparation.
+CPU cores), medium (a million images, about 20 minutes of them) or small (minutes on a
+GPU). Pre-training is on the classes `UPSTREAM` of CIFAR-10, few-shot evaluation and
+transfer on the classes `DOWNSTREAM`, which the pre-training never sees, like ImageNet
+and Flowers after JFT-300M in the paper. With `classes=all` training is on all classes,
+and there is no few-shot evaluation. Smoke has digits, which need no preparation.
 """
 
 import ml_collections
@@ -19,7 +20,7 @@ DOWNSTREAM = ("automobile", "deer", "dog", "truck")
 # Data, and the classes to pre-train on and to hold out, by scale.
 CIFAR10 = ("cifar10", UPSTREAM, DOWNSTREAM)
 DIGITS = ("digits", ("0", "1", "2", "3", "4", "5"), ("6", "7", "8", "9"))
-DATA = {"smoke": DIGITS, "mini": CIFAR10, "small": CIFAR10}
+DATA = {"smoke": DIGITS, "mini": CIFAR10, "medium": CIFAR10, "small": CIFAR10}
 
 # Grids of 8x8 tokens, or of 8x8 features after the root, as 14x14 in the paper. Million
 # multiply-adds an image: ViT 10.7, hybrid 9.6, ResNet 9.5; small 180, 183, 174.
@@ -39,15 +40,31 @@ SMOKE = {
     | dict(name="ViT-mu/8", depth=2, width=16, mlp_dim=32, num_heads=2),
     "resnet": dict(name="BiT-R26x1", blocks=(1,), width=32),
 }
-MODELS = {"smoke": SMOKE, "mini": MINI, "small": SMALL}
+# 0.4, 0.3 and 0.9 million parameters.
+WIDER = dict(width=96, mlp_dim=192, num_heads=3)
+MEDIUM = {
+    "vit": VIT | WIDER | dict(depth=5),
+    "hybrid": HYBRID | WIDER,
+    "resnet": RESNET,
+}
+MODELS = {"smoke": SMOKE, "mini": MINI, "medium": MEDIUM, "small": SMALL}
 # Not in epochs, so that a run on a part of the data is as long as one on all of it.
 # Small is 30 epochs of all the data.
-DURATIONS = {"smoke": "4steps", "mini": "25600examples", "small": "900000examples"}
-BATCHES = {"smoke": 16, "mini": 64, "small": 256}
+DURATIONS = {
+    "smoke": "4steps",
+    "mini": "25600examples",
+    "medium": "1000000examples",
+    "small": "900000examples",
+}
+BATCHES = {"smoke": 16, "mini": 64, "medium": 128, "small": 256}
 
 
-def get_config(family: str = "vit", scale: str = "mini") -> ml_collections.ConfigDict:
+def get_config(
+    family: str = "vit", scale: str = "mini", classes: str = "upstream"
+) -> ml_collections.ConfigDict:
     """AdamW, crops and flips; no other regularisation."""
+    if classes not in ("upstream", "all"):
+        raise ValueError(f"unknown classes {classes!r}: wanted upstream or all")
     if scale not in MODELS:
         raise ValueError(f"unknown scale {scale!r}: wanted {', '.join(MODELS)}")
     if family not in MODELS[scale]:
@@ -74,4 +91,7 @@ def get_config(family: str = "vit", scale: str = "mini") -> ml_collections.Confi
     )
     config.checkpoint.update(every="100%", keep_last=1)
     config.log.update(every="10%", tensorboard=False)
+    if classes == "all":
+        config.data.classes = ()
+        config.fewshot.every = ""
     return config

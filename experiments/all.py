@@ -34,8 +34,12 @@ def main(arguments: argparse.Namespace) -> None:
     with working(arguments):
         for name in chosen:
             act = check if arguments.check else run_experiment
+            experiment = load_experiment(name)
+            if arguments.scale not in experiment.seeds:
+                print(f"{name} has no scale {arguments.scale}", flush=True)
+                continue
             try:
-                act(name, load_experiment(name), arguments)
+                act(name, experiment, arguments)
             except Interrupted:
                 raise
             except Exception as error:

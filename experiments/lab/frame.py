@@ -19,7 +19,7 @@ from vit_jax.config_file import read_config
 from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.sections import config_sections
 
-SCALES = ("smoke", "mini", "small", "full")
+SCALES = ("smoke", "mini", "medium", "small", "full")
 # In the order of the report; those that use others' runs come after them.
 EXPERIMENTS = (
     "sizes",
@@ -148,7 +148,7 @@ class Experiment(NamedTuple):
         conclude: makes the conclusion from the results so far; it also measures what
             needs no training.
         arms: gives the arms of a scale by label; none if nothing is trained.
-        seeds: number of seeds by scale.
+        seeds: number of seeds by scale; a scale that is not there is refused.
     """
 
     item: str
@@ -156,7 +156,14 @@ class Experiment(NamedTuple):
     question: str
     conclude: Callable[[RunResults], Conclusion]
     arms: Callable[[str], dict[str, Arm]] = lambda _: {}
-    seeds: Mapping[str, int] = {"smoke": 1, "mini": 2, "small": 3, "full": 1}
+    seeds: Mapping[str, int] = {"smoke": 1, "mini": 3, "small": 3, "full": 1}
+
+    def check_scale(self, scale: str) -> None:
+        """Raises a ValueError for a scale that it has no arms for."""
+        if scale not in self.seeds:
+            raise ValueError(
+                f"{self.title}: has no scale {scale!r}, only {', '.join(self.seeds)}"
+            )
 
 
 def load_experiment(name: str) -> Experiment:

@@ -61,8 +61,10 @@ def plan_runs(
 
     Raises:
         ConfigError: an arm that cannot be resolved.
-        ValueError: an arm needs an unknown arm, or itself.
+        ValueError: an arm needs an unknown arm, or itself; or the experiment has no
+            such scale.
     """
+    experiment.check_scale(scale)
     arms = experiment.arms(scale)
     runs: dict[tuple[str, int], GridRun] = {}
 

@@ -175,6 +175,14 @@ def test_a_damaged_zip_of_images_is_told_and_leaves_nothing(tmp_path, damage):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_the_first_data_set_of_a_machine_has_no_folder_above_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("train/cat/0.png", png())
+    target = str(tmp_path / "tensorflow_datasets" / "beasts" / "shards")
+    with images_of(str(tmp_path / "images.zip"), target) as folder:
+        assert Path(folder, "cat", "0.png").is_file()
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A data set of two images as tensorflow-datasets writes it."""

@@ -145,7 +145,9 @@ def _unpack(name: str, folder: str) -> None:
     """Unpacks a .zip; raises as `images_of`."""
     with reading(name), zipfile.ZipFile(name) as archive:
         size = check_archive(archive, name)
-        free = shutil.disk_usage(os.path.dirname(os.path.abspath(folder))).free
+        beside = os.path.dirname(os.path.abspath(folder))
+        os.makedirs(beside, exist_ok=True)
+        free = shutil.disk_usage(beside).free
         if size > free:
             raise ArchiveError(
                 f"{name} unpacks to {size / 2**30:.1f} GiB, and there is room for "

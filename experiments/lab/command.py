@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -24,23 +23,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments.lab.check import needs, needs_table
 from experiments.lab.frame import SCALES, Arm, Experiment, resolve
 from experiments.lab.grid import (
     GridRun,
     collect,
+    hardware,
+    machines,
     plan_runs,
+    record,
     run_grid,
     seconds,
     unfinished,
 )
+from experiments.lab.kept import KEPT, keep, with_kept
+from experiments.lab.own import load_own, own_experiment, own_table
 from experiments.lab.records import Conclusion
 from experiments.lab.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
-from vit_jax.data.cpus import usable_cpus
 from vit_jax.storage.paths import write_atomically
 from vit_jax.training.loop import Interrupted, exit_on_interrupt
 from vit_jax.training.run_folder import versions
@@ -87,6 +88,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=0, help="save and stop after so many"
     )
     parser.add_argument(
+        "--own",
+        default="",
+        metavar="FILE.py",
+        help="arms and measures of your own, for a table beside the experiment's",
+    )
+    parser.add_argument(
+        "--kept",
+        type=Path,
+        default=KEPT,
+        metavar="FOLDER",
+        help="small files of runs that were finished elsewhere, and count as finished",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="copy those of each finished run there"
+    )
+    parser.add_argument(
         "--jobs",
         type=int,
         default=1,
@@ -123,21 +140,39 @@ def run_experiment(
     begin = time.time()
     data = places(arguments.data)
     scale, root = arguments.scale, arguments.root
-    runs = plan_runs(experiment, scale, root, data, arguments.seeds)
+    own = load_own(arguments.own)
+    both = own_experiment(experiment, own, scale)
+    planned = plan_runs(both, scale, root, data, arguments.seeds)
+    runs = with_kept(planned, arguments.kept)
     folder = root / scale / name
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\n{experiment.item}: {experiment.title} ({scale})", flush=True)
+    if elsewhere := sum(run not in planned for run in runs):
+        print(f"{elsewhere} runs were finished elsewhere: {arguments.kept}")
+
+    def after_each(run: GridRun) -> None:
+        if not record(run.folder)["failed"]:
+            experiment.measure(run.folder)
+        if arguments.keep:
+            keep(run, arguments.kept)
+
     try:
-        run_grid(runs)
+        run_grid(runs, after_each)
     except Interrupted:
         print(f"{len(unfinished(runs))} runs of {name} still to do", flush=True)
         raise
     if arguments.train_only:
         return
-    results = collect(runs, scale, folder, data)
-    conclusion = experiment.conclude(results)
     arms = experiment.arms(scale)
-    record = {
+    theirs = [run for run in runs if run.label in arms]
+    conclusion = experiment.conclude(collect(theirs, scale, folder, data))
+    if arguments.own:
+        table = own_table(collect(runs, scale, folder, data), own)
+        conclusion = conclusion._replace(tables=[*conclusion.tables, table])
+    if arguments.keep:
+        for run in runs:
+            keep(run, arguments.kept)
+    result = {
         "name": name,
         "item": experiment.item,
         "title": experiment.title,
@@ -148,7 +183,7 @@ def run_experiment(
             "count": len({run.folder for run in runs}),
             "seeds": max(Counter(run.label for run in runs).values(), default=0),
             "seconds": round(seconds(runs) or time.time() - begin, 1),
-            "hardware": hardware(),
+            "hardware": "; ".join(machines(runs)) or hardware(),
             "versions": versions(),
             "date": datetime.date.today().isoformat(),
         },
@@ -159,7 +194,7 @@ def run_experiment(
         },
         "command": f"python -m experiments.{name} --scale {scale}",
     }
-    write_atomically(folder / "result.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(folder / "result.json", json.dumps(result, indent=1) + "\n")
     show(conclusion, folder)
 
 
@@ -209,16 +244,6 @@ def alone(run: GridRun) -> GridRun:
     if config.objective.name == "distillation":
         config.objective.name = "classification"
     return run._replace(config=config)
-
-
-def hardware() -> str:
-    """A description of the devices, such as `2 CPU cores, Intel Xeon`."""
-    devices = jax.devices()
-    if devices[0].platform != "cpu":
-        return f"{len(devices)} x {devices[0].device_kind}"
-    lines = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    models = [line.split(": ")[1] for line in lines.split("\n") if "model name" in line]
-    return f"{usable_cpus()} CPU cores, {models[0] if models else platform.machine()}"
 
 
 @contextlib.contextmanager

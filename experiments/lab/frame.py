@@ -148,6 +148,9 @@ class Experiment(NamedTuple):
         conclude: makes the conclusion from the results so far; it also measures what
             needs no training.
         arms: gives the arms of a scale by label; none if nothing is trained.
+        measure: makes what `conclude` reads of a finished run, beside it in its folder,
+            as `profiles.trained_profile` does. Called as soon as a run is finished, so
+            that its checkpoints are not needed afterwards.
         seeds: number of seeds by scale; a scale that is not there is refused.
     """
 
@@ -156,6 +159,7 @@ class Experiment(NamedTuple):
     question: str
     conclude: Callable[[RunResults], Conclusion]
     arms: Callable[[str], dict[str, Arm]] = lambda _: {}
+    measure: Callable[[Path], object] = lambda _: None
     seeds: Mapping[str, int] = {"smoke": 1, "mini": 3, "small": 3, "full": 1}
 
     def check_scale(self, scale: str) -> None:

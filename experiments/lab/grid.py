@@ -8,26 +8,36 @@ learning rates) are trained side by side by `vit_jax.fleet`, the others one by o
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
+import math
+import os
+import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import jax
 import ml_collections
 
+from configs import lab
 from configs.base import get_config
 from experiments.lab.frame import Arm, Experiment, RunResults, resolve
 from vit_jax.config import difference
+from vit_jax.data.cpus import usable_cpus
+from vit_jax.data.sources import make_source
 from vit_jax.fleet.training import fleet_key, train_fleet, why_not
 from vit_jax.storage.json_files import read_json
 from vit_jax.storage.paths import write_atomically
-from vit_jax.training.loop import train
+from vit_jax.training.loop import Interrupted, train
 
-# The file that marks a run as finished.
+# The file that marks a run as finished, and that of the time before an interruption.
 RECORD = "finished.json"
+SPENT = "spent.json"
+# Parts of the config that name a data set.
+DATA_SECTIONS = ("data", "fewshot", "knn")
 
 
 class GridRun(NamedTuple):
@@ -102,6 +112,7 @@ def place(
         needed: the runs that it starts from, `init`, and learns from, `teacher`.
     """
     config = resolve(arm)
+    use_classes(config, data)
     point_to(config, {key: run.folder.parent.name for key, run in needed.items()})
     # Only what differs from the defaults, so that a new config key changes no hash.
     changes = {key: new for key, (_, new) in difference(get_config(), config).items()}
@@ -111,10 +122,49 @@ def place(
     folder = root / "runs" / f"{name}-{digest}" / f"seed{seed}"
     config.seed = seed
     point_to(config, {key: str(run.folder) for key, run in needed.items()})
-    for section in ("data", "fewshot", "knn"):
+    for section in DATA_SECTIONS:
         config[section].name = data.get(config[section].name, config[section].name)
     after = tuple(run.folder for run in needed.values())
     return GridRun(label, seed, config, folder, after)
+
+
+def use_classes(config: ml_collections.ConfigDict, data: Mapping[str, str]) -> None:
+    """Names the classes of folders that do not have those of the data set.
+
+    The first three fifths are for the pre-training, the others held out, as of
+    CIFAR-10's ten.
+
+    Raises:
+        ValueError: the folder has fewer than four classes.
+    """
+    for section in DATA_SECTIONS:
+        name, classes = config[section].name, tuple(config[section].classes)
+        if name in data and classes:
+            config[section].classes = classes_of(data[name], name, classes)
+
+
+@functools.cache
+def classes_of(folder: str, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of a folder that stand for those wanted of the data set `name`."""
+    names = make_source(folder, "train", cache="never").label_names
+    if set(wanted) <= set(names):
+        return wanted
+    if len(names) < 4:
+        raise ValueError(
+            f"--data={name}={folder}: {len(names)} classes are too few to train on "
+            "some and hold out others: wanted four or more"
+        )
+    first = math.ceil(0.6 * len(names))
+    parts = {}
+    for _, upstream, downstream in lab.DATA.values():
+        parts |= {upstream: names[:first], downstream: names[first:]}
+    if wanted not in parts:
+        raise ValueError(
+            f"--data={name}={folder}: has no classes {', '.join(wanted)}, only "
+            f"{', '.join(names)}"
+        )
+    print(f"{folder} for {', '.join(wanted)}: {', '.join(parts[wanted])}", flush=True)
+    return parts[wanted]
 
 
 def point_to(config: ml_collections.ConfigDict, names: Mapping[str, str]) -> None:
@@ -123,12 +173,17 @@ def point_to(config: ml_collections.ConfigDict, names: Mapping[str, str]) -> Non
     config.objective.teacher = names.get("teacher", config.objective.teacher)
 
 
-def run_grid(runs: list[GridRun]) -> None:
+def run_grid(
+    runs: list[GridRun], after_each: Callable[[GridRun], object] = lambda _: None
+) -> None:
     """Trains all unfinished runs, and waits for those that other processes train.
 
     Any number of processes may do so at once, on one machine or on several with one
     file system: a run belongs to the process that holds its lock, which the system
     releases when the process ends.
+
+    Args:
+        after_each: called with each run that was trained here, once it is finished.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the work so far is saved.
@@ -146,11 +201,25 @@ def run_grid(runs: list[GridRun]) -> None:
                     continue
                 left = len(unfinished(runs))
                 labels = ", ".join(dict.fromkeys(run.label for run in mine))
-                print(f"\n[{total - left + 1}/{total}] {labels}", flush=True)
+                print(
+                    f"\n[{total - left + 1}/{total}] {labels}{time_left(runs)}",
+                    flush=True,
+                )
                 train_together(mine)
                 trained += len(mine)
+                for run in mine:
+                    after_each(run)
         if not trained:
             time.sleep(2)
+
+
+def time_left(runs: list[GridRun]) -> str:
+    """The time that all unfinished runs take at the mean of those that are finished."""
+    done = len({run.folder for run in runs}) - len(unfinished(runs))
+    if not done:
+        return ""
+    minutes = seconds(runs) / done * len(unfinished(runs)) / 60
+    return f" (about {minutes:.0f} minutes of training are left)"
 
 
 def unfinished(runs: list[GridRun]) -> list[GridRun]:
@@ -191,13 +260,42 @@ def train_together(fleet: list[GridRun]) -> None:
     """Trains runs side by side, and writes the record of each."""
     begin = time.time()
     configs, folders = [run.config for run in fleet], [run.folder for run in fleet]
-    if why_not(configs[0]):
-        results = [train(configs[0], folders[0])]
-    else:
-        results = train_fleet(configs, folders)
+    try:
+        if why_not(configs[0]):
+            results = [train(configs[0], folders[0])]
+        else:
+            results = train_fleet(configs, folders)
+    except Interrupted:
+        # The seconds of all the pieces of a run are its time.
+        for folder in folders:
+            if folder.is_dir():
+                passed = spent(folder) + (time.time() - begin) / len(fleet)
+                write_atomically(folder / SPENT, json.dumps({"seconds": passed}) + "\n")
+        raise
+    passed = (time.time() - begin) / len(fleet)
     for folder, result in zip(folders, results, strict=True):
-        record = {"seconds": (time.time() - begin) / len(fleet), "failed": not result}
+        record = Record(
+            seconds=spent(folder) + passed, failed=not result, hardware=hardware()
+        )
         write_atomically(folder / RECORD, json.dumps(record) + "\n")
+
+
+def spent(folder: Path) -> float:
+    """Seconds of the interrupted pieces of a run."""
+    try:
+        return read_json(folder / SPENT, Spent)["seconds"]
+    except (FileNotFoundError, ValueError):
+        return 0.0
+
+
+def hardware() -> str:
+    """A description of the devices, such as `2 CPU cores, Intel Xeon`."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    lines = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    models = [line.split(": ")[1] for line in lines.split("\n") if "model name" in line]
+    return f"{usable_cpus()} CPU cores, {models[0] if models else platform.machine()}"
 
 
 def fleets(runs: list[GridRun]) -> Iterator[list[GridRun]]:
@@ -229,11 +327,18 @@ def collect(
     return RunResults(scale, folder, finished, configs, data)
 
 
+class Spent(TypedDict):
+    """Seconds of training before the last interruption."""
+
+    seconds: float
+
+
 class Record(TypedDict):
     """The record of a finished run: time of training, and whether it has no result."""
 
     seconds: float
     failed: bool
+    hardware: str
 
 
 def record(folder: Path) -> Record:
@@ -245,3 +350,9 @@ def seconds(runs: list[GridRun]) -> float:
     """Seconds of training of all finished runs, each counted once."""
     folders = {run.folder for run in runs if is_finished(run.folder)}
     return sum(record(folder)["seconds"] for folder in folders)
+
+
+def machines(runs: list[GridRun]) -> list[str]:
+    """What the finished runs were trained on, each once."""
+    folders = {run.folder for run in runs if is_finished(run.folder)}
+    return sorted({record(folder)["hardware"] for folder in folders})

@@ -1,8 +1,11 @@
 """Grids: names of runs, what starts from what, and runs shared by processes."""
 
 import argparse
+import json
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from experiments.lab import command, grid
 from experiments.lab.frame import Arm, Experiment
@@ -23,6 +26,19 @@ def experiment(arms: dict[str, Arm]) -> Experiment:
     )
 
 
+def finish(run: grid.GridRun) -> None:
+    record = {"seconds": 60, "failed": False, "hardware": "a machine"}
+    (run.folder / RECORD).write_text(json.dumps(record))
+
+
+def folder_of(path: Path, classes: str) -> str:
+    """A folder with an image in each class."""
+    for name in classes:
+        (path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(path / "train" / name / "0.png")
+    return str(path)
+
+
 def test_equal_runs_are_one_and_others_are_not(tmp_path):
     arms = {
         "a": Arm(LAB),
@@ -31,9 +47,24 @@ def test_equal_runs_are_one_and_others_are_not(tmp_path):
     }
     a, same, other = plan_runs(experiment(arms), "smoke", tmp_path, {})
     assert a.folder == same.folder != other.folder
-    there = plan_runs(experiment(arms), "smoke", tmp_path, {"digits": "/folder"})[0]
+    digits = folder_of(tmp_path / "digits", "0123456789")
+    there = plan_runs(experiment(arms), "smoke", tmp_path, {"digits": digits})[0]
     assert there.folder == a.folder
-    assert there.config.data.name == there.config.fewshot.name == "/folder"
+    assert there.config.data.name == there.config.fewshot.name == digits
+
+
+def test_a_folder_has_classes_of_its_own(tmp_path, capsys):
+    arms = {"a": Arm(LAB)}
+    (theirs,) = plan_runs(experiment(arms), "smoke", tmp_path, {}, seeds=1)
+    data = {"digits": folder_of(tmp_path / "beasts", "abcdefg")}
+    (run,) = plan_runs(experiment(arms), "smoke", tmp_path, data, seeds=1)
+    assert run.config.data.classes == ("a", "b", "c", "d", "e")
+    assert run.config.fewshot.classes == ("f", "g")
+    assert run.folder != theirs.folder
+    assert "a, b, c, d, e" in capsys.readouterr().out
+    few = {"digits": folder_of(tmp_path / "three", "abc")}
+    with pytest.raises(ValueError, match="3 classes are too few .* wanted four"):
+        plan_runs(experiment(arms), "smoke", tmp_path, few)
 
 
 def test_a_run_follows_the_one_that_it_starts_from(tmp_path):
@@ -82,7 +113,9 @@ def test_a_run_belongs_to_one_process(tmp_path):
         with claimed(runs) as others:
             assert others == runs[1:]
     runs[1].folder.mkdir()
-    (runs[1].folder / RECORD).write_text('{"seconds": 1, "failed": false}')
+    (runs[1].folder / RECORD).write_text(
+        '{"seconds": 1, "failed": false, "hardware": "a machine"}'
+    )
     with claimed(runs) as mine:
         assert mine == runs[:1]
 

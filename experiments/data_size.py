@@ -6,9 +6,9 @@ accuracy on classes that the pre-training never saw, and accuracy on its own. As
 paper all hyper-parameters are the same, and training on a part of the data is stopped
 early: of a few evaluations, the one counts that is best on the pre-training's classes.
 
-mini: CIFAR-10, 300 to 30,000 images, 30 runs of 25 seconds and 10 of half the width:
-15 minutes of two CPU cores. small: also a deeper ViT and a wider
-ResNet, 3 seeds, 30 times the examples. full: six models of Fig. 4 on JFT-300M. The
+mini: CIFAR-10, 300 to 30,000 images, 45 runs of 25 seconds and 15 of half the width:
+22 minutes of two CPU cores. medium: 900 to 30,000 images, a million examples a run: 8
+hours. small: also a deeper ViT and a wider ResNet, 30 times the examples of mini. full: six models of Fig. 4 on JFT-300M. The
 pre-training is used by `transfer`, `compute` and `bias_profile`.
 """
 
@@ -19,7 +19,7 @@ from experiments.lab import figures, full, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.fits import Crossing, crossing
-from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.frame import WITH_MEDIUM, Arm, Experiment, RunResults
 from experiments.lab.records import Claim, Conclusion, Table, judged, pair
 from experiments.lab.statistics import Verdict
 from experiments.lab.tables import mean_cell
@@ -41,6 +41,7 @@ LAB: dict[str, dict[str, dict[str, Any]]] = {
         HYBRID: {},
         RESNET: {},
     },
+    "medium": {VIT: {}, HYBRID: {}, RESNET: {}},
     "small": {
         VIT: {},
         HALF: {"model.width": 96, "model.mlp_dim": 384},
@@ -55,6 +56,7 @@ FULL = ("ViT-L/16", "ViT-L/32", "ViT-B/32", "ViT-b/32", "BiT-R50x1", "BiT-R152x2
 SHARES = {
     "smoke": (10, 100),
     "mini": (1, 3, 10, 30, 100),
+    "medium": (3, 20, 100),
     "small": (1, 3, 10, 30, 100),
     "full": (3, 10, 30, 100),
 }
@@ -62,7 +64,13 @@ ALL, LITTLE = 100, 10
 JFT = 303_000_000
 # How often runs on a part of the data are evaluated. Those on all the data are only
 # evaluated at their end: at mini that is less than one epoch.
-EVERY = {"smoke": "50%", "mini": "50%", "small": "10%", "full": "10%"}
+EVERY = {
+    "smoke": "50%",
+    "mini": "50%",
+    "medium": "20%",
+    "small": "10%",
+    "full": "10%",
+}
 FEWSHOT, OWN = "few-shot, held-out classes", "classes of the pre-training"
 
 
@@ -263,6 +271,7 @@ EXPERIMENT = Experiment(
     question="How much pre-training data does each architecture need?",
     conclude=conclude,
     arms=pretraining,
+    seeds=WITH_MEDIUM,
 )
 
 if __name__ == "__main__":

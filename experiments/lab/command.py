@@ -39,6 +39,7 @@ from experiments.lab.grid import (
 from experiments.lab.kept import KEPT, keep, with_kept
 from experiments.lab.own import load_own, own_experiment, own_table
 from experiments.lab.records import Conclusion
+from experiments.lab.registration import register
 from experiments.lab.tables import markdown_table
 from vit_jax.cli import run_command
 from vit_jax.config import to_dict
@@ -150,6 +151,10 @@ def run_experiment(
     if elsewhere := sum(run not in planned for run in runs):
         print(f"{elsewhere} runs were finished elsewhere: {arguments.kept}")
 
+    registration = register(
+        name, experiment, scale, arguments.kept if arguments.keep else root
+    )
+
     def after_each(run: GridRun) -> None:
         if not record(run.folder)["failed"]:
             experiment.measure(run.folder)
@@ -192,6 +197,7 @@ def run_experiment(
             label: {"config": arm.config, **needed_by(arm), **arm.changes}
             for label, arm in arms.items()
         },
+        "registered": registration,
         "command": f"python -m experiments.{name} --scale {scale}",
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1) + "\n")

@@ -6,7 +6,7 @@ shows its results.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from vit_jax.storage.run_files import read_metrics
 from vit_jax.training.sections import config_sections
 
 SCALES = ("smoke", "mini", "medium", "small", "full")
+# Number of seeds by scale: of experiments that are run at medium too, and of others.
+WITH_MEDIUM = {"smoke": 1, "mini": 3, "medium": 3, "small": 3, "full": 1}
+WITHOUT = {scale: seeds for scale, seeds in WITH_MEDIUM.items() if scale != "medium"}
 # In the order of the report; those that use others' runs come after them.
 EXPERIMENTS = (
     "sizes",
@@ -151,6 +154,8 @@ class Experiment(NamedTuple):
         measure: makes what `conclude` reads of a finished run, beside it in its folder,
             as `profiles.trained_profile` does. Called as soon as a run is finished, so
             that its checkpoints are not needed afterwards.
+        criteria: the claims of a scale and their rules, a sentence each, which are
+            written down before the first run; none if they may still change.
         seeds: number of seeds by scale; a scale that is not there is refused.
     """
 
@@ -160,7 +165,8 @@ class Experiment(NamedTuple):
     conclude: Callable[[RunResults], Conclusion]
     arms: Callable[[str], dict[str, Arm]] = lambda _: {}
     measure: Callable[[Path], object] = lambda _: None
-    seeds: Mapping[str, int] = {"smoke": 1, "mini": 3, "small": 3, "full": 1}
+    criteria: Callable[[str], Sequence[str]] = lambda _: ()
+    seeds: Mapping[str, int] = WITHOUT
 
     def check_scale(self, scale: str) -> None:
         """Raises a ValueError for a scale that it has no arms for."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict, get_args
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict, get_args
 
 from experiments.lab.frame import EXPERIMENTS, load_experiment
 from experiments.lab.items import ITEMS, item_names
+from experiments.lab.registration import Registration
 from experiments.lab.statistics import Verdict
 from vit_jax.storage.json_files import read_json
 from vit_jax.values import Choice, Condition
@@ -79,6 +80,7 @@ class Record(TypedDict):
     overrides: dict[str, dict[str, Any]]
     command: str
     notes: str
+    registered: NotRequired[Registration | None]
 
 
 class StoredResult(NamedTuple):

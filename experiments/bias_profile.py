@@ -7,9 +7,9 @@ shuffled blocks cost) and translation (equivariance in a circle and on grey, by 
 and half places; Lie derivative) of a ViT, a hybrid and a ResNet, at initialisation,
 after equal training on parts of the data, and with a strong recipe.
 
-The runs on parts of the data are those of `data_size`; the strong recipe adds an arm for
-each model. medium: 3 models, 3 amounts, 2 recipes, 3 seeds: 9 hours of two CPU cores in
-all, and 10 minutes of measuring. Formulas, results and limits: docs/bias.md.
+The runs on parts of the data are those of `data_size`; the strong recipe adds an arm
+for each model. medium: 3 models, 3 amounts, 2 recipes, 3 seeds: 9 hours of two CPU
+cores, and 10 minutes of measuring. Formulas, results and limits: docs/bias.md.
 """
 
 from collections.abc import Mapping
@@ -398,12 +398,12 @@ def claims(scale: str, values: dict[str, Values]) -> list[Claim]:
 NOTES = (
     "Equivariance and the Lie derivative are of the last layer whose grid has 8 x 8 "
     "places: all of a ViT's and a hybrid's, the first stage of a ResNet. In a circle, "
-    "what leaves the image comes in on the other side, which suits patches; on grey the "
-    "image fades towards the border and nothing leaves it, which suits zero padding. "
-    "Neither setting is neutral, so that both are shown. Networks before training have "
-    "no classes, so that accuracies begin after it. All runs of a scale see equally many "
-    "examples, whatever the amount of data; the strong recipe is CutMix, label smoothing "
-    "and RandAugment on all the data."
+    "what leaves the image comes in on the other side, which suits patches; on grey "
+    "the image fades towards the border and nothing leaves it, which suits zero "
+    "padding. Neither setting is neutral, so that both are shown. Networks before "
+    "training have no classes, so that accuracies begin after it. All runs of a scale "
+    "see equally many examples, whatever the amount of data; the strong recipe is "
+    "CutMix, label smoothing and RandAugment on all the data."
 )
 
 

@@ -8,8 +8,9 @@ early: of a few evaluations, the one counts that is best on the pre-training's c
 
 mini: CIFAR-10, 300 to 30,000 images, 45 runs of 25 seconds and 15 of half the width:
 22 minutes of two CPU cores. medium: 900 to 30,000 images, a million examples a run: 8
-hours. small: also a deeper ViT and a wider ResNet, 30 times the examples of mini. full: six models of Fig. 4 on JFT-300M. The
-pre-training is used by `transfer`, `compute` and `bias_profile`.
+hours. small: also a deeper ViT and a wider ResNet, 30 times the examples of mini. full:
+six models of Fig. 4 on JFT-300M. The pre-training is used by `transfer`, `compute` and
+`bias_profile`.
 """
 
 import math

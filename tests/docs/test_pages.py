@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```$', re.M | re.S)
-LONG = ("experiment", "model", "data")
+LONG = ("ablation", "experiment", "model", "data")
 # One process for all commands of a page: starting JAX takes longer than most of them.
 FOLLOW = """
 import runpy, shlex, sys

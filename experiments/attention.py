@@ -184,10 +184,10 @@ def in_pixels(
 
 
 NOTES = (
-    "The models of mini have four layers of four heads and 400 steps: too few to become "
-    "as local as ViT-L/16. Where the "
-    "pre-trained ViT-S/14 is given, its figures show what training at scale makes of "
-    "the same architecture; it is self-supervised (DINOv2), not the paper's."
+    "The models of mini have four layers of four heads and 400 steps: too few to "
+    "become as local as ViT-L/16. Where the pre-trained ViT-S/14 is given, its figures "
+    "show what training at scale makes of the same architecture; it is self-supervised "
+    "(DINOv2), not the paper's."
 )
 
 

@@ -78,8 +78,8 @@ OVERTAKES_RESNET = (
     "pre-training on 9 to 90 million images",
 )
 OVERTAKES_HYBRID = (
-    "The paper has no hybrids by the amount of data; by compute (Fig. 5) they are ahead "
-    "of ViTs at small budgets, and the difference vanishes for larger models.",
+    "The paper has no hybrids by the amount of data; by compute (Fig. 5) they are "
+    "ahead of ViTs at small budgets, and the difference vanishes for larger models.",
     "models as large as ViT-L/16 on JFT-300M",
 )
 

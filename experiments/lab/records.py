@@ -9,6 +9,7 @@ from experiments.lab.statistics import (
     Verdict,
     all_of,
     joint_level,
+    room,
     verdict,
 )
 
@@ -16,6 +17,8 @@ from experiments.lab.statistics import (
 # their intervals hold all at once with 95 %.
 HEADLINES = 12
 HEADLINE_LEVEL = joint_level(HEADLINES)
+# Parts of a claim whose intervals are written out.
+SHOWN = 2
 
 
 class Table(NamedTuple):
@@ -95,6 +98,7 @@ def judged(
     *,
     unit: str = "points",
     factor: float = 100.0,
+    sign: bool = True,
     paper: str = "",
     comment: str = "",
     headline: bool = False,
@@ -105,7 +109,7 @@ def judged(
         interval: of the quantity; for a claim of several parts those of all of them, by
             name. Levels are those of `claim_level`, or higher.
         direction, bound: the range that is claimed, see `statistics.verdict`.
-        unit, factor: of the numbers as text; by default shares are shown in points.
+        unit, factor, sign: see `Interval.text`; by default shares are shown in points.
         paper: the paper's own number, "" if it has none.
 
     Raises:
@@ -120,13 +124,36 @@ def judged(
                 f"{claim!r} {name}: the interval has level {part.level:g}, but one of "
                 f"{len(parts)} parts{' of a headline' * headline} needs {wanted:g}"
             )
+    weakest = sorted(parts, key=lambda name: room(parts[name], direction, bound))
     numbers = "; ".join(
-        f"{name}: " * bool(name) + part.text(unit, factor, sign=True)
-        for name, part in parts.items()
+        f"{name}: " * bool(name) + parts[name].text(unit, factor, sign)
+        for name in weakest[:SHOWN]
     )
+    numbers += f"; the weakest of {len(parts)} parts" * (len(parts) > SHOWN)
     numbers += f"; the paper: {paper}" if paper else ""
     judgement = all_of([verdict(part, direction, bound) for part in parts.values()])
     return Claim(claim, criterion, judgement, numbers, comment, headline)
+
+
+def judged_small(
+    claim: str,
+    criterion: str,
+    effect: Interval,
+    parts: Mapping[str, Interval],
+    **text: Any,
+) -> Claim:
+    """The claim that differences are smaller than an effect that was measured too.
+
+    Args:
+        effect: undecided is what the claim stays unless this is above 0.
+        parts: both intervals of `contrasts.margins` for each difference, by name.
+        text: arguments of `judged`.
+    """
+    found = judged(claim, criterion, parts, **text)
+    if verdict(effect, ">") == "supported":
+        return found
+    numbers = f"no effect to compare with: {effect.text('points', 100, sign=True)}"
+    return found._replace(verdict="undecided", numbers=numbers)
 
 
 def out_of_reach(claim: str, criterion: str, needs: str) -> Claim:

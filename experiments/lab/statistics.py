@@ -40,6 +40,8 @@ class Interval(NamedTuple):
             factor: multiplies the numbers; 100 for percentage points.
             sign: whether a positive value has its sign, as differences should.
         """
+        if math.isnan(self.value):
+            return f"no value ({self.method})"
         value, low, high = (factor * number for number in self[:3])
         digits = decimals(value, high - low)
         text = f"{value:{'+' if sign else ''}.{digits}f}"
@@ -104,6 +106,12 @@ def verdict(interval: Interval, direction: Direction, bound: float = 0.0) -> Ver
         above, below = low > bound, high < bound
         inside, outside = (above, below) if direction == ">" else (below, above)
     return "supported" if inside else "not supported" if outside else "undecided"
+
+
+def room(interval: Interval, direction: Direction, bound: float = 0.0) -> float:
+    """How far within the range that is claimed the worse end of an interval lies."""
+    low, high = interval.low - bound, bound - interval.high
+    return {">": low, "<": high, "within": min(bound + interval.low, high)}[direction]
 
 
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 # A standard error below this share of the value, or of 1, is rounding.
 ROUNDING = 1e-9
@@ -130,11 +130,11 @@ def t_interval(
     """value ± t · standard error; the whole line for an error of zero.
 
     Args:
-        freedom: degrees of freedom of the error, inf for a normal distribution.
+        freedom: degrees of freedom of the error, not always a whole number.
     """
     if error <= ROUNDING * max(1.0, abs(value)):
         return Interval(value, -math.inf, math.inf, level, f"no spread, {method}")
-    half = error * float(stats.t.ppf((1 + level) / 2, freedom))
+    half = error * float(special.stdtrit(freedom, (1 + level) / 2))
     return Interval(value, value - half, value + half, level, method)
 
 

@@ -23,8 +23,14 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import WITH_MEDIUM, Arm, Experiment, RunResults
 from experiments.lab.profiles import Profile, initial_profile, trained_profile
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
-from experiments.lab.statistics import headline_level
+from experiments.lab.records import (
+    Claim,
+    Conclusion,
+    Figure,
+    Table,
+    claim_level,
+    judged,
+)
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
 
@@ -353,10 +359,9 @@ def rules(scale: str) -> list[Rule]:
     vit, *_, resnet = models(scale)
     names = {"vit": vit, "resnet": resnet, "none": START, "strong": STRONG}
     names |= {"little": f"{SHARES[scale][0]} %", "all": f"{SHARES[scale][-1]} %"}
-    findings = headline_level(sum(one.headline for one in COMPARISONS))
     found = []
     for one in COMPARISONS:
-        level = findings if one.headline else 0.95
+        level = claim_level(headline=one.headline)
         side = "above" if one.direction == ">" else "below"
         criterion = (
             f"{one.difference.format(**names)}: the whole {100 * level:.3g} % interval "

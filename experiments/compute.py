@@ -6,9 +6,9 @@ each with a schedule of its own, and the ViT of half the width; accuracy against
 as the paper counts them. Straight lines through log error and log compute, parallel for
 two families, say how many times the compute the one needs for the error of the other.
 
-mini: 3 families, 2 seeds, one of twice the length: 5 minutes of two CPU cores beside
-`data_size`, whose runs on all the data are used. small: 3 seeds. full: Table 6, 18
-pre-trainings on JFT-300M and their fine-tuning to five data sets.
+mini: 3 families, 3 seeds: 12 minutes of two CPU cores beside `data_size`, whose runs on
+all the data are used. full: Table 6, 18 pre-trainings on JFT-300M and their fine-tuning
+to five data sets.
 """
 
 import math
@@ -25,8 +25,15 @@ from experiments.lab.contrasts import contrast
 from experiments.lab.fits import equal_performance_ratio, fit_power
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
-from experiments.lab.records import Claim, Conclusion, Table, judged, pair
-from experiments.lab.statistics import Interval, verdict
+from experiments.lab.records import (
+    Claim,
+    Conclusion,
+    Table,
+    judged,
+    out_of_reach,
+    pair,
+)
+from experiments.lab.statistics import Interval
 from experiments.lab.tables import mean_cell
 from experiments.transfer import TESTS, finetuning_384
 from vit_jax.figures.style import Family, Series
@@ -35,6 +42,8 @@ from vit_jax.planning.flops import training_flops
 EXAMPLES = {"smoke": 64, "mini": 25_600, "small": 900_000}
 FACTORS = (0.25, 0.5, 2)
 AVERAGE = "average of 5 data sets"
+# Below the crossings of Fig. 4 the paper itself has ResNets ahead of ViTs.
+NEEDS = "50 to 4,262 exaFLOPs of pre-training on 303 million images"
 
 
 def arms(scale: str) -> dict[str, Arm]:
@@ -49,10 +58,7 @@ def arms(scale: str) -> dict[str, Arm]:
         for factor in FACTORS:
             arm = pretraining[model]
             time = {"train.duration": f"{round(factor * EXAMPLES[scale])}examples"}
-            # One seed of the longest, which costs most.
-            seeds = 1 if factor > 1 and scale == "mini" else 0
-            arm = arm._replace(changes=arm.changes | time, seeds=seeds)
-            found[f"{model}, {factor:g} x"] = arm
+            found[f"{model}, {factor:g} x"] = arm._replace(changes=arm.changes | time)
     return found
 
 
@@ -159,33 +165,48 @@ def conclude(results: RunResults) -> Conclusion:
             ),
         ],
         figures=[pair("Fig. 5: accuracy by pre-training compute", "fig5")],
-        claims=[claim for measure in measures for claim in claims_of(measure, found)],
+        claims=[
+            claim
+            for measure in measures
+            for claim in claims_of(measure, found, results.scale)
+        ],
         notes=NOTES,
     )
 
 
-def claims_of(measure: str, found: list[Point]) -> list[Claim]:
+def claims_of(measure: str, found: list[Point], scale: str) -> list[Claim]:
     """Section 4.4: ViTs need less than ResNets; hybrids are ahead at small budgets."""
     published = [
         (row["family"], row["exaflops"], row["average_5"] / 100)
         for row in paper.TABLE_6
     ]
+    # A point is a model: its seeds share what the lines do not fit.
+    ours = [(p.family, p.teraflops, float(np.mean(p.values[measure]))) for p in found]
     claims = []
     for first, second in (("ViT", "ResNet"), ("hybrid", "ViT")):
-        ours = [(p.family, p.teraflops, x) for p in found for x in p.values[measure]]
         if not {first, second} <= {family for family, *_ in ours}:
             continue
+        text = f"A {first} needs less compute than a {second} for the same accuracy"
+        claim = f"{text} ({measure})"
+        criterion = "parallel lines of log error over log compute: the factor is below "
+        criterion += "1 with its whole interval"
         factor = factor_of(ours, first, second)
+        if second == "ResNet" and scale != "full":
+            needs = f"{NEEDS}; here it is {factor.text('times the compute')}"
+            claims.append(out_of_reach(claim, criterion, needs))
+            continue
+        theirs = factor_of(published, first, second).text("times the compute")
         claims.append(
-            Claim(
-                claim=f"A {first} needs less compute than a {second} for the same "
-                f"accuracy ({measure})",
-                criterion="parallel lines of log error over log compute: the factor is "
-                "below 1 with its whole 95 % interval",
-                verdict=verdict(factor, "<", 1),
-                numbers=factor_text(factor),
-                comment="The same of the paper's Table 6, Average-5: "
-                f"{factor_text(factor_of(published, first, second))}.",
+            judged(
+                claim,
+                criterion,
+                factor,
+                "<",
+                1,
+                unit="times the compute",
+                factor=1,
+                sign=False,
+                comment=f"The same of the paper's Table 6, Average-5: {theirs}.",
             )
         )
     values = {p.label: p.values[measure] for p in found}
@@ -193,19 +214,17 @@ def claims_of(measure: str, found: list[Point]) -> list[Claim]:
     if f"{HYBRID}, {short}" in values:
         lead = {f"{HYBRID}, {short}": 1.0, f"{VIT}, {short}": -1.0}
         shrinks = lead | {f"{HYBRID}, {long}": -1.0, f"{VIT}, {long}": 1.0}
-        for claim, weights, criterion in (
-            ("With little compute the hybrid is ahead of the ViT", lead, short),
-            ("Its lead shrinks with compute", shrinks, f"{short} minus at {long}"),
-        ):
-            gap = contrast(values, weights)
-            claims.append(
-                judged(
-                    f"{claim} ({measure})",
-                    f"hybrid minus ViT at {criterion} is above 0 with its "
-                    "whole 95 % interval",
-                    gap,
-                )
+        claims += [
+            judged(
+                f"{claim} ({measure})",
+                f"hybrid minus ViT at {criterion} is above 0 with its whole interval",
+                contrast(values, weights),
             )
+            for claim, weights, criterion in (
+                ("With little compute the hybrid is ahead of the ViT", lead, short),
+                ("Its lead shrinks with compute", shrinks, f"{short} minus at {long}"),
+            )
+        ]
     return claims
 
 
@@ -215,7 +234,7 @@ def factor_of(
     """The compute that `first` needs, as a multiple of that of `second`.
 
     Args:
-        rows: family, compute and accuracy (a share of 1) of each run.
+        rows: family, compute and accuracy (a share of 1) of each model.
 
     Returns:
         NaN unless the error falls with compute with its whole interval.
@@ -234,13 +253,6 @@ def factor_of(
         nan = math.nan
         return Interval(nan, nan, nan, 0.95, "error does not fall with compute")
     return equal_performance_ratio(*chosen[first], *chosen[second])
-
-
-def factor_text(factor: Interval) -> str:
-    """For example `0.41 times the compute, 95 % CI [0.3, 0.56]`."""
-    if math.isnan(factor.value):
-        return f"no factor: {factor.method}"
-    return factor.text("times the compute")
 
 
 NOTES = (

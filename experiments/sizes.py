@@ -3,7 +3,7 @@
 Table 1: parameters, to the last one, beside a formula and the published code's.
 Tables 3 and 4: what the configs resolve to beside what is printed. Table 6: exaFLOPs of
 all 18 pre-trainings from our own count of multiply-adds. Table 2: TPUv3-core-days from
-these, at one utilisation.
+these, each at the utilisation of the other runs.
 
 The same at every scale: a minute of one CPU core.
 """
@@ -21,7 +21,7 @@ from experiments.lab.records import Claim, Conclusion, Table
 from vit_jax.config_file import read_config
 from vit_jax.models import create_model
 from vit_jax.models.variants import SIZES
-from vit_jax.planning.estimate import PAPER_UTILISATION, core_days
+from vit_jax.planning.estimate import core_days, implied_utilisation
 from vit_jax.planning.flops import layers, pretraining_exaflops
 
 # Parameters with a head of 1000 classes. ViTs and the hybrids R50+B/16 and R50+L/32 are
@@ -223,19 +223,32 @@ def table_6() -> tuple[Table, dict[str, float]]:
 
 
 def table_2() -> tuple[Table, float]:
-    """TPUv3-core-days; the largest deviation of the ViTs in percent."""
-    rows, worst = [], 0.0
+    """TPUv3-core-days; the largest deviation of the ViTs in percent.
+
+    Those of a run are at the mean utilisation of the other ViTs, so that no run is
+    judged by its own.
+    """
+    exaflops, printed, reached, rows, worst = {}, {}, {}, [], 0.0
     for name, (model, epochs, options) in TABLE_2_RUNS.items():
-        exaflops = exaflops_an_epoch(model, **options) * epochs
-        days, printed = core_days(exaflops), paper.TABLE_2[name]["TPUv3-core-days"][0]
-        off = 100 * (days / printed - 1)
-        worst = max(worst, abs(off) if "ViT" in model else 0.0)
-        cells = [f"{exaflops:,.0f}", f"{days:,.0f}", f"{printed:,.0f}", f"{off:+.0f}"]
-        rows.append([name, f"{epochs}", *cells])
+        exaflops[name] = exaflops_an_epoch(model, **options) * epochs
+        printed[name] = paper.TABLE_2[name]["TPUv3-core-days"][0]
+        if "ViT" in model:
+            reached[name] = implied_utilisation(exaflops[name], printed[name])
+    for name, (_, epochs, _) in TABLE_2_RUNS.items():
+        others = [share for other, share in reached.items() if other != name]
+        utilisation = sum(others) / len(others)
+        days = core_days(exaflops[name], utilisation=utilisation)
+        off = 100 * (days / printed[name] - 1)
+        worst = max(worst, abs(off) if name in reached else 0.0)
+        cells = [f"{epochs}", f"{exaflops[name]:,.0f}", f"{utilisation:.0%}"]
+        cells += [f"{days:,.0f}", f"{printed[name]:,.0f}", f"{off:+.0f}"]
+        rows.append([name, *cells])
+    columns = "model,epochs,exaFLOPs,utilisation,core-days,paper,difference (%)"
     return Table(
-        caption=f"Table 2: TPUv3-core-days, at {PAPER_UTILISATION:.0%} of the peak",
+        caption="Table 2: TPUv3-core-days, at the mean utilisation that the other ViTs "
+        "of the table imply",
         side="both",
-        columns="model,epochs,exaFLOPs,core-days,paper,difference (%)".split(","),
+        columns=columns.split(","),
         rows=rows,
     ), worst
 
@@ -266,14 +279,14 @@ def conclude(_: RunResults) -> Conclusion:
                 f"{len(pretraining.rows)} and {len(finetuning.rows)} rows",
             ),
             claim(
-                "The compute of ViTs is the paper's",
-                f"each within 0.2 % of Table 6, but for {', '.join(ODD)}",
+                f"The compute of ViTs is the paper's, but for {', '.join(ODD)}",
+                "each other one within 0.2 % of Table 6",
                 off["ViT"] < 0.2,
                 "; ".join(f"{name}: within {x:.2f} %" for name, x in off.items()),
             ),
             claim(
                 "One utilisation explains the core-days of the paper's ViTs",
-                "each within 20 % of Table 2",
+                "each within 20 % of Table 2 at the mean utilisation of the others",
                 off_days < 20,
                 f"within {off_days:.0f} %",
             ),

@@ -20,8 +20,15 @@ from experiments.lab.check import data_is_here
 from experiments.lab.command import main
 from experiments.lab.figures import bar, bars
 from experiments.lab.frame import Arm, Experiment, RunResults, resolve
-from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
-from experiments.lab.statistics import difference
+from experiments.lab.records import (
+    Claim,
+    Conclusion,
+    Figure,
+    Table,
+    judged,
+    out_of_reach,
+)
+from experiments.lab.statistics import mean_interval
 from experiments.lab.tables import mean_cell
 
 PUBLIC = {"small": "ViT-B/16", "full": "ViT-L/16"}
@@ -31,8 +38,9 @@ SHORT = {
     "small": {"train.duration": "500steps", "optim.warmup": "50steps"},
     "full": {},
 }
-# Points around the paper's mean.
+# Points around the paper's mean, whose own three runs have a deviation of 0.2.
 MARGIN = 1.0
+NEEDS = "the data of all 19 tasks and the public ViT-L/16 of ImageNet-21k"
 
 
 def task_arm(scale: str, task: str) -> Arm:
@@ -119,11 +127,10 @@ def conclude(results: RunResults) -> Conclusion:
         ours="fig2.png" if drawn else "",
         paper="fig2_paper.png",
     )
-    judge = results.scale == "full" and means["all"]
     return Conclusion(
         tables=[task_table(values, results.scale), group_table],
         figures=[figure],
-        claims=[claim_of(means["all"], paper_means["all"][-1])] if judge else [],
+        claims=[claim_of(means["all"], paper_means["all"][-1], results.scale)],
         notes=f"{len(done)} of 19 tasks ran, those whose data is here: "
         "tensorflow-datasets builds them from the archives of their authors, some of "
         "which have to be downloaded by hand. The configs of all 19 were resolved.",
@@ -142,16 +149,14 @@ def task_table(values: dict[str, list[float]], scale: str) -> Table:
     )
 
 
-def claim_of(mean: list[float], printed: float) -> Claim:
+def claim_of(mean: list[float], printed: float, scale: str) -> Claim:
     """The mean of all tasks, a share of each seed, against the paper's percentage."""
-    return judged(
-        f"The mean of all tasks is the paper's, {PAPER_MODELS[-1]}",
-        f"within {MARGIN:g} points with its whole 95 % interval",
-        difference([100 * share for share in mean], [printed] * 3),
-        "within",
-        MARGIN,
-        factor=1,
-    )
+    claim = f"The mean of all tasks is the paper's, {PAPER_MODELS[-1]}"
+    criterion = f"within {MARGIN:g} points with its whole interval"
+    if not mean or scale != "full":
+        return out_of_reach(claim, criterion, NEEDS)
+    gap = mean_interval([100 * share - printed for share in mean])
+    return judged(claim, criterion, gap, "within", MARGIN, factor=1)
 
 
 def group_mean(tasks: list[list[float]]) -> list[float]:

@@ -1,10 +1,9 @@
-"""Comparisons within a grid of arms that have few seeds each.
+"""Comparisons of arms that have few seeds each.
 
-Two seeds an arm leave Welch's test with one or two degrees of freedom, and intervals
-that say nothing. Arms of one grid differ little, so here they are assumed to share the
-variance over seeds, which is then estimated from all of them: eight arms of two seeds
-have eight degrees of freedom. Where one arm is far noisier than the others the
-intervals are wrong; `statistics.difference` makes no such assumption.
+Two runs are independent, also where their seeds are equal: the same seed draws other
+parameters for another model. Only what is measured on one run several times, as at
+several steps, is paired: the comparison is made within each run, and its spread over
+the runs counts. No arm lends its variance to others, which may differ 150-fold.
 """
 
 import math
@@ -12,96 +11,153 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.lab.statistics import Interval, finite, t_interval
+from experiments.lab.statistics import Interval, finite, mean_interval, t_interval
+
+Arms = Mapping[str, Sequence[float]]
+Weights = Mapping[str, float]
 
 
 def contrast(
-    arms: Mapping[str, Sequence[float]],
-    weights: Mapping[str, float],
-    level: float = 0.95,
+    arms: Arms, weights: Weights, *, paired: bool = False, level: float = 0.95
 ) -> Interval:
     """A weighted sum of the means of arms, such as `{"none": -1, "1-D": 1}`.
 
     Args:
-        arms: the values of all arms of the grid over their seeds; arms without a
-            weight contribute to the estimate of the variance.
+        arms: values over seeds; arms without a weight play no part.
+        paired: the values are of the same runs, in the same order. Otherwise of
+            independent ones, as in Welch's test: the variance of each arm is its own,
+            and degrees of freedom are Satterthwaite's, but no more than they would be
+            if all variances were equal, since with three seeds his estimate is too
+            large where an arm happens to have little spread.
 
     Returns:
-        The whole line around the value if no arm has a second seed.
+        The whole line around the value if an arm has one seed, or none has any spread.
 
     Raises:
-        ValueError: an arm without values, or a weight of one that is not there.
+        ValueError: an arm without values, a weight of one that is not there, or paired
+            arms with different numbers of values.
     """
     if unknown := weights.keys() - arms.keys():
         raise ValueError(f"no values of {', '.join(sorted(unknown))} to compare")
-    values = {name: finite(arm) for name, arm in arms.items()}
+    values = {name: finite(arms[name]) for name in weights}
+    sizes = {name: len(arm) for name, arm in values.items()}
+    if paired:
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"paired arms need a value for each run: got {sizes}")
+        runs = sum(weight * values[name] for name, weight in weights.items())
+        within = mean_interval(runs, level)
+        return within._replace(method=f"within runs, {within.method}")
     value = float(sum(w * values[name].mean() for name, w in weights.items()))
-    freedom = sum(len(arm) - 1 for arm in values.values())
-    if not freedom:
+    if min(sizes.values()) < 2:
         return Interval(value, -math.inf, math.inf, level, "one seed")
-    squares = sum(float(((arm - arm.mean()) ** 2).sum()) for arm in values.values())
-    parts = sum(w**2 / len(values[name]) for name, w in weights.items())
-    error = math.sqrt(squares / freedom * parts)
-    method = f"t, variance of {len(values)} arms, {freedom} degrees of freedom"
-    return t_interval(value, error, freedom, level, method)
+    parts = [w**2 / sizes[name] for name, w in weights.items()]
+    squares = [
+        part * arm.var(ddof=1) for part, arm in zip(parts, values.values(), strict=True)
+    ]
+    counts = [n - 1 for n in sizes.values()]
+    freedom = min(satterthwaite(squares, counts), satterthwaite(parts, counts))
+    method = f"Welch t, {freedom:.2g} degrees of freedom"
+    return t_interval(value, math.sqrt(sum(squares)), freedom, level, method)
 
 
-def mean_against(arms: Mapping[str, Sequence[float]], arm: str) -> Interval:
+def satterthwaite(squares: Sequence[float], freedoms: Sequence[int]) -> float:
+    """Degrees of freedom of a sum of independent squares; inf if all of them are 0.
+
+    F. E. Satterthwaite, An approximate distribution of estimates of variance
+    components, 1946.
+    """
+    below = sum(s**2 / n for s, n in zip(squares, freedoms, strict=True))
+    return sum(squares) ** 2 / below if below else math.inf
+
+
+def mean_against(arms: Arms, arm: str, *, level: float = 0.95) -> Interval:
     """The mean of all other arms, each of equal weight, minus one arm."""
+    return contrast(arms, against(arms, arm), level=level)
+
+
+def against(arms: Arms, arm: str) -> dict[str, float]:
+    """The weights of `mean_against`."""
     others = [name for name in arms if name != arm]
-    return contrast(arms, dict.fromkeys(others, 1 / len(others)) | {arm: -1.0})
+    return dict.fromkeys(others, 1 / len(others)) | {arm: -1.0}
+
+
+def margins(
+    arms: Arms, difference: Weights, effect: Weights, *, level: float = 0.95
+) -> tuple[Interval, Interval]:
+    """An effect minus a difference, and plus it: what is left until they are equal.
+
+    Both are above 0 where the difference, whatever its sign, is smaller than the
+    effect. The effect is measured on the same arms, so that its noise is in the
+    intervals too.
+    """
+
+    def together(sign: float) -> dict[str, float]:
+        names = {**effect, **difference}
+        return {
+            name: effect.get(name, 0.0) + sign * difference.get(name, 0.0)
+            for name in names
+        }
+
+    return (
+        contrast(arms, together(-1.0), level=level),
+        contrast(arms, together(1.0), level=level),
+    )
 
 
 class Rays:
-    """Straight lines y = c + slope_axis · log2(x) that all meet at x = 1.
+    """Curves y = c + slope_axis · l + bend · l² over l = log2 x, which meet at x = 1.
 
     For models that are scaled from one base along several axes (Fig. 8): a slope is
-    the gain from doubling the compute along that axis. All lines are fitted together
-    by least squares, and share one residual variance, which curvature adds to.
+    the gain from doubling the compute of the base along that axis. All curves are
+    fitted together by least squares. They share one bend: axes that gain equally by
+    compute, however their gain flattens, then have equal slopes, also where they reach
+    differently far. They share one residual variance too, which what the curves do not
+    fit adds to.
 
     Attributes:
         slopes: by axis.
         base: the value at x = 1.
+        bend: negative where gains flatten.
     """
 
-    def __init__(
-        self, points: Mapping[str, Sequence[tuple[float, float]]], level: float = 0.95
-    ) -> None:
-        """Fits the lines.
+    def __init__(self, points: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """Fits the curves.
 
         Args:
-            points: pairs of x > 0 and y by axis; the base, at x = 1, on any of them.
+            points: pairs of x > 0 and y by axis, one for each model: the mean over its
+                seeds, which share what the curve does not fit; the base, at x = 1, on
+                any of them.
 
         Raises:
-            ValueError: no more points than slopes and base, or an axis without a point
-                that differs from the base.
+            ValueError: no more points than slopes, base and bend, or an axis without a
+                point that differs from the base.
         """
-        self.axes, self.level = list(points), level
+        self.axes = list(points)
         rows, y = [], []
         for number, axis in enumerate(self.axes):
             for x, value in points[axis]:
-                row = np.zeros(len(self.axes) + 1)
-                row[0], row[1 + number] = 1, math.log2(x)
+                row = np.zeros(len(self.axes) + 2)
+                row[0], row[1 + number], row[-1] = 1, math.log2(x), math.log2(x) ** 2
                 rows.append(row)
                 y.append(value)
         design, target = np.array(rows), finite(y)
         self.freedom = len(target) - design.shape[1]
         if self.freedom < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
             raise ValueError(
-                f"{len(self.axes)} slopes and a base need more points than there are, "
-                "and on each axis one that is not the base"
+                f"{len(self.axes)} slopes, a base and a bend need more points than "
+                "there are, and on each axis one that is not the base"
             )
         self.inverse = np.linalg.inv(design.T @ design)
         self.solution = self.inverse @ design.T @ target
         rest = target - design @ self.solution
         self.variance = float(rest @ rest) / self.freedom
-        self.base = float(self.solution[0])
+        self.base, self.bend = float(self.solution[0]), float(self.solution[-1])
         self.slopes = {axis: self.sum({axis: 1.0}) for axis in self.axes}
 
-    def sum(self, weights: Mapping[str, float]) -> Interval:
+    def sum(self, weights: Weights, *, level: float = 0.95) -> Interval:
         """A weighted sum of slopes, such as `{"depth": 1, "width": -1}`."""
-        row = np.array([0.0, *(weights.get(axis, 0.0) for axis in self.axes)])
+        row = np.array([0.0, *(weights.get(axis, 0.0) for axis in self.axes), 0.0])
         error = math.sqrt(self.variance * float(row @ self.inverse @ row))
-        method = f"lines from one base, {self.freedom} degrees of freedom"
+        method = f"curves from one base, {self.freedom} degrees of freedom"
         value = float(row @ self.solution)
-        return t_interval(value, error, self.freedom, self.level, method)
+        return t_interval(value, error, self.freedom, level, method)

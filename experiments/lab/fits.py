@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import optimize
 
-from experiments.lab.statistics import RESAMPLES, Interval, finite, t_interval
+from experiments.lab.statistics import Interval, finite, t_interval
+
+RESAMPLES = 4000
 
 
 class Line(NamedTuple):
@@ -32,7 +33,6 @@ class Crossing(NamedTuple):
 
     at: Interval
     side: Literal["crosses", "ahead everywhere", "behind at the end"]
-    share: float  # of the resampled curves that cross within the range
     range: tuple[float, float]  # smallest and largest amount measured
 
     def text(self, unit: str = "examples") -> str:
@@ -56,7 +56,7 @@ class Crossing(NamedTuple):
         if math.isnan(self.at.low):
             return f"{place}, no interval ({self.at.method})"
         ends = f"[{amount_text(self.at.low)}, {amount_text(self.at.high)}]"
-        return f"{place}, {100 * self.at.level:.0f} % CI {ends} ({self.at.method})"
+        return f"{place}, {100 * self.at.level:.3g} % CI {ends} ({self.at.method})"
 
 
 def fit_log_linear(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> Line:
@@ -81,7 +81,9 @@ def equal_performance_ratio(
     Two parallel lines ln y = c + slope · ln x are fitted (section 4.4 of the paper
     reads the factor off Fig. 5). Below 1, `a` needs less. Use an error such as
     100 - accuracy for y, which is closer to a power of x than accuracy is. The
-    interval is by the delta method on the logarithm, with n - 3 degrees of freedom.
+    interval is by the delta method on the logarithm, with n - 3 degrees of freedom: a
+    point is a model, its y the mean over its seeds, since what the lines do not fit is
+    the same for all of them.
     """
     log_x = np.log(np.concatenate([_positive(x_a), _positive(x_b)]))
     log_y = np.log(np.concatenate([_positive(y_a), _positive(y_b)]))
@@ -98,9 +100,8 @@ def equal_performance_ratio(
     error = math.sqrt(gradient @ covariance @ gradient)
     method = f"parallel lines, {len(x_a)} and {len(x_b)} models"
     log_ratio = t_interval(float(shift), error, freedom, level, method)
-    # Lines that are almost flat are far apart.
-    value, low, high = (math.exp(min(x, 700.0)) for x in log_ratio[:3])
-    return Interval(value, low, high, level, method)
+    value, low, high = (_exp(x) for x in log_ratio[:3])
+    return Interval(value, low, high, level, log_ratio.method)
 
 
 def crossing(
@@ -112,15 +113,15 @@ def crossing(
 ) -> Crossing:
     """The amount of data from which on curve `a` is above curve `b`.
 
-    The seeds' mean curves are made monotone (isotonic regression), joined by straight
-    lines over ln x, and the last change from below to above is taken: at the smallest
-    amounts both may be at chance, where the sign means nothing.
+    The seeds' mean curves are joined by straight lines over ln x, and the last change
+    from below to above is taken: at the smallest amounts both may be at chance, where
+    the sign means nothing.
 
-    The interval comes from `RESAMPLES` pairs of curves drawn around the means: normal
-    noise, its variance pooled over the points of a curve and itself drawn from its
-    chi-squared distribution, so that two seeds at five amounts have five degrees of
-    freedom. It supposes noise of about the same size at all amounts. A resample that
-    does not cross counts as beyond the end it points to, and a bound may be there.
+    The interval comes from `RESAMPLES` pairs of curves drawn around the means, each
+    point by Student's t with the spread and the number of its own seeds (the fiducial
+    distribution of Behrens and Fisher, whose intervals are rather too wide than too
+    narrow). A resample that does not cross counts as beyond the end it points to, and a
+    bound may be there.
 
     Args:
         x: increasing amounts of data (points,).
@@ -139,50 +140,48 @@ def crossing(
             )
     log_x = np.log(amounts)
     means = [curve.mean(axis=0) for curve in curves]
-    value = _overtakes(log_x, *means)
+    value = float(_overtakes(log_x, means[0] - means[1]))
     side = "crosses"
     if value in (0, math.inf):
         side = "ahead everywhere" if value == 0 else "behind at the end"
     span = (float(amounts[0]), float(amounts[-1]))
     if min(len(curve) for curve in curves) < 2:
         at = Interval(value, math.nan, math.nan, level, "one seed")
-        return Crossing(at, side, math.nan, span)
+        return Crossing(at, side, span)
     rng = np.random.default_rng(seed)
-    drawn = [_redraw(curve, rng) for curve in curves]
-    places = np.sort([_overtakes(log_x, *pair) for pair in zip(*drawn, strict=True)])
+    above, below = (_redraw(curve, rng) for curve in curves)
+    places = np.sort(_overtakes(log_x, above - below))
     # Order statistics, as no interpolation between a number and infinity is possible.
-    ends = [(1 - level) / 2 * RESAMPLES, (1 + level) / 2 * RESAMPLES]
-    low, high = (float(places[min(int(end), RESAMPLES - 1)]) for end in ends)
+    outside = int((1 - level) / 2 * RESAMPLES)
+    low, high = float(places[outside]), float(places[-1 - outside])
     method = f"resampled curves, {len(curves[0])} and {len(curves[1])} seeds"
-    share = float(np.mean((places > 0) & np.isfinite(places)))
-    return Crossing(Interval(value, low, high, level, method), side, share, span)
+    return Crossing(Interval(value, low, high, level, method), side, span)
 
 
-def _overtakes(log_x: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """The x at which a - b, both made monotone, last turns positive.
+def _overtakes(log_x: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The x at which gaps (..., points) last turn positive (...,).
 
     0 if that is below the first point, inf if beyond the last.
     """
-    above, below = (optimize.isotonic_regression(curve).x for curve in (a, b))
-    gap = above - below
-    behind = np.flatnonzero(gap < 0)
-    if not len(behind):
-        return 0.0
-    last = behind[-1]
-    if last == len(gap) - 1:
-        return math.inf
-    part = gap[last] / (gap[last] - gap[last + 1])
-    return float(np.exp(log_x[last] + part * (log_x[last + 1] - log_x[last])))
+    behind, end = gap < 0, len(log_x) - 1
+    last = end - np.argmax(behind[..., ::-1], axis=-1)
+    # Beyond the last point there is no line; the result is replaced below.
+    left = np.minimum(last, end - 1)
+    first, second = (
+        np.take_along_axis(gap, (left + i)[..., None], -1)[..., 0] for i in (0, 1)
+    )
+    part = np.clip(first / np.where(first == second, 1.0, first - second), 0, 1)
+    place = np.exp(log_x[left] + part * (log_x[left + 1] - log_x[left]))
+    place = np.where(last == end, math.inf, place)
+    return np.where(behind.any(axis=-1), place, 0.0)
 
 
 def _redraw(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Resampled mean curves (RESAMPLES, points), with the noise of the seeds."""
+    """Mean curves (RESAMPLES, points) that the seeds (seeds, points) may stand for."""
     seeds, points = curve.shape
-    freedom = (seeds - 1) * points
-    spread = curve.var(axis=0, ddof=1).mean()
-    variance = spread * freedom / rng.chisquare(freedom, size=(RESAMPLES, 1))
-    noise = rng.standard_normal((RESAMPLES, points)) * np.sqrt(variance / seeds)
-    return curve.mean(axis=0) + noise
+    error = curve.std(axis=0, ddof=1) / math.sqrt(seeds)
+    noise = rng.standard_t(seeds - 1, size=(RESAMPLES, points))
+    return curve.mean(axis=0) + noise * error
 
 
 def _fit_line(x: np.ndarray, y: np.ndarray, level: float) -> Line:
@@ -200,6 +199,11 @@ def _fit_line(x: np.ndarray, y: np.ndarray, level: float) -> Line:
     error = residual / math.sqrt(float(centred @ centred))
     method = f"least squares, {len(x)} points"
     return Line(intercept, t_interval(slope, error, freedom, level, method), residual)
+
+
+def _exp(x: float) -> float:
+    """Infinity where exp(x) overflows: lines that are almost flat are far apart."""
+    return math.exp(x) if x < 700 else math.inf
 
 
 def _positive(values: Sequence[float]) -> np.ndarray:

@@ -1,9 +1,24 @@
 """The results of an experiment: tables, figures and claims, as the report has them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from experiments.lab.statistics import Direction, Interval, Verdict, verdict
+from experiments.lab.statistics import (
+    Direction,
+    Interval,
+    Verdict,
+    all_of,
+    joint_level,
+    room,
+    verdict,
+)
+
+# A reader quotes the headline claims, so that these are corrected for being so many:
+# their intervals hold all at once with 95 %.
+HEADLINES = 12
+HEADLINE_LEVEL = joint_level(HEADLINES)
+# Parts of a claim whose intervals are written out.
+SHOWN = 2
 
 
 class Table(NamedTuple):
@@ -33,13 +48,18 @@ def pair(caption: str, stem: str) -> Figure:
 
 
 class Claim(NamedTuple):
-    """A sentence of the paper, judged by a criterion that code evaluates."""
+    """A sentence of the paper, judged by a criterion that code evaluates.
+
+    Attributes:
+        headline: one of the `HEADLINES` that a reader may quote.
+    """
 
     claim: str
     criterion: str
     verdict: Verdict
     numbers: str
     comment: str = ""
+    headline: bool = False
 
 
 class Conclusion(NamedTuple):
@@ -64,27 +84,109 @@ class Conclusion(NamedTuple):
         }
 
 
+def claim_level(parts: int = 1, *, headline: bool = False) -> float:
+    """The level that the interval of a claim needs, or that of each of its parts."""
+    return joint_level(parts, HEADLINE_LEVEL if headline else 0.95)
+
+
 def judged(
     claim: str,
     criterion: str,
-    interval: Interval,
+    interval: Interval | Mapping[str, Interval],
     direction: Direction = ">",
     bound: float = 0.0,
     *,
     unit: str = "points",
     factor: float = 100.0,
+    sign: bool = True,
     paper: str = "",
     comment: str = "",
+    headline: bool = False,
 ) -> Claim:
     """The claim that a quantity lies where the paper says, judged by its interval.
 
     Args:
+        interval: of the quantity; for a claim of several parts those of all of them, by
+            name. Levels are those of `claim_level`, or higher.
         direction, bound: the range that is claimed, see `statistics.verdict`.
-        unit, factor: of the numbers as text; by default shares are shown in points.
+        unit, factor, sign: see `Interval.text`; by default shares are shown in points.
         paper: the paper's own number, "" if it has none.
+
+    Raises:
+        ValueError: the level of an interval is too low for a headline or for so many
+            parts.
     """
-    numbers = interval.text(unit, factor, sign=True)
-    numbers += f"; the paper: {paper}" if paper else ""
-    return Claim(
-        claim, criterion, verdict(interval, direction, bound), numbers, comment
+    parts = interval if isinstance(interval, Mapping) else {"": interval}
+    wanted = claim_level(len(parts), headline=headline)
+    for name, part in parts.items():
+        if part.level < wanted - 1e-9:
+            raise ValueError(
+                f"{claim!r} {name}: the interval has level {part.level:g}, but one of "
+                f"{len(parts)} parts{' of a headline' * headline} needs {wanted:g}"
+            )
+    weakest = sorted(parts, key=lambda name: room(parts[name], direction, bound))
+    numbers = "; ".join(
+        f"{name}: " * bool(name) + parts[name].text(unit, factor, sign)
+        for name in weakest[:SHOWN]
     )
+    numbers += f"; the weakest of {len(parts)} parts" * (len(parts) > SHOWN)
+    numbers += f"; the paper: {paper}" if paper else ""
+    judgement = all_of([verdict(part, direction, bound) for part in parts.values()])
+    return Claim(claim, criterion, judgement, numbers, comment, headline)
+
+
+def judged_small(
+    claim: str,
+    criterion: str,
+    effect: Interval,
+    parts: Mapping[str, Interval],
+    **text: Any,
+) -> Claim:
+    """The claim that differences are smaller than an effect that was measured too.
+
+    Args:
+        effect: undecided is what the claim stays unless this is above 0.
+        parts: both intervals of `contrasts.margins` for each difference, by name.
+        text: arguments of `judged`.
+    """
+    found = judged(claim, criterion, parts, **text)
+    if verdict(effect, ">") == "supported":
+        return found
+    numbers = f"no effect to compare with: {effect.text('points', 100, sign=True)}"
+    return found._replace(verdict="undecided", numbers=numbers)
+
+
+def out_of_reach(claim: str, criterion: str, needs: str) -> Claim:
+    """A claim about amounts of data or compute that no run of this scale has.
+
+    Args:
+        needs: what it would take to judge it.
+    """
+    return Claim(claim, criterion, "out of reach here", f"it would take {needs}")
+
+
+def unless_beyond(claim: Claim, needs: str) -> Claim:
+    """A claim that something happens from some amount on, which may lie beyond here.
+
+    Runs of less than that amount can support such a claim and cannot refute it: in the
+    place of "not supported" the verdict is "out of reach here".
+
+    Args:
+        needs: what it would take to judge it.
+    """
+    if claim.verdict != "not supported":
+        return claim
+    comment = f"It would take {needs}. {claim.comment}".strip()
+    return claim._replace(verdict="out of reach here", comment=comment)
+
+
+def expected_false(claims: Iterable[Mapping[str, Any]]) -> float:
+    """How many verdicts chance alone makes wrong, at most, among claims as records.
+
+    A claim that is judged at 95 % is decided wrongly in 5 % of cases if its quantity
+    lies at the bound, and in fewer if it lies elsewhere.
+    """
+    judged_ones = [c for c in claims if c["verdict"] != "out of reach here"]
+    headlines = sum(claim["headline"] for claim in judged_ones)
+    others = len(judged_ones) - headlines
+    return 0.05 * others + (1 - HEADLINE_LEVEL) * headlines

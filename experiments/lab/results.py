@@ -48,6 +48,7 @@ class ClaimRecord(TypedDict):
     verdict: Annotated[str, Choice(*VERDICTS)]
     numbers: str
     comment: str
+    headline: bool
 
 
 class RunsRecord(TypedDict):

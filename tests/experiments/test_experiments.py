@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,7 @@ from experiments.lab.check import needs
 from experiments.lab.command import add_arguments, run_experiment
 from experiments.lab.frame import EXPERIMENTS, SCALES, load_experiment, resolve
 from experiments.lab.grid import plan_runs
+from experiments.lab.statistics import Verdict
 from vit_jax.config import check_config, resolve_lengths
 from vit_jax.training.sections import config_sections
 
@@ -49,7 +51,7 @@ def test_smoke(name, root):
             for suffix in (".png", ".svg", ".csv"):
                 assert (folder / drawn).with_suffix(suffix).stat().st_size
     for claim in result["claims"]:
-        assert claim["verdict"] in ("supported", "not supported", "undecided")
+        assert claim["verdict"] in get_args(Verdict)
         assert claim["criterion"] and claim["numbers"]
 
 

@@ -48,6 +48,7 @@ def record(name: str = "shapes", **changes) -> dict:
                 "verdict": "supported",
                 "numbers": "+2.1 points",
                 "comment": "",
+                "headline": False,
             }
         ],
         "runs": {
@@ -363,7 +364,7 @@ def test_the_markdown_names_its_images_from_where_it_lies(tmp_path):
         (json.dumps(record(tables=[TABLE | {"rows": [[1]]}])), "a cell in each column"),
         (
             json.dumps(record(claims=[record()["claims"][0] | {"verdict": "yes"}])),
-            "is 'yes': wanted one of supported, not supported, undecided",
+            "is 'yes': wanted one of supported, not supported, undecided, out",
         ),
     ],
 )

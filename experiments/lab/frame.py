@@ -38,6 +38,7 @@ EXPERIMENTS = (
     "vtab",
     "bias_profile",
     "learned_bias",
+    "border_equivariance",
 )
 
 

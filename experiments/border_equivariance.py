@@ -17,28 +17,17 @@ CPU cores, of which 3 are measuring. medium, small: 3 seeds. A ResNet with blurr
 strides costs about twice as much an image, ViTs the same.
 """
 
-import functools
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax.numpy as jnp
 
 from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.profiles import IMAGES, Profile, kept, test_images
+from experiments.lab.profiles import CONSISTENCY, LARGEST, Profile, moved_profile
 from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.statistics import Direction
 from experiments.lab.tables import mean_cell
-from vit_jax.analysis.equivariance import translation_profile
-from vit_jax.analysis.profile import logits_of
-from vit_jax.analysis.translation import shift_consistency
 from vit_jax.figures.style import Series
-from vit_jax.interop.trained import load_trained
-from vit_jax.models import init_params
-from vit_jax.models.pixels import normalize
-from vit_jax.training.step import named_keys
 
 ZEROS, CIRCULAR = "ResNet, zeros", "ResNet, circular"
 ZEROS_BLURRED, CIRCULAR_BLURRED = f"{ZEROS}, blurred", f"{CIRCULAR}, blurred"
@@ -58,7 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     NONE: UNPLACED,
     NONE_TOKEN: UNPLACED | READ,
 }
-TIMES = {"before": "before training", "after": "after training"}
+TIMES = {"start": "before training", "end": "after training"}
 # By title; the grid is filled in.
 MEASURES = {
     "moved in a circle by a place": "equivariance/circular/whole/grid_{}",
@@ -68,13 +57,11 @@ MEASURES = {
     "Lie derivative": "lie_derivative/grid_{}",
 }
 WHOLE, PART, GREY, _, LIE = (name.format(8) for name in MEASURES.values())
-LARGEST, CONSISTENCY, ACCURACY = "largest", "consistency", "accuracy"
-CHANGE, LEAST = "change", "least"
+ACCURACY, CHANGE, LEAST = "accuracy", "change", "least"
 # Errors of rounding are below 1e-9; unrelated features differ by 2.
 EXACT, BROKEN = 1e-3, 1e-2
 # Accuracies that differ by no more count as equal.
 MARGIN = 0.02
-MOVES = [move for n in (1, 2, 3) for move in ((n, 0), (0, n))]
 Values = dict[str, list[float]]
 
 
@@ -136,7 +123,7 @@ COMPARISONS = (
         "It is by training that they break it further",
         "the same error after training minus before",
         CHANGE,
-        {"after": 1, "before": -1},
+        {"end": 1, "start": -1},
     ),
     Comparison(
         "In a circle the usual ViT is more equivariant than the usual ResNet",
@@ -211,37 +198,16 @@ def figure_family(name: str) -> Any:
     return name.partition(",")[0]
 
 
-def profile(folder: Path, time: str) -> Profile:
-    """The measures of a run's model, kept beside it."""
-
-    def measure() -> Profile:
-        run = load_trained(folder)
-        params = run.params
-        if time == "before":
-            params = init_params(run.model, named_keys(run.config.seed).params)
-        images = normalize(jnp.asarray(test_images(run.config, IMAGES)[0]))
-        found = translation_profile(run.model, params, images)
-        errors = (
-            x for k, x in found.items() if k.startswith("equivariance/circular/w")
-        )
-        found[LARGEST] = max(errors)
-        predict = functools.partial(logits_of, run.model, params)
-        found[CONSISTENCY] = shift_consistency(predict, images, MOVES)
-        return found
-
-    return kept(folder / f"translation_{time}_{IMAGES}.json", measure)
-
-
 def conclude(results: RunResults) -> Conclusion:
     """Tables of all measures, a figure of them before and after, and the claims."""
     found = {
         time: {
-            arm: [profile(folder, time) for folder in folders]
+            arm: [moved_profile(folder, time) for folder in folders]
             for arm, folders in results.runs.items()
         }
         for time in TIMES
     }
-    after = found["after"]
+    after = found["end"]
     accuracy = {arm: results.accuracy(arm) for arm in after}
     consistency = values_of(after, CONSISTENCY)
     tables = [
@@ -313,7 +279,7 @@ def panels(
                 factor=1,
                 family=figure_family(arm),
             )
-            for arm in found["after"]
+            for arm in found["end"]
         ]
         for title, name in MEASURES.items()
     }
@@ -323,7 +289,7 @@ def compared(
     found: dict[str, dict[str, list[Profile]]], accuracy: Values
 ) -> dict[str, Values]:
     """The values over seeds by arm, by measure of `COMPARISONS`."""
-    after = found["after"]
+    after = found["end"]
     names = (LARGEST, WHOLE, PART, GREY, LIE, CONSISTENCY)
     values = {name: values_of(after, name) for name in names}
     values[ACCURACY] = accuracy

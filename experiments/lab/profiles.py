@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ import ml_collections
 import numpy as np
 
 from vit_jax.analysis.equivariance import translation_profile
-from vit_jax.analysis.profile import bias_profile
+from vit_jax.analysis.profile import bias_profile, logits_of
+from vit_jax.analysis.translation import shift_consistency
 from vit_jax.data.pipeline import Data
 from vit_jax.data.sources import make_source
-from vit_jax.interop.trained import load_trained
+from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
 from vit_jax.storage.json_files import read_json
@@ -29,6 +31,8 @@ CANVAS_IMAGES = 16
 # Of the measures, in the names of the files: another number where they mean something
 # else, so that what an older version measured is not taken for it.
 VERSION = 2
+# What `moved_profile` adds.
+LARGEST, CONSISTENCY = "equivariance/circular/whole/max", "shift_consistency/1_to_3"
 
 
 def trained_profile(
@@ -54,11 +58,39 @@ def initial_profile(folder: Path, *, count: int = 0, canvas: int = 0) -> Profile
     """The profile of a run's model before its first step; see `trained_profile`."""
 
     def measure() -> Profile:
-        run = load_trained(folder)
-        params = init_params(run.model, named_keys(run.config.seed).params)
+        run, params = start_of(folder)
         return profile_of(run.model, params, run.config, count, canvas)
 
     return kept(profile_path(folder, "start", count, canvas), measure)
+
+
+def moved_profile(folder: Path, time: Literal["start", "end"]) -> Profile:
+    """The `translation_profile` of a run before or after training, and a little more.
+
+    equivariance/circular/whole/max     the largest of these errors of all layers
+    shift_consistency/1_to_3            share of images that keep their class when
+        they are moved in a circle by 1, 2 and 3 pixels, down and to the right
+    """
+
+    def measure() -> Profile:
+        run, params = start_of(folder)
+        params = params if time == "start" else run.params
+        pixels = normalize(jnp.asarray(test_images(run.config, IMAGES)[0]))
+        profile = translation_profile(run.model, params, pixels)
+        whole = LARGEST.removesuffix("max")
+        largest = max(x for name, x in profile.items() if name.startswith(whole))
+        predict = functools.partial(logits_of, run.model, params)
+        moves = [move for n in (1, 2, 3) for move in ((n, 0), (0, n))]
+        same = shift_consistency(predict, pixels, moves)
+        return profile | {LARGEST: largest, CONSISTENCY: same}
+
+    return kept(folder / f"moved_v{VERSION}_{time}_{IMAGES}.json", measure)
+
+
+def start_of(folder: Path) -> tuple[TrainedModel, dict]:
+    """A run, and the parameters that it began with."""
+    run = load_trained(folder)
+    return run, init_params(run.model, named_keys(run.config.seed).params)
 
 
 def profile_path(folder: Path, time: str, count: int, canvas: int) -> Path:

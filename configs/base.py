@@ -61,6 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
         layer_scale_init=0.0,
         initialization="xavier",  # or trunc_normal (timm's and DeiT's)
         num_registers=0,
+        # of BiT ResNets: zeros beyond the border, or circular, the opposite side
+        conv_padding="zeros",
+        antialias=False,  # blurs in the place of their strides (arXiv 1904.11486)
         attention_implementation="auto",  # auto, xla, cudnn
         scan=False,  # compile one block and loop; parameters are stacked
         remat="none",  # recomputed in the backward pass: none, dots, full

@@ -35,7 +35,7 @@ SMALL = {
     "resnet": dict(name="BiT-R26x1", blocks=(2, 3, 3), width=128),
 }
 SMOKE = {
-    "vit": VIT | dict(name="ViT-mu/8", depth=2, width=16, mlp_dim=32, num_heads=2),
+    "vit": VIT | dict(depth=2, width=16, mlp_dim=32, num_heads=2),
     "hybrid": HYBRID
     | dict(name="ViT-mu/8", depth=2, width=16, mlp_dim=32, num_heads=2),
     "resnet": dict(name="BiT-R26x1", blocks=(1,), width=32),

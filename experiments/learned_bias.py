@@ -11,7 +11,7 @@ Steps of one run are compared within it.
 import numpy as np
 
 from experiments import data_size
-from experiments.bias_profile import MOVE, curves_and_tables, models
+from experiments.bias_profile import curves_and_tables, models
 from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
@@ -29,7 +29,9 @@ MEASURES = {
     "the most local head's": "attention_ratio/min",
     "positions: rank correlation with nearness": POSITIONS,
     "receptive field, share of the whole image's": "receptive_field/rms_ratio",
-    "equivariance error of the layers (none: 2)": "equivariance_error/mean",
+    "equivariance error, moved in a circle (none: 2)": "equivariance/circular/"
+    "whole/grid_8",
+    "equivariance error, moved on grey (none: 2)": "equivariance/grey/whole/grid_8",
     "test accuracy": "accuracy",
 }
 
@@ -81,8 +83,8 @@ def courses(results: RunResults, model: str) -> tuple[list[int], list[list[Profi
     steps = list(checkpoints.steps)
     checkpoints.close()
     return [0, *steps], [
-        [initial_profile(folder, MOVE, count=COUNT)]
-        + [trained_profile(folder, MOVE, step=step, count=COUNT) for step in steps]
+        [initial_profile(folder, count=COUNT)]
+        + [trained_profile(folder, step=step, count=COUNT) for step in steps]
         for folder in folders
     ]
 
@@ -102,7 +104,7 @@ def claims(
     for text, measure, sign in (
         ("The most local head becomes more local", "attention_ratio/min", -1),
         ("Positions learn the plane", POSITIONS, 1),
-        ("The layers become more equivariant", "equivariance_error/mean", -1),
+        ("It becomes more equivariant on grey", "equivariance/grey/whole/grid_8", -1),
     ):
         headline = measure == POSITIONS
         values = {

@@ -41,6 +41,7 @@ EXPERIMENTS = (
     "vtab",
     "bias_profile",
     "learned_bias",
+    "border_equivariance",
 )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.analysis import profile
+from vit_jax.analysis import equivariance, profile
 from vit_jax.analysis.features import (
     attention_weights,
     layer_features,
@@ -76,9 +76,13 @@ def bare():
 
 
 def test_without_positions_whole_patches_are_an_exact_symmetry(bare):
-    errors = {k: v for k, v in bare.items() if k.startswith("equivariance_error")}
-    assert len(errors) == 2 * (2 + 2 + 1 + 1)  # stem, embedded; blocks; encoded; mean
-    assert max(errors.values()) < 1e-9
+    errors = {k: v for k, v in bare.items() if k.startswith("equivariance/")}
+    # stem, embedded; blocks; encoded; grid_4; in both settings
+    assert len(errors) == 2 * 2 * (2 + 2 + 1 + 1)
+    for setting in ("circular", "grey"):
+        for name in ("stem", "block_01", "encoded", "grid_4"):
+            assert errors[f"equivariance/{setting}/whole/{name}"] < 1e-9
+            assert errors[f"equivariance/{setting}/part/{name}"] > 0.1
     assert bare["shift_consistency/stride"] == 1
     assert bare["invariance_error/stride"] < 1e-9
     assert bare["invariance_error/other"] > 0.1
@@ -97,9 +101,8 @@ def test_means_of_a_profile(bare):
     assert bare["attention_entropy/mean"] == pytest.approx(np.mean(layers))
     lowest = min(bare[f"attention_ratio/block_0{i}/min"] for i in (0, 1))
     assert bare["attention_ratio/min"] == lowest < bare["attention_ratio/mean"]
-    names = ("stem", "embedded", "block_00", "block_01", "encoded")
-    lie = [bare[f"lie_derivative/{name}"] for name in names]
-    assert bare["lie_derivative/mean"] == pytest.approx(np.mean(lie))
+    for measure in ("equivariance/grey/part", "lie_derivative"):
+        assert bare[f"{measure}/grid_4"] == bare[f"{measure}/encoded"]
     assert all(isinstance(value, float) for value in bare.values())
 
 
@@ -107,8 +110,8 @@ def test_checkpoints_of_a_model_share_what_is_compiled(bare):
     model = tiny(positions="none")
     params = init_params(model, jax.random.key(0))
     compiled = (
-        profile.equivariance_errors,
-        profile.lie_derivatives,
+        equivariance.equivariance_errors,
+        equivariance.lie_derivatives,
         profile.last_layer_field,
         profile.compiled_outputs,
     )
@@ -124,7 +127,8 @@ def test_checkpoints_of_a_model_share_what_is_compiled(bare):
 def test_positions_break_the_symmetry_and_are_measured():
     model = tiny(positions="sincos2d")
     params = drawn(model)
-    errors = profile.equivariance_errors(model, params, IMAGES, step=8)
+    moves = np.array([(8, 4)])
+    errors = equivariance.equivariance_errors(model, params, IMAGES, moves)
     assert errors["stem"] < 1e-9
     assert errors["embedded"] > 0.01 and errors["encoded"] > 0.01
     actual = profile.position_profile(model, params)
@@ -137,11 +141,14 @@ def test_positions_break_the_symmetry_and_are_measured():
 def test_profile_of_a_resnet():
     model = tiny("BiT-R26x1")
     actual = bias_profile(model, drawn(model), IMAGES, key=jax.random.key(0))
-    layers = ("root", "stage_1/unit_01", "stage_2/unit_01", "encoded")
-    for measure in ("equivariance_error", "lie_derivative"):
-        assert all(actual[f"{measure}/{name}"] > 0 for name in layers)
-    # A move by its stride of 8 pixels takes the middle half of 16 off the grey.
-    prefixes = ("attention", "positions", "equivariance_error_on_grey")
+    for measure in ("equivariance/grey/part", "lie_derivative"):
+        named = {k for k in actual if k.startswith(measure)} - {f"{measure}/pre_logits"}
+        # The second stage has 2 x 2 places.
+        assert named == {
+            f"{measure}/{x}" for x in ("root", "stage_1/unit_01", "grid_4")
+        }
+        assert actual[f"{measure}/grid_4"] == actual[f"{measure}/stage_1/unit_01"] > 0
+    prefixes = ("attention", "positions")
     assert not [name for name in actual if name.startswith(prefixes)]
     assert 0 < actual["receptive_field/rms_ratio"] < 2
     assert not [name for name in actual if name.startswith("accuracy")]  # no labels

@@ -30,9 +30,7 @@ WAVE, FAST = np.cos(
 ).astype(np.float32)
 
 # Compiled as a whole, which is much faster than operation by operation.
-equivariance = jax.jit(
-    equivariance_error, static_argnums=0, static_argnames=("pixels", "centred")
-)
+equivariance = jax.jit(equivariance_error, static_argnums=0, static_argnames="centred")
 lie_derivative = jax.jit(
     local_equivariance_error, static_argnums=0, static_argnames="relative"
 )
@@ -102,16 +100,40 @@ def test_equivariance_errors_in_closed_form():
             "shifted": 0 * images + WAVE + 3,
         }
 
-    even = equivariance(features, IMAGES, pixels=(4, 2))
-    assert float(even["conv"]) < 1e-12 and float(even["means"]) < 1e-12
-    assert even["board"] == 0
-    assert float(even["fixed"]) == pytest.approx(4)
+    moves = jnp.array([(4, 2), (0, 3)])
+    plain = equivariance(features, IMAGES, moves)
+    even, odd = ({name: float(x[i]) for name, x in plain.items()} for i in (0, 1))
+    assert max(even["conv"], even["means"], even["board"]) < 1e-11
+    assert even["fixed"] == pytest.approx(4)
     # The mean square is 9 + 1/2, the variance 1/2.
-    assert float(even["shifted"]) == pytest.approx(4 * 0.5 / 9.5, rel=1e-4)
-    centred = equivariance(features, IMAGES, pixels=(4, 2), centred=True)
-    assert float(centred["shifted"]) == pytest.approx(4, rel=1e-4)
-    odd = equivariance(lambda x: board * x, IMAGES, pixels=(0, 3))
-    assert float(odd) == pytest.approx(4, rel=1e-5)
+    assert even["shifted"] == pytest.approx(4 * 0.5 / 9.5, rel=1e-4)
+    centred = equivariance(features, IMAGES, moves, centred=True)
+    assert float(centred["shifted"][0]) == pytest.approx(4, rel=1e-4)
+    assert odd["board"] == pytest.approx(4, rel=1e-5)
+    # One and a half places of features whose images have the highest frequencies.
+    assert odd["conv"] < 1e-11 and odd["means"] > 0.1
+
+
+def test_parts_of_a_place_move_by_their_phases():
+    """Smooth waves, of which every second pixel says all, and one of which it does not.
+
+    At two places a period, the grid of every second pixel, moved by half a place, is
+    expected to be empty. Of the wave cos(pi (2 n + t) / 2 + phase) that grid has
+    cos(phase) (-1)^n at t = 0 and -sin(phase) (-1)^n at t = 1.
+    """
+    rows = np.arange(8)[:, None, None] * np.ones((8, 2), np.float32)
+    slow = jnp.asarray(np.cos(2 * np.pi * rows / 8 + 0.3), jnp.float32)[None]
+    moves = jnp.array([(1, 0), (2, 0), (3, 0)])
+
+    def every_second(images):
+        return images[:, ::2, ::2]
+
+    assert max(equivariance(every_second, slow, moves)) < 1e-11
+    phase = 0.3
+    limit = jnp.asarray(np.cos(np.pi * rows / 2 + phase), jnp.float32)[None]
+    part, whole, _ = equivariance(every_second, limit, moves)
+    assert float(part) == pytest.approx(np.tan(phase) ** 2, rel=1e-4)
+    assert float(whole) < 1e-11
 
 
 def test_zero_padding_is_not_equivariant():
@@ -120,10 +142,10 @@ def test_zero_padding_is_not_equivariant():
             images, KERNEL, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    assert equivariance(conv, IMAGES, pixels=(0, 1)) > 0.05
+    assert equivariance(conv, IMAGES, jnp.array([(0, 1)])) > 0.05
     # It is equivariant while there is nothing at the border to be padded.
     empty = on_grey(IMAGES, 2, 0)
-    assert equivariance(conv, empty, pixels=(0, 1)) < 1e-10
+    assert equivariance(conv, empty, jnp.array([(0, 1)])) < 1e-10
 
 
 def test_fading_to_grey():
@@ -247,8 +269,8 @@ def test_errors():
         shift_consistency(lambda x: np.mean(x, (1, 2)), IMAGES, [])
     with pytest.raises(ValueError, match="all images have the same representation"):
         invariance_error(lambda x: 0 * np.mean(x, (1, 2)), IMAGES, [(0, 1)])
-    with pytest.raises(ValueError, match="a stride of 2 x 2 pixels cannot be moved by"):
-        equivariance_error(means, IMAGES, (0, 1))
+    with pytest.raises(ValueError, match="a grid of 3 x 8 places does not divide"):
+        equivariance_error(lambda x: x[:, :3], IMAGES, jnp.array([(0, 1)]))
     with pytest.raises(ValueError, match="a grid of 3 x 8 places does not divide"):
         local_equivariance_error(lambda x: x[:, :3], IMAGES)
     with pytest.raises(ValueError, match="zero everywhere"):

@@ -320,6 +320,8 @@ def test_full_size_files(layout, name):
         ("google", "Axial-ViT-mu/8", {}, "attention='axial'"),
         ("google", "BiT-R26x1", {"version": "v1"}, "version 'v1'.* big_vision layout"),
         ("google", "AxialResNet-26", {}, "version 'v1'"),
+        ("google", "BiT-R26x1", {"conv_padding": "circular"}, "padding='circular'"),
+        ("big_vision", "BiT-R26x1", {"antialias": True}, "antialias=True"),
         ("big_vision", "AxialResNet-26", {}, "no place for resnet/stage_1"),
         ("big_vision", "ViT-mu/8", {"norm_after_pooling": True}, "after_pooling=True"),
         ("big_vision", "ViT-mu/8", {"positions": "none"}, "positions='none'"),

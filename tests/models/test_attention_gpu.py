@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from vit_jax.analysis import profile
+from vit_jax.analysis import equivariance, profile
 from vit_jax.models import attention, create_model, flash_attention, init_params
 from vit_jax.parallel.sharding import AXES, on_mesh
 from vit_jax.planning.deviceless import cudnn_of
@@ -147,8 +147,8 @@ def test_gradients_without_training_are_lowered():
 @pytest.mark.parametrize(
     "analysis",
     [
-        profile.lie_derivatives,
-        functools.partial(profile.equivariance_errors, step=16),
+        equivariance.lie_derivatives,
+        functools.partial(equivariance.equivariance_errors, moves=np.array([(16, 0)])),
         profile.last_layer_field,
     ],
     ids=["lie_derivatives", "equivariance_errors", "last_layer_field"],

@@ -109,10 +109,18 @@ def test_standardised_kernels_have_the_same_gradient(epsilons):
     )
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_a_resnet_trains_as_without(version, monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"version": "v1"},
+        {"version": "v2"},
+        {"version": "v2", "conv_padding": "circular", "antialias": True},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_resnet_trains_as_without(options, monkeypatch):
     """The gradient of all parameters, beside that on other devices."""
-    options = {"image_size": 32, "blocks": (1, 1), "width": 32, "version": version}
+    options = {"image_size": 32, "blocks": (1, 1), "width": 32} | options
     model = create_model("BiT-R50x1", num_classes=5, **options)
     images = normal(0, 2, 32, 32, 3).clip(-1, 1)
     # No scale is 0.

@@ -25,7 +25,7 @@ from benchmarks.accelerators.cases import (
     label,
 )
 from configs import families
-from vit_jax.analysis import heads, profile, shuffle, translation
+from vit_jax.analysis import equivariance, heads, profile, shuffle, translation
 from vit_jax.analysis.features import total_stride
 from vit_jax.checkpoints.fingerprint import examine_arrays
 from vit_jax.config_file import read_config
@@ -180,12 +180,12 @@ def calls_of(model, mesh):
 
 def analyses_of(model, params, pixels, call):
     """Derivatives of both modes, and attention: what `vit_jax.analysis` compiles."""
-    stride, key = total_stride(model), jax.random.key(0)
+    key, moves = jax.random.key(0), np.array([(total_stride(model), 0)])
     return {
         "attention": call(heads.measure_attention, model, params, pixels),
         "field": call(profile.last_layer_field, model, params, pixels, key),
-        "moves": call(profile.equivariance_errors, model, params, pixels, step=stride),
-        "lie": call(profile.lie_derivatives, model, params, pixels),
+        "moves": call(equivariance.equivariance_errors, model, params, pixels, moves),
+        "lie": call(equivariance.lie_derivatives, model, params, pixels),
     }
 
 

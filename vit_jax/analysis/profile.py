@@ -6,7 +6,6 @@ The parameters are arguments of what is compiled, so that all checkpoints of a m
 and images of one shape, share one compilation.
 """
 
-from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -18,27 +17,18 @@ from jaxtyping import Array, Float, Integer, Key
 
 from vit_jax.analysis import positions, receptive_field
 from vit_jax.analysis.attention import uniform_mass_within
+from vit_jax.analysis.equivariance import DERIVATIVE_IMAGES, translation_profile
 from vit_jax.analysis.features import (
     apply,
-    features_of,
     layer_features,
     position_tables,
     total_stride,
 )
 from vit_jax.analysis.heads import attention_measures
 from vit_jax.analysis.shuffle import accuracy, remove_positions, shuffle_accuracy
-from vit_jax.analysis.translation import (
-    agreement,
-    equivariance_error,
-    local_equivariance_error,
-    on_grey,
-    relative_change,
-    shift,
-)
+from vit_jax.analysis.translation import agreement, relative_change, shift
 from vit_jax.models import AnyModel
 
-# Derivatives are taken of the first images only; they vary little between images.
-DERIVATIVE_IMAGES = 32
 BLOCKS = (2, 4)
 
 
@@ -49,7 +39,6 @@ def bias_profile(
     labels: Integer[Array | np.ndarray, " b"] | None = None,
     *,
     key: Key[Array, ""],
-    step: int | None = None,
 ) -> dict[str, float]:
     """All measures that exist for a model, by name.
 
@@ -63,11 +52,7 @@ def bias_profile(
         positions/rank_correlation              mean over tables: 0
         positions/neighbour_share               positions/neighbour_share_by_chance
         positions/row_column_r2                 positions/row_column_r2_by_chance
-        equivariance_error/LAYER, /mean         centred: 2
-        equivariance_error_on_grey/LAYER, /mean     the same for the middle of the
-            images on grey; if the step is at most a quarter of their side
-        lie_derivative/LAYER, /mean, /pre_logits    relative, per squared pixel; for
-            images that fade to grey at the border, so that opposite borders are alike
+        equivariance/..., lie_derivative/...    see `translation_profile`: 2, and none
         invariance_error/stride, /other         of the pre-logits: 1
         shift_consistency/stride, /other        1 is invariant
         accuracy, accuracy_ratio/shuffled_2x2, /shuffled_4x4, /without_positions
@@ -81,21 +66,16 @@ def bias_profile(
         images: in [-1, 1], of the model's size; 64 or more for stable numbers.
         labels: labels for the accuracies, which are left out otherwise.
         key: key of the receptive field's signs and of the shuffled blocks.
-        step: pixels of the moves of `equivariance_error`, a multiple of the stride of
-            every layer; the model's stride if None. Compare models at the same step.
 
     Raises:
-        ValueError: images of another size or dtype, or an impossible step.
+        ValueError: images of another size or dtype.
     """
     images = jnp.asarray(images)
     signs, blocks = jax.random.split(key)
     few = images[:DERIVATIVE_IMAGES]
     profile = attention_profile(model, params, images) | position_profile(model, params)
     profile |= field_profile(model, params, few, signs)
-    profile |= translation_profile(model, params, images, step or total_stride(model))
-    profile |= per_layer(
-        "lie_derivative", lie_derivatives(model, params, few), apart=("pre_logits",)
-    )
+    profile |= translation_profile(model, params, images)
     profile |= invariance_profile(model, params, images)
     if labels is not None:
         profile |= accuracy_profile(model, params, images, labels, blocks)
@@ -169,49 +149,6 @@ def last_layer_field(
     return receptive_field.effective_receptive_field(last, images, key)
 
 
-def translation_profile(
-    model: AnyModel, params: Any, images: Array, step: int
-) -> dict[str, float]:
-    """Equivariance errors of all layers."""
-    side = min(model.image_size)
-    profile = {}
-    if step < side:
-        errors = equivariance_errors(model, params, images, step=step)
-        profile |= per_layer("equivariance_error", errors)
-    if step <= side // 4:
-        images = on_grey(images, side // 4, side // 8)
-        errors = equivariance_errors(model, params, images, step=step)
-        profile |= per_layer("equivariance_error_on_grey", errors)
-    return profile
-
-
-@partial(jax.jit, static_argnames=("model", "step"))
-def equivariance_errors(
-    model: AnyModel, params: Any, images: Array, *, step: int
-) -> OrderedDict[str, Float[Array, ""]]:
-    """Centred equivariance errors of all layers, mean of a move down and one right."""
-    features = partial(layer_features, model, params)
-    down, right = (
-        equivariance_error(features, images, move, centred=True)
-        for move in ((step, 0), (0, step))
-    )
-    return jax.tree.map(lambda x, y: (x + y) / 2, down, right)
-
-
-@partial(jax.jit, static_argnames="model")
-def lie_derivatives(
-    model: AnyModel, params: Any, images: Array
-) -> OrderedDict[str, Float[Array, ""]]:
-    """Lie derivatives of the layers and pre-logits, relative to their variance."""
-
-    def features(images: Array) -> OrderedDict[str, Array]:
-        out = apply(model, params, images)[1]
-        return features_of(model, out) | {"pre_logits": out["pre_logits"]}
-
-    images = on_grey(images, 0, min(model.image_size) // 4)
-    return local_equivariance_error(features, images, relative=True)
-
-
 def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str, float]:
     """Changes of the output when the images are moved."""
     stride = total_stride(model)
@@ -274,11 +211,8 @@ def compiled_outputs(
     return logits, out["pre_logits"]
 
 
-def per_layer(
-    measure: str, values: dict[str, Any], *, apart: tuple[str, ...] = ()
-) -> dict[str, float]:
-    """Entries for each layer, and for the mean over all but those `apart`."""
+def per_layer(measure: str, values: dict[str, Any]) -> dict[str, float]:
+    """Entries for each layer, and for the mean over them."""
     values = {name: float(value) for name, value in values.items()}
-    mean = np.mean([value for name, value in values.items() if name not in apart])
     named = {f"{measure}/{name}": value for name, value in values.items()}
-    return named | {f"{measure}/mean": float(mean)}
+    return named | {f"{measure}/mean": float(np.mean(list(values.values())))}

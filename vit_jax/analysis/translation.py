@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
 Predict = Callable[[Array], Float[Array, "b n"]]
 Shift = tuple[int, int]
@@ -136,34 +136,44 @@ def at_shifts(
 def equivariance_error(
     features_fn: Callable[[Array], Any],
     images: Float[Array, "b height width c"],
-    pixels: Shift,
+    moves: Integer[ArrayLike, "m 2"],
     *,
     centred: bool = False,
 ) -> Any:
-    """||Phi(T x) - T Phi(x)||^2 / ||Phi(x)||^2 for a translation T by whole places.
+    """||Phi(T x) - T Phi(x)||^2 / ||Phi(x)||^2 for translations T, in a circle.
+
+    Features are moved by the phases of their Fourier transform (`spectral_shift`), so
+    that a move can be a part of a place. What they hold at the Nyquist frequency, two
+    places, has no phase that the grid could show: of that, half a place leaves nothing,
+    and so aliases count as errors.
 
     Args:
         features_fn: from images to features (b h w d), or a tree of such.
-        pixels: (dy, dx), multiples of the strides of all the features, which are
-            height / h and width / w.
+        moves: (dy, dx) in pixels, one after the other.
         centred: divide by the variance of the features over images and places instead,
             so that a constant part does not count.
 
     Returns:
-        A number (float32) for each array of features. 0 is equivariant; centred, 2 is
-        the error of unrelated features.
+        float32 (m,) for each array of features. 0 is equivariant; centred, 2 is the
+        error of unrelated features.
 
     Raises:
-        ValueError: the features cannot be moved by so many pixels.
+        ValueError: a grid of features does not divide the images.
     """
+    still = features_fn(images)
 
-    def error(still: Array, moved: Array) -> Float[Array, ""]:
-        steps = places(images.shape, still.shape, pixels)
-        shifted = jnp.roll(still, steps, (1, 2))
-        size = jnp.square(still - still.mean((0, 1, 2)) * centred).mean()
-        return jnp.square(moved - shifted).mean() / size
+    def errors(move: Integer[Array, "2"]) -> Any:
+        def error(still: Array, moved: Array) -> Float[Array, ""]:
+            steps = strides(images.shape, still.shape)
+            wanted = still
+            for axis in (0, 1):
+                wanted = spectral_shift(wanted, move[axis] / steps[axis], axis + 1)
+            size = jnp.square(still - still.mean((0, 1, 2)) * centred).mean()
+            return jnp.square(moved - wanted).mean() / size
 
-    return jax.tree.map(error, features_fn(images), features_fn(shift(images, *pixels)))
+        return jax.tree.map(error, still, features_fn(shift(images, move[0], move[1])))
+
+    return jax.lax.map(errors, jnp.asarray(moves))
 
 
 def strides(image_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
@@ -181,23 +191,6 @@ def strides(image_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, int]
     return image_shape[1] // shape[1], image_shape[2] // shape[2]
 
 
-def places(
-    image_shape: Sequence[int], shape: Sequence[int], pixels: Shift
-) -> tuple[int, int]:
-    """A shift in pixels as one in places of the features' grid.
-
-    Raises:
-        ValueError: the shift is not a multiple of the strides.
-    """
-    steps = strides(image_shape, shape)
-    if any(move % step for move, step in zip(pixels, steps, strict=True)):
-        raise ValueError(
-            f"features with a stride of {steps[0]} x {steps[1]} pixels cannot be moved "
-            f"by {pixels[0]} and {pixels[1]}: wanted multiples of the stride"
-        )
-    return pixels[0] // steps[0], pixels[1] // steps[1]
-
-
 def local_equivariance_error(
     features_fn: Callable[[Array], Any],
     images: Float[Array, "b height width c"],
@@ -211,7 +204,8 @@ def local_equivariance_error(
     fraction of a pixel, and so aliasing. Images and features move in a circle, by the
     phases of their Fourier transform, which is exact for frequencies below the limit;
     so is the derivative, which is no difference. An edge between opposite borders
-    counts as one of the image.
+    counts as one of the image. On a grid of 2 x 2 the only frequency is the limit, so
+    that the features are not moved back at all: leave such layers out.
 
     Args:
         features_fn: from images to features (b h w d), to vectors (b d), which should
@@ -249,6 +243,26 @@ def local_equivariance_error(
         return size / variance(x) if relative else size
 
     return jax.tree.map(error, still, down, right)
+
+
+def spectral_shift(
+    x: Float[Array, "b h w d"], steps: float | Float[Array, ""], axis: int
+) -> Float[Array, "b h w d"]:
+    """The periodic function through evenly spaced values, moved along an axis.
+
+    Args:
+        steps: length of the move, whole or not. The highest frequency of an even length
+            keeps the part that the steps can show: all of it if the move is whole, and
+            none if it is half a step.
+    """
+    length = x.shape[axis]
+    phases = jnp.exp(-2j * np.pi * np.fft.rfftfreq(length) * steps)
+    if length % 2 == 0:
+        phases = phases.at[-1].set(phases[-1].real)
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    spectrum = jnp.fft.rfft(x, axis=axis) * phases.reshape(shape)
+    return jnp.fft.irfft(spectrum, length, axis=axis)
 
 
 def spectral_derivative(x: Float[Array, "b h w d"], axis: int) -> Array:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vit_jax.models import AnyModel, init_params
+from vit_jax.models import AnyModel, ResNet, init_params
 from vit_jax.models.variants import SIZES, Size
 
 Tensors = Mapping[str, np.ndarray]
@@ -315,6 +315,9 @@ def checked_rules(
     """
     if layout.NAME not in HOLD_LATER and hasattr(model, "qkv_bias"):
         check_later(model, layout.NAME)
+    if isinstance(model, ResNet):
+        # They leave no trace in the tensors.
+        check_options(model, layout.NAME, conv_padding=("zeros",), antialias=(False,))
     rules = layout.rules(model)
     ours = [path for rule in rules for path in rule.ours]
     left = sorted(shapes.keys() - set(ours))

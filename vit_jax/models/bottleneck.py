@@ -9,7 +9,11 @@ Two forms of the same unit exist:
         `bit_paper.py`).
 
 They also differ in padding. In both the stride is in the 3x3 convolution, which axial
-attention can stand in for. Axes: `b` batch, `h w` rows and columns, `c` features.
+attention can stand in for. Antialiased, that convolution has no stride, and a blur with
+the stride follows the norm and ReLU after it; in the shortcut the blur comes before the
+1x1 convolution (arXiv 1904.11486, section 3.2, and its released ResNet).
+
+Axes: `b` batch, `h w` rows and columns, `c` features.
 """
 
 from typing import Any, NamedTuple
@@ -31,6 +35,8 @@ class Layers(NamedTuple):
     axial_heads: int
     dtype: Any
     train: bool
+    conv_padding: str
+    antialias: bool
 
     def conv(self, name: str, features: int, size: int = 1, stride: int = 1) -> StdConv:
         return StdConv(
@@ -42,8 +48,21 @@ class Layers(NamedTuple):
             self.variance_epsilon,
             self.dtype,
             self.train,
+            self.conv_padding == "circular",
             name=name,
         )
+
+    def own_stride(self, stride: int) -> int:
+        """That of a convolution or a pooling, which may leave it to a blur."""
+        return 1 if self.antialias else stride
+
+    def blurred(self, x: Float[Array, "b h w c"], stride: int) -> Array:
+        """The features with the stride that a layer before has left to a blur."""
+        if not self.antialias or stride == 1:
+            return x
+        from vit_jax.models.borders import blur
+
+        return blur(x, stride, circular=self.conv_padding == "circular")
 
     def norm(self, name: str, scale: float = 1.0, *, relu: bool = False) -> GroupNorm:
         return group_norm(
@@ -55,10 +74,15 @@ class Layers(NamedTuple):
             train=self.train,
         )
 
+    def shortcut(self, features: int, stride: int, x: Float[Array, "b h w c"]) -> Array:
+        """The 1x1 convolution beside a unit that changes the size of its input."""
+        conv = self.conv("shortcut", features, stride=self.own_stride(stride))
+        return conv(self.blurred(x, stride))
+
     def spatial(self, features: int, stride: int) -> nn.Module:
         """The middle of a unit, the only layer that sees more than one place."""
         if not self.axial_heads:
-            return self.conv("conv2", features, 3, stride)
+            return self.conv("conv2", features, 3, self.own_stride(stride))
         return AxialAttention(
             self.axial_heads,
             stride,
@@ -81,11 +105,11 @@ class UnitV1(nn.Module):
         conv, norm = self.layers.conv, self.layers.norm
         shortcut = x
         if x.shape[-1] != 4 * self.features or self.stride > 1:
-            shortcut = conv("shortcut", 4 * self.features, stride=self.stride)(x)
+            shortcut = self.layers.shortcut(4 * self.features, self.stride, x)
             shortcut = norm("shortcut_norm")(shortcut)
         x = norm("norm1", relu=True)(conv("conv1", self.features)(x))
         x = self.layers.spatial(self.features, self.stride)(x)
-        x = norm("norm2", relu=True)(x)
+        x = self.layers.blurred(norm("norm2", relu=True)(x), self.stride)
         # Scale 0: the unit starts as its shortcut.
         x = norm("norm3", scale=0.0)(conv("conv3", 4 * self.features)(x))
         return nn.relu(shortcut + x)
@@ -107,10 +131,11 @@ class UnitV2(nn.Module):
         shortcut = x
         x = norm("norm1", relu=True)(x)
         if x.shape[-1] != 4 * self.features or self.stride > 1:
-            shortcut = conv("shortcut", 4 * self.features, stride=self.stride)(x)
+            shortcut = self.layers.shortcut(4 * self.features, self.stride, x)
         x = norm("norm2", relu=True)(conv("conv1", self.features)(x))
         x = self.layers.spatial(self.features, self.stride)(x)
-        x = conv("conv3", 4 * self.features)(norm("norm3", relu=True)(x))
+        x = self.layers.blurred(norm("norm3", relu=True)(x), self.stride)
+        x = conv("conv3", 4 * self.features)(x)
         return shortcut + x
 
 

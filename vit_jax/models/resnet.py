@@ -51,6 +51,7 @@ class ResNetTrunk(nn.Module):
             deviation and to the variance.
         axial_heads: heads of the axial attention in the place of the 3x3
             convolutions (`models/axial_resnet.py`); 0 for convolutions.
+        conv_padding, antialias: as in `ResNet`; not with axial attention.
         dtype: of the convolutions and of the residual stream; statistics and the
             standardised kernels are float32 before they are rounded to it.
 
@@ -66,6 +67,8 @@ class ResNetTrunk(nn.Module):
     variance_epsilon: float = 0.0
     axial_heads: int = 0
     dtype: Any = jnp.float32
+    conv_padding: str = "zeros"
+    antialias: bool = False
 
     @property
     def stride(self) -> int:
@@ -102,6 +105,8 @@ class ResNetTrunk(nn.Module):
             self.axial_heads,
             self.dtype,
             train,
+            self.conv_padding,
+            self.antialias,
         )
         out = {}
         x = out["root"] = self.root(images, layers)
@@ -114,13 +119,21 @@ class ResNetTrunk(nn.Module):
     def root(self, images: Array, layers: Layers) -> Float[Array, "b h w c"]:
         from vit_jax.models.conv_forms import max_pool
 
-        x = layers.conv("root", self.width, 7, 2)(images)
+        stride, blurred = layers.own_stride(2), layers.blurred
+        x = layers.conv("root", self.width, 7, stride)(images)
+        padding = "SAME"
         if self.version == "v1":
             x = layers.norm("root_norm", relu=True)(x)
-            return max_pool(x, 3, 2, "SAME", train=layers.train)
-        # Zeros, not minus infinity: features are not rectified yet, so it matters.
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return max_pool(x, 3, 2, "VALID", train=layers.train)
+        x = blurred(x, 2)
+        if self.conv_padding == "circular":
+            from vit_jax.models.borders import wrap
+
+            border = "SAME" if self.version == "v1" else ((1, 1), (1, 1))
+            x, padding = wrap(x, 3, stride, border), "VALID"
+        elif self.version == "v2":
+            # Zeros, not minus infinity: features are not rectified yet, so it matters.
+            x, padding = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), "VALID"
+        return blurred(max_pool(x, 3, stride, padding, train=layers.train), 2)
 
 
 class ResNet(nn.Module):
@@ -137,6 +150,14 @@ class ResNet(nn.Module):
         norm_epsilon, std_epsilon, variance_epsilon: as in `ResNetTrunk`; the defaults
             are those of v2, `create_model` gives v1 its own.
         axial_heads: of the attention that replaces the 3x3 convolutions; 0 for none.
+        conv_padding: what is beyond the border, for all convolutions and the root's
+            pooling: `zeros` (v1's pooling ignores it), or `circular`, the opposite
+            side, with which the trunk commutes exactly with moves in a circle by its
+            stride, if that divides the image.
+        antialias: blurs wherever places are skipped (`models/borders.py`): of all
+            convolutions and the root's pooling the stride moves into a fixed filter
+            behind them. No parameter changes, and weights can be taken over. The
+            layers with strides cost four times as much.
         pixel_mean, pixel_std: of pixels in [0, 1], that the weights expect.
         dtype: of convolutions and of the residual stream.
     """
@@ -154,6 +175,8 @@ class ResNet(nn.Module):
     pixel_mean: Mean = HALF
     pixel_std: Deviation = HALF
     dtype: Any = jnp.float32
+    conv_padding: Annotated[str, Choice("zeros", "circular")] = "zeros"
+    antialias: bool = False
 
     if TYPE_CHECKING:  # Flax writes it, so that models can be static arguments.
 
@@ -162,6 +185,12 @@ class ResNet(nn.Module):
     def __post_init__(self) -> None:
         """Raises ValueError for an option out of its range, or of another type."""
         check_fields(self)
+        if self.axial_heads and (self.conv_padding != "zeros" or self.antialias):
+            raise ValueError(
+                "an axial ResNet attends where others convolve, to whole rows and "
+                "columns and with strides of its own: use conv_padding='zeros' and "
+                "antialias=False"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -220,5 +249,7 @@ class ResNet(nn.Module):
             self.variance_epsilon,
             self.axial_heads,
             self.dtype,
+            self.conv_padding,
+            self.antialias,
             name="resnet",
         )

@@ -15,8 +15,9 @@ class StdConv(nn.Module):
     """Square convolution without bias, its kernel standardised.
 
     Attributes:
-        same: TensorFlow's SAME padding; otherwise size // 2 zeros on all four sides.
+        same: TensorFlow's SAME padding; otherwise size // 2 places on all four sides.
         train: whether a gradient of reverse mode is all that is asked for.
+        circular: whether the border is filled from the opposite side, not with zeros.
     """
 
     features: int
@@ -27,6 +28,7 @@ class StdConv(nn.Module):
     variance_epsilon: float
     dtype: Any = jnp.float32
     train: bool = False
+    circular: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ d"]:
@@ -38,11 +40,16 @@ class StdConv(nn.Module):
         epsilons = (self.std_epsilon, self.variance_epsilon)
         kernel = conv_forms.standardize(kernel, *epsilons, train=self.train)
         border = self.size // 2
+        padding = "SAME" if self.same else ((border, border), (border, border))
+        if self.circular:
+            from vit_jax.models.borders import wrap
+
+            x, padding = wrap(x, self.size, self.stride, padding), "VALID"
         return conv_forms.convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             self.stride,
-            "SAME" if self.same else ((border, border), (border, border)),
+            padding,
             train=self.train,
         )
 

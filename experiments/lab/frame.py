@@ -38,6 +38,8 @@ EXPERIMENTS = (
     "vtab",
     "bias_profile",
     "learned_bias",
+    "protocol_locality",
+    "bias_by_initialisation",
 )
 
 

@@ -48,9 +48,9 @@ MOVE = 8  # pixels, a whole number of patches at every scale
 DISTANCE, WITHIN = "attention_ratio/mean", "attention_mass_within_1/mean"
 TITLES = {
     DISTANCE: "attention distance, share of uniform attention's",
-    "attention_ratio/min": "the same of the most local head",
+    "attention_ratio/min": "attention distance of the most local head",
     WITHIN: "attention within 3 x 3 patches",
-    "attention_mass_within_1/block_00": "the same in the first block",
+    "attention_mass_within_1/block_00": "attention within 3 x 3 patches in the first block",
 }
 ACCURACY = "test accuracy"
 Values = dict[str, list[float]]
@@ -152,23 +152,12 @@ def tables(
 ) -> list[Table]:
     """A table for each measure, accuracy in percent."""
     columns = ["initial values", START, *(f"{share} % of the data" for share in shares)]
-    return [
-        Table(
-            caption=f"{title} (%)" if title == ACCURACY else title,
-            columns=columns,
-            rows=[
-                [
-                    m,
-                    *(
-                        mean_cell(row, 100 if title == ACCURACY else 1)
-                        for row in places
-                    ),
-                ]
-                for m, places in rows.items()
-            ],
-        )
-        for title, rows in cells.items()
-    ]
+    found = []
+    for title, rows in cells.items():
+        factor, unit = (100, " (%)") if title == ACCURACY else (1, "")
+        lines = [[m, *(mean_cell(x, factor) for x in row)] for m, row in rows.items()]
+        found.append(Table(title + unit, columns, lines))
+    return found
 
 
 def claims(
@@ -194,19 +183,19 @@ def claims(
     difference = f"{planted} minus {default}"
     return [
         local(
-            f"Before training attention is more local ({planted})",
+            f"Planted locality is there before training ({planted})",
             started(default),
             started(planted),
             difference,
         ),
         local(
-            f"It still is after training on all the data ({planted})",
+            f"Planted locality survives training on all the data ({planted})",
             label(default, most),
             label(planted, most),
             difference,
         ),
         local(
-            f"It still is after training on {little} % of the data ({planted})",
+            f"Planted locality survives training on {little} % of the data ({planted})",
             label(default, little),
             label(planted, little),
             difference,
@@ -219,13 +208,13 @@ def claims(
             "before training minus after training on all the data",
         ),
         judged(
-            f"It helps where data are few ({planted})",
+            f"Planted locality helps accuracy where data are few ({planted})",
             f"test accuracy with {little} % of the data: {difference} is above 0 with "
             "its whole 95 % interval",
             contrast(accuracy, gain(little)),
         ),
         judged(
-            f"It helps more where data are few ({planted})",
+            f"It helps more with few data than with all ({planted})",
             f"test accuracy: {difference} with {little} % of the data, minus the same "
             "with all, is above 0 with its whole 95 % interval",
             contrast(accuracy, shrinks),

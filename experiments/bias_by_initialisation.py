@@ -50,7 +50,7 @@ TITLES = {
     DISTANCE: "attention distance, share of uniform attention's",
     "attention_ratio/min": "attention distance of the most local head",
     WITHIN: "attention within 3 x 3 patches",
-    "attention_mass_within_1/block_00": "attention within 3 x 3 patches in the first block",
+    "attention_mass_within_1/block_00": "attention within 3 x 3 patches, first block",
 }
 ACCURACY = "test accuracy"
 Values = dict[str, list[float]]

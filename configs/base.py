@@ -59,7 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
         stochastic_depth_rate=0.0,  # of the last block, linear in depth
         stochastic_depth_uniform=False,  # in every block instead
         layer_scale_init=0.0,
-        initialization="xavier",  # or trunc_normal (timm's and DeiT's)
+        # xavier; trunc_normal (timm's and DeiT's); mimetic (queries times keys near the
+        # identity) or impulse (each head attends to one offset), for ablations
+        initialization="xavier",
         num_registers=0,
         # of BiT ResNets: zeros beyond the border, or circular, the opposite side
         conv_padding="zeros",

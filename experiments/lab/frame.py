@@ -42,6 +42,8 @@ EXPERIMENTS = (
     "bias_profile",
     "learned_bias",
     "border_equivariance",
+    "protocol_locality",
+    "bias_by_initialisation",
 )
 
 

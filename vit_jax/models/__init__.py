@@ -93,6 +93,9 @@ def init_params(model: AnyModel, key: jax.Array) -> dict[str, Any]:
     """Draws new parameters: a nested dict of float32 arrays.
 
     Those of a scanned model are the same numbers, stacked.
+
+    Raises:
+        ValueError: an initialization that is not defined for the model.
     """
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
     # No parameter depends on the attention, which may be that of another machine.
@@ -100,8 +103,14 @@ def init_params(model: AnyModel, key: jax.Array) -> dict[str, Any]:
 
     def draw(key: jax.Array, images: jax.Array) -> dict[str, Any]:
         params = plain.init(key, images, train=False)["params"]
-        if getattr(model, "initialization", "") == "trunc_normal":
+        kind = getattr(model, "initialization", "xavier")
+        if kind == "trunc_normal":
             params = trunc_normal(params, key)
+        elif kind != "xavier":
+            # Here, as few runs need it.
+            from vit_jax.models.initialization import structured
+
+            params = structured(model, params, key)
         return params
 
     params = jax.jit(draw)(key, images)

@@ -28,8 +28,9 @@ ACTIVATIONS = {
 }
 Activation = Annotated[str, Choice(*ACTIVATIONS)]
 # Where training begins: `xavier`, which the modules draw, is that of google-research's
-# vision_transformer and big_vision; `trunc_normal` is below.
-Initialization = Annotated[str, Choice("xavier", "trunc_normal")]
+# vision_transformer and big_vision; `trunc_normal` is below; `mimetic` and `impulse`,
+# with a structure in self-attention, are in initialization.py.
+Initialization = Annotated[str, Choice("xavier", "trunc_normal", "mimetic", "impulse")]
 # Of PyTorch projects. Truncated at 2, as theirs, it is a normal distribution.
 DEVIATION = 0.02
 TOKENS = ("class_token", "distillation_token", "map_head/probe")

@@ -99,8 +99,9 @@ class VisionTransformer(nn.Module):
         stochastic_depth_rate: of the last block, growing linearly from 0.
         stochastic_depth_uniform: that rate in every block (arXiv 2204.07118).
         layer_scale_init: initial LayerScale, 0 for none.
-        initialization: what `init_params` draws: `xavier`, as Google's code, or
-            `trunc_normal`, as DeiT III; see `models/layers.py`.
+        initialization: what `init_params` draws: `xavier`, as Google's code;
+            `trunc_normal`, as DeiT III, see `models/layers.py`; `mimetic` or `impulse`,
+            with a structure in self-attention, see `models/initialization.py`.
         num_registers: learned extra tokens (arXiv 2309.16588), without a position but
             for `rope_register_base`.
         resnet_stem: units in each stage of a ResNet that the patches are cut from the

@@ -38,6 +38,8 @@ EXPERIMENTS = (
     "vtab",
     "bias_profile",
     "learned_bias",
+    "scrambled_plane",
+    "positions_beyond",
 )
 
 

@@ -61,7 +61,7 @@ CANVAS, OBJECT = 32, 16  # pixels a side, in training
 # Sides of the canvas in the test, in units of that of the training.
 FACTORS = {"smoke": (1, 2), "mini": (1, 2, 3, 4)}
 FACTORS |= dict.fromkeys(("medium", "small"), FACTORS["mini"])
-IMAGES = {"smoke": 50, "mini": 1000, "medium": 2000, "small": 10_000}
+IMAGES = {"smoke": 50, "mini": 500, "medium": 2000, "small": 10_000}
 SAME, GROWN = "objects of the same pixels", "objects that grow with the canvas"
 # Images at a time on the canvas of the training; attention takes the fourth power.
 BATCH = 256

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.lab.frame import resolve
-from experiments.scrambled_plane import arms, patch_of, permuted
+from experiments.lab.permuted_rows import permuted
+from experiments.scrambled_plane import arms, claims, patch_of
 from vit_jax.config_file import read_config
 from vit_jax.fleet.program import Inputs, make_program, program_key
 from vit_jax.fleet.training import why_not
@@ -74,3 +75,24 @@ def test_patches_are_those_of_the_vit_and_a_fleet_trains_them():
             assert why_not(config) == ""
             assert config.data.scramble_patch in (0, patch_of(scale))
     assert (patch_of("smoke"), patch_of("mini")) == (8, 4)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "medium"])
+def test_claims_follow_the_accuracies(scale):
+    """A world as claimed, and one in which the ViT loses and the ResNet does not."""
+
+    def verdicts(losses: dict[str, float]) -> list[str]:
+        accuracy = {}
+        for name in arms(scale):
+            family, kind, share = name.split(", ")
+            amount = int(share.split()[0])
+            lost = losses[family] * (kind != "plain") * (1.5 - amount / 100)
+            accuracy[name] = [0.6 - lost + noise for noise in (-1e-3, 0.0, 1e-3)]
+        return [claim.verdict for claim in claims(scale, accuracy)]
+
+    as_claimed = verdicts({"ViT": 0.0, "hybrid": 0.1, "ResNet": 0.2})
+    assert set(as_claimed) == {"supported"}
+    reverse = verdicts({"ViT": 0.2, "hybrid": 0.1, "ResNet": -0.1})
+    assert set(reverse) == {"not supported"}
+    few = {"smoke": 6, "mini": 8, "medium": 8}[scale]
+    assert len(as_claimed) == few

@@ -104,6 +104,13 @@ def get_config() -> ml_collections.ConfigDict:
         repeated_augmentation=1,  # copies of an image in a batch (DeiT III: 3)
         three_augment=False,  # one of greyscale, solarisation, blur (DeiT III)
         color_jitter=0.0,  # brightness, contrast, saturation by up to this share
+        # pixels a side to which images are cut, to stand anywhere on a grey canvas of
+        # image_size; 0: they fill it
+        object_size=0,
+        # one fixed permutation of all images: of their patches, of the pixels in each
+        # patch, or both; and the side of these patches in pixels
+        scramble="",
+        scramble_patch=0,
         num_threads=0,  # threads if workers=0; 0 is one for each usable CPU
         workers=0,  # processes that decode and augment; 0 for threads
         cache="auto",  # keep decoded images in memory: auto (if small), always, never

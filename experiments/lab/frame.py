@@ -44,6 +44,8 @@ EXPERIMENTS = (
     "border_equivariance",
     "protocol_locality",
     "bias_by_initialisation",
+    "scrambled_plane",
+    "positions_beyond",
 )
 
 

@@ -292,8 +292,11 @@ def test_configs_that_differ_in_arguments_have_one_key():
     key = training.fleet_key(tiny())
     for same in ("seed=3", "optim.schedule=linear", "data.split=train[:9%]", "init=x"):
         assert training.fleet_key(tiny(same)) == key
-    for other in ("model.depth=2", "optim.clip_norm=2.0", "data.flip=on"):
-        assert training.fleet_key(tiny(other)) != key
+    scrambled = [f"data.scramble=pixels data.scramble_patch={n}" for n in (4, 8)]
+    others = ["model.depth=2", "optim.clip_norm=2.0", "data.flip=on"]
+    others += ["data.object_size=8", *scrambled]
+    keys = {training.fleet_key(tiny(*other.split())) for other in others}
+    assert len(keys | {key}) == len(others) + 1
 
 
 def test_groups_are_even_and_do_not_depend_on_what_is_done():
@@ -317,7 +320,7 @@ def test_every_key_of_the_data_is_accounted_for():
     reading = "name split classes label data_dir stage holdout cache workers"
     evaluation = "num_threads eval_crop eval_resize eval_interpolation max_errors"
     here = "batch_size image_size crop crop_area crop_resize flip randaug_magnitude"
-    here += " randaug_variant"
+    here += " randaug_variant object_size scramble scramble_patch"
     known = {*reading.split(), *evaluation.split(), *here.split()}
     refused = {key.removeprefix("data.") for key in training.ORDINARY}
     assert options - known <= refused

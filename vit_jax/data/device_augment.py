@@ -1,4 +1,4 @@
-"""The training crops and the flip on the device, for a data set that lies there.
+"""The training crops, the flip and the canvas on the device, for data that lie there.
 
 The same distributions as on the host (`augment.py`, `boxes.py`), from JAX's random
 numbers: the draws themselves differ. Results are rounded to uint8, as on the host.
@@ -16,7 +16,9 @@ from vit_jax.data.boxes import (
     RESIZED_ASPECT,
     RESIZED_TRIES,
 )
+from vit_jax.data.canvas import GREY
 from vit_jax.data.pipeline import Data
+from vit_jax.data.scramble import plane_order
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -27,7 +29,10 @@ def make_augment(data: Data) -> Augment:
     Takes uint8 (b, h, w, 3) from `Data.stored_transform`, returns uint8 (b, height,
     width, 3) of `data.image_size`.
     """
-    size, area, flips = data.image_size, data.crop_area, data.flips()
+    size, area, flips = data.crop_size, data.crop_area, data.flips()
+    order = None
+    if data.scramble:
+        order = plane_order(data.image_size, data.scramble_patch, data.scramble)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
@@ -44,6 +49,13 @@ def make_augment(data: Data) -> Augment:
         if flips:
             flipped = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
             images = jnp.where(flipped, images[:, :, ::-1], images)
+        if data.object_size:
+            # A third key, beside the two of above, which do not change by it.
+            place_key = jax.random.fold_in(key, 2)
+            images = on_canvas(place_key, images, data.image_size)
+        if order is not None:
+            pixels = images.reshape(count, -1, 3)[:, order]
+            images = pixels.reshape(images.shape)
         return images
 
     return augment
@@ -151,6 +163,19 @@ def _weights(start: jax.Array, length: jax.Array, old: int, new: int) -> jax.Arr
     # Outside of the box its border pixels are repeated.
     place = start + jnp.clip(place, 0, length - 1)
     return jnp.maximum(0, 1 - jnp.abs(place[:, None] - jnp.arange(old)))
+
+
+def on_canvas(key: jax.Array, images: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """As `canvas.on_canvas`: uint8 (b, h, w, 3) to uint8 (b, height, width, 3)."""
+    count, height, width, _ = images.shape
+    spare = jnp.array([size[0] - height + 1, size[1] - width + 1])
+    corners = jax.random.randint(key, (count, 2), 0, spare)
+    canvas = jnp.full((*size, 3), GREY, jnp.uint8)
+
+    def put(image: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(canvas, image, (corner[0], corner[1], 0))
+
+    return jax.vmap(put)(images, corners)
 
 
 def cut(image: jax.Array, corner: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -23,6 +23,7 @@ CROPS = (
     "padded_random_crop",
     "resize",
 )
+SCRAMBLES = ("patches", "pixels", "both")
 EVAL_CROPS = ("resize_small_center_crop", "resize_center_crop", "resize")
 Side = Annotated[int, Range(0, 1 << 14)]  # larger ones fill the memory
 Area = Annotated[float, Range(0, 1, left_open=True)]
@@ -61,6 +62,13 @@ class ImageTransforms:
           "intended", without them: `vit_jax/data/randaug.py`.
         three_augment: one of greyscale, solarisation and blur, drawn for each image.
         color_jitter: brightness, contrast and saturation change by up to this share.
+        object_size: pixels a side to which images are cut and augmented, to stand
+          anywhere on a grey canvas of `image_size`: `canvas.py`; 0 is no canvas. In
+          evaluation the place depends on the image alone.
+        scramble: last of all, one fixed permutation of "patches", of the "pixels" in
+          each patch, or "both", in training and evaluation: `scramble.py`. It depends
+          on `image_size`. CutMix, which is not done here, cuts the scrambled plane.
+        scramble_patch: side of these patches in pixels.
     """
 
     name: str
@@ -77,6 +85,9 @@ class ImageTransforms:
     randaug_variant: Annotated[str, Choice("tensorflow", "intended")] = "tensorflow"
     three_augment: bool = False
     color_jitter: NotNegative = 0.0
+    object_size: Side = 0
+    scramble: Annotated[str, Choice("", *SCRAMBLES)] = ""
+    scramble_patch: Side = 0
 
     def __post_init__(self):
         """Checks the options. Raises ValueError."""
@@ -89,20 +100,34 @@ class ImageTransforms:
                 "data.crop_area must be (least, most) with least <= most, got "
                 f"{self.crop_area}"
             )
-        longer = max(self.image_size)
+        if self.object_size:
+            from vit_jax.data.canvas import check_object
+
+            check_object(self.image_size, self.object_size)
+        if self.scramble:
+            from vit_jax.data.scramble import check_patch
+
+            check_patch(self.image_size, self.scramble_patch)
+        longer = max(self.crop_size)
         for key in ("crop_resize", "eval_resize"):
             if 0 != getattr(self, key) < longer:
                 raise ValueError(
                     f"data.{key} must be 0 (8/7 of the image size) or at least {longer}"
-                    ", the longer side of data.image_size, so that the crop fits; got "
+                    ", the longer side of what is cut out, so that the crop fits; got "
                     f"{getattr(self, key)}"
                 )
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """(height, width) that crops have: of the image, or of the object in it."""
+        side = self.object_size
+        return (side, side) if side else self.image_size
 
     def train_transform(
         self, image: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
         """Crops, flips and augments: uint8 (h, w, 3) to uint8 image_size + (3,)."""
-        size = self.image_size
+        size = self.crop_size
         # Imported where they are used: most runs have a part of them.
         if self.crop in BOX_CROPS:
             from vit_jax.data.boxes import BOXES
@@ -133,30 +158,44 @@ class ImageTransforms:
             from vit_jax.data.three_augment import color_jitter
 
             image = color_jitter(image, self.color_jitter, rng)
-        return image
+        return self.arranged(image, rng)
 
     def stored_transform(self, image: np.ndarray) -> np.ndarray:
         """The part of `train_transform` before anything random; uint8 (h, w, 3)."""
-        size = augment.enlarged(self.image_size, self.crop_resize)
+        size = augment.enlarged(self.crop_size, self.crop_resize)
         if self.crop in BOX_CROPS:
             return image
         if self.crop == "resize_small_random_crop":
             return augment.resize_small(image, size)
         if self.crop == "padded_random_crop":
-            return augment.padded(image, self.image_size)
+            return augment.padded(image, self.crop_size)
         whole = self.crop == "resize"
-        return augment.resize(image, self.image_size if whole else size)
+        return augment.resize(image, self.crop_size if whole else size)
 
     def eval_transform(self, image: np.ndarray) -> np.ndarray:
         """Resizes and crops: uint8 (h, w, 3) to uint8 image_size + (3,)."""
-        antialias = self.eval_interpolation
+        antialias, size = self.eval_interpolation, self.crop_size
         if self.eval_crop == "resize":
-            return augment.resize(image, self.image_size, antialias=antialias)
-        size = augment.enlarged(self.image_size, self.eval_resize)
+            return self.arranged(augment.resize(image, size, antialias=antialias))
         keep_aspect = self.eval_crop == "resize_small_center_crop"
         scale = augment.resize_small if keep_aspect else augment.resize
-        image = scale(image, size, antialias=antialias)
-        return augment.center_crop(image, self.image_size)
+        larger = augment.enlarged(size, self.eval_resize)
+        image = scale(image, larger, antialias=antialias)
+        return self.arranged(augment.center_crop(image, size))
+
+    def arranged(
+        self, image: np.ndarray, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """The image on its canvas, and scrambled, where the options say so."""
+        if self.object_size:
+            from vit_jax.data.canvas import on_canvas
+
+            image = on_canvas(image, self.image_size, rng)
+        if self.scramble:
+            from vit_jax.data.scramble import scrambled
+
+            image = scrambled(image, self.scramble_patch, self.scramble)
+        return image
 
     def flips(self) -> bool:
         """Whether half of the training images are mirrored ("auto" resolved)."""

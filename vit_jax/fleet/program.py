@@ -101,7 +101,8 @@ def program_key(config: ml_collections.ConfigDict) -> str:
         for key in keys:
             values[section].pop(key, None)
     data = Data(**config.data)
-    kept = ("batch_size", "image_size", "crop", "crop_area")
+    kept = ("batch_size", "image_size", "crop", "crop_area", "object_size")
+    kept += ("scramble", "scramble_patch")
     values["data"] = {key: getattr(data, key) for key in kept}
     values["data"]["flip"] = "on" if data.flips() else "off"
     return json.dumps(values, sort_keys=True)

@@ -287,8 +287,11 @@ def from_checkpoint(
 
 
 def fitted(data: Data, image_size: tuple[int, int]) -> Data:
-    """The data of a run for another image size, with the same share of the crops."""
-    scale = max(image_size) / max(data.image_size)
+    """The data of a run for another image size, with the same share of the crops.
+
+    Objects on a canvas keep their size in pixels.
+    """
+    scale = 1 if data.object_size else max(image_size) / max(data.image_size)
     return dataclasses.replace(
         data,
         image_size=image_size,

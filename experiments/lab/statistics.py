@@ -23,7 +23,7 @@ from scipy import stats
 MIN_BOOTSTRAP_SEEDS = 10
 RESAMPLES = 2000
 
-Verdict = Literal["supported", "not supported", "undecided"]
+Verdict = Literal["supported", "not supported", "undecided", "out of reach here"]
 Direction = Literal[">", "<", "within"]
 
 

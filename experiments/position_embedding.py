@@ -78,17 +78,14 @@ def arms(scale: str) -> dict[str, Arm]:
 
 
 def table_8(values: dict[str, list[float]], caption: str) -> Table:
-    """In the form of the paper, in percent."""
-    rows = [
-        [kind]
-        + [
-            mean_cell(values[f"{kind}, {place}"], 100)
-            if f"{kind}, {place}" in values
-            else "n/a"
-            for place in PLACES
-        ]
-        for kind in KINDS
-    ]
+    """In the form of the paper, in percent; None where there is no such embedding."""
+
+    def cell(label: str) -> Any:
+        if label not in CELLS:
+            return None
+        return mean_cell(values.get(label, ()), 100) or "not at this scale"
+
+    rows = [[kind, *(cell(f"{kind}, {place}") for place in PLACES)] for kind in KINDS]
     return Table(caption=caption, columns=["", *PLACES], rows=rows)
 
 
@@ -120,7 +117,7 @@ def conclude(results: RunResults) -> Conclusion:
     )
     ranks = {label: measures["rank"] for label, measures in found.items()}
     published = [
-        [kind, *("n/a" if x is None else 100 * x for x in row)]
+        [kind, *(None if x is None else 100 * x for x in row)]
         for kind, row in paper.TABLE_8.items()
     ]
     planes = [

@@ -80,7 +80,7 @@ def _contents(groups: Sequence[Sequence[StoredResult]]) -> str:
     links = "".join(
         f'<li><a href="#{escape(group[0].record["name"])}">'
         f"{escape(group[0].record['title'])}</a> "
-        f'<span class="quiet">{_tally(group[0])}</span></li>\n'
+        f"{_tally(group[0])}</li>\n"
         for group in groups
     )
     results = [one for group in groups for one in group]
@@ -105,10 +105,11 @@ def _choice(name: str, values: Sequence[str]) -> str:
 
 def _tally(one: StoredResult) -> str:
     counts = verdict_counts([one])
-    return " ".join(
+    listed = " ".join(
         f'<span title="{number} {name}">{number} {SYMBOLS[name]}</span>'
         for name, number in counts.items()
     )
+    return f'<span class="tally">{listed}</span>'
 
 
 def _problems(problems: Sequence[str]) -> str:

@@ -76,8 +76,8 @@ def count_line(results: Sequence[StoredResult]) -> str:
         "; the findings are corrected for their number" if findings(results) else ""
     )
     return (
-        f"{sum(counts.values())} claims: {listed}. A 95 % interval misses the truth "
-        f"once in 20 times, so about {0.05 * judged:.0f} of the {judged} that were "
+        f"{counted(sum(counts.values()), 'claim')}: {listed}. A 95 % interval misses "
+        f"the truth once in 20 times, so about {0.05 * judged:.0f} of the {judged} that were "
         f"judged may be wrong by chance{corrected}."
     )
 
@@ -102,7 +102,7 @@ def scale_lines(results: Sequence[StoredResult]) -> list[str]:
         dates = sorted({run["date"] for run in runs})
         span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         lines.append(
-            f"{scale}: {len(runs)} experiment{'s' * (len(runs) > 1)}, {count} runs of "
+            f"{scale}: {counted(len(runs), 'experiment')}, {counted(count, 'run')} of "
             f"together {duration(spent)}, each on {hardware}; {span}"
         )
     return lines
@@ -112,7 +112,13 @@ def effort(runs: Mapping[str, Any]) -> str:
     """Number of runs and seeds, and the sum of the times that they took."""
     if not runs["count"]:
         return f"no training, {duration(runs['seconds'])}"
-    return f"{runs['count']} runs, {runs['seeds']} seeds, {duration(runs['seconds'])}"
+    what = f"{counted(runs['count'], 'run')}, {counted(runs['seeds'], 'seed')}"
+    return f"{what}, {duration(runs['seconds'])}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def parts_of(numbers: str) -> list[tuple[str, str]]:

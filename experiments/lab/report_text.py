@@ -77,8 +77,8 @@ def count_line(results: Sequence[StoredResult]) -> str:
     )
     return (
         f"{counted(sum(counts.values()), 'claim')}: {listed}. A 95 % interval misses "
-        f"the truth once in 20 times, so about {0.05 * judged:.0f} of the {judged} that were "
-        f"judged may be wrong by chance{corrected}."
+        f"the truth once in 20 times, so about {0.05 * judged:.0f} of the {judged} "
+        f"that were judged may be wrong by chance{corrected}."
     )
 
 

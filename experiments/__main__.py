@@ -3,7 +3,7 @@
 from experiments.lab.frame import EXPERIMENTS, load_experiment
 from vit_jax.command_list import first_line, start
 
-OTHERS = ("all", "report", "pretrained")
+OTHERS = ("all", "report", "pretrained", "template")
 
 
 def lines() -> list[str]:

@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: runs the sweep, prints a table and writes `sweep.json`."""
     config = read_config(arguments.config, arguments.overrides)
     workdir = as_path(arguments.workdir)
-    with exit_on_interrupt("vit_jax.sweep"):
+    with exit_on_interrupt("-m", "vit_jax.sweep"):
         accuracies, best, results = sweep(config, workdir, may_exit=True)
     metric = metric_of(config)
     report = {

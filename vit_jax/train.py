@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> None:
     """The command: trains, then draws the learning curve."""
     distributed.start(arguments)
     config = read_config(arguments.config, arguments.overrides)
-    with exit_on_interrupt("vit_jax.train"):
+    with exit_on_interrupt("-m", "vit_jax.train"):
         results = train(
             config,
             arguments.workdir,

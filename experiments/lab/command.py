@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def main(experiment: Experiment) -> None:
     module = sys.modules["__main__"]
     name = Path(module.__file__).stem
     parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name}",
+        prog=shlex.join(["python", *this_module()]),
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -198,7 +199,7 @@ def run_experiment(
             for label, arm in arms.items()
         },
         "registered": registration,
-        "command": f"python -m experiments.{name} --scale {scale}",
+        "command": shlex.join(["python", *words_of(name), "--scale", scale]),
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1) + "\n")
     show(conclusion, folder)
@@ -225,7 +226,7 @@ def check(name: str, experiment: Experiment, arguments: argparse.Namespace) -> N
     arms, first = experiment.arms(scale), {}
     for run in runs:
         first.setdefault(run.label, run)
-    print(f"experiments.{name}: {experiment.item} ({scale})\n")
+    print(f"{words_of(name)[-1]}: {experiment.item} ({scale})\n")
     rows = {label: needs(alone(run), arms[label]) for label, run in first.items()}
     for label, row in rows.items():
         if teacher := arms[label].teacher:
@@ -277,14 +278,21 @@ def working(arguments: argparse.Namespace) -> Iterator[None]:
             timer.daemon = True
             timer.start()
             stack.callback(timer.cancel)
-        stack.enter_context(exit_on_interrupt(this_command()[2]))
+        stack.enter_context(exit_on_interrupt(*this_module()))
         yield
 
 
-def this_command() -> list[str]:
-    """The words of this command, `python -m experiments.NAME ...`."""
-    module = Path(sys.modules["__main__"].__file__).stem
-    return ["python", "-m", f"experiments.{module}", *sys.argv[1:]]
+def words_of(name: str) -> list[str]:
+    """What follows `python` to start an experiment: a module, or one's own file."""
+    module = sys.modules["__main__"]
+    if Path(getattr(module, "__file__", None) or "").stem != name:
+        return ["-m", f"experiments.{name}"]  # started by `experiments.all`
+    return ["-m", module.__spec__.name] if module.__spec__ else [sys.argv[0]]
+
+
+def this_module() -> list[str]:
+    """The words that started this process, `-m experiments.NAME` or a file."""
+    return words_of(Path(sys.modules["__main__"].__file__).stem)
 
 
 def start_helpers(jobs: int) -> list[subprocess.Popen]:
@@ -299,7 +307,8 @@ def start_helpers(jobs: int) -> list[subprocess.Popen]:
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= jobs <= len(cores):
         raise ValueError(f"--jobs={jobs}: wanted 1 to {len(cores)}, a core each")
-    command = [sys.executable, *this_command()[1:], "--jobs=1", "--train-only"]
+    command = [sys.executable, *this_module(), *sys.argv[1:]]
+    command += ["--jobs=1", "--train-only"]
 
     def start(place: int) -> subprocess.Popen:
         return subprocess.Popen(

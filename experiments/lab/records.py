@@ -187,6 +187,6 @@ def expected_false(claims: Iterable[Mapping[str, Any]]) -> float:
     lies at the bound, and in fewer if it lies elsewhere.
     """
     judged_ones = [c for c in claims if c["verdict"] != "out of reach here"]
-    headlines = sum(claim["headline"] for claim in judged_ones)
+    headlines = sum(claim.get("headline", False) for claim in judged_ones)
     others = len(judged_ones) - headlines
     return 0.05 * others + (1 - HEADLINE_LEVEL) * headlines

@@ -1,20 +1,28 @@
-"""The report in Markdown; its images stay in the folders of the results."""
+"""The report in Markdown: findings, then claims, figures and short tables by item.
+
+Its images stay in the folders of the results. Criteria, methods, long tables and how it
+was run are in the page alone.
+"""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.lab.report_text import (
     INTRODUCTION,
-    RULE,
+    MEANINGS,
+    MOST_ROWS,
     SYMBOLS,
-    duration,
+    TIMES,
+    brief,
+    by_experiment,
+    count_line,
     effort,
+    findings,
     interleaved,
-    scale_line,
+    scale_lines,
 )
-from experiments.lab.results import ItemStatus, Report, StoredResult
+from experiments.lab.results import ClaimRecord, ItemStatus, Report, StoredResult
 from experiments.lab.tables import markdown_table
 
 _SIDES = {"paper": "The paper", "ours": "Ours", "both": "The paper and ours"}
@@ -26,68 +34,67 @@ def page(report: Report, folder: Path) -> str:
     Args:
         folder: the text's own folder; images are named relative to it.
     """
-    parts = ["# The paper, reproduced", INTRODUCTION, RULE]
-    if report.results:
-        parts.append(scale_line(report.results) + ".")
+    meanings = "; ".join(f"{SYMBOLS[x]} {x}: {text}" for x, text in MEANINGS.items())
+    parts = ["# The paper, reproduced", INTRODUCTION, "## What was found"]
+    lines = "\n".join(
+        f"{_claim(claim)} ({source.record['item']}, {source.record['scale']})"
+        for claim, source in findings(report.results)
+    )
+    parts += [lines] if lines else []
+    parts += [count_line(report.results)] if report.results else ["No results."]
+    parts += [f"{meanings}.", TIMES]
+    parts += ["\n".join(f"- {line}" for line in scale_lines(report.results))]
     if report.problems:
         lines = "\n".join(f"- {problem}" for problem in report.problems)
         parts += ["## Files that could not be used", lines]
-    parts += ["## Claims", _summary(report.results)]
-    for one in report.results:
-        parts += _experiment(one, folder)
+    for group in by_experiment(report.results):
+        parts += _experiment(group, folder)
     parts += ["## Every item of the paper", _items(report.items)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _summary(results: Sequence[StoredResult]) -> str:
-    rows = [
-        [
-            record["item"],
-            record["scale"],
-            claim["claim"],
-            f"{SYMBOLS[claim['verdict']]} {claim['verdict']}",
-            claim["numbers"],
-            duration(record["runs"]["seconds"]),
-        ]
-        for record in (one.record for one in results)
-        for claim in record["claims"]
-    ]
-    columns = ["item", "scale", "claim", "verdict", "numbers", "time"]
-    return markdown_table({"columns": columns, "rows": rows})
-
-
-def _experiment(one: StoredResult, folder: Path) -> list[str]:
-    record, runs = one.record, one.record["runs"]
-    status = "" if record["status"] == "done" else f", {record['status']}"
-    parts = [
-        f"## {record['item']}: {record['title']} ({record['scale']}{status})",
-        record["question"],
-        *(_claim(claim) for claim in record["claims"]),
-    ]
-    for figure in record["figures"]:
-        for side, key in (("The paper", "paper"), ("Ours", "ours")):
-            if figure[key]:
-                path = os.path.relpath(one.folder / figure[key], folder)
-                name = f"{side}: {figure['caption']}".replace("]", ")")
-                parts.append(f"![{name.replace('[', '(')}](<{path}>)")
-        parts.append(f"*{figure['caption']}*")
-    for table in interleaved(record["tables"]):
-        parts.append(f"{_SIDES[table['side']]}: {table['caption']}")
-        parts.append(markdown_table(table))
-    if record["notes"]:
-        parts.append(f"Limits, and what did not reproduce: {record['notes']}")
-    parts.append(
-        f"`{record['command']}`: {effort(runs)} on {runs['hardware']}, {runs['date']}."
-    )
+def _experiment(group: Sequence[StoredResult], folder: Path) -> list[str]:
+    record = group[0].record
+    parts = [f"## {record['item']}: {record['title']}", record["question"]]
+    parts += [*_claims(group[0]), *_pictures(group[0], folder)]
+    # Smaller scales are their claims alone.
+    for one in group[1:]:
+        parts += _claims(one)
     return parts
 
 
-def _claim(claim: dict[str, Any]) -> str:
-    comment = f" {claim['comment']}" if claim["comment"] else ""
-    return (
-        f"- {SYMBOLS[claim['verdict']]} **{claim['verdict']}**: {claim['claim']}. "
-        f"{claim['numbers']}. Criterion: {claim['criterion']}.{comment}"
-    )
+def _claims(one: StoredResult) -> list[str]:
+    record, runs = one.record, one.record["runs"]
+    status = "" if record["status"] == "done" else f", {record['status']}"
+    return [
+        f"### {record['scale']}{status}",
+        f"`{record['command']}`: {effort(runs)} on {runs['hardware']}, {runs['date']}.",
+        "\n".join(f"{_claim(claim)}." for claim in record["claims"]),
+    ]
+
+
+def _pictures(one: StoredResult, folder: Path) -> list[str]:
+    """The figures, the tables that are not long, and the notes."""
+    record, parts = one.record, []
+    for figure in record["figures"]:
+        for side in ("paper", "ours"):
+            if figure[side]:
+                path = os.path.relpath(one.folder / figure[side], folder)
+                name = f"{_SIDES[side]}: {figure['caption']}".replace("]", ")")
+                parts.append(f"![{name.replace('[', '(')}](<{path}>)")
+        parts.append(f"*{figure['caption']}*")
+    for table in interleaved(record["tables"]):
+        if len(table["rows"]) <= MOST_ROWS:
+            parts.append(f"{_SIDES[table['side']]}: {table['caption']}")
+            parts.append(markdown_table(table))
+    if record["notes"]:
+        parts.append(f"Limits, and what did not reproduce: {record['notes']}")
+    return parts
+
+
+def _claim(claim: ClaimRecord) -> str:
+    verdict, numbers = claim["verdict"], brief(claim["numbers"]).rstrip(". ")
+    return f"- {SYMBOLS[verdict]} **{verdict}**: {claim['claim']}: {numbers}"
 
 
 def _items(items: Sequence[ItemStatus]) -> str:

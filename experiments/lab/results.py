@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict, get_args
 
-from experiments.lab.frame import EXPERIMENTS, load_experiment
+from experiments.lab.frame import EXPERIMENTS, SCALES, load_experiment
 from experiments.lab.items import ITEMS, item_names
 from experiments.lab.registration import Registration
 from experiments.lab.statistics import Verdict
@@ -48,7 +48,7 @@ class ClaimRecord(TypedDict):
     verdict: Annotated[str, Choice(*VERDICTS)]
     numbers: str
     comment: str
-    headline: bool
+    headline: NotRequired[bool]  # one of the few that the report begins with
 
 
 class RunsRecord(TypedDict):
@@ -69,11 +69,9 @@ class Record(TypedDict):
     item: str
     title: str
     question: str
-    scale: str
+    scale: Annotated[str, Choice(*SCALES)]
     status: str
-    tables: list[
-        Annotated[TableRecord, Condition("a cell in each column", has_all_cells)]
-    ]
+    tables: list[WholeTable]
     figures: list[FigureRecord]
     claims: list[ClaimRecord]
     runs: RunsRecord
@@ -116,7 +114,9 @@ class Report(NamedTuple):
 
 
 def read_report(folders: Sequence[Path]) -> Report:
-    """Reads the results, in the order of `EXPERIMENTS`.
+    """Reads the results, in the order of `EXPERIMENTS`, and others behind them.
+
+    Of the results of one experiment that of the largest scale comes first.
 
     Raises:
         ValueError: a folder that is not there.
@@ -136,8 +136,13 @@ def read_report(folders: Sequence[Path]) -> Report:
                 continue
             problems += missing_figures(results[-1])
     order = {name: number for number, name in enumerate(EXPERIMENTS)}
-    # The sort is stable: results of one experiment stay in the order of the folders.
-    results.sort(key=lambda one: order.get(one.record["name"], len(order)))
+    results.sort(
+        key=lambda one: (
+            order.get(one.record["name"], len(order)),
+            one.record["name"],
+            -SCALES.index(one.record["scale"]),
+        )
+    )
     return Report(results, item_statuses(results), problems)
 
 

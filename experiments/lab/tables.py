@@ -40,7 +40,7 @@ def markdown_table(table: Mapping[str, Any]) -> str:
 
 
 def html_table(table: Mapping[str, Any]) -> str:
-    """The table as an HTML `table` element; all text is escaped."""
+    """The table in HTML, its caption told to screen readers only; text is escaped."""
     right = [' class="number"' if numeric else "" for numeric in _numeric(table)]
     head = "".join(
         f'<th scope="col"{mark}>{html.escape(str(column))}</th>'
@@ -55,11 +55,11 @@ def html_table(table: Mapping[str, Any]) -> str:
         + "</tr>\n"
         for row in written(table)
     )
-    caption = html.escape(table.get("caption", ""))
-    caption = f"<caption>{caption}</caption>" if caption else ""
+    # A box that scrolls, and that a keyboard reaches.
     return (
-        f'<div class="table"><table>{caption}\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>"
+        '<div class="table" role="region" tabindex="0" '
+        f'aria-label="{html.escape(table["caption"])}"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
     )
 
 

@@ -1,8 +1,8 @@
 """The pages that say how to add something are followed, in a copy of the tree.
 
-A block with a title is a file that is written, or, in the language diff, an edit of
-one; each line of a bash block is a command. So a page fails as soon as the code that it
-edits or calls is another.
+A block with a title is a file that is written, or one that is there and is shown, or,
+in the language diff, an edit of one; each line of a bash block is a command. So a page
+fails as soon as the code that it edits or calls is another.
 """
 
 import os
@@ -18,9 +18,13 @@ BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```$', re.M | re.S)
 LONG = ("ablation", "experiment", "model", "data")
 # One process for all commands of a page: starting JAX takes longer than most of them.
 FOLLOW = """
-import runpy, shlex, sys
+import runpy, shlex, shutil, sys
 for line in sys.stdin.read().splitlines():
     words = shlex.split(line, comments=True)
+    if words[0] == "cp":
+        shutil.copy(*words[1:])
+        continue
+    words = words["=" in words[0] :]  # PYTHONPATH is that of the test
     sys.argv = words[2:] if words[1] == "-m" else words[1:]
     try:
         if words[1] == "-m":
@@ -48,11 +52,12 @@ def edited(text: str, edit: str) -> str:
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of what is imported."""
+    """A copy of what is imported; a file beside it is outside of the tree."""
+    tree = tmp_path / "tree"
     for folder in ("vit_jax", "configs", "experiments"):
-        shutil.copytree(folder, tmp_path / folder)
-    shutil.copy("pyproject.toml", tmp_path)
-    return tmp_path
+        shutil.copytree(folder, tree / folder)
+    shutil.copy("pyproject.toml", tree)
+    return tree
 
 
 @pytest.mark.parametrize(
@@ -66,9 +71,13 @@ def test_page(page, tree):
             commands += body.replace("\\\n", " ")
             continue
         path = tree / title
-        assert path.exists() == (language == "diff"), title
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(edited(path.read_text(), body) if language == "diff" else body)
+        if language == "diff":
+            path.write_text(edited(path.read_text(), body))
+        elif path.exists():
+            assert path.read_text() == body, f"{title} is not as the page shows it"
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body)
     done = subprocess.run(
         [sys.executable, "-c", FOLLOW],
         input=commands,

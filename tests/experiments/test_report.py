@@ -1,10 +1,13 @@
 """Tables, figures and the page that shows them."""
 
+import base64
 import csv
 import json
 import math
 import re
+from html import escape
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +18,9 @@ from PIL import Image
 from experiments import report
 from experiments.lab import figures, paper, paper_figures, report_text, tables
 from experiments.lab.items import ITEMS, item_names
+from experiments.lab.report_images import data_uri
 from experiments.lab.results import read_report
+from experiments.lab.statistics import Interval
 from vit_jax.figures import heads, style, tiles
 
 TABLE = {
@@ -307,15 +312,18 @@ def test_items_are_found_in_what_experiments_say():
 
 
 class Tags(HTMLParser):
-    """Which tags are open, and what the page takes from elsewhere."""
+    """Which tags a page has, and the values of its attributes by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.open, self.sources, self.seen = [], [], set()
+        self.open, self.seen, self.values = [], [], {}
+        self.feed(text)
+        assert self.open == [], "tags that are not closed"
 
     def handle_starttag(self, tag, attrs):
-        self.seen.add(tag)
-        self.sources += [v for name, v in attrs if name in ("src", "href")]
+        self.seen.append(tag)
+        for name, value in attrs:
+            self.values.setdefault(name, []).append(value)
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
@@ -323,15 +331,26 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+def check_page(text: str) -> Tags:
+    """Tags are closed, ids unique, links lead somewhere, nothing is from elsewhere."""
+    tags = Tags(text)
+    ids, links = tags.values["id"], tags.values["href"]
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert all(s.startswith("data:image/webp;") for s in tags.values.get("src", []))
+    assert "link" not in tags.seen
+    headings = [int(tag[1]) for tag in tags.seen if re.fullmatch(r"h\d", tag)]
+    steps = zip(headings, headings[1:], strict=False)
+    assert headings[0] == 1 and all(new <= old + 1 for old, new in steps)
+    return tags
+
+
 def test_the_page_is_whole_and_needs_no_other_file(tmp_path):
     leave(tmp_path / "mini", record())
     page = report.write(tmp_path / "mini", output=tmp_path / "out" / "page.html")
     text = page.read_text()
-    tags = Tags()
-    tags.feed(text)
-    assert tags.open == [] and "script" not in tags.seen and "link" not in tags.seen
-    assert all(s.startswith(("#", "data:image/")) for s in tags.sources)
-    assert sum(s.startswith("data:") for s in tags.sources) == 2
+    tags = check_page(text)
+    assert len(tags.values["src"]) == len(tags.values["alt"]) == 2
     assert text.index("The paper: Depth") < text.index("Ours: Depth")  # left, right
     assert "Depth helps &lt;most&gt;" in text and "<most>" not in text
     for part in ("6 min 52 s", "depth minus width", "--scale mini", "2 CPU cores"):
@@ -344,7 +363,7 @@ def test_the_markdown_names_its_images_from_where_it_lies(tmp_path):
     text = (tmp_path / "out" / "page.md").read_text()
     assert "![Ours: Depth](<../mini/shapes/ours.png>)" in text
     assert (tmp_path / "out/../mini/shapes/ours.png").samefile(place / "ours.png")
-    assert "- ✓ **supported**: Depth helps <most>. +2.1 points." in text
+    assert "- ✓ **supported**: Depth helps <most>: +2.1 points." in text
 
 
 @pytest.mark.parametrize(
@@ -404,11 +423,18 @@ def test_two_scales_make_one_page(tmp_path):
     leave(tmp_path / "mini", record("data_size", item="Fig. 4"))
     leave(tmp_path / "small", record(scale="small"))
     contents = read_report([tmp_path / "mini", tmp_path / "small"])
-    anchors = ["data_size-mini", "shapes-mini", "shapes-small"]
+    anchors = ["data_size-mini", "shapes-small", "shapes-mini"]
     assert [one.anchor for one in contents.results] == anchors
-    line = report_text.scale_line(contents.results)
-    assert line.startswith("mini: 2 experiments, 36 runs, 13 min 44 s on 2 CPU cores")
-    assert "small: 1 experiment, 18 runs" in line
+    mini, small = report_text.scale_lines(contents.results)
+    together = "mini: 2 experiments, 36 runs of together 13 min 44 s, each on 2 CPU"
+    assert mini.startswith(together)
+    assert small.startswith("small: 1 experiment, 18 runs")
+    text = report.write(*map(tmp_path.joinpath, ("mini", "small"))).read_text()
+    # The paper's figure and ours of each experiment, at its largest scale.
+    tags = check_page(text)
+    assert len(tags.values["src"]) == 4
+    assert tags.values["data-scale"] == ["mini", "small", "mini"]
+    assert '<select name="scale">' in text
 
 
 def test_no_results_are_a_page_too_and_no_folder_is_an_error(tmp_path):
@@ -417,12 +443,90 @@ def test_no_results_are_a_page_too_and_no_folder_is_an_error(tmp_path):
         report.write(tmp_path / "nowhere")
 
 
-def test_large_svgs_are_shown_as_png(tmp_path):
-    place = leave(tmp_path, record())
-    (place / "ours.svg").write_text("<svg/>" + " " * 500_000)
-    (place / "paper.svg").write_text("<svg/>")
+def claim(text: str, verdict: str = "supported", **changes) -> dict:
+    return record()["claims"][0] | {"claim": text, "verdict": verdict} | changes
+
+
+def test_findings_stand_first_each_at_its_largest_scale(tmp_path):
+    numbers = Interval(0.02, 0.01, 0.03, 0.95, "t, n = 3 (of 4)").text("points", 100)
+    claims = [
+        claim("Depth helps", headline=True, numbers=f"{numbers}; the paper: +4"),
+        claim("Width helps", "undecided"),
+        claim("JFT helps", "out of reach here"),
+    ]
+    leave(tmp_path / "mini", record(claims=claims))
+    leave(tmp_path / "small", record(claims=claims[:1], scale="small"))
+    folders = [tmp_path / "mini", tmp_path / "small"]
+    text = report.write(*folders, output=tmp_path / "page.html").read_text()
+    found, _, rest = text.partition("</section>")
+    assert found.count("Depth helps") == 1 and '<a href="#shapes-small">' in found
+    assert "Width helps" not in found and "Width helps" in rest
+    assert (
+        "4 claims: 2 supported, 1 undecided, 1 out of reach here. A 95 % interval "
+        "misses the truth once in 20 times, so about 0 of the 3 that were judged"
+    ) in found
+    # The method of an interval is its tooltip, and in the claim's details.
+    assert 'title="95 % CI: t, n = 3 (of 4)">[1.0, 3.0]</span>; the paper: +4' in found
+    assert "<p>95 % CI: t, n = 3 (of 4).</p>" in rest
+    markdown = (tmp_path / "page.md").read_text()
+    line = "- ✓ **supported**: Depth helps: 2.0 points [1.0, 3.0]; the paper: +4"
+    assert f"{line} (Fig. 8, small)" in markdown.partition("## Fig. 8")[0]
+
+
+def test_claims_are_marked_for_the_filter(tmp_path):
+    claims = [claim("Depth helps"), claim("Width helps", "undecided")]
+    leave(tmp_path, record(claims=claims))
     text = report.write(tmp_path).read_text()
-    assert text.count("data:image/svg+xml") == text.count("data:image/png") == 1
+    tags = check_page(text)
+    assert tags.values["data-verdict"] == ["supported", "undecided"]
+    # What the script asks for is there; without scripts the form is hidden.
+    script = text.partition("<script>")[2]
+    for name in ("filter", "claim", "result", "article", "nav"):
+        assert re.search(rf'["#.]{name}\b', script), name
+        assert re.search(rf'(class|id)="{name}"|<{name}\b', text), name
+    assert '<form id="filter" hidden>' in text and '<select name="verdict">' in text
+    assert '<option value="undecided">' in text
+    assert '<option value="not supported">' not in text  # there is no such claim
+
+
+def test_long_tables_are_folded(tmp_path):
+    long = TABLE | {"caption": "Long", "rows": TABLE["rows"] * 5}
+    leave(tmp_path, record(tables=[TABLE, long]))
+    text = report.write(tmp_path).read_text()
+    assert "<summary><strong>Ours</strong> Long (15 rows)</summary>" in text
+    assert '<p class="side"><strong>Ours</strong> Accuracy (%)</p>' in text
+    assert "Long" not in (tmp_path / "report.md").read_text()
+
+
+def test_figures_are_small_and_keep_their_colours(tmp_path):
+    random = np.random.default_rng(0)
+    # Thousands of pale colours, and one blue line, a pixel wide.
+    drawing = random.integers(235, 256, (200, 300, 3), np.uint8)
+    drawing[50, 100:200] = 0, 114, 178
+    noise = random.integers(0, 256, (200, 300, 3), np.uint8)
+    shown = []
+    for name, pixels in (("drawing", drawing), ("photograph", noise)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        kind, _, data = data_uri(tmp_path / f"{name}.png").partition(",")
+        assert kind == "data:image/webp;base64"
+        shown.append(base64.b64decode(data))
+    pixels = np.asarray(Image.open(BytesIO(shown[0]))).astype(int)
+    assert abs(pixels - drawing).max() < 16
+    assert len(shown[1]) < (tmp_path / "photograph.png").stat().st_size / 3
+
+
+def test_the_committed_page_is_small_and_has_every_claim():
+    folder = Path("docs/results")
+    text = (folder / "report.html").read_text()
+    assert len(text.encode()) < 1_500_000
+    tags = check_page(text)
+    results = [json.loads(path.read_text()) for path in folder.rglob("result.json")]
+    verdicts = [claim["verdict"] for one in results for claim in one["claims"]]
+    assert verdicts and sorted(tags.values["data-verdict"]) == sorted(verdicts)
+    for one in results:
+        assert f"{one['name']}-{one['scale']}" in tags.values["id"]
+        for claim in one["claims"]:
+            assert escape(claim["claim"]) in text
 
 
 def test_tables_of_the_paper_stand_before_ours():

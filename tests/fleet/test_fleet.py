@@ -233,7 +233,7 @@ def test_a_signal_saves(tmp_path, monkeypatch):
 
 
 def test_a_deadline_stops_in_time_and_asks_to_be_started_again(tmp_path):
-    with pytest.raises(SystemExit) as stop, exit_on_interrupt("vit_jax.fleet"):
+    with pytest.raises(SystemExit) as stop, exit_on_interrupt("-m", "vit_jax.fleet"):
         training.train_fleet(grid(), folders(tmp_path), deadline=time.monotonic() - 1)
     assert stop.value.code == 75
     assert not tmp_path.exists() or not list(tmp_path.iterdir())

@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     deadline = None
     if arguments.deadline_minutes:
         deadline = time.monotonic() + 60 * arguments.deadline_minutes
-    with exit_on_interrupt("vit_jax.fleet"), held(workdir):
+    with exit_on_interrupt("-m", "vit_jax.fleet"), held(workdir):
         results = train_fleet(
             configs,
             folders,

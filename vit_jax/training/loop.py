@@ -368,12 +368,16 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exit_on_interrupt(module: str) -> Iterator[None]:
-    """Ends an interrupted command with how to go on, and an exit code that says so."""
+def exit_on_interrupt(*started: str) -> Iterator[None]:
+    """Ends an interrupted command with how to go on, and an exit code that says so.
+
+    Args:
+        started: the words between `python` and the arguments: -m and a module, a file.
+    """
     try:
         yield
     except Interrupted as stop:
-        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+        command = shlex.join(["python", *started, *sys.argv[1:]])
         distributed.say(f"Stopped by {stop}; the state is saved. To go on: {command}")
         # 130 is what shells give for Ctrl-C.
         sys.exit(130 if "SIGINT" in str(stop) else distributed.TRY_AGAIN)

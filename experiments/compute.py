@@ -11,18 +11,16 @@ all the data are used. full: Table 6, 18 pre-trainings on JFT-300M and their fin
 to five data sets.
 """
 
-import math
 from typing import NamedTuple, cast
 
 import numpy as np
-from scipy import stats
 
 from experiments import data_size
 from experiments.data_size import ALL, FEWSHOT, HYBRID, OWN, RESNET, VIT, label
 from experiments.lab import figures, full, paper, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
-from experiments.lab.fits import equal_performance_ratio, fit_power
+from experiments.lab.fits import equal_performance_ratio
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.models import macs_of
 from experiments.lab.records import (
@@ -235,23 +233,11 @@ def factor_of(
 
     Args:
         rows: family, compute and accuracy (a share of 1) of each model.
-
-    Returns:
-        NaN unless the error falls with compute with its whole interval.
     """
     chosen = {
         family: list(zip(*((x, 1 - y) for f, x, y in rows if f == family), strict=True))
         for family in (first, second)
     }
-    # Divided by the means of each family, all points have the slope of the parallels.
-    around = [
-        list(np.divide(column, stats.gmean(column)))
-        for pair in zip(*chosen.values(), strict=True)
-        for column in pair
-    ]
-    if fit_power(around[0] + around[1], around[2] + around[3]).slope.high >= 0:
-        nan = math.nan
-        return Interval(nan, nan, nan, 0.95, "error does not fall with compute")
     return equal_performance_ratio(*chosen[first], *chosen[second])
 
 

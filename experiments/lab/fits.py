@@ -1,8 +1,7 @@
-"""Lines and learning curves fitted to measurements at several sizes.
+"""Lines and learning curves through measurements at several sizes.
 
-Scaling with data and compute: exponents, the factor of compute between two families
-(section 4.4 of the paper) and the amount of data from which one model overtakes
-another (section 4.3, Fig. 4).
+The factor of compute between two families (section 4.4 of the paper), and the amount of
+data from which one model overtakes another (section 4.3, Fig. 4).
 """
 
 import math
@@ -10,18 +9,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy import special
 
-from experiments.lab.statistics import Interval, finite, t_interval
+from experiments.lab.statistics import ROUNDING, Interval, finite
 
 RESAMPLES = 4000
-
-
-class Line(NamedTuple):
-    """A straight line through transformed points, by least squares."""
-
-    intercept: float
-    slope: Interval
-    residual: float  # standard deviation around the line, n - 2 degrees of freedom
 
 
 class Crossing(NamedTuple):
@@ -59,49 +51,55 @@ class Crossing(NamedTuple):
         return f"{place}, {100 * self.at.level:.3g} % CI {ends} ({self.at.method})"
 
 
-def fit_log_linear(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> Line:
-    """Fits y = intercept + slope · ln x; x > 0, at least three points."""
-    return _fit_line(np.log(_positive(x)), finite(y), level)
-
-
-def fit_power(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> Line:
-    """Fits ln y = intercept + slope · ln x: slope is the exponent; x, y > 0."""
-    return _fit_line(np.log(_positive(x)), np.log(_positive(y)), level)
-
-
 def equal_performance_ratio(
     x_a: Sequence[float],
-    y_a: Sequence[float],
+    error_a: Sequence[float],
     x_b: Sequence[float],
-    y_b: Sequence[float],
+    error_b: Sequence[float],
     level: float = 0.95,
 ) -> Interval:
-    """The x that models `a` need for the same y, as a multiple of the x of `b`.
+    """The x that models `a` need for the same error, as a multiple of the x of `b`.
 
-    Two parallel lines ln y = c + slope · ln x are fitted (section 4.4 of the paper
-    reads the factor off Fig. 5). Below 1, `a` needs less. Use an error such as
-    100 - accuracy for y, which is closer to a power of x than accuracy is. The
-    interval is by the delta method on the logarithm, with n - 3 degrees of freedom: a
-    point is a model, its y the mean over its seeds, since what the lines do not fit is
-    the same for all of them.
+    Two parallel lines ln error = c + slope · ln x are fitted (section 4.4 of the paper
+    reads the factor off Fig. 5). Below 1, `a` needs less. The interval is Fieller's for
+    a ratio, with n - 3 degrees of freedom: a point is a model, its error the mean over
+    its seeds, since what the lines do not fit is the same for all of them.
+
+    Args:
+        error_a, error_b: such as 100 - accuracy, which is closer to a power of x than
+            accuracy is.
+
+    Returns:
+        NaN unless the error falls with x for certain at this level.
     """
     log_x = np.log(np.concatenate([_positive(x_a), _positive(x_b)]))
-    log_y = np.log(np.concatenate([_positive(y_a), _positive(y_b)]))
+    log_y = np.log(np.concatenate([_positive(error_a), _positive(error_b)]))
     is_a = np.arange(len(log_x)) < len(x_a)
     freedom = len(log_x) - 3
     if freedom < 1:
         raise ValueError(f"two parallel lines need 4 points or more: got {freedom + 3}")
     design = np.stack([is_a, ~is_a, log_x], axis=1).astype(float)
-    (c_a, c_b, slope), *_ = np.linalg.lstsq(design, log_y)
-    residual = log_y - design @ (c_a, c_b, slope)
-    covariance = residual @ residual / freedom * np.linalg.inv(design.T @ design)
-    shift = (c_b - c_a) / slope
-    gradient = np.array([-1, 1, -shift]) / slope
-    error = math.sqrt(gradient @ covariance @ gradient)
+    solution, *_ = np.linalg.lstsq(design, log_y)
+    residual = log_y - design @ solution
+    variance = residual @ residual / freedom
+    # The log ratio is that of the lines' distance to their slope.
+    rows = np.array([[-1.0, 1, 0], [0, 0, 1]])
+    distance, slope = rows @ solution
+    half = special.stdtrit(freedom, (1 + level) / 2)
+    (dd, ds), (_, ss) = (
+        half**2 * variance * (rows @ np.linalg.inv(design.T @ design) @ rows.T)
+    )
+    if slope + math.sqrt(ss) >= 0:
+        nan = math.nan
+        return Interval(nan, nan, nan, level, "error does not fall for certain")
     method = f"parallel lines, {len(x_a)} and {len(x_b)} models"
-    log_ratio = t_interval(float(shift), error, freedom, level, method)
-    value, low, high = (_exp(x) for x in log_ratio[:3])
-    return Interval(value, low, high, level, log_ratio.method)
+    value = _exp(distance / slope)
+    if math.sqrt(variance) <= ROUNDING:
+        return Interval(value, 0, math.inf, level, f"no spread, {method}")
+    square, middle = slope**2 - ss, distance * slope - ds
+    root = math.sqrt(middle**2 - square * (distance**2 - dd))
+    low, high = (_exp((middle + sign * root) / square) for sign in (-1, 1))
+    return Interval(value, low, high, level, method)
 
 
 def crossing(
@@ -182,23 +180,6 @@ def _redraw(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     error = curve.std(axis=0, ddof=1) / math.sqrt(seeds)
     noise = rng.standard_t(seeds - 1, size=(RESAMPLES, points))
     return curve.mean(axis=0) + noise * error
-
-
-def _fit_line(x: np.ndarray, y: np.ndarray, level: float) -> Line:
-    if len(x) != len(y) or len(x) < 3 or np.ptp(x) == 0:
-        raise ValueError(
-            f"a line needs three points or more, at different x: got {len(x)} and "
-            f"{len(y)} values"
-        )
-    centred = x - x.mean()
-    slope = float(centred @ y / (centred @ centred))
-    intercept = float(y.mean() - slope * x.mean())
-    rest = y - intercept - slope * x
-    freedom = len(x) - 2
-    residual = math.sqrt(float(rest @ rest) / freedom)
-    error = residual / math.sqrt(float(centred @ centred))
-    method = f"least squares, {len(x)} points"
-    return Line(intercept, t_interval(slope, error, freedom, level, method), residual)
 
 
 def _exp(x: float) -> float:

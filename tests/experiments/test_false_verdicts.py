@@ -24,7 +24,7 @@ from experiments.lab.contrasts import (
     margins,
     mean_against,
 )
-from experiments.lab.fits import crossing, fit_power
+from experiments.lab.fits import crossing
 from experiments.lab.records import (
     HEADLINE_LEVEL,
     HEADLINES,
@@ -91,16 +91,20 @@ def equivalence(rng: np.random.Generator) -> Verdict:
 
 
 def all_better(rng: np.random.Generator) -> Verdict:
-    arms, level = draw(rng, [1.0] * 7), claim_level(6)
-    parts = {x: contrast(arms, {x: 1, "0": -1}, level=level) for x in arms if x != "0"}
+    """Six arms, each beside a noisy one of its own."""
+    arms, level = draw(rng, [1.0] * 6 + [NOISY] * 6), claim_level(6)
+    parts = {
+        str(i): contrast(arms, {str(i): 1, str(i + 6): -1}, level=level)
+        for i in range(6)
+    }
     return judged("", "", parts).verdict
 
 
-def best_of_three(rng: np.random.Generator) -> Verdict:
-    """The arm with the best mean against another, at the level for three."""
-    arms = draw(rng, [1.0] * 4)
-    best = max("123", key=lambda x: arms[x].mean())
-    return verdict(contrast(arms, {best: 1, "0": -1}, level=claim_level(3)), ">")
+def best_of_six(rng: np.random.Generator) -> Verdict:
+    """The arm with the best mean against a quiet one, at the level for six."""
+    arms = draw(rng, [0.1] + [1.0] * 6)
+    best = max("123456", key=lambda x: arms[x].mean())
+    return verdict(contrast(arms, {best: 1, "0": -1}, level=claim_level(6)), ">")
 
 
 def little_difference(effect: float, difference: float) -> Rule:
@@ -165,11 +169,6 @@ def compute_factor(error: Callable[[np.ndarray], np.ndarray], spread: float) -> 
     return rule
 
 
-def slope(rng: np.random.Generator) -> Verdict:
-    x = np.geomspace(1, 8, 6)
-    return verdict(fit_power(x, np.exp(0.1 * rng.normal(size=6))).slope, ">")
-
-
 def flat(x: np.ndarray) -> np.ndarray:
     return 0 * x
 
@@ -201,7 +200,7 @@ def saturating(x: np.ndarray) -> np.ndarray:
         pytest.param(of_few_images, 2000, 0.05, id="few images"),
         pytest.param(equivalence, 2000, 0.05, id="within"),
         pytest.param(all_better, 500, 0.05, id="all of six"),
-        pytest.param(best_of_three, 2000, 0.05, id="best of three"),
+        pytest.param(best_of_six, 1000, 0.05, id="best of six"),
         pytest.param(little_difference(9, 9), 1000, 0.05, id="margin, above"),
         pytest.param(little_difference(9, -9), 1000, 0.05, id="margin, below"),
         pytest.param(little_difference(0, 0), 1000, 0.05, id="margin, no effect"),
@@ -209,7 +208,7 @@ def saturating(x: np.ndarray) -> np.ndarray:
         pytest.param(slopes(bent, 0.3), 500, 0.05, id="slopes, bent"),
         pytest.param(slopes(saturating, 0.3), 500, 0.05, id="slopes, saturating"),
         pytest.param(
-            compute_factor(lambda x: 0.6 * x**-0.2, 0.02), 500, 0.06, id="factor"
+            compute_factor(lambda x: 0.6 * x**-0.2, 0.02), 1000, 0.06, id="factor"
         ),
         pytest.param(
             compute_factor(lambda x: 0.3 + 0.25 * x**-0.5, 0.02),
@@ -217,7 +216,6 @@ def saturating(x: np.ndarray) -> np.ndarray:
             0.05,
             id="factor, curved",
         ),
-        pytest.param(slope, 1000, 0.05, id="slope"),
     ],
 )
 def test_no_effect_is_rarely_decided(rule, rounds, share):

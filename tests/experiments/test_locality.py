@@ -68,15 +68,19 @@ def test_verdicts_on_initial_values_follow_the_numbers():
     shares, planted = (2, 20, 100), initialisation.IMPULSE
     default = initialisation.BESIDE[planted]
     label, started = initialisation.label, initialisation.started
-    distance = {started(default): 1.0, started(planted): 0.5}
-    distance |= {label(default, share): 0.8 for share in shares}
+    before = {started(default): 1.0, started(planted): 0.5}
+    distance = before | {label(default, share): 0.8 for share in shares}
     distance |= {label(planted, 2): 0.6, label(planted, 20): 0.7}
     distance[label(planted, 100)] = 0.9
     accuracy = {label(default, 2): 0.4, label(planted, 2): 0.5}
     accuracy |= {label(default, 100): 0.8, label(planted, 100): 0.8}
     found = initialisation.claims(
         planted,
-        {arm: seeds(value) for arm, value in distance.items()},
+        # Before training in another order, so that changes within runs have a spread.
+        {
+            arm: seeds(value)[:: -1 if arm in before else 1]
+            for arm, value in distance.items()
+        },
         {arm: seeds(value) for arm, value in accuracy.items()},
         shares,
     )

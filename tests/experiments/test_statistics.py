@@ -109,35 +109,18 @@ def test_intervals_have_the_digits_that_their_width_deserves():
     assert strict == "2.1, 99.6 % CI [1.3, 2.9] (given)"
 
 
-def test_lines_find_their_slopes():
-    x = [1.0, 10.0, 100.0, 1000.0]
-    line = fits.fit_log_linear(x, [2 + 3 * math.log(v) for v in x])
-    assert line.slope.low == -math.inf  # three points or more without any spread
-    assert (line.intercept, line.slope.value) == pytest.approx((2, 3))
-    assert line.residual == pytest.approx(0, abs=1e-9)
-    power = fits.fit_power(x, [5 * v**-0.3 for v in x])
-    assert power.slope.value == pytest.approx(-0.3)
-    assert math.exp(power.intercept) == pytest.approx(5)
-    with pytest.raises(ValueError, match="above 0"):
-        fits.fit_power([0, 1, 2], [1, 2, 3])
-    with pytest.raises(ValueError, match="three points"):
-        fits.fit_power([1, 2], [1, 2])
-
-
-def test_slopes_cover():
-    x = np.array([1.0, 3, 10, 30, 100])
-
-    def make(rng):
-        return fits.fit_log_linear(x, np.log(x) + rng.normal(size=5)).slope
-
-    assert 0.91 < coverage(make, 1, 300) < 0.985
-
-
 def test_the_factor_of_compute_at_equal_error():
     x = np.array([1.0, 10, 100])
     result = fits.equal_performance_ratio(x, 5 * x**-0.2, 3 * x, 5 * x**-0.2)
     assert result.value == pytest.approx(1 / 3)
     assert (result.low, result.high) == (0, math.inf)  # no spread
+
+
+def test_there_is_no_factor_where_error_does_not_fall():
+    x = np.array([1.0, 10, 100])
+    rising = fits.equal_performance_ratio(x, x**0.2, x, 1.1 * x**0.2)
+    assert math.isnan(rising.value) and verdict(rising, "<", 1) == "undecided"
+    assert rising.text() == "no value (error does not fall for certain)"
 
 
 def test_the_factor_of_compute_covers():

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from configs.base import get_config
+from experiments.lab.registration import Registration
 from experiments.lab.report_text import effort
 from experiments.lab.results import Record
 from experiments.lab.tables import html_table
@@ -24,6 +25,8 @@ def how(record: Record) -> str:
         ("Versions", escape(versions)),
         ("Date", escape(runs["date"])),
     )
+    if registered := record.get("registered"):
+        facts += (("Criteria", escape(criteria(registered))),)
     listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
     arms = {
         label: {key: value for key, value in changes.items() if value}
@@ -45,6 +48,14 @@ def how(record: Record) -> str:
         f'<details class="how"><summary>How it was run</summary><dl>{listed}</dl>'
         f"{blocks}</details>\n"
     )
+
+
+def criteria(registered: Registration) -> str:
+    """When the criteria were written down, and what was changed since."""
+    changed = " ".join(registered["changed"])
+    since = f"Changed or added since: {changed}" if changed else "Unchanged since."
+    commit = f" at commit {registered['commit']}" if registered["commit"] else ""
+    return f"Written down before the runs, {registered['date']}{commit}. {since}"
 
 
 def _listed(changes: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, zip_longest
 from typing import Any, NamedTuple
 
+from experiments.lab.records import expected_false
 from experiments.lab.results import ClaimRecord, StoredResult, TableRecord
 
 SYMBOLS = {
@@ -72,12 +73,13 @@ def count_line(results: Sequence[StoredResult]) -> str:
     counts = verdict_counts(results)
     listed = ", ".join(f"{number} {name}" for name, number in counts.items())
     judged = sum(counts.values()) - counts.get("out of reach here", 0)
+    wrong = expected_false(c for one in results for c in one.record["claims"])
     corrected = (
         "; the findings are corrected for their number" if findings(results) else ""
     )
     return (
         f"{counted(sum(counts.values()), 'claim')}: {listed}. A 95 % interval misses "
-        f"the truth once in 20 times, so about {0.05 * judged:.0f} of the {judged} "
+        f"the truth once in 20 times, so about {wrong:.0f} of the {judged} "
         f"that were judged may be wrong by chance{corrected}."
     )
 

@@ -63,6 +63,8 @@ EXACT, BROKEN = 1e-3, 1e-2
 # Accuracies that differ by no more count as equal.
 MARGIN = 0.02
 Values = dict[str, list[float]]
+# By `TIMES` and arm, for each seed.
+Found = dict[str, dict[str, list[Profile]]]
 
 
 class Comparison(NamedTuple):
@@ -81,12 +83,8 @@ class Comparison(NamedTuple):
     bound: float = 0.0
 
 
-BY_BLURS = dict.fromkeys((ZEROS_BLURRED, CIRCULAR_BLURRED), 0.5) | dict.fromkeys(
-    (ZEROS, CIRCULAR), -0.5
-)
-BY_BORDERS = dict.fromkeys((CIRCULAR, CIRCULAR_BLURRED), 0.5) | dict.fromkeys(
-    (ZEROS, ZEROS_BLURRED), -0.5
-)
+BY_BLURS = {ZEROS_BLURRED: 0.5, CIRCULAR_BLURRED: 0.5, ZEROS: -0.5, CIRCULAR: -0.5}
+BY_BORDERS = {CIRCULAR: 0.5, CIRCULAR_BLURRED: 0.5, ZEROS: -0.5, ZEROS_BLURRED: -0.5}
 COMPARISONS = (
     Comparison(
         "With the opposite side beyond the border a ResNet is equivariant to whole "
@@ -120,7 +118,7 @@ COMPARISONS = (
         bound=BROKEN,
     ),
     Comparison(
-        "It is by training that they break it further",
+        "Training makes them break it further",
         "the same error after training minus before",
         CHANGE,
         {"end": 1, "start": -1},
@@ -200,7 +198,7 @@ def figure_family(name: str) -> Any:
 
 def conclude(results: RunResults) -> Conclusion:
     """Tables of all measures, a figure of them before and after, and the claims."""
-    found = {
+    found: Found = {
         time: {
             arm: [moved_profile(folder, time) for folder in folders]
             for arm, folders in results.runs.items()
@@ -231,9 +229,7 @@ def conclude(results: RunResults) -> Conclusion:
                 for arm in next(iter(by_title.values()))
             ]
             if rows:
-                caption = (
-                    f"Equivariance errors on {grid} x {grid} places, {TIMES[time]}"
-                )
+                caption = f"Equivariance errors, {grid} x {grid} places, {TIMES[time]}"
                 tables.append(Table(caption, ["model", *MEASURES], rows))
     figures.lines(
         panels(found),
@@ -266,9 +262,7 @@ def values_of(profiles: dict[str, list[Profile]], measure: str) -> Values:
     }
 
 
-def panels(
-    found: dict[str, dict[str, list[Profile]]],
-) -> dict[str, list[Series]]:
+def panels(found: Found) -> dict[str, list[Series]]:
     """A panel for each measure, with a line from before to after for each arm."""
     return {
         title: [
@@ -285,9 +279,7 @@ def panels(
     }
 
 
-def compared(
-    found: dict[str, dict[str, list[Profile]]], accuracy: Values
-) -> dict[str, Values]:
+def compared(found: Found, accuracy: Values) -> dict[str, Values]:
     """The values over seeds by arm, by measure of `COMPARISONS`."""
     after = found["end"]
     names = (LARGEST, WHOLE, PART, GREY, LIE, CONSISTENCY)
@@ -310,17 +302,10 @@ def claims(values: dict[str, Values]) -> list[Claim]:
         rule = f"{quantity}: {side} {factor * bound:g} {unit}".strip()
         # Without the other arms: exact ones vary less by orders of magnitude.
         own = {arm: values[measure][arm] for arm in weights}
+        rule += " with the whole 95 % interval"
+        difference = contrast(own, weights)
         options = {"unit": unit, "factor": factor}
-        result.append(
-            judged(
-                claim,
-                f"{rule} with the whole 95 % interval",
-                contrast(own, weights),
-                direction,
-                bound,
-                **options,
-            )
-        )
+        result.append(judged(claim, rule, difference, direction, bound, **options))
     return result
 
 
@@ -329,11 +314,11 @@ NOTES = (
     "circle and by whole places the errors of some models are 0 by construction, "
     "whatever their weights; these claims test the code. A move by half a place is "
     "compared with features that are moved by the phases of their Fourier transform, "
-    "so that it counts as an error what a layer shows at the highest frequency of its"
-    " grid, also without any stride before it. Moves in a circle bring an edge into "
-    "photographs; on grey there is none, but only the middle of the image is seen. On"
-    " 4 x 4 places the margin of grey is one place, less than what a unit of a ResNet"
-    " sees, so that borders count there too. Blurs add arithmetic: models have had "
+    "so that it counts as an error what a layer shows at the highest frequency of its "
+    "grid, also without any stride before it. Moves in a circle bring an edge into "
+    "photographs; on grey there is none, but only the middle of the image is seen. On "
+    "4 x 4 places the margin of grey is one place, less than what a unit of a ResNet "
+    "sees, so that borders count there too. Blurs add arithmetic: models have had "
     "equally many examples, not equal compute."
 )
 

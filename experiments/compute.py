@@ -190,7 +190,7 @@ def claims_of(measure: str, found: list[Point], scale: str) -> list[Claim]:
         criterion += "1 with its whole interval"
         factor = factor_of(ours, first, second)
         if second == "ResNet" and scale != "full":
-            needs = f"{NEEDS}; here it is {factor.text('times the compute')}"
+            needs = f"{NEEDS}; here: {factor.text('times the compute')}"
             claims.append(out_of_reach(claim, criterion, needs))
             continue
         theirs = factor_of(published, first, second).text("times the compute")

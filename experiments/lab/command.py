@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FOLDER",
-        help="a folder of images in the place of a data set, such as cifar10=FOLDER",
+        help="a folder of images in the place of a data set, such as cifar10=FOLDER, "
+        "or of a checkpoint that the experiment names",
     )
     parser.add_argument(
         "--seeds", type=int, default=0, help="instead of its own number"
@@ -240,8 +241,9 @@ def check(name: str, experiment: Experiment, arguments: argparse.Namespace) -> N
 
 
 def needed_by(arm: Arm) -> dict[str, str]:
-    """The labels of the arms that an arm starts from and learns from."""
-    return {"init": arm.init} | ({"teacher": arm.teacher} if arm.teacher else {})
+    """What an arm starts from and learns from: labels of arms, a checkpoint."""
+    others = {"teacher": arm.teacher, "checkpoint": arm.checkpoint}
+    return {"init": arm.init} | {key: name for key, name in others.items() if name}
 
 
 def alone(run: GridRun) -> GridRun:

@@ -204,6 +204,52 @@ def bars(
     return save(figure, path, rows)
 
 
+def heat_maps(
+    panels: Mapping[str, np.ndarray],
+    path: Path,
+    *,
+    x_label: str,
+    y_label: str,
+    bar_label: str,
+) -> Path:
+    """Numbers by row and column as shades, each written in its cell.
+
+    Panels lie side by side and have one scale, with zero in its middle.
+
+    Args:
+        panels: (rows, columns) by title; both are counted from 0, rows upwards.
+    """
+    most = max(float(np.abs(panel).max()) for panel in panels.values()) or 1.0
+    tallest = max(len(panel) for panel in panels.values())
+    figure = new_figure(3.4 * len(panels) + 0.8, 0.3 * tallest + 1.6)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    rows: list[list[Any]] = [["panel", y_label, x_label, bar_label]]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        axis.imshow(
+            panel, cmap="PuOr", vmin=-most, vmax=most, origin="lower", aspect="auto"
+        )
+        dress(axis, title, x_label, y_label)
+        axis.grid(visible=False)
+        axis.set_xticks(range(panel.shape[1]))
+        axis.set_yticks(range(panel.shape[0]))
+        for (row, column), value in np.ndenumerate(panel):
+            colour = "white" if abs(value) > 0.7 * most else INK
+            axis.text(
+                column,
+                row,
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=SMALL,
+                color=colour,
+            )
+            rows.append([title, row, column, round(float(value), 4)])
+    bar = figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.85)
+    bar.set_label(bar_label, fontsize=9.5)
+    bar.outline.set_visible(False)
+    return save(figure, path, rows)
+
+
 def _curve(axis: Any, one: Series, style: dict[str, Any]) -> None:
     x, y = np.asarray(one["x"], float), numbers(one["y"])
     axis.plot(x, y, **style)

@@ -38,6 +38,8 @@ EXPERIMENTS = (
     "masked_patch",
     "distillation",
     "attention",
+    "attention_radius",
+    "head_start",
     "vtab",
     "bias_profile",
     "learned_bias",
@@ -59,6 +61,8 @@ class Arm(NamedTuple):
             from; "" to start from random parameters.
         teacher: label of the arm whose last checkpoint, of the same seed, is the
             teacher of this one; its config has the objective `distillation` then.
+        checkpoint: name of a checkpoint that this one starts from; `--data` gives its
+            folder, without which the arm is left out.
         seeds: number of seeds; 0 for the experiment's own.
         examples, classes: size of its data, needed by `--check` if the data is neither
             here nor known to `vit_jax.plan`.
@@ -68,6 +72,7 @@ class Arm(NamedTuple):
     changes: Mapping[str, Any] = {}
     init: str = ""
     teacher: str = ""
+    checkpoint: str = ""
     seeds: int = 0
     examples: int = 0
     classes: int = 0
@@ -82,7 +87,7 @@ class RunResults:
         runs: folders of the finished runs, in the order of the seeds, by label.
         configs: the resolved config of each arm's first seed, by label; arms that have
             not run are included.
-        data: folders that replace data sets, by name of the data set.
+        data: folders that replace data sets, and of checkpoints, by name.
     """
 
     def __init__(

@@ -66,7 +66,8 @@ def plan_runs(
     """All runs of an experiment, each after those that it needs.
 
     Args:
-        data: folders that replace data sets by name, such as {"cifar10": "/folder"}.
+        data: folders that replace data sets by name, such as {"cifar10": "/folder"},
+            and of checkpoints; an arm whose checkpoint is not among them is left out.
         seeds: number of seeds; 0 for the experiment's own.
 
     Raises:
@@ -93,6 +94,8 @@ def plan_runs(
         return runs[label, seed]
 
     for label, arm in arms.items():
+        if arm.checkpoint and arm.checkpoint not in data:
+            continue
         for seed in range(arm.seeds or seeds or experiment.seeds[scale]):
             add(label, seed, ())
     return list(runs.values())
@@ -113,6 +116,7 @@ def place(
     """
     config = resolve(arm)
     use_classes(config, data)
+    config.init = arm.checkpoint or config.init
     point_to(config, {key: run.folder.parent.name for key, run in needed.items()})
     # Only what differs from the defaults, so that a new config key changes no hash.
     changes = {key: new for key, (_, new) in difference(get_config(), config).items()}
@@ -123,6 +127,8 @@ def place(
     config.seed = seed
     point_to(config, {key: str(run.folder) for key, run in needed.items()})
     for section in DATA_SECTIONS:
+    config.init = data.get(arm.checkpoint, config.init)
+    for section in ("data", "fewshot", "knn"):
         config[section].name = data.get(config[section].name, config[section].name)
     after = tuple(run.folder for run in needed.values())
     return GridRun(label, seed, config, folder, after)

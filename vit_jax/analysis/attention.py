@@ -142,9 +142,13 @@ def uniform_mass_within(grid: tuple[int, int], radius: int) -> float:
 
 def window(grid: tuple[int, int], radius: int) -> np.ndarray:
     """Which patches (n n, bool) are at most `radius` rows and columns apart."""
+    return steps_apart(grid) <= radius
+
+
+def steps_apart(grid: tuple[int, int]) -> np.ndarray:
+    """Rows or columns between patches (n n, integers), whichever are more."""
     y, x = (axis.ravel() for axis in np.mgrid[: grid[0], : grid[1]])
-    apart = np.maximum(abs(y[:, None] - y), abs(x[:, None] - x))
-    return apart <= radius
+    return np.maximum(abs(y[:, None] - y), abs(x[:, None] - x))
 
 
 def patch_attention(

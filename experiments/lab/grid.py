@@ -126,9 +126,8 @@ def place(
     folder = root / "runs" / f"{name}-{digest}" / f"seed{seed}"
     config.seed = seed
     point_to(config, {key: str(run.folder) for key, run in needed.items()})
-    for section in DATA_SECTIONS:
     config.init = data.get(arm.checkpoint, config.init)
-    for section in ("data", "fewshot", "knn"):
+    for section in DATA_SECTIONS:
         config[section].name = data.get(config[section].name, config[section].name)
     after = tuple(run.folder for run in needed.values())
     return GridRun(label, seed, config, folder, after)

@@ -37,7 +37,7 @@ from experiments.lab.radii import (
     up_to,
 )
 from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
-from experiments.lab.statistics import Interval, bootstrap, mean_interval
+from experiments.lab.statistics import Interval, mean_interval
 from experiments.lab.tables import mean_cell
 from vit_jax.analysis.radius import everything
 from vit_jax.data.pipeline import Data
@@ -212,7 +212,9 @@ def claims_of(name: str, depth: int, measured: list[Measured]) -> list[Claim]:
 def interval(values: list[np.ndarray], name: str) -> Interval:
     """Over the means of the seeds; over images for the one pre-trained checkpoint."""
     if name == REAL:
-        return bootstrap([value.tolist() for value in values])
+        (images,) = values
+        found = mean_interval(images.tolist())
+        return found._replace(method=f"over images, {found.method}")
     return mean_interval([float(value.mean()) for value in values])
 
 

@@ -30,7 +30,7 @@ def test_late_layers_that_lose_more_support_the_claim(name):
     joint, single, every = claims_of(name, 2, seeds)
     assert [c.verdict for c in (joint, single, every)] == ["supported"] * 3
     assert joint.numbers.startswith("+49" if name == LAB else "+50")
-    assert ("bootstrap" in joint.numbers) == (name == REAL)
+    assert ("over images" in joint.numbers) == (name == REAL)
     reverse = {up_to(0): 40, one(0, 1): 50, all_layers(1): 95}
     verdicts = [c.verdict for c in claims_of(name, 2, [measured(reverse)] * 3)]
     assert verdicts == ["not supported"] * 3

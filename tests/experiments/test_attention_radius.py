@@ -32,7 +32,9 @@ def test_late_layers_that_lose_more_support_the_claim(name):
     assert joint.numbers.startswith("+49" if name == LAB else "+50")
     assert ("over images" in joint.numbers) == (name == REAL)
     reverse = {up_to(0): 40, one(0, 1): 50, all_layers(1): 95}
-    verdicts = [c.verdict for c in claims_of(name, 2, [measured(reverse)] * 3)]
+    seeds = [measured(reverse | {up_to(0): 40 + i, one(0, 1): 50 + i}) for i in range(3)]
+    seeds = seeds[: 1 if name == REAL else 3]
+    verdicts = [c.verdict for c in claims_of(name, 2, seeds)]
     assert verdicts == ["not supported"] * 3
 
 

@@ -55,8 +55,8 @@ def test_arms_and_measures_of_ones_own_have_a_table(tmp_path):
         ["rotary", "one's own"],
     ]
     sizes = [row[-1]["mean"] for row in table["rows"]]
-    # The table of 16 positions of width 16.
-    assert sizes[0] - sizes[1] == 16 * 16
+    # The table of 64 positions of width 16.
+    assert sizes[0] - sizes[1] == 64 * 16
     assert set(result["overrides"]) == {"learned"}
 
 

@@ -24,17 +24,18 @@ def measured(right: dict[str, int]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", [LAB, REAL])
 def test_late_layers_that_lose_more_support_the_claim(name):
-    late = {from_on(1): 40, one(1, 1): 50, all_layers(1): 30}
-    seeds = [measured(late), measured(late | {from_on(1): 42, one(1, 1): 53})]
-    seeds = seeds[:1] if name == REAL else [*seeds, measured(late | {from_on(1): 41})]
+    def seeds_of(right):
+        """Three that differ by an image in each condition; the checkpoint is one."""
+        rows = [{name: n + i for name, n in right.items()} for i in range(3)]
+        return [measured(row) for row in rows[: 1 if name == REAL else 3]]
+
+    seeds = seeds_of({from_on(1): 40, one(1, 1): 50, all_layers(1): 30})
     joint, single, every = claims_of(name, 2, seeds)
     assert [c.verdict for c in (joint, single, every)] == ["supported"] * 3
     assert joint.numbers.startswith("+49" if name == LAB else "+50")
     assert ("over images" in joint.numbers) == (name == REAL)
-    reverse = {up_to(0): 40, one(0, 1): 50, all_layers(1): 95}
-    seeds = [measured(reverse | {up_to(0): 40 + i, one(0, 1): 50 + i}) for i in range(3)]
-    seeds = seeds[: 1 if name == REAL else 3]
-    verdicts = [c.verdict for c in claims_of(name, 2, seeds)]
+    reverse = seeds_of({up_to(0): 40, one(0, 1): 50, all_layers(1): 95})
+    verdicts = [c.verdict for c in claims_of(name, 2, reverse)]
     assert verdicts == ["not supported"] * 3
 
 

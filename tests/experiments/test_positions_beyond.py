@@ -88,8 +88,8 @@ def test_claims_follow_the_accuracies(sign):
         name: [
             {
                 key(SAME, 1): first[name] + noise,
-                key(SAME, 4): kept[name] * (first[name] + noise),
-                key(GROWN, 4): grown[name] * (first[name] + noise),
+                key(SAME, 4): (kept[name] + noise) * (first[name] + noise),
+                key(GROWN, 4): (grown[name] + noise) * (first[name] + noise),
             }
             for noise in (-0.001, 0.0, 0.001)
         ]

@@ -14,15 +14,18 @@ from configs import base
 def get_config() -> ml_collections.ConfigDict:
     """0.3 million parameters, so that a CPU trains several epochs in minutes."""
     config = base.get_config()
-    config.model.update(name="ViT-mu/7", depth=6, width=64, mlp_dim=256, num_heads=4)
+    config.model.update(
+        name="ViT-mu/4", depth=6, width=64, mlp_dim=256, num_heads=4, pooling="gap"
+    )
     config.data.update(
         name="fashion_mnist",
-        batch_size=256,
+        batch_size=128,
         image_size=(28, 28),
-        crop="resize_random_crop",
-        crop_resize=30,
+        crop="padded_random_crop",
         eval_crop="resize",
     )
-    config.optim.update(learning_rate=2e-3, warmup="5%", weight_decay=0.1)
-    config.train.duration = "10epochs"
+    config.optim.update(
+        name="muon", learning_rate=2e-3, warmup="10%", weight_decay=0.05
+    )
+    config.train.duration = "15epochs"
     return config

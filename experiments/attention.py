@@ -155,12 +155,13 @@ def claims(
     found = [
         in_pixels(
             "Attention distance grows with depth",
-            "mean distance of the last layer minus that of the first is above 0",
+            "mean distance of the last layer minus that of the first",
             contrast(layers, {"last": 1, "first": -1}, paired=True),
         ),
         in_pixels(
             "Training makes some heads of the first layer local",
-            "its nearest head is nearer than at the run's own initialisation",
+            "distance of the first layer's nearest head: after training minus at the "
+            "run's own initialisation",
             contrast(nearest, {vit: 1, "start": -1}, paired=True),
             "<",
         ),
@@ -168,7 +169,7 @@ def claims(
     if others:
         hybrid = in_pixels(
             "A hybrid's first layer has less local heads than a ViT's",
-            "nearest head of the hybrid's first layer minus the ViT's is above 0",
+            "distance of the first layer's nearest head: hybrid minus ViT",
             contrast(nearest, {others[0]: 1, vit: -1}),
         )
         found.append(hybrid)
@@ -176,11 +177,10 @@ def claims(
 
 
 def in_pixels(
-    claim: str, rule: str, interval: Interval, direction: Direction = ">"
+    claim: str, quantity: str, interval: Interval, direction: Direction = ">"
 ) -> Claim:
     """A claim about a distance in pixels."""
-    rule = f"{rule}, with its whole interval over seeds"
-    return judged(claim, rule, interval, direction, unit="pixels", factor=1)
+    return judged(claim, quantity, interval, direction, unit="pixels", factor=1)
 
 
 NOTES = (

@@ -185,25 +185,24 @@ def claims_of(name: str, depth: int, measured: list[Measured]) -> list[Claim]:
         for m in measured
     ]
     every = [lost(m, all_layers(NEAR)) for m in measured]
-    over = "seeds" if name == LAB else "images, of one checkpoint,"
-    rule = f"the whole 95 % interval over {over} is above 0"
+    over = "mean over seeds" if name == LAB else "mean over images, of one checkpoint"
     window = "attention to 3 x 3 patches"
     return [
         judged(
             f"Early layers need less distance than late ones ({name})",
             f"accuracy lost by {window} in layers {half} to {depth - 1}, minus that in "
-            f"layers 0 to {half - 1}: {rule}",
+            f"layers 0 to {half - 1}, {over}",
             interval(joint, name),
         ),
         judged(
             f"One early layer needs less distance than one late layer ({name})",
-            f"mean accuracy lost by {window} in one of the second half of the layers, "
-            f"minus that in one of the first half: {rule}",
+            f"accuracy lost by {window} in one layer, mean of the second half minus "
+            f"that of the first half, {over}",
             interval(single, name),
         ),
         judged(
             f"A trained ViT needs more than the neighbours of a patch ({name})",
-            f"accuracy lost by {window} in all layers: {rule}",
+            f"accuracy lost by {window} in all layers, {over}",
             interval(every, name),
         ),
     ]

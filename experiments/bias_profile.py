@@ -29,6 +29,7 @@ from experiments.lab.records import (
     Figure,
     Table,
     claim_level,
+    criterion,
     judged,
 )
 from experiments.lab.tables import mean_cell
@@ -71,14 +72,14 @@ class Comparison(NamedTuple):
     """A claim about a weighted sum of a measure over arms: that it has this sign.
 
     Attributes:
-        difference: the rule's own words for the sum.
+        quantity: the sum in words, for the criterion.
         arms: weights by arm, with models and amounts of data to be filled in.
         paired: whether the arms are the same runs, before and after training.
         headline: whether it is among the findings, which are corrected together.
     """
 
     claim: str
-    difference: str
+    quantity: str
     measure: str
     arms: Mapping[str, float]
     direction: Literal[">", "<"] = ">"
@@ -349,7 +350,7 @@ class Rule(NamedTuple):
     """A comparison at one scale."""
 
     comparison: Comparison
-    criterion: str
+    quantity: str
     weights: dict[str, float]
     level: float
 
@@ -359,22 +360,24 @@ def rules(scale: str) -> list[Rule]:
     vit, *_, resnet = models(scale)
     names = {"vit": vit, "resnet": resnet, "none": START, "strong": STRONG}
     names |= {"little": f"{SHARES[scale][0]} %", "all": f"{SHARES[scale][-1]} %"}
-    found = []
-    for one in COMPARISONS:
-        level = claim_level(headline=one.headline)
-        side = "above" if one.direction == ">" else "below"
-        criterion = (
-            f"{one.difference.format(**names)}: the whole {100 * level:.3g} % interval "
-            f"is {side} 0"
+    return [
+        Rule(
+            comparison=one,
+            quantity=one.quantity.format(**names),
+            weights={arm.format(**names): weight for arm, weight in one.arms.items()},
+            level=claim_level(headline=one.headline),
         )
-        weights = {arm.format(**names): weight for arm, weight in one.arms.items()}
-        found.append(Rule(one, criterion, weights, level))
-    return found
+        for one in COMPARISONS
+    ]
 
 
 def criteria(scale: str) -> list[str]:
     """The claims and their rules, as they are written down before the runs."""
-    return [f"{rule.comparison.claim}. {rule.criterion}" for rule in rules(scale)]
+    return [
+        f"{rule.comparison.claim}. "
+        + criterion(rule.quantity, rule.level, rule.comparison.direction)
+        for rule in rules(scale)
+    ]
 
 
 def claims(scale: str, values: dict[str, Values]) -> list[Claim]:
@@ -386,7 +389,7 @@ def claims(scale: str, values: dict[str, Values]) -> list[Claim]:
     return [
         judged(
             rule.comparison.claim,
-            rule.criterion,
+            rule.quantity,
             contrast(
                 values[rule.comparison.measure],
                 rule.weights,

@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
     """A claim about a weighted sum of arms, after training.
 
     Attributes:
-        quantity: the criterion's words for it.
+        quantity: the sum in words, for the criterion.
         measure: a name in the profiles, or of what `compared` adds.
     """
 
@@ -97,7 +97,7 @@ COMPARISONS = (
     ),
     Comparison(
         "Zeros beyond the border break that",
-        "error of a whole place in a circle, 8 x 8",
+        "the ResNet's error of a whole place in a circle, 8 x 8",
         WHOLE,
         {ZEROS: 1},
         bound=BROKEN,
@@ -112,66 +112,68 @@ COMPARISONS = (
     ),
     Comparison(
         "Learned positions break that",
-        "error of a whole place in a circle, 8 x 8",
+        "the ViT's error of a whole place in a circle, 8 x 8",
         WHOLE,
         {VIT: 1},
         bound=BROKEN,
     ),
     Comparison(
         "Training makes them break it further",
-        "the same error after training minus before",
+        "the ViT's error of a whole place in a circle, 8 x 8: after training minus "
+        "before",
         CHANGE,
         {"end": 1, "start": -1},
     ),
     Comparison(
         "In a circle the usual ViT is more equivariant than the usual ResNet",
-        "error of a whole place, 8 x 8, ViT minus ResNet",
+        "error of a whole place in a circle, 8 x 8: ViT minus ResNet",
         WHOLE,
         {VIT: 1, ZEROS: -1},
         "<",
     ),
     Comparison(
         "On grey the usual ResNet is more equivariant than the usual ViT",
-        "error of a whole place, 8 x 8, ViT minus ResNet",
+        "error of a whole place on grey, 8 x 8: ViT minus ResNet",
         GREY,
         {VIT: 1, ZEROS: -1},
     ),
     Comparison(
         "No model is equivariant to half a place",
-        "least error of the models, in a circle, 8 x 8",
+        "least error of the models by half a place in a circle, 8 x 8",
         LEAST,
         {"all": 1},
         bound=BROKEN,
     ),
     Comparison(
         "Blurred strides lower the error of half a place",
-        "8 x 8, in a circle, blurred minus plain strides",
+        "error of half a place in a circle, 8 x 8: blurred minus plain strides",
         PART,
         BY_BLURS,
         "<",
     ),
     Comparison(
         "Blurred strides lower the Lie derivative",
-        "8 x 8, blurred minus plain strides",
+        "Lie derivative, 8 x 8: blurred minus plain strides",
         LIE,
         BY_BLURS,
         "<",
     ),
     Comparison(
         "Blurred strides make decisions more consistent",
-        "moves by 1 to 3 pixels, blurred minus plain strides",
+        "share of images whose class stays under moves by 1 to 3 pixels: blurred minus "
+        "plain strides",
         CONSISTENCY,
         BY_BLURS,
     ),
     Comparison(
         "Blurred strides raise the accuracy",
-        "test accuracy, blurred minus plain strides",
+        "test accuracy: blurred minus plain strides",
         ACCURACY,
         BY_BLURS,
     ),
     Comparison(
         "A ResNet does not need to see its border",
-        "test accuracy, circular minus zeros",
+        "test accuracy: circular minus zeros",
         ACCURACY,
         BY_BORDERS,
         "within",
@@ -294,19 +296,19 @@ def compared(found: Found, accuracy: Values) -> dict[str, Values]:
 
 def claims(values: dict[str, Values]) -> list[Claim]:
     """What each cause does, each as one contrast."""
-    result = []
-    for claim, quantity, measure, weights, direction, bound in COMPARISONS:
-        side = {">": "above", "<": "below"}.get(direction, direction)
-        is_share = measure in (ACCURACY, CONSISTENCY)
-        unit, factor = ("points", 100.0) if is_share else ("", 1.0)
-        rule = f"{quantity}: {side} {factor * bound:g} {unit}".strip()
-        # Without the other arms: exact ones vary less by orders of magnitude.
-        own = {arm: values[measure][arm] for arm in weights}
-        rule += " with the whole 95 % interval"
-        difference = contrast(own, weights)
-        options = {"unit": unit, "factor": factor}
-        result.append(judged(claim, rule, difference, direction, bound, **options))
-    return result
+    shares = (ACCURACY, CONSISTENCY)
+    return [
+        judged(
+            one.claim,
+            one.quantity,
+            contrast(values[one.measure], one.weights),
+            one.direction,
+            one.bound,
+            unit="points" if one.measure in shares else "",
+            factor=100 if one.measure in shares else 1,
+        )
+        for one in COMPARISONS
+    ]
 
 
 NOTES = (

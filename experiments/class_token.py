@@ -128,9 +128,8 @@ def claims(scale: str, accuracy: dict[str, list[float]]) -> list[Claim]:
     return [
         judged_small(
             "With its own learning rate GAP is as good as the class token",
-            "test accuracy: at the best rate of each they differ by less than GAP "
-            "loses at the class token's rate: loss minus difference and loss plus "
-            "difference are above 0 with their whole intervals",
+            "test accuracy: the effect, what GAP loses at the class token's best rate, "
+            "minus and plus its gain over the class token at the best rate of each",
             worse,
             {"loss minus difference": less, "loss plus difference": more},
             comment=f"At the best rates {best['GAP']:g} and {best['CLS']:g} GAP minus "
@@ -139,14 +138,14 @@ def claims(scale: str, accuracy: dict[str, list[float]]) -> list[Claim]:
         judged(
             "At the class token's rate GAP is worse",
             "test accuracy of both at the class token's best rate: class token minus "
-            "GAP is above 0 with its whole interval",
+            "GAP",
             worse,
             paper="+5.7",
         ),
         judged(
             "GAP wants a lower rate than the class token",
-            f"what GAP gains from {rates[0]:g} instead of {rates[-1]:g} is more than "
-            "what the class token gains, with the whole interval",
+            f"test accuracy that GAP gains from {rates[0]:g} instead of {rates[-1]:g}, "
+            "minus what the class token gains",
             contrast(accuracy, shift, level=claim_level(headline=True)),
             headline=True,
         ),

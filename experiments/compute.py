@@ -27,6 +27,7 @@ from experiments.lab.records import (
     Claim,
     Conclusion,
     Table,
+    criterion,
     judged,
     out_of_reach,
     pair,
@@ -186,22 +187,24 @@ def claims_of(measure: str, found: list[Point], scale: str) -> list[Claim]:
             continue
         text = f"A {first} needs less compute than a {second} for the same accuracy"
         claim = f"{text} ({measure})"
-        criterion = "parallel lines of log error over log compute: the factor is below "
-        criterion += "1 with its whole interval"
-        factor = factor_of(ours, first, second)
+        quantity = f"compute that a {first} needs over that of a {second}, by parallel "
+        quantity += "lines of log error over log compute"
+        unit = "times the compute"
+        multiple = factor_of(ours, first, second)
         if second == "ResNet" and scale != "full":
-            needs = f"{NEEDS}; here: {factor.text('times the compute')}"
-            claims.append(out_of_reach(claim, criterion, needs))
+            rule = criterion(quantity, multiple.level, "<", 1, unit=unit, factor=1)
+            needs = f"{NEEDS}; here: {multiple.text(unit)}"
+            claims.append(out_of_reach(claim, rule, needs))
             continue
-        theirs = factor_of(published, first, second).text("times the compute")
+        theirs = factor_of(published, first, second).text(unit)
         claims.append(
             judged(
                 claim,
-                criterion,
-                factor,
+                quantity,
+                multiple,
                 "<",
                 1,
-                unit="times the compute",
+                unit=unit,
                 factor=1,
                 sign=False,
                 comment=f"The same of the paper's Table 6, Average-5: {theirs}.",
@@ -215,10 +218,10 @@ def claims_of(measure: str, found: list[Point], scale: str) -> list[Claim]:
         claims += [
             judged(
                 f"{claim} ({measure})",
-                f"hybrid minus ViT at {criterion} is above 0 with its whole interval",
+                f"accuracy: hybrid minus ViT at {lengths} the length of training",
                 contrast(values, weights),
             )
-            for claim, weights, criterion in (
+            for claim, weights, lengths in (
                 ("With little compute the hybrid is ahead of the ViT", lead, short),
                 ("Its lead shrinks with compute", shrinks, f"{short} minus at {long}"),
             )

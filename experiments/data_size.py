@@ -231,8 +231,8 @@ def claims_of(
             weights |= of(vit, share, -1 / len(little))
         return judged(
             f"With little data the {other} is ahead of the {vit} ({measure})",
-            f"mean of the differences up to {LITTLE} % of the data is above 0 with its "
-            "whole interval",
+            f"accuracy: {other} minus {vit}, mean over the amounts up to {LITTLE} % of "
+            "the data",
             contrast(values, weights, level=claim_level(headline=is_headline(other))),
             headline=is_headline(other),
         )
@@ -255,8 +255,8 @@ def claims_of(
         place = crossing(images, *(list(zip(*c, strict=True)) for c in curves))
         claim = judged(
             f"With more data the {vit} overtakes the {other} ({measure})",
-            f"the {other} is ahead with the least data and the {vit} with the most, "
-            "each with its whole interval",
+            f"accuracy: {other} minus {vit} with the least data, and {vit} minus "
+            f"{other} with the most",
             lead,
             comment=f"The curves cross {place.text('images')}. {published}",
             headline=is_headline(other),
@@ -278,8 +278,8 @@ def claims_of(
         claims.append(
             judged(
                 f"The larger ViT gains more from data ({measure})",
-                f"what {vit} gains from {first} to {last} % of the data, minus what "
-                f"{half} gains, is above 0 with its whole interval",
+                f"accuracy that {vit} gains from {first} to {last} % of the data, "
+                f"minus what {half} gains",
                 contrast(values, weights),
                 comment="The paper: B/32 gains 17 points from 9M to 303M, b/32 5.",
             )

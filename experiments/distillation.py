@@ -174,7 +174,7 @@ def claims(accuracy: dict[str, list[float]]) -> list[Claim]:
     return [
         judged(
             claim,
-            f"accuracy: {better} minus {worse} is above 0 with its whole interval",
+            f"accuracy: {better} minus {worse}",
             contrast(
                 accuracy,
                 {better: 1, worse: -1},
@@ -191,8 +191,7 @@ def claim_of_errors(near: dict[str, list[float]]) -> Claim:
     """What is inherited beside accuracy."""
     return judged(
         "A ViT takes on the errors of the ResNet that teaches it",
-        f"consistency of the errors with the ResNet's: {TOKEN} minus {BY_VIT} is above "
-        "0 with its whole interval",
+        f"consistency of the errors with the ResNet's: {TOKEN} minus {BY_VIT}",
         contrast(near, {TOKEN: 1, BY_VIT: -1}),
         comment="The paper compares decisions: a distilled DeiT-B disagrees with the "
         "convnet on 10.2 % of the images, DeiT-B on 13.3 %.",

@@ -121,8 +121,8 @@ def claims(
         result += [
             judged(
                 f"{text} ({vit})",
-                "the change from initialisation to the end has this sign with its "
-                "whole interval; all changes count as positive in this direction",
+                "change from initialisation to the end, positive in the direction "
+                "claimed",
                 gain,
                 unit="",
                 factor=1,
@@ -130,8 +130,8 @@ def claims(
             ),
             judged(
                 f"{text} mostly in the first half of the training ({vit})",
-                "the change in the first half minus that in the second is above 0 with "
-                "its whole interval",
+                "change in the first half minus that in the second, positive in the "
+                "direction claimed",
                 early,
                 unit="",
                 factor=1,

@@ -160,8 +160,7 @@ def claims(accuracy: dict[str, list[float]], scale: str) -> list[Claim]:
     found = [
         judged(
             claim,
-            f"accuracy after fine-tuning: {better} minus {worse} is above 0 with its "
-            "whole interval",
+            f"accuracy after fine-tuning: {better} minus {worse}",
             contrast(
                 accuracy,
                 {better: 1, worse: -1},

@@ -186,8 +186,8 @@ def claim_of(measure: str, values: Values, best: dict[str, str]) -> Claim:
     }
     return judged(
         f"ResNets pre-trained by Adam transfer better than by SGD ({measure})",
-        "Adam minus the better SGD is above 0 with its whole interval, for each size; "
-        "the level counts all learning rates of SGD",
+        "accuracy, for each size: Adam minus the better SGD (the level counts all "
+        "learning rates of SGD)",
         gaps,
         comment="The paper, average of 5 data sets: +0.54 points (R50x1) and +0.29 "
         "(R152x2); on some of the data sets SGD is ahead.",

@@ -173,12 +173,10 @@ def claims(values: dict[str, Values]) -> list[Claim]:
         comment: str = "",
         headline: bool = False,
     ) -> Claim:
-        side = "above" if direction == ">" else "below"
         level = claim_level(headline=headline)
         return judged(
             text,
-            f"{TITLES[measure]}: the main effect of {CUTMIX} is {side} 0 with its "
-            f"whole {100 * level:.3g} % interval",
+            f"{TITLES[measure]}: main effect of {CUTMIX}",
             contrast(values[measure], effect(CUTMIX), level=level),
             direction,
             unit="",
@@ -192,8 +190,7 @@ def claims(values: dict[str, Values]) -> list[Claim]:
         weights = {arm: w - weights[arm] for arm, w in effect(CUTMIX).items()}
         return judged(
             f"{CUTMIX} makes the most local head more local than {other} does",
-            f"{TITLES[DISTANCE]}: the main effect of {CUTMIX} minus that of {other} is "
-            "below 0 with its whole 95 % interval",
+            f"{TITLES[DISTANCE]}: main effect of {CUTMIX} minus that of {other}",
             contrast(values[DISTANCE], weights),
             "<",
             unit="",
@@ -212,8 +209,7 @@ def claims(values: dict[str, Values]) -> list[Claim]:
         ),
         judged(
             f"{CUTMIX} takes its distance to less than an eighth",
-            f"{TITLES[DISTANCE]}: the mean with {CUTMIX} minus an eighth of the mean "
-            "without is below 0 with its whole 95 % interval",
+            f"{TITLES[DISTANCE]}: with {CUTMIX} minus an eighth of that without it",
             contrast(values[DISTANCE], weights),
             "<",
             unit="",

@@ -217,13 +217,11 @@ def claims(ours: Rays, theirs: Rays) -> list[Claim]:
     slopes = {axis: slope.value for axis, slope in theirs.slopes.items()}
     listed = ", ".join(f"{axis} {slopes[axis]:+.1f}" for axis in (DEPTH, PATCH, MLP))
     listed = f"The paper's slopes: {listed}, {WIDTH} {slopes[WIDTH]:+.1f}."
-    rule = "points of test accuracy per doubling of the base's compute: the slope of "
-    rule += "{} is {} that of each other single axis, the whole interval of the "
-    rule += "difference"
+    slope = "slope of test accuracy per doubling of the base's compute"
     return [
         judged(
             "Depth gains most",
-            rule.format("depth", "above"),
+            f"{slope}: depth minus each other single axis",
             against(DEPTH, 1, headline=True),
             factor=1,
             comment=listed,
@@ -231,14 +229,14 @@ def claims(ours: Rays, theirs: Rays) -> list[Claim]:
         ),
         judged(
             "Width gains least",
-            rule.format("width", "below"),
+            f"{slope}: each other single axis minus width",
             against(WIDTH, -1),
             factor=1,
             comment=listed,
         ),
         judged(
             "Smaller patches gain without new parameters",
-            "the slope of patch size is above 0 with its whole interval",
+            f"{slope}: patch size",
             ours.slopes[PATCH],
             factor=1,
             paper=f"{slopes[PATCH]:+.1f}",

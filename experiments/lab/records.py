@@ -89,9 +89,38 @@ def claim_level(parts: int = 1, *, headline: bool = False) -> float:
     return joint_level(parts, HEADLINE_LEVEL if headline else 0.95)
 
 
+def criterion(
+    quantity: str,
+    level: float,
+    direction: Direction = ">",
+    bound: float = 0.0,
+    *,
+    parts: int = 1,
+    unit: str = "points",
+    factor: float = 100.0,
+) -> str:
+    """The rule of `judged` in words, also for `Experiment.criteria` before the runs.
+
+    For example `test accuracy: hybrid minus ViT: the whole 95 % interval is above 0`.
+
+    Args:
+        level: of the interval, or of that of each part.
+        parts: how many the claim has.
+        unit, factor: of the bound, as in `judged`.
+    """
+    side = {">": "above", "<": "below", "within": "within"}[direction]
+    place = f"{factor * bound:.4g}"
+    if unit and (bound or direction == "within"):
+        place += f" {unit}"
+    if direction == "within":
+        place += " of 0"
+    interval = f"{100 * level:.3g} % interval" + " of each part" * (parts > 1)
+    return f"{quantity}: the whole {interval} is {side} {place}"
+
+
 def judged(
     claim: str,
-    criterion: str,
+    quantity: str,
     interval: Interval | Mapping[str, Interval],
     direction: Direction = ">",
     bound: float = 0.0,
@@ -106,6 +135,8 @@ def judged(
     """The claim that a quantity lies where the paper says, judged by its interval.
 
     Args:
+        quantity: what is measured, for the words of `criterion`: which arm minus which
+            other, and what the parts are.
         interval: of the quantity; for a claim of several parts those of all of them, by
             name. Levels are those of `claim_level`, or higher.
         direction, bound: the range that is claimed, see `statistics.verdict`.
@@ -132,12 +163,21 @@ def judged(
     numbers += f"; the weakest of {len(parts)} parts" * (len(parts) > SHOWN)
     numbers += f"; the paper: {paper}" if paper else ""
     judgement = all_of([verdict(part, direction, bound) for part in parts.values()])
-    return Claim(claim, criterion, judgement, numbers, comment, headline)
+    rule = criterion(
+        quantity,
+        min(part.level for part in parts.values()),
+        direction,
+        bound,
+        parts=len(parts),
+        unit=unit,
+        factor=factor,
+    )
+    return Claim(claim, rule, judgement, numbers, comment, headline)
 
 
 def judged_small(
     claim: str,
-    criterion: str,
+    quantity: str,
     effect: Interval,
     parts: Mapping[str, Interval],
     **text: Any,
@@ -145,11 +185,15 @@ def judged_small(
     """The claim that differences are smaller than an effect that was measured too.
 
     Args:
+        quantity: the effect minus and plus each difference, in words.
         effect: undecided is what the claim stays unless this is above 0.
         parts: both intervals of `contrasts.margins` for each difference, by name.
         text: arguments of `judged`.
     """
-    found = judged(claim, criterion, parts, **text)
+    found = judged(claim, quantity, parts, **text)
+    level = f"{100 * effect.level:.3g} %"
+    rule = f"{found.criterion}, and so is that of the effect at {level}"
+    found = found._replace(criterion=rule)
     if verdict(effect, ">") == "supported":
         return found
     numbers = f"no effect to compare with: {effect.text('points', 100, sign=True)}"

@@ -94,6 +94,20 @@ def test_verdicts_on_initial_values_follow_the_numbers():
     ]
 
 
+def test_training_is_compared_within_each_run():
+    """Runs differ by more than what the training changes in each."""
+    shares, planted = (10, 100), initialisation.IMPULSE
+    models = planted, initialisation.BESIDE[planted]
+    places = [x for model in models for x in initialisation.places(model, shares)]
+    values = dict.fromkeys(places, [0.2, 0.5, 0.8])
+    trained = initialisation.label(planted, 100)
+    distance = values | {trained: [0.31, 0.6, 0.89]}
+    found = initialisation.claims(planted, distance, values, shares)
+    by_start = {claim.claim.partition(" (")[0]: claim for claim in found}
+    change = by_start["Training makes attention less local than it was planted"]
+    assert change.verdict == "supported"
+
+
 def test_initial_values_are_compared_at_the_same_positions():
     configs = {name: resolve(x) for name, x in initialisation.arms("medium").items()}
     assert len({config.to_json() for config in configs.values()}) == 12

@@ -16,9 +16,9 @@ SYMBOLS = {
     "out of reach here": "–",
 }
 MEANINGS = {
-    "supported": "the whole 95 % interval lies where the claim puts it",
-    "not supported": "no part of the 95 % interval lies where the claim puts it",
-    "undecided": "the 95 % interval lies on both sides",
+    "supported": "the whole interval lies where the claim puts it",
+    "not supported": "no part of the interval lies where the claim puts it",
+    "undecided": "the interval lies on both sides",
     "out of reach here": "nothing that runs at this scale could decide it",
 }
 INTRODUCTION = (

@@ -41,11 +41,12 @@ def contrast(
         raise ValueError(f"no values of {', '.join(sorted(unknown))} to compare")
     values = {name: finite(arms[name]) for name in weights}
     sizes = {name: len(arm) for name, arm in values.items()}
+    scale = max(float(abs(arm).max()) for arm in values.values())
     if paired:
         if len(set(sizes.values())) > 1:
             raise ValueError(f"paired arms need a value for each run: got {sizes}")
         runs = sum(weight * values[name] for name, weight in weights.items())
-        within = mean_interval(runs, level)
+        within = mean_interval(runs, level, scale=scale)
         return within._replace(method=f"within runs, {within.method}")
     value = float(sum(w * values[name].mean() for name, w in weights.items()))
     if min(sizes.values()) < 2:
@@ -57,7 +58,7 @@ def contrast(
     counts = [n - 1 for n in sizes.values()]
     freedom = min(satterthwaite(squares, counts), satterthwaite(parts, counts))
     method = f"Welch t, {freedom:.2g} degrees of freedom"
-    return t_interval(value, math.sqrt(sum(squares)), freedom, level, method)
+    return t_interval(value, math.sqrt(sum(squares)), freedom, level, method, scale)
 
 
 def satterthwaite(squares: Sequence[float], freedoms: Sequence[int]) -> float:
@@ -151,6 +152,7 @@ class Rays:
         self.solution = self.inverse @ design.T @ target
         rest = target - design @ self.solution
         self.variance = float(rest @ rest) / self.freedom
+        self.scale = float(abs(target).max())
         self.base, self.bend = float(self.solution[0]), float(self.solution[-1])
         self.slopes = {axis: self.sum({axis: 1.0}) for axis in self.axes}
 
@@ -160,4 +162,4 @@ class Rays:
         error = math.sqrt(self.variance * float(row @ self.inverse @ row))
         method = f"curves from one base, {self.freedom} degrees of freedom"
         value = float(row @ self.solution)
-        return t_interval(value, error, self.freedom, level, method)
+        return t_interval(value, error, self.freedom, level, method, self.scale)

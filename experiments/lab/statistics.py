@@ -73,14 +73,21 @@ def mean_std(values: Sequence[float]) -> tuple[float, float, int]:
     return float(array.mean()), std, len(array)
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """The mean over seeds with its interval, by Student's t."""
+def mean_interval(
+    values: Sequence[float], level: float = 0.95, *, scale: float = 0.0
+) -> Interval:
+    """The mean over seeds with its interval, by Student's t.
+
+    Args:
+        scale: the largest of what the values are differences of, see `t_interval`.
+    """
     array = finite(values)
     n = len(array)
     if n == 1:
         return Interval(float(array[0]), -math.inf, math.inf, level, "one seed")
     error = float(array.std(ddof=1)) / math.sqrt(n)
-    return t_interval(float(array.mean()), error, n - 1, level, f"t, n = {n}")
+    scale = max(scale, float(abs(array).max()))
+    return t_interval(float(array.mean()), error, n - 1, level, f"t, n = {n}", scale)
 
 
 def verdict(interval: Interval, direction: Direction, bound: float = 0.0) -> Verdict:
@@ -125,14 +132,22 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def t_interval(
-    value: float, error: float, freedom: float, level: float, method: str
+    value: float,
+    error: float,
+    freedom: float,
+    level: float,
+    method: str,
+    scale: float,
 ) -> Interval:
     """value ± t · standard error; the whole line for an error of zero.
 
     Args:
         freedom: degrees of freedom of the error, not always a whole number.
+        scale: the largest absolute value that was compared. An error that is rounding
+            beside it counts as zero; one of measures that are as small themselves, such
+            as of what is exact but for rounding, does not.
     """
-    if error <= ROUNDING * max(1.0, abs(value)):
+    if error <= ROUNDING * scale:
         return Interval(value, -math.inf, math.inf, level, f"no spread, {method}")
     half = error * float(special.stdtrit(freedom, (1 + level) / 2))
     return Interval(value, value - half, value + half, level, method)

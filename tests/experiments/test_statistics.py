@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.lab import fits, paper
+from experiments.lab.contrasts import contrast
 from experiments.lab.statistics import (
     Interval,
     all_of,
@@ -57,6 +58,16 @@ def test_seeds_that_agree_exactly_decide_nothing(value):
     result = mean_interval([value, value, value])
     assert (result.low, result.high) == (-math.inf, math.inf)
     assert "no spread" in result.text()
+
+
+def test_what_is_exact_but_for_rounding_is_below_a_bound():
+    """Errors of 1e-13 that differ by 1e-14 have a spread of their own."""
+    errors = {"circular": [1.0e-13, 1.1e-13, 1.3e-13]}
+    found = contrast(errors, {"circular": 1})
+    assert verdict(found, "<", 1e-3) == "supported"
+    # Beside values near 1 such a difference is rounding.
+    near = {"a": [0.5, 0.6, 0.7], "b": [0.5 + 1e-13, 0.6 + 2e-13, 0.7]}
+    assert "no spread" in contrast(near, {"a": 1, "b": -1}, paired=True).text()
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 12])

@@ -71,7 +71,8 @@ def _found(report: Report) -> str:
         f"<p>{escape(counts)}</p>\n"
         "<details><summary>What the verdicts and the times mean</summary>\n"
         f"<dl>{meanings}</dl>\n<p>Code evaluates each criterion; [1, 3] is a "
-        f"confidence interval over seeds, at 95 % or the level that it names.</p>\n<p>{TIMES}</p>\n"
+        f"confidence interval over seeds, at 95 % or the level that it names.</p>\n"
+        f"<p>{TIMES}</p>\n"
         f'<ul class="scales">{scales}</ul>\n</details>\n</section>\n'
     )
 

@@ -49,7 +49,7 @@ RECIPE = {
 # The name in the profile of each measure, by its title in the report. Models are
 # compared at equal grids: 8 x 8 is the ViT's and that of a ResNet's first stage.
 FIELD, NEAREST = "receptive_field/rms_ratio", "attention_ratio/min"
-POSITIONS, SHUFFLED = "positions/rank_correlation", "accuracy_ratio/shuffled_4x4"
+POSITIONS, SHUFFLED = "positions/rank_correlation", "accuracy_kept/shuffled_4x4"
 CIRCLE = "equivariance/circular/whole/grid_8"
 GREY = "equivariance/grey/whole/grid_8"
 HALF, LIE = "equivariance/grey/part/grid_8", "lie_derivative/grid_8"

@@ -49,7 +49,7 @@ FACTORS = {
 }
 DISTANCE, ENTROPY = "attention_ratio/min", "attention_entropy/mean"
 ERROR = "equivariance/grey/whole/grid_8"
-SHUFFLED = "accuracy_ratio/shuffled_4x4"
+SHUFFLED = "accuracy_kept/shuffled_4x4"
 TITLES = {
     DISTANCE: "distance of the most local head, share of uniform attention's",
     ENTROPY: "entropy of attention, share of uniform attention's",

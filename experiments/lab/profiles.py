@@ -30,7 +30,7 @@ IMAGES = 128
 CANVAS_IMAGES = 16
 # Of the measures, in the names of the files: another number where they mean something
 # else, so that what an older version measured is not taken for it.
-VERSION = 2
+VERSION = 3
 # What `moved_profile` adds.
 LARGEST, CONSISTENCY = "equivariance/circular/whole/max", "shift_consistency/1_to_3"
 

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from vit_jax.analysis.equivariance import (
-    canvases,
+    check_canvas,
     enlarged,
     large_grids,
+    scene,
     translation_profile,
 )
 from vit_jax.analysis.features import layer_features
+from vit_jax.analysis.translation import equivariance_error
 from vit_jax.models import create_model, init_params
 from vit_jax.models.depth import scanned
 
@@ -95,9 +97,58 @@ def test_a_vit_without_positions_is_equivariant_to_its_patches():
     assert min(of(profile, PART).values()) > 1e-2
 
 
+def test_crops_show_a_vit_no_more_than_its_positions():
+    """Without them all that a place hears of is the other patches, nearly the same."""
+    plain, bare = (
+        translation_profile(*vit(positions=kind), IMAGES)
+        for kind in ("learned", "none")
+    )
+    crops = "equivariance/crops/whole/"
+    # A patch is the same wherever it lies; its position is not.
+    assert max(of(x, crops)["stem"] for x in (plain, bare)) < 1e-9
+    assert plain[f"{crops}embedded"] > 100 * max(bare[f"{crops}embedded"], 1e-9)
+    assert 1e-9 < bare[f"{crops}encoded"] < plain[f"{crops}encoded"]
+    assert not of(plain, "equivariance/crops/part/")
+
+
+def test_crops_and_grey_leave_out_places_that_say_nothing():
+    """A layer that keeps the pixels, but for what comes in at the border."""
+    images = IMAGES[:, :16, :16]
+    for setting, pixels in (("crops", 4), ("grey", 4)):
+        moved, cover = scene(images, (16, 16), setting, pixels)
+        assert cover.shape == moved.shape[1:3]
+
+        def means(x):
+            return x.reshape(len(x), 4, 4, 4, 4, 3).mean((2, 4))
+
+        moves = jnp.array([(pixels, 0), (0, pixels)])
+        options = {"frame": (16, 16), "centred": True}
+        errors = equivariance_error(means, moved, moves, cover=cover, **options)
+        assert max(errors) < 1e-9
+        # Everything counts: what came in is not what left on the other side.
+        ones = jnp.ones(cover.shape)
+        errors = equivariance_error(means, moved, moves, cover=ones, **options)
+        assert (min(errors) > 0.1) == (setting == "crops")
+    # Blank places differ by more than all others, and are not heard of.
+    moved, cover = scene(images, (16, 16), "grey", 4)
+
+    def blanks(x):
+        filled = jnp.abs(x).max(-1, keepdims=True) > 0
+        return jnp.where(filled, x, jnp.arange(16.0)[:, None, None])
+
+    errors = equivariance_error(blanks, moved, moves, cover=cover, **options)
+    assert max(errors) < 1e-9
+    ones = jnp.ones(cover.shape)
+    assert max(equivariance_error(blanks, moved, moves, cover=ones, **options)) > 0.1
+
+
 def test_mirror_images_surround_an_image_and_fit_together():
     images = IMAGES[:2, :16, :8]
-    circular, grey = (np.asarray(x) for x in canvases(images, 64))
+    frame = (slice(None), slice(32, 96), slice(32, 96))
+    circular, grey = (
+        np.asarray(scene(images, (64, 64), setting, 4)[0][frame])
+        for setting in ("circular", "grey")
+    )
     assert circular.shape == grey.shape == (2, 64, 64, 3)
     middle = (slice(None), slice(24, 40), slice(28, 36))
     np.testing.assert_array_equal(circular[middle], images)
@@ -109,7 +160,12 @@ def test_mirror_images_surround_an_image_and_fit_together():
     assert not grey[outside].any() and grey[:, 32, 32].any()
     np.testing.assert_array_equal(grey[:, 28:36, 30:34], images[:, 4:12, 2:6])
     with pytest.raises(ValueError, match="16 x 8 pixels do not fill a canvas of 48"):
-        canvases(images, 48)
+        check_canvas((16, 8), 48)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="16 x 32 pixels: wanted .* 32 x 32"):
+        translation_profile(*resnet(), IMAGES[:, :16])
 
 
 def test_a_canvas_shows_more_of_a_resnet():

@@ -6,6 +6,7 @@ what is compiled, as in `profile.py`.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,9 @@ from jaxtyping import Array, Float, Integer
 
 from vit_jax.analysis.features import apply, features_of, layer_features
 from vit_jax.analysis.translation import (
+    border,
     equivariance_error,
+    fading,
     local_equivariance_error,
     on_grey,
     strides,
@@ -27,6 +30,12 @@ from vit_jax.models import AnyModel, ResNet
 from vit_jax.models.depth import unrolled, unstack_blocks
 
 Grids = dict[str, tuple[int, int]]
+
+# What surrounds an image that is moved. `circular`: itself, or a canvas of its mirror
+# images, round the border. `grey`: it fades to grey and nothing leaves it; blank places
+# do not count, since a ViT's hold nothing but their positions. `crops`: two crops of it
+# and its mirror images, of which places that both show count.
+SETTINGS = ("circular", "grey", "crops")
 
 # Places a side. A grid of 2 x 2 has the Nyquist frequency only, which half a place
 # erases and whose derivative is zero; a move by one place exchanges its halves, and all
@@ -51,18 +60,18 @@ def translation_profile(
             to the right
         lie_derivative/LAYER, /grid_N, /pre_logits  `local_equivariance_error`, relative
 
-    SETTING is `circular`, images moved round the border, or `grey`, images that fade to
-    grey so that nothing leaves on any side. MOVE is `whole`, one place of the layer's
-    own grid, or `part`, half a place, rounded down to pixels. `grid_N` stands for the
-    last layer whose grid is N x N: compare models at equal N. Lie derivatives are of
-    images that fade to grey at the border, so that opposite borders are alike.
+    SETTING is one of `SETTINGS`. MOVE is `whole`, one place of the layer's own grid, or
+    `part`, half a place, rounded down to pixels, which crops do not have. `grid_N`
+    stands for the last layer whose grid is N x N: compare models at equal N. Lie
+    derivatives are of images that fade to grey at the border, so that opposite borders
+    are alike.
 
     Args:
         images: in [-1, 1], of the model's size.
         canvas: side in pixels of a larger image to measure on, a multiple of twice the
             model's, so that deeper layers have grids of 4 x 4 and more; 0 for the
-            model's own. On grey the image fades out in the middle of it. In a circle it
-            is surrounded by its mirror images, which leave no edge anywhere and fit
+            model's own. On grey the image stands in the middle of it; otherwise it is
+            surrounded by its mirror images, which leave no edge anywhere and fit
             together across the border. A ResNet is applied as it is; a ViT's positions
             are interpolated, as in fine-tuning at a higher resolution. A ViT has a
             place for each patch: at four times the side its attention needs 256 times
@@ -73,18 +82,21 @@ def translation_profile(
             not fill, or that the model has no weights for.
     """
     images = jnp.asarray(images)
+    fade = min(images.shape[1:3]) // 4
+    faded = on_grey(images, 0, fade)
     if canvas:
         model, params = enlarged(model, params, canvas)
-        circular, grey = canvases(images, canvas)
-        faded = grey
-    else:
-        side = min(model.image_size)
-        circular, grey = images, on_grey(images, side // 4, side // 8)
-        faded = on_grey(images, 0, side // 4)
+        check_canvas(images.shape[1:3], canvas)
+        faded = jnp.pad(faded, border(images.shape[1:3], model.image_size))
+    elif images.shape[1:3] != model.image_size:
+        raise ValueError(
+            f"images of {images.shape[1]} x {images.shape[2]} pixels: wanted those of "
+            f"the model, {model.image_size[0]} x {model.image_size[1]}"
+        )
     grids = large_grids(model, params)
     profile = {}
-    for setting, ground in (("circular", circular), ("grey", grey)):
-        errors = errors_by_move(model, params, ground, grids)
+    for setting in SETTINGS:
+        errors = errors_by_move(model, params, images, grids, setting)
         for move, values in errors.items():
             profile |= by_grid(f"equivariance/{setting}/{move}", values, grids)
     derivatives = lie_derivatives(model, params, faded[:DERIVATIVE_IMAGES])
@@ -107,24 +119,44 @@ def enlarged(model: AnyModel, params: Any, side: int) -> tuple[AnyModel, Any]:
     return adapt.resize(model, params, (side, side), None, "bilinear")
 
 
-def canvases(
-    images: Float[Array, "b height width c"], side: int
-) -> tuple[Float[Array, "b side side c"], Float[Array, "b side side c"]]:
-    """Images among their mirror images, and faded into grey, on a larger square.
-
-    Raises:
-        ValueError: the side is no multiple of twice the images'.
-    """
-    height, width = images.shape[1:3]
+def check_canvas(size: Sequence[int], side: int) -> None:
+    """Raises ValueError for a side that is no multiple of twice the images'."""
+    height, width = size
     if side % (2 * height) or side % (2 * width):
         raise ValueError(
             f"mirror images of {height} x {width} pixels do not fill a canvas of "
             f"{side} x {side}: wanted a multiple of twice their sides"
         )
-    border = [((side - one) // 2,) * 2 for one in (height, width)]
-    border = ((0, 0), *border, (0, 0))
-    faded = on_grey(images, 0, min(height, width) // 4)
-    return jnp.pad(images, border, "symmetric"), jnp.pad(faded, border)
+
+
+def scene(
+    images: Float[Array, "b height width c"],
+    size: tuple[int, int],
+    setting: str,
+    pixels: int,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "h w"]]:
+    """What is moved by some pixels in a setting, and how much of it counts.
+
+    Args:
+        size: of what the model sees, the middle; no smaller than the images.
+
+    Returns:
+        Images of twice the size, and the `cover` of `equivariance_error`.
+    """
+    inner, outer = images.shape[1:3], (2 * size[0], 2 * size[1])
+    around = border(size, outer)
+    if setting == "grey":
+        # Fading over an eighth of the side; in front of it room for the move.
+        room = pixels if size == inner else 0
+        ramp = min(inner) // 8
+        around = border(inner, outer)
+        cover = jnp.pad(fading(inner, room, ramp), around[1:3])
+        return jnp.pad(on_grey(images, room, ramp), around), cover
+    images = jnp.pad(images, border(inner, size), "symmetric")
+    if setting == "circular":
+        return jnp.pad(images, around, "wrap"), jnp.ones(outer)
+    cover = jnp.pad(jnp.ones(size), around[1:3])
+    return jnp.pad(images, around, "symmetric"), cover
 
 
 def large_grids(model: AnyModel, params: Any) -> Grids:
@@ -136,39 +168,50 @@ def large_grids(model: AnyModel, params: Any) -> Grids:
 
 
 def errors_by_move(
-    model: AnyModel, params: Any, images: Array, grids: Grids
+    model: AnyModel, params: Any, images: Array, grids: Grids, setting: str
 ) -> dict[str, dict[str, float]]:
     """Equivariance errors of layers, by `whole` or `part` and by layer.
 
     A layer of stride 1 has no part of a place in pixels, and is left out there.
     """
+    size = model.image_size
     # Strides are as long down as to the right, in all models.
-    steps = {name: strides(images.shape, (0, *grid))[0] for name, grid in grids.items()}
-    own = {
-        "whole": steps,
-        "part": {name: step // 2 for name, step in steps.items() if step > 1},
-    }
-    pixels = sorted({n for moves in own.values() for n in moves.values()})
-    if not pixels:
-        return {}
-    moves = np.array([move for n in pixels for move in ((n, 0), (0, n))])
-    errors = {
-        name: dict(zip(pixels, np.reshape(values, (-1, 2)).mean(1), strict=True))
-        for name, values in equivariance_errors(model, params, images, moves).items()
-    }
+    steps = {name: strides((0, *size), (0, *grid))[0] for name, grid in grids.items()}
+    moves = {"whole": steps}
+    if setting != "crops":
+        moves["part"] = {name: step // 2 for name, step in steps.items() if step > 1}
+    errors = {}
+    for pixels in sorted({n for of_layer in moves.values() for n in of_layer.values()}):
+        moved, cover = scene(images, size, setting, pixels)
+        both = np.array([(pixels, 0), (0, pixels)])
+        errors[pixels] = equivariance_errors(model, params, moved, both, cover)
     return {
-        kind: {name: float(errors[name][n]) for name, n in moves.items()}
-        for kind, moves in own.items()
+        kind: {name: float(errors[n][name].mean()) for name, n in of_layer.items()}
+        for kind, of_layer in moves.items()
     }
 
 
 @partial(jax.jit, static_argnames="model")
 def equivariance_errors(
-    model: AnyModel, params: Any, images: Array, moves: Integer[Array, "m 2"]
+    model: AnyModel,
+    params: Any,
+    images: Array,
+    moves: Integer[Array, "m 2"],
+    cover: Array | None = None,
 ) -> OrderedDict[str, Float[Array, " m"]]:
-    """Centred equivariance errors of all layers, for each move (dy, dx) in pixels."""
-    features = partial(layer_features, model, params)
-    return equivariance_error(features, images, moves, centred=True)
+    """Centred equivariance errors of all layers, for each move (dy, dx) in pixels.
+
+    Args:
+        images: of the model's size or larger, see `frame` of `equivariance_error`.
+    """
+    return equivariance_error(
+        partial(layer_features, model, params),
+        images,
+        moves,
+        centred=True,
+        frame=model.image_size,
+        cover=cover,
+    )
 
 
 @partial(jax.jit, static_argnames="model")

@@ -25,7 +25,12 @@ from vit_jax.analysis.features import (
     total_stride,
 )
 from vit_jax.analysis.heads import attention_measures
-from vit_jax.analysis.shuffle import accuracy, remove_positions, shuffle_accuracy
+from vit_jax.analysis.shuffle import (
+    accuracy,
+    accuracy_kept,
+    remove_positions,
+    shuffle_accuracy,
+)
 from vit_jax.analysis.translation import agreement, relative_change, shift
 from vit_jax.models import AnyModel
 
@@ -55,12 +60,13 @@ def bias_profile(
         equivariance/..., lie_derivative/...    see `translation_profile`: 2, and none
         invariance_error/stride, /other         of the pre-logits: 1
         shift_consistency/stride, /other        1 is invariant
-        accuracy, accuracy_ratio/shuffled_2x2, /shuffled_4x4, /without_positions
-            1 where the order of the parts is not used
+        accuracy, accuracy_kept/shuffled_2x2, /shuffled_4x4, /without_positions
+            1 where the order of the parts is not used, 0 where chance is left
 
     `stride` are moves by the model's whole stride (patch size), `other` moves by a half
     and by one and a half. A measure that is not defined is left out: those of attention
-    for a ResNet; consistency while all logits are the same, as before training.
+    for a ResNet; consistency while all logits are the same, as before training; what is
+    kept of an accuracy that is no better than chance.
 
     Args:
         images: in [-1, 1], of the model's size; 64 or more for stable numbers.
@@ -175,7 +181,7 @@ def invariance_profile(model: AnyModel, params: Any, images: Array) -> dict[str,
 def accuracy_profile(
     model: AnyModel, params: Any, images: Array, labels: Array | np.ndarray, key: Array
 ) -> dict[str, float]:
-    """The accuracy, and its ratio with shuffled blocks and without positions."""
+    """The accuracy, and what shuffled blocks and no positions leave of it."""
     predict = partial(logits_of, model, params)
     profile = {"accuracy": accuracy(predict, images, labels)}
     others = {
@@ -189,9 +195,10 @@ def accuracy_profile(
     others["without_positions"] = accuracy(
         partial(logits_of, bare, bare_params), images, labels
     )
-    if profile["accuracy"]:
+    usual, number = profile["accuracy"], model.num_classes
+    if usual > 1 / number:
         profile |= {
-            f"accuracy_ratio/{name}": value / profile["accuracy"]
+            f"accuracy_kept/{name}": accuracy_kept(value, usual, number)
             for name, value in others.items()
         }
     return profile

@@ -81,6 +81,24 @@ def shuffle_accuracy(
     return accuracy(predict, shuffle_blocks(images, g, key), labels)
 
 
+def accuracy_kept(changed: float, usual: float, num_classes: int) -> float:
+    """Share that a change leaves of the accuracy above chance, 1 / num_classes.
+
+    A plain ratio of accuracies would be larger for a worse model, since chance is left
+    to any.
+
+    Raises:
+        ValueError: the usual accuracy is not above chance, so that nothing can be kept.
+    """
+    chance = 1 / num_classes
+    if usual <= chance:
+        raise ValueError(
+            f"an accuracy of {usual:.3f} among {num_classes} classes is no better than "
+            "chance: no share of it can be kept"
+        )
+    return (changed - chance) / (usual - chance)
+
+
 def remove_positions(
     model: AnyModel, params: Any, *, to: str = "mean"
 ) -> tuple[AnyModel, Any]:

@@ -1,11 +1,12 @@
 """Invariance and equivariance of a model to translation of the image.
 
-All translations are circular: what leaves the image on one side comes in on the other.
-So they are exact symmetries of attention without positions (by whole patches) and of
+Translations are circular: what leaves the image on one side comes in on the other. So
+they are exact symmetries of attention without positions (by whole patches) and of
 circular convolutions. Zero padding breaks them along the border, which is everywhere
 on a small grid of deep features; but an object on an empty ground (`on_grey`) suits
 that padding, and leaves patches nothing but their positions. Neither setting is neutral
-between architectures: report both.
+between architectures. Two crops of one scene are more so: `equivariance_error` with a
+`frame`, of places that both crops show, has neither a seam nor a blank patch.
 
 Axes: `b` images, `height width` pixels, `h w` grid of features, `d` features.
 """
@@ -44,12 +45,19 @@ def on_grey(
         margin: pixels of zeros on all four sides.
         ramp: pixels behind them in which the factor rises to 1, as a squared sine.
     """
+    mask = fading(images.shape[1:3], margin, ramp)[..., None]
+    return images * mask.astype(images.dtype)
+
+
+def fading(
+    size: Sequence[int], margin: int, ramp: int
+) -> Float[np.ndarray, "height width"]:
+    """The factors of `on_grey`, in [0, 1]."""
     factors = []
-    for side in images.shape[1:3]:
+    for side in size:
         depth = np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5 - margin
         factors.append(np.sin(np.pi / 2 * np.clip(depth / max(ramp, 0.5), 0, 1)) ** 2)
-    mask = np.outer(*factors)[..., None]
-    return images * mask.astype(images.dtype)
+    return np.outer(*factors)
 
 
 def shift_consistency(
@@ -139,6 +147,8 @@ def equivariance_error(
     moves: Integer[ArrayLike, "m 2"],
     *,
     centred: bool = False,
+    frame: tuple[int, int] | None = None,
+    cover: Float[ArrayLike, "height width"] | None = None,
 ) -> Any:
     """||Phi(T x) - T Phi(x)||^2 / ||Phi(x)||^2 for translations T, in a circle.
 
@@ -149,9 +159,15 @@ def equivariance_error(
 
     Args:
         features_fn: from images to features (b h w d), or a tree of such.
-        moves: (dy, dx) in pixels, one after the other.
+        moves: (dy, dx) in pixels, one after the other; with a frame by whole places
+            only, since features are then no circle that could be interpolated.
         centred: divide by the variance of the features over images and places instead,
             so that a constant part does not count.
+        frame: height and width of what `features_fn` sees of the images, in their
+            middle; None for all.
+        cover: how much each pixel counts, in [0, 1], by default 1 in the frame and 0
+            outside. It moves with the images, and a place counts by the mean over its
+            pixels: places with what came into the frame do not count.
 
     Returns:
         float32 (m,) for each array of features. 0 is equivariant; centred, 2 is the
@@ -160,20 +176,56 @@ def equivariance_error(
     Raises:
         ValueError: a grid of features does not divide the images.
     """
-    still = features_fn(images)
+    frame = frame or (images.shape[1], images.shape[2])
+    if cover is None:
+        cover = middle(jnp.ones((1, *images.shape[1:3], 1)), frame)
+        cover = jnp.pad(cover, border(frame, images.shape[1:3]))[0, ..., 0]
+    covers = jnp.asarray(cover, jnp.float32)[None, ..., None]
+    still = features_fn(middle(images, frame))
 
     def errors(move: Integer[Array, "2"]) -> Any:
         def error(still: Array, moved: Array) -> Float[Array, ""]:
-            steps = strides(images.shape, still.shape)
+            steps = strides((0, *frame), still.shape)
             wanted = still
             for axis in (0, 1):
                 wanted = spectral_shift(wanted, move[axis] / steps[axis], axis + 1)
-            size = jnp.square(still - still.mean((0, 1, 2)) * centred).mean()
-            return jnp.square(moved - wanted).mean() / size
+            before, after = (
+                place_weights(middle(one, frame), steps)
+                for one in (covers, shift(covers, move[0], move[1]))
+            )
+            mean = jnp.einsum("bhwd,hw->d", still, before) / len(still)
+            size = jnp.square(still - mean * centred).mean((0, 3))
+            change = jnp.square(moved - wanted).mean((0, 3))
+            return (change * after).sum() / (size * before).sum()
 
-        return jax.tree.map(error, still, features_fn(shift(images, move[0], move[1])))
+        seen = middle(shift(images, move[0], move[1]), frame)
+        return jax.tree.map(error, still, features_fn(seen))
 
     return jax.lax.map(errors, jnp.asarray(moves))
+
+
+def middle(
+    images: Float[Array, "b height width c"], frame: tuple[int, int]
+) -> Float[Array, "b h w c"]:
+    """The window of a size in the middle of images."""
+    (top, _), (left, _) = border(frame, images.shape[1:3])[1:3]
+    return images[:, top : top + frame[0], left : left + frame[1]]
+
+
+def border(frame: Sequence[int], size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The padding that makes images of a size from windows in their middle."""
+    extra = [outer - inner for outer, inner in zip(size, frame, strict=True)]
+    return ((0, 0), *((n // 2, n - n // 2) for n in extra), (0, 0))
+
+
+def place_weights(
+    covers: Float[Array, "1 height width 1"], steps: tuple[int, int]
+) -> Float[Array, "h w"]:
+    """Weights of the places of a grid, whose sum is 1, from those of pixels."""
+    down, right = steps
+    places = covers[0, ..., 0]
+    places = places.reshape(len(places) // down, down, -1, right).mean((1, 3))
+    return places / places.sum()
 
 
 def strides(image_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:

@@ -3,13 +3,13 @@
 Not in the paper: its section 3.1 says that ViTs have much less image-specific inductive
 bias than CNNs, and section 4.3 that data replace it; neither is measured there. Here
 locality (effective receptive field, attention distance), 2-D structure (positions, what
-shuffled blocks cost) and translation (equivariance in a circle and on grey, by whole
-and half places; Lie derivative) of a ViT, a hybrid and a ResNet, at initialisation,
-after equal training on parts of the data, and with a strong recipe.
+shuffled blocks cost) and translation (equivariance in a circle, on grey and between
+crops, by whole and half places; Lie derivative) of a ViT, a hybrid and a ResNet, at
+initialisation, after equal training on parts of the data, and with a strong recipe.
 
 The runs on parts of the data are those of `data_size`; the strong recipe adds an arm
-for each model. medium: 3 models, 3 amounts, 2 recipes, 3 seeds: 9 hours of two CPU
-cores, and 10 minutes of measuring. Formulas, results and limits: docs/bias.md.
+for each model. medium: 3 models, 3 amounts, 2 recipes, 3 seeds: 9 to 18 hours of two
+CPU cores, and 20 minutes of measuring. Formulas, results and limits: docs/bias.md.
 """
 
 from collections.abc import Mapping
@@ -34,6 +34,7 @@ from experiments.lab.records import (
 )
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
+from vit_jax.interop.trained import load_trained
 
 START, STRONG = "none", "strong recipe"
 # Of the test set: shares of accuracy vary by two points with the choice of so many.
@@ -50,17 +51,25 @@ RECIPE = {
 # compared at equal grids: 8 x 8 is the ViT's and that of a ResNet's first stage.
 FIELD, NEAREST = "receptive_field/rms_ratio", "attention_ratio/min"
 POSITIONS, SHUFFLED = "positions/rank_correlation", "accuracy_kept/shuffled_4x4"
+# Side in pixels of the canvas on which all stages of a ResNet have grids of 4 x 4 and
+# more, and most places are far from the border.
+SIDE = 128
+CANVAS = f"canvas_{SIDE}/"
 CIRCLE = "equivariance/circular/whole/grid_8"
 GREY = "equivariance/grey/whole/grid_8"
+CROPS = "equivariance/crops/whole/grid_8"
+WIDE = f"{CANVAS}equivariance/crops/whole/grid_32"
 HALF, LIE = "equivariance/grey/part/grid_8", "lie_derivative/grid_8"
 MEASURES = {
     "receptive field, share of the whole image's": FIELD,
     "attention distance, share of uniform attention's": "attention_ratio/mean",
     "the most local head's": NEAREST,
     "positions: rank correlation with nearness": POSITIONS,
-    "accuracy kept when 4 x 4 blocks are shuffled": SHUFFLED,
+    "accuracy above chance kept when 4 x 4 blocks are shuffled": SHUFFLED,
     "equivariance error, in a circle, whole places (none: 2)": CIRCLE,
     "on grey, whole places": GREY,
+    "between crops, whole places": CROPS,
+    f"between crops of {SIDE} pixels, whole places": WIDE,
     "on grey, half places": HALF,
     "Lie derivative": LIE,
     "accuracy": "accuracy",
@@ -152,14 +161,16 @@ COMPARISONS = (
     ),
     Comparison(
         "A ViT depends less on the arrangement of the parts than a ResNet",
-        "share of the accuracy kept under shuffling, all the data: ViT minus ResNet",
+        "share of the accuracy above chance kept under shuffling, all the data: ViT "
+        "minus ResNet",
         SHUFFLED,
         VIT_MINUS_RESNET["all"],
         headline=True,
     ),
     Comparison(
         "With more data a ViT depends more on the arrangement of the parts",
-        "share of its accuracy kept under shuffling: all the data minus {little}",
+        "share of its accuracy above chance kept under shuffling: all the data minus "
+        "{little}",
         SHUFFLED,
         BY_DATA,
         "<",
@@ -176,19 +187,32 @@ COMPARISONS = (
         "error by whole places on grey before training: ViT minus ResNet",
         GREY,
         VIT_MINUS_RESNET["none"],
+    ),
+    Comparison(
+        "On grey with all the data the ResNet still is",
+        "error by whole places on grey with all the data: ViT minus ResNet",
+        GREY,
+        VIT_MINUS_RESNET["all"],
+    ),
+    Comparison(
+        "With all the data a ResNet follows crops better than a ViT",
+        "error by whole places between crops with all the data: ViT minus ResNet",
+        CROPS,
+        VIT_MINUS_RESNET["all"],
         headline=True,
     ),
     Comparison(
-        "With all the data the ResNet still is",
-        "error by whole places on grey with all the data: ViT minus ResNet",
-        GREY,
+        "Far from the border it follows them better",
+        f"error by whole places between crops of {SIDE} pixels with all the data: ViT "
+        "minus ResNet",
+        WIDE,
         VIT_MINUS_RESNET["all"],
         headline=True,
     ),
     Comparison(
         "More data make a ViT more equivariant",
-        "its error by whole places on grey: with all the data minus with {little}",
-        GREY,
+        "its error by whole places between crops: with all the data minus {little}",
+        CROPS,
         BY_DATA,
         "<",
     ),
@@ -243,19 +267,44 @@ def arms(scale: str) -> dict[str, Arm]:
     return found | rest
 
 
-def measure(folder: Path) -> tuple[Profile, Profile]:
-    """The profiles of a run before and after its training."""
-    return initial_profile(folder, count=IMAGES), trained_profile(folder, count=IMAGES)
+def measure(folder: Path) -> None:
+    """Makes the profiles of a run that `profiles` reads."""
+    trained_profile(folder, count=IMAGES)
+    config = load_trained(folder).config
+    if config.data.split == "train" and not config.mix.cutmix_alpha:
+        initial(folder)
+        on_canvas(folder)
+
+
+def initial(folder: Path) -> Profile:
+    """The profile of a run before training, which depends on its model and seed only.
+
+    So it is made of the runs on all the data with the plain recipe alone.
+    """
+    wide = initial_profile(folder, canvas=SIDE)
+    return initial_profile(folder, count=IMAGES) | prefixed(wide)
+
+
+def on_canvas(folder: Path) -> Profile:
+    """What is added to the profile of such a run after training."""
+    return prefixed(trained_profile(folder, canvas=SIDE))
+
+
+def prefixed(profile: Profile) -> Profile:
+    """The measures of the canvas by their names among the others."""
+    return {f"{CANVAS}{name}": value for name, value in profile.items()}
 
 
 def profiles(results: RunResults) -> dict[str, list[Profile]]:
     """The profiles of each seed, by arm; also those of each model before training."""
     found: dict[str, list[Profile]] = {}
     for arm, folders in results.runs.items():
-        found[arm] = [measure(folder)[1] for folder in folders]
+        found[arm] = [trained_profile(folder, count=IMAGES) for folder in folders]
     for model in models(results.scale):
         folders = results.runs.get(label(model), [])
-        found[f"{model}, {START}"] = [measure(folder)[0] for folder in folders]
+        found[f"{model}, {START}"] = [initial(folder) for folder in folders]
+        for profile, folder in zip(found.get(label(model), []), folders, strict=True):
+            profile |= on_canvas(folder)
     return found
 
 
@@ -306,7 +355,7 @@ def conclude(results: RunResults) -> Conclusion:
     )
     by_name = {name: values[title] for title, name in MEASURES.items()}
     return Conclusion(
-        tables=tables,
+        tables=[*tables, by_grid(scale, found)],
         figures=[
             Figure(
                 "Bias of ViT, hybrid and ResNet by the amount of data, and with a "
@@ -347,6 +396,26 @@ def curves_and_tables(
         for title, rows in cells.items()
     ]
     return panels, tables
+
+
+def by_grid(scale: str, found: dict[str, list[Profile]]) -> Table:
+    """Errors between crops of the canvas, of all stages of a ResNet."""
+    sides = (32, 16, 8)
+    names = [f"{CANVAS}equivariance/crops/whole/grid_{side}" for side in sides]
+    times = {START: "before training", f"{SHARES[scale][-1]} %": "after it"}
+    return Table(
+        f"Equivariance error by whole places between crops of {SIDE} pixels, of the "
+        "last layer of each grid: all layers of a ViT have one grid, the stages of a "
+        "ResNet three",
+        columns=["model", "", *(f"{side} x {side} places" for side in sides)],
+        rows=[
+            [model, words]
+            + [mean_cell(values_of(found, name).get(arm, [])) for name in names]
+            for model in models(scale)
+            for time, words in times.items()
+            for arm in [f"{model}, {time}"]
+        ],
+    )
 
 
 class Rule(NamedTuple):
@@ -414,7 +483,10 @@ NOTES = (
     "places: all of a ViT's and a hybrid's, the first stage of a ResNet. In a circle, "
     "what leaves the image comes in on the other side, which suits patches; on grey "
     "the image fades towards the border and nothing leaves it, which suits zero "
-    "padding. Neither setting is neutral, so that both are shown. Networks before "
+    "padding; its blank places do not count. Between two crops of an image and its "
+    "mirror images, of places that both show, there is neither seam nor blank; zero "
+    "padding still shows a ResNet where the border is, which at 32 pixels every place "
+    "of the later stages sees, and at 128 few of the first do. Networks before "
     "training have no classes, so that accuracies begin after it. All runs of a scale "
     "see equally many examples, whatever the amount of data; the strong recipe is "
     "CutMix, label smoothing and RandAugment on all the data."

@@ -10,6 +10,7 @@ mini: a minute and no training of its own.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,28 +20,32 @@ from experiments.lab import full, paper_figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.profiles import test_images
+from experiments.lab.measures import array_of_run
+from experiments.lab.models import model_of
+from experiments.lab.profiles import start_of, test_images
 from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
 from experiments.lab.statistics import Direction, Interval
+from experiments.position_embedding import similarities
 from vit_jax.analysis.attention import uniform_attention_distance
 from vit_jax.data.files import Files, find_images
 from vit_jax.evaluation.predictions import prepared
 from vit_jax.figures import model as drawing
+from vit_jax.figures.heads import head_distances
 from vit_jax.figures.model import Trained
+from vit_jax.figures.tiles import filter_tiles, rollout_grid, similarity_tiles
 from vit_jax.interop.trained import load_trained
-from vit_jax.models import init_params
-from vit_jax.training.step import named_keys
 
-IMAGES = 128
+# Of the distances, and of the rollout.
+IMAGES, LIT_IMAGES = 128, 32
 REAL_IMAGES = 16
+FULL = ("ViT-L/16", "R50+ViT-L/16")
 REAL = "pre-trained ViT-S/14"
 
 
 def arms(scale: str) -> dict[str, Arm]:
     """A ViT and a hybrid on all the data."""
     if scale == "full":
-        models = ("ViT-L/16", "R50+ViT-L/16")
-        return {model: full.jft(model, epochs="14") for model in models}
+        return {model: full.jft(model, epochs="14") for model in FULL}
     pretraining = data_size.model_arms(scale)
     return {label(m): pretraining[m] for m in (VIT, HYBRID) if m in pretraining}
 
@@ -49,14 +54,24 @@ def conclude(results: RunResults) -> Conclusion:
     """The figures of the models here, and of the pre-trained one."""
     folder = results.folder
     vit, *others = [arm for arm in arms(results.scale) if arm in results]
-    trained = {arm: trained_models(results, arm) for arm in (vit, *others)}
-    images, _ = test_images(results.configs[vit], IMAGES)
-    firsts = {arm: seeds[0] for arm, seeds in trained.items()}
-    drawing.filters(firsts[vit], folder / "filters.png")
-    drawing.similarities({vit: firsts[vit]}, folder / "positions.png")
-    drawing.distances(firsts, images, folder / "distances.png")
+    first = results.runs[vit][0]
+    distances = {
+        arm: [distances_of(run, "end") for run in results.runs[arm]]
+        for arm in (vit, *others)
+    }
+    model = model_of(results.configs[vit])
+    uniform = uniform_attention_distance(model.grid, model.patch_size)
+    filter_tiles(filters(first), folder / "filters.png")
+    similarity_tiles({vit: similarities(first)}, folder / "positions.png")
+    head_distances(
+        {arm: seeds[0] for arm, seeds in distances.items()},
+        folder / "distances.png",
+        families=dict(zip(distances, ("ViT", "hybrid"), strict=False)),
+        uniform=uniform,
+    )
     paper_figures.figure_11(folder / "fig11_paper.png")
-    drawing.rollouts(firsts[vit], images[:32], folder / "rollout.png")
+    images, _ = test_images(results.configs[vit], LIT_IMAGES)
+    rollout_grid(images, rollouts(first), folder / "rollout.png")
     # The paper's photographs and weights are not public: only its numbers are redrawn.
     figures = [
         Figure("Fig. 7, left: filters of the patch embedding", "filters.png"),
@@ -64,35 +79,62 @@ def conclude(results: RunResults) -> Conclusion:
         Figure("Figs. 7, right, and 11: distance", "distances.png", "fig11_paper.png"),
         Figure("Fig. 14: attention rollout", "rollout.png"),
     ]
-    distances = {
-        arm: [drawing.distances_of(one, images) for one in seeds]
-        for arm, seeds in trained.items()
-    }
     if "vit_s14" in results.data and "photos" in results.data:
         figures += pretrained_figures(results)
     return Conclusion(
-        tables=[distance_table(distances, firsts[vit])],
+        tables=[distance_table(distances, uniform)],
         figures=figures,
-        claims=claims(distances, initial_distances(results.runs[vit], images)),
+        claims=claims(
+            distances, [distances_of(run, "start") for run in results.runs[vit]]
+        ),
         notes=NOTES,
     )
 
 
-def trained_models(results: RunResults, arm: str) -> list[Trained]:
-    """The trained models of an arm, one for each seed."""
-    runs = [load_trained(folder) for folder in results.runs[arm]]
-    return [Trained(run.model, run.params) for run in runs]
+def measure_arm(arm: str, folder: Path) -> None:
+    """Measures what the figures, the table and the claims show of a run."""
+    distances_of(folder, "end")
+    if arm in (label(VIT), FULL[0]):
+        distances_of(folder, "start")
+        filters(folder)
+        similarities(folder)
+        rollouts(folder)
 
 
-def initial_distances(folders: list[Path], images: np.ndarray) -> list[np.ndarray]:
-    """The distances of each run's model before its first step."""
-    found = []
-    for folder in folders:
+def distances_of(folder: Path, time: Literal["start", "end"]) -> np.ndarray:
+    """Distances (layers, heads) before or after the training of a run; kept."""
+
+    def measure() -> np.ndarray:
+        run, params = start_of(folder)
+        params = params if time == "start" else run.params
+        images, _ = test_images(run.config, IMAGES)
+        return drawing.distances_of(Trained(run.model, params), images)
+
+    path = folder / f"attention_distance_v1_{time}_{IMAGES}.json"
+    return array_of_run(path, measure)
+
+
+def filters(folder: Path) -> np.ndarray:
+    """Principal filters (n, height, width, 3) of a run; kept with four decimals."""
+
+    def measure() -> np.ndarray:
         run = load_trained(folder)
-        assert run.config is not None  # a run has one
-        params = init_params(run.model, named_keys(run.config.seed).params)
-        found.append(drawing.distances_of(Trained(run.model, params), images))
-    return found
+        found = drawing.filters_of(Trained(run.model, run.params))
+        return np.asarray(found, float).round(4)
+
+    return array_of_run(folder / "filters_v1.json", measure)
+
+
+def rollouts(folder: Path) -> np.ndarray:
+    """Rollout (n, rows, columns) of a run on the first images; kept, five decimals."""
+
+    def measure() -> np.ndarray:
+        run = load_trained(folder)
+        images, _ = test_images(run.config, LIT_IMAGES)
+        found = drawing.rollouts_of(Trained(run.model, run.params), images)
+        return np.asarray(found, float).round(5)
+
+    return array_of_run(folder / f"rollout_v1_{LIT_IMAGES}.json", measure)
 
 
 def pretrained_figures(results: RunResults) -> list[Figure]:
@@ -120,11 +162,9 @@ def pretrained_figures(results: RunResults) -> list[Figure]:
     ]
 
 
-def distance_table(distances: dict[str, list[np.ndarray]], first: Trained) -> Table:
+def distance_table(distances: dict[str, list[np.ndarray]], uniform: float) -> Table:
     """The nearest and the furthest head of each layer, of the first seed."""
     layers = range(len(next(iter(distances.values()))[0]))
-    model = first.model
-    uniform = uniform_attention_distance(model.grid, model.patch_size)
     return Table(
         caption="Attention distance in pixels, nearest to furthest head; uniform "
         f"attention is {uniform:.1f}",
@@ -197,6 +237,7 @@ EXPERIMENT = Experiment(
     question="How far do heads look, and what do filters and positions show?",
     conclude=conclude,
     arms=arms,
+    measure_arm=measure_arm,
 )
 
 if __name__ == "__main__":

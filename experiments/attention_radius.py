@@ -15,6 +15,7 @@ minutes of a CPU core with bfloat16 instructions and JAX 0.12.
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.frozen import BATCH, FEWSHOT_L2, fingerprint, kept_arrays
+from experiments.lab.measures import of_run, scale_of
+from experiments.lab.models import model_of
 from experiments.lab.profiles import test_images
 from experiments.lab.radii import (
     NEAR,
@@ -61,16 +64,18 @@ def arms(scale: str) -> dict[str, Arm]:
     return {label(VIT): Arm(f"configs/lab.py:family=vit,scale={scale}")}
 
 
-def measure_run(results: RunResults, seed: int) -> tuple[TrainedModel, Measured]:
-    """The laboratory's ViT, on test images of its own classes."""
-    count = IMAGES[results.scale]
-    run = load_trained(results.runs[label(VIT)][seed])
-    images, labels = test_images(results.configs[label(VIT)], count)
-    path = results.folder / f"radius_{count}_{fingerprint(run)}.npz"
-    found = kept_arrays(
-        path, lambda: measure(run, images, labels, lambda logits, _: logits.argmax(-1))
-    )
-    return run, found
+def measure_run(folder: Path) -> Measured:
+    """The laboratory's ViT, on test images of its own classes: means over these."""
+    count = IMAGES[scale_of(folder)]
+
+    def means() -> dict[str, float]:
+        run = load_trained(folder)
+        images, labels = test_images(run.config, count)
+        found = measure(run, images, labels, lambda logits, _: logits.argmax(-1))
+        return {name: float(values.mean()) for name, values in found.items()}
+
+    found = of_run(folder / f"radius_v1_{count}.json", means)
+    return {name: np.array([value]) for name, value in found.items()}
 
 
 def measure_real(results: RunResults) -> tuple[TrainedModel, Measured]:
@@ -101,9 +106,8 @@ def measure_real(results: RunResults) -> tuple[TrainedModel, Measured]:
 
 def conclude(results: RunResults) -> Conclusion:
     """Accuracy lost by layer and radius, and whether early layers need less of it."""
-    seeds = range(len(results.runs[label(VIT)]))
-    pairs = [measure_run(results, seed) for seed in seeds]
-    found = {LAB: (pairs[0][0].model, [measured for _, measured in pairs])}
+    model = model_of(results.configs[label(VIT)])
+    found = {LAB: (model, [measure_run(folder) for folder in results.runs[label(VIT)]])}
     if CHECKPOINT in results.data:
         run, measured = measure_real(results)
         found[REAL] = run.model, [measured]
@@ -174,7 +178,7 @@ def radius_table(name: str, measured: list[Measured]) -> Table:
 def claims_of(name: str, depth: int, measured: list[Measured]) -> list[Claim]:
     """Early layers against late ones, and whether distance is needed at all.
 
-    A value for each image of each seed is reduced within its own run.
+    The values of each seed, a mean or one for each image, are reduced within its run.
     """
     half = depth // 2
     early, late = range(half), range(half, depth)
@@ -237,6 +241,7 @@ EXPERIMENT = Experiment(
     question="Where does a trained ViT need distance?",
     conclude=conclude,
     arms=arms,
+    measure=measure_run,
     seeds={"smoke": 1, "mini": 3, "medium": 3, "small": 3},
 )
 

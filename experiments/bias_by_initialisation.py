@@ -18,6 +18,7 @@ minutes on 2, 20 and 100 %, 12 hours.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.lab import figures
@@ -129,6 +130,12 @@ def conclude(results: RunResults) -> Conclusion:
         ],
         notes=NOTES,
     )
+
+
+def measure_arm(arm: str, folder: Path) -> None:
+    """Measures the runs on all the data before training, too."""
+    if arm in {label(model, 100) for model in MODELS}:
+        initial_profile(folder)
 
 
 def profiles(results: RunResults) -> dict[str, list[Profile]]:
@@ -258,6 +265,8 @@ EXPERIMENT = Experiment(
     "replace data?",
     conclude=conclude,
     arms=arms,
+    measure=trained_profile,
+    measure_arm=measure_arm,
     seeds={"smoke": 1, "mini": 3, "medium": 3, "small": 3},
 )
 

@@ -17,7 +17,8 @@ CPU cores, of which 3 are measuring. medium, small: 3 seeds. A ResNet with blurr
 strides costs about twice as much an image, ViTs the same.
 """
 
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from experiments.lab import figures
 from experiments.lab.command import main
@@ -47,7 +48,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     NONE: UNPLACED,
     NONE_TOKEN: UNPLACED | READ,
 }
-TIMES = {"start": "before training", "end": "after training"}
+TIMES: dict[Literal["start", "end"], str] = {
+    "start": "before training",
+    "end": "after training",
+}
 # By title; the grid is filled in.
 MEASURES = {
     "moved in a circle by a place": "equivariance/circular/whole/grid_{}",
@@ -198,13 +202,19 @@ def figure_family(name: str) -> Any:
     return name.partition(",")[0]
 
 
+def measure(folder: Path) -> dict[str, Profile]:
+    """The profiles of a run before and after training, by `TIMES`."""
+    return {time: moved_profile(folder, time) for time in TIMES}
+
+
 def conclude(results: RunResults) -> Conclusion:
     """Tables of all measures, a figure of them before and after, and the claims."""
+    measured = {
+        arm: [measure(folder) for folder in folders]
+        for arm, folders in results.runs.items()
+    }
     found: Found = {
-        time: {
-            arm: [moved_profile(folder, time) for folder in folders]
-            for arm, folders in results.runs.items()
-        }
+        time: {arm: [one[time] for one in seeds] for arm, seeds in measured.items()}
         for time in TIMES
     }
     after = found["end"]
@@ -332,6 +342,7 @@ EXPERIMENT = Experiment(
     "positions?",
     conclude=conclude,
     arms=arms,
+    measure=measure,
     seeds={"smoke": 1, "mini": 3, "medium": 3, "small": 3},
 )
 

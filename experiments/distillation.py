@@ -26,6 +26,7 @@ from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.figures import bar, bars
 from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.measures import array_of_run
 from experiments.lab.records import (
     Claim,
     Conclusion,
@@ -94,13 +95,18 @@ class Decisions(NamedTuple):
 
 
 def decisions(folder: Path) -> Decisions:
-    """The decisions of a finished run on the split of its evaluation."""
-    run = load_trained(folder)
-    assert run.config is not None  # a run has one
-    split = run.config.eval.splits[0]
-    data = dataclasses.replace(run.data, split=split)
-    outcomes, _, _ = evaluate_run(run, data, batch_size=run.config.eval.batch_size)
-    return Decisions(outcomes.top[:, 0], outcomes.rank < 1)
+    """The decisions of a run on the split of its evaluation, kept beside it."""
+
+    def decide() -> np.ndarray:
+        run = load_trained(folder)
+        assert run.config is not None  # a run has one
+        split = run.config.eval.splits[0]
+        data = dataclasses.replace(run.data, split=split)
+        outcomes, _, _ = evaluate_run(run, data, batch_size=run.config.eval.batch_size)
+        return np.stack([outcomes.top[:, 0], outcomes.rank < 1])
+
+    classes, right = array_of_run(folder / "decisions.json", decide)
+    return Decisions(classes, right.astype(bool))
 
 
 def disagreement(one: Decisions, other: Decisions) -> float:
@@ -213,6 +219,7 @@ EXPERIMENT = Experiment(
     question="Does a teacher hand its inductive bias on to a ViT?",
     conclude=conclude,
     arms=arms,
+    measure=decisions,
 )
 
 if __name__ == "__main__":

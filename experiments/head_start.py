@@ -16,6 +16,7 @@ the checkpoint, so that nothing is downloaded.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +24,13 @@ import jax
 from experiments import data_size
 from experiments.lab import figures
 from experiments.lab.command import main
-from experiments.lab.contrasts import contrast
+from experiments.lab.contrasts import Arms, Weights, contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
 from experiments.lab.frozen import readings
+from experiments.lab.measures import require_checkpoint
 from experiments.lab.profiles import Profile
 from experiments.lab.records import Claim, Conclusion, Figure, Table, judged
+from experiments.lab.statistics import Interval
 from experiments.lab.tables import mean_cell
 from vit_jax.data.pipeline import Data
 from vit_jax.figures.style import Series
@@ -40,7 +43,10 @@ MISSING = (
     "experiments.pretrained`, and give it as --data vit_s14=FOLDER"
 )
 TUNED, SCRATCH, SMALL = "pre-trained", "from scratch", "laboratory's ViT, from scratch"
+STARTS = (TUNED, SCRATCH, SMALL)
 WHOLE = "laboratory's ViT, all images"
+# Choices of images of the fine-tuning, of which there are as many as seeds.
+MOST = 5
 OTHER = data_size.label(data_size.VIT)
 SHOTS = (1, 5, 10, 25)
 # Random choices of the few images that least squares learn from.
@@ -92,9 +98,9 @@ def arms(scale: str) -> dict[str, Arm]:
     found = {WHOLE: Arm(lab)}
     if scale == "smoke":
         found[OTHER] = data_size.model_arms(scale)[data_size.VIT]
-    for choice in range(EXPERIMENT.seeds[scale]):
-        for start in (TUNED, SCRATCH, SMALL):
-            arm = Arm(lab, changes(scale, start, choice), seeds=1)
+    for choice in range(MOST):
+        for start in STARTS:
+            arm = Arm(lab, changes(scale, start, choice), seeds=1, choice=choice)
             if start == TUNED and scale == "smoke":
                 arm = arm._replace(init=OTHER)
             elif start == TUNED:
@@ -117,6 +123,12 @@ def changes(scale: str, start: str, choice: int) -> dict[str, Any]:
     if start == SMALL or scale == "smoke":
         return few
     return few | VIT_S14 | {"data.image_size": (budget.side, budget.side)}
+
+
+def measure_arm(arm: str, folder: Path) -> None:
+    """At smoke a run stands for the checkpoint, which is too large to be kept."""
+    if arm == OTHER:
+        require_checkpoint(folder, "frozen features")
 
 
 def encoders(results: RunResults) -> dict[str, TrainedModel]:
@@ -142,19 +154,25 @@ def shots_of(found: Profile, shots: int) -> list[float]:
 def conclude(results: RunResults) -> Conclusion:
     """Frozen and fine-tuned, each from the checkpoint and from scratch."""
     scale, budget = results.scale, BUDGETS[results.scale]
-    choices = range(EXPERIMENT.seeds[scale])
     tuned = {
-        start: [x for n in choices for x in accuracy(results, label(start, n))]
-        for start in (TUNED, SCRATCH, SMALL)
+        start: {
+            choice: value
+            for choice in range(MOST)
+            for value in accuracy(results, label(start, choice))
+        }
+        for start in STARTS
     }
-    tuned[WHOLE] = accuracy(results, WHOLE)
+    whole = accuracy(results, WHOLE)
     per_class = budget.images // 10
     table = Table(
         f"Trained as a whole: test accuracy (%) after {budget.examples:,} examples of "
         f"{per_class} images a class; the last row is the laboratory's own run of all "
         "images",
         columns=["start", "accuracy (%)"],
-        rows=[[start, mean_cell(values, 100)] for start, values in tuned.items()],
+        rows=[
+            *([start, mean_cell([*x.values()], 100)] for start, x in tuned.items()),
+            [WHOLE, mean_cell(whole, 100)],
+        ],
     )
     if not tuned[TUNED]:
         return Conclusion(tables=[table], status=f"not run: {MISSING}")
@@ -180,7 +198,7 @@ def conclude(results: RunResults) -> Conclusion:
     return Conclusion(
         tables=[frozen_table(frozen), table],
         figures=[Figure("Least squares on frozen features", "head_start.png")],
-        claims=claims(few, tuned, per_class),
+        claims=claims(few, tuned, whole, per_class),
         notes=NOTES,
     )
 
@@ -205,9 +223,19 @@ def frozen_table(frozen: dict[str, Profile]) -> Table:
 
 
 def claims(
-    few: dict[str, list[list[float]]], tuned: dict[str, list[float]], per_class: int
+    few: dict[str, list[list[float]]],
+    tuned: dict[str, dict[int, float]],
+    whole: list[float],
+    per_class: int,
 ) -> list[Claim]:
-    """What the checkpoint adds, each as one contrast over the choices of images."""
+    """What the checkpoint adds, each as one contrast over the choices of images.
+
+    Args:
+        few: few-shot accuracy of each choice by number of shots, of each encoder.
+        tuned: accuracy by choice of each start. Those that are not of all starts, as
+            where a run failed, are left out.
+        whole: accuracy of the laboratory's ViT on all images, over its seeds.
+    """
     mean = "mean over choices of images"
     gain: dict[str, float] = {TUNED: 1.0, SCRATCH: -1.0}
     found = []
@@ -218,16 +246,17 @@ def claims(
             judged(
                 f"Frozen, a checkpoint is ahead with {images} of each class",
                 f"{count}-shot accuracy, {mean}: pre-trained minus untrained features",
-                contrast(of_count, gain),
+                within_choices(of_count, gain),
             )
         )
-    trained = {start: tuned[start] for start in (TUNED, SCRATCH, SMALL)}
+    choices = sorted(set.intersection(*(set(tuned[start]) for start in STARTS)))
+    trained = {start: [tuned[start][n] for n in choices] for start in STARTS}
     found.append(
         judged(
             "Fine-tuned, a checkpoint is ahead of the same training from scratch",
             f"test accuracy with {per_class} images a class, {mean}: pre-trained minus "
             "from scratch",
-            contrast(trained, gain),
+            within_choices(trained, gain),
         )
     )
     found.append(
@@ -235,7 +264,7 @@ def claims(
             "From scratch on few images a small ViT is ahead of the ViT-S/14",
             f"test accuracy with {per_class} images a class, {mean}: the laboratory's "
             "ViT minus the ViT-S/14, both from scratch",
-            contrast(trained, {SMALL: 1.0, SCRATCH: -1.0}),
+            within_choices(trained, {SMALL: 1.0, SCRATCH: -1.0}),
         )
     )
     frozen = {"frozen": few[TUNED][-1]}
@@ -245,16 +274,22 @@ def claims(
             "laboratory's ViT trained on all images",
             "test accuracy: 25-shot pre-trained minus the small ViT's run on all "
             "training images",
-            contrast(frozen | {WHOLE: tuned[WHOLE]}, {"frozen": 1.0, WHOLE: -1.0}),
+            contrast(frozen | {WHOLE: whole}, {"frozen": 1.0, WHOLE: -1.0}),
         )
     )
     return found
 
 
+def within_choices(arms: Arms, weights: Weights) -> Interval:
+    """Arms see the same images in each choice, so that they are compared within it."""
+    found = contrast(arms, weights, paired=True)
+    return found._replace(method=found.method.replace("runs", "choices of images"))
+
+
 NOTES = (
     "One checkpoint: intervals are over the choice of the images to learn from (ten "
-    "for the frozen features, three for the fine-tuning, whose initial head and order "
-    "of batches are one seed's), not over pre-trainings. The checkpoint has seen "
+    "for the frozen features, as many as seeds for the fine-tuning, whose initial head "
+    "and order of batches are one seed's), not over pre-trainings. It has seen "
     "millions of photographs, which may include scenes like CIFAR-10's, and was made "
     "with a compute that no arm here has. CIFAR-10's images are enlarged from 32 "
     "pixels, and positions are resampled from 37 x 37 patches. Learning rates are "
@@ -270,6 +305,7 @@ EXPERIMENT = Experiment(
     "scratch?",
     conclude=conclude,
     arms=arms,
+    measure_arm=measure_arm,
     seeds={"smoke": 1, "mini": 3, "medium": 3, "small": 3},
 )
 

@@ -8,6 +8,8 @@ mini: 3 models, 3 seeds at 25 seconds, 4 minutes of two CPU cores, and 6 of meas
 Steps of one run are compared within it.
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from experiments import data_size
@@ -16,6 +18,7 @@ from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.measures import array_of_run
 from experiments.lab.profiles import Profile, initial_profile, trained_profile
 from experiments.lab.records import Claim, Conclusion, Figure, claim_level, judged
 from vit_jax.checkpoints.store import Checkpoints
@@ -78,14 +81,23 @@ def conclude(results: RunResults) -> Conclusion:
 
 def courses(results: RunResults, model: str) -> tuple[list[int], list[list[Profile]]]:
     """Steps, beginning with 0, and for each seed its profiles at these steps."""
-    folders = results.runs[model]
-    checkpoints = Checkpoints(folders[0] / "checkpoints", read_only=True)
-    steps = list(checkpoints.steps)
-    checkpoints.close()
+    found = [course(folder) for folder in results.runs[model]]
+    return found[0][0], [profiles for _, profiles in found]
+
+
+def course(folder: Path) -> tuple[list[int], list[Profile]]:
+    """The steps whose checkpoints a run keeps, beginning with 0, and its profiles."""
+
+    def kept_steps() -> np.ndarray:
+        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+        steps = list(checkpoints.steps)
+        checkpoints.close()
+        return np.array(steps)
+
+    steps = array_of_run(folder / "steps.json", kept_steps).tolist()
     return [0, *steps], [
-        [initial_profile(folder, count=COUNT)]
-        + [trained_profile(folder, step=step, count=COUNT) for step in steps]
-        for folder in folders
+        initial_profile(folder, count=COUNT),
+        *(trained_profile(folder, step=step, count=COUNT) for step in steps),
     ]
 
 
@@ -152,6 +164,7 @@ EXPERIMENT = Experiment(
     question="How fast does a ViT learn what a CNN is given?",
     conclude=conclude,
     arms=arms,
+    measure=course,
 )
 
 if __name__ == "__main__":

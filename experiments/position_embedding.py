@@ -10,12 +10,16 @@ of two CPU cores. small: 15 and 30 epochs. full: ViT-B/16 and, for Fig. 10, ViT-
 JFT-300M.
 """
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from experiments.lab import full, paper
 from experiments.lab.command import main
 from experiments.lab.contrasts import against, contrast, margins, mean_against
 from experiments.lab.frame import Arm, Experiment, RunResults
+from experiments.lab.measures import array_of_run, of_run
 from experiments.lab.records import (
     Claim,
     Conclusion,
@@ -101,15 +105,51 @@ def structure(results: RunResults, label: str) -> dict[str, list[Any]]:
     """Similarities of the embeddings of each seed, and measures of their structure."""
     found = {"similarity": [], "rank": [], "neighbours": [], "chance": []}
     for folder in results.runs[label]:
-        run = load_trained(folder)
-        grid = run.model.grid
-        table = position_tables(run.model, run.params)["positions"]
-        similarity = position_similarity(table)
-        found["similarity"].append(similarity.reshape(*grid, *grid))
-        found["rank"].append(rank_correlation_with_distance(similarity, grid))
-        found["neighbours"].append(true_neighbour_share(similarity, grid))
-        found["chance"].append(chance_neighbour_share(grid))
+        found["similarity"].append(similarities(folder))
+        for name, value in plane(folder).items():
+            found[name].append(value)
     return found
+
+
+def similarities(folder: Path) -> np.ndarray:
+    """Similarities of the position embeddings of a run (rows, columns, rows, columns).
+
+    They are kept beside it in hundredths, for a picture.
+    """
+
+    def hundredths() -> np.ndarray:
+        similarity, grid = similarity_of(folder)
+        return np.rint(100 * similarity).astype(int).reshape(*grid, *grid)
+
+    return array_of_run(folder / "position_similarity.json", hundredths) / 100
+
+
+def plane(folder: Path) -> dict[str, float]:
+    """Measures of the plane in the position embeddings of a run, kept beside it."""
+
+    def measure() -> dict[str, float]:
+        similarity, grid = similarity_of(folder)
+        return {
+            "rank": rank_correlation_with_distance(similarity, grid),
+            "neighbours": true_neighbour_share(similarity, grid),
+            "chance": chance_neighbour_share(grid),
+        }
+
+    return of_run(folder / "plane_v1.json", measure)
+
+
+def similarity_of(folder: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    """Similarities (positions, positions) of a run's embeddings, and its grid."""
+    run = load_trained(folder)
+    table = position_tables(run.model, run.params)["positions"]
+    return np.asarray(position_similarity(table)), run.model.grid
+
+
+def measure_arm(arm: str, folder: Path) -> None:
+    """Measures the settings of Fig. 10."""
+    if arm in SETTINGS:
+        similarities(folder)
+        plane(folder)
 
 
 def conclude(results: RunResults) -> Conclusion:
@@ -233,6 +273,7 @@ EXPERIMENT = Experiment(
     "plane?",
     conclude=conclude,
     arms=arms,
+    measure_arm=measure_arm,
 )
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from experiments.lab import figures
 from experiments.lab.command import main
 from experiments.lab.contrasts import contrast
 from experiments.lab.frame import Arm, Experiment, RunResults
-from experiments.lab.profiles import kept
+from experiments.lab.measures import of_run, scale_of
 from experiments.lab.records import (
     Claim,
     Conclusion,
@@ -127,8 +127,9 @@ def arms(scale: str) -> dict[str, Arm]:
     }
 
 
-def accuracies(folder: Path, scale: str) -> dict[str, float]:
+def accuracies(folder: Path) -> dict[str, float]:
     """Test accuracy of a run on each canvas, by `key`; measured once and kept."""
+    scale = scale_of(folder)
     count = IMAGES[scale]
 
     def measure() -> dict[str, float]:
@@ -148,7 +149,7 @@ def accuracies(folder: Path, scale: str) -> dict[str, float]:
                 found[key(reading, factor)] = accuracy
         return found
 
-    return kept(folder / f"beyond_{max(FACTORS[scale])}_{count}.json", measure)
+    return of_run(folder / f"beyond_{max(FACTORS[scale])}_{count}.json", measure)
 
 
 def readings(factor: int) -> tuple[str, ...]:
@@ -165,7 +166,7 @@ def conclude(results: RunResults) -> Conclusion:
     """Accuracy by the side of the canvas, and what is kept of it."""
     scale, factors = results.scale, FACTORS[results.scale]
     found = {
-        name: [accuracies(folder, scale) for folder in results.runs[name]]
+        name: [accuracies(folder) for folder in results.runs[name]]
         for name in arms(scale)
     }
     panels = {
@@ -275,6 +276,7 @@ EXPERIMENT = Experiment(
     question="Which positions hold beyond the resolution of the training?",
     conclude=conclude,
     arms=arms,
+    measure=accuracies,
     seeds={"smoke": 1, "mini": 3, "medium": 3, "small": 3},
 )
 

@@ -248,6 +248,7 @@ EXPERIMENT = Experiment(
     question="Which part of the recipe makes attention local, if any?",
     conclude=conclude,
     arms=arms,
+    measure=trained_profile,
     seeds={"smoke": 1, "mini": 3, "medium": 3, "small": 3},
 )
 

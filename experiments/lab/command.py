@@ -38,6 +38,7 @@ from experiments.lab.grid import (
     unfinished,
 )
 from experiments.lab.kept import KEPT, keep, with_kept
+from experiments.lab.measures import require_checkpoint
 from experiments.lab.own import load_own, own_experiment, own_table
 from experiments.lab.records import Conclusion
 from experiments.lab.registration import register
@@ -146,7 +147,16 @@ def run_experiment(
     own = load_own(arguments.own)
     both = own_experiment(experiment, own, scale)
     planned = plan_runs(both, scale, root, data, arguments.seeds)
-    runs = with_kept(planned, arguments.kept)
+    arms = experiment.arms(scale)
+
+    def measure(run: GridRun) -> None:
+        if own.measures:
+            require_checkpoint(run.folder, "measures of --own")
+        if run.label in arms:
+            experiment.measure(run.folder)
+            experiment.measure_arm(run.label, run.folder)
+
+    runs = with_kept(planned, arguments.kept, measure)
     folder = root / scale / name
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\n{experiment.item}: {experiment.title} ({scale})", flush=True)
@@ -159,7 +169,10 @@ def run_experiment(
 
     def after_each(run: GridRun) -> None:
         if not record(run.folder)["failed"]:
-            experiment.measure(run.folder)
+            # Arms with the same config share a run.
+            for same in runs:
+                if same.folder == run.folder:
+                    measure(same)
         if arguments.keep:
             keep(run, arguments.kept)
 
@@ -170,7 +183,6 @@ def run_experiment(
         raise
     if arguments.train_only:
         return
-    arms = experiment.arms(scale)
     theirs = [run for run in runs if run.label in arms]
     conclusion = experiment.conclude(collect(theirs, scale, folder, data))
     if arguments.own:
@@ -198,6 +210,7 @@ def run_experiment(
         "overrides": {
             label: {"config": arm.config, **needed_by(arm), **arm.changes}
             for label, arm in arms.items()
+            if label in {run.label for run in runs}
         },
         "registered": registration,
         "command": shlex.join(["python", *words_of(name), "--scale", scale]),

@@ -2,8 +2,9 @@
 
 Two runs are independent, also where their seeds are equal: the same seed draws other
 parameters for another model. Only what is measured on one run several times, as at
-several steps, is paired: the comparison is made within each run, and its spread over
-the runs counts. No arm lends its variance to others, which may differ 150-fold.
+several steps, is paired, and arms whose repetition is the choice of the images to learn
+from, the same for all: the comparison is made within each run or choice, and its spread
+over these counts. No arm lends its variance to others, which may differ 150-fold.
 """
 
 import math
@@ -24,11 +25,11 @@ def contrast(
 
     Args:
         arms: values over seeds; arms without a weight play no part.
-        paired: the values are of the same runs, in the same order. Otherwise of
-            independent ones, as in Welch's test: the variance of each arm is its own,
-            and degrees of freedom are Satterthwaite's, but no more than they would be
-            if all variances were equal, since with three seeds his estimate is too
-            large where an arm happens to have little spread.
+        paired: the values are of the same runs or choices, in the same order.
+            Otherwise of independent ones, as in Welch's test: the variance of each arm
+            is its own, and degrees of freedom are Satterthwaite's, but no more than
+            they would be if all variances were equal, since with three seeds his
+            estimate is too large where an arm happens to have little spread.
 
     Returns:
         The whole line around the value if an arm has one seed, or none has any spread.

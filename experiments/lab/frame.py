@@ -64,6 +64,8 @@ class Arm(NamedTuple):
         checkpoint: name of a checkpoint that this one starts from; `--data` gives its
             folder, without which the arm is left out.
         seeds: number of seeds; 0 for the experiment's own.
+        choice: number of a choice of the data, for arms where that takes the place of
+            the seed; an arm is left out unless it is below the number of seeds.
         examples, classes: size of its data, needed by `--check` if the data is neither
             here nor known to `vit_jax.plan`.
     """
@@ -74,6 +76,7 @@ class Arm(NamedTuple):
     teacher: str = ""
     checkpoint: str = ""
     seeds: int = 0
+    choice: int = 0
     examples: int = 0
     classes: int = 0
 
@@ -163,7 +166,10 @@ class Experiment(NamedTuple):
         arms: gives the arms of a scale by label; none if nothing is trained.
         measure: makes what `conclude` reads of a finished run, beside it in its folder,
             as `profiles.trained_profile` does. Called as soon as a run is finished, so
-            that its checkpoints are not needed afterwards.
+            that its checkpoints are not needed afterwards; a run without them raises
+            `MissingMeasure`, unless all is there.
+        measure_arm: the same, of what `conclude` reads of some arms only: gets the
+            label of the arm too.
         criteria: the claims of a scale and their rules, a sentence each, which are
             written down before the first run; none if they may still change.
         seeds: number of seeds by scale; a scale that is not there is refused.
@@ -175,6 +181,7 @@ class Experiment(NamedTuple):
     conclude: Callable[[RunResults], Conclusion]
     arms: Callable[[str], dict[str, Arm]] = lambda _: {}
     measure: Callable[[Path], object] = lambda _: None
+    measure_arm: Callable[[str, Path], object] = lambda _, __: None
     criteria: Callable[[str], Sequence[str]] = lambda _: ()
     seeds: Mapping[str, int] = WITHOUT
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.lab.profiles import Profile, kept
+from experiments.lab.measures import kept
+from experiments.lab.profiles import Profile
 from vit_jax.evaluation.features import Extractor, Features
 from vit_jax.evaluation.fewshot import choose_shots, fewshot_accuracy
 from vit_jax.evaluation.knn import knn_accuracy

@@ -72,11 +72,18 @@ def plan_runs(
 
     Raises:
         ConfigError: an arm that cannot be resolved.
-        ValueError: an arm needs an unknown arm, or itself; or the experiment has no
-            such scale.
+        ValueError: an arm needs an unknown arm, or itself; the experiment has no such
+            scale, or not so many choices of its data.
     """
     experiment.check_scale(scale)
     arms = experiment.arms(scale)
+    count = seeds or experiment.seeds[scale]
+    most = 1 + max((arm.choice for arm in arms.values()), default=0)
+    if 1 < most < count:
+        raise ValueError(
+            f"{experiment.title}: got {count} seeds, wanted at most {most}, one for "
+            "each choice of its data"
+        )
     runs: dict[tuple[str, int], GridRun] = {}
 
     def add(label: str, seed: int, waiting: tuple[str, ...]) -> GridRun:
@@ -94,9 +101,9 @@ def plan_runs(
         return runs[label, seed]
 
     for label, arm in arms.items():
-        if arm.checkpoint and arm.checkpoint not in data:
+        if arm.choice >= count or (arm.checkpoint and arm.checkpoint not in data):
             continue
-        for seed in range(arm.seeds or seeds or experiment.seeds[scale]):
+        for seed in range(arm.seeds or count):
             add(label, seed, ())
     return list(runs.values())
 

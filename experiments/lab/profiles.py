@@ -1,9 +1,7 @@
 """Bias profiles of the runs of a grid, measured once and kept beside them."""
 
-import contextlib
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from experiments.lab.measures import of_run
 from vit_jax.analysis.equivariance import translation_profile
 from vit_jax.analysis.profile import bias_profile, logits_of
 from vit_jax.analysis.translation import shift_consistency
@@ -20,8 +19,6 @@ from vit_jax.data.sources import make_source
 from vit_jax.interop.trained import TrainedModel, load_trained
 from vit_jax.models import AnyModel, init_params
 from vit_jax.models.pixels import normalize
-from vit_jax.storage.json_files import read_json
-from vit_jax.storage.paths import write_atomically
 from vit_jax.training.step import named_keys
 
 Profile = dict[str, float]
@@ -51,7 +48,7 @@ def trained_profile(
         return profile_of(run.model, run.params, run.config, count, canvas)
 
     time = "end" if step is None else str(step)
-    return kept(profile_path(folder, time, count, canvas), measure)
+    return of_run(profile_path(folder, time, count, canvas), measure)
 
 
 def initial_profile(folder: Path, *, count: int = 0, canvas: int = 0) -> Profile:
@@ -61,7 +58,7 @@ def initial_profile(folder: Path, *, count: int = 0, canvas: int = 0) -> Profile
         run, params = start_of(folder)
         return profile_of(run.model, params, run.config, count, canvas)
 
-    return kept(profile_path(folder, "start", count, canvas), measure)
+    return of_run(profile_path(folder, "start", count, canvas), measure)
 
 
 def moved_profile(folder: Path, time: Literal["start", "end"]) -> Profile:
@@ -84,7 +81,7 @@ def moved_profile(folder: Path, time: Literal["start", "end"]) -> Profile:
         same = shift_consistency(predict, pixels, moves)
         return profile | {LARGEST: largest, CONSISTENCY: same}
 
-    return kept(folder / f"moved_v{VERSION}_{time}_{IMAGES}.json", measure)
+    return of_run(folder / f"moved_v{VERSION}_{time}_{IMAGES}.json", measure)
 
 
 def start_of(folder: Path) -> tuple[TrainedModel, dict]:
@@ -102,16 +99,6 @@ def profile_path(folder: Path, time: str, count: int, canvas: int) -> Path:
 def number(count: int, canvas: int) -> int:
     """Number of images, where 0 stands for the usual one."""
     return count or (CANVAS_IMAGES if canvas else IMAGES)
-
-
-def kept(path: Path, measure: Callable[[], Profile]) -> Profile:
-    """The profile in a file, measured and written if it is not there, or damaged."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return read_json(path, Profile)
-    profile = measure()
-    write_atomically(path, json.dumps(profile, indent=1) + "\n")
-    print(f"{path.parent.parent.name}/{path.parent.name}: {path.name}", flush=True)
-    return profile
 
 
 def profile_of(

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
 
 from vit_jax.analysis.__main__ import main
@@ -19,6 +20,7 @@ def arguments(run, output, **changes) -> argparse.Namespace:
         image_size=None,
         initial=True,
         layers=False,
+        radius=False,
         output=str(output),
     )
     return argparse.Namespace(**(options | changes))
@@ -50,3 +52,21 @@ def test_a_step_of_a_run(digits_run):
     assert load_trained(digits_run, step=4).step == 4
     with pytest.raises(CheckpointError, match="no step 3; it has .*4"):
         load_trained(digits_run, step=3)
+
+
+def test_accuracy_by_radius_and_layer(digits_run, tmp_path, capsys):
+    main(arguments(digits_run, tmp_path, initial=False, radius=True))
+    facts = json.loads((tmp_path / "profile.json").read_text())
+    found = facts["radius"]
+    assert found["measure"] == "accuracy"
+    assert found["whole"] == pytest.approx(facts["profiles"]["checkpoint"]["accuracy"])
+    # A line for each of two layers, and one for both.
+    assert np.shape(found["values"]) == (3, len(found["radii"]))
+    table = capsys.readouterr().out
+    assert "| accuracy, limit in | radius 0 | radius 1 |" in table
+    assert f"| all layers | {found['values'][2][0]:.3f} |" in table
+    rows = (tmp_path / "radius.csv").read_text().splitlines()
+    assert rows[0] == "layer,radius,accuracy" and len(rows) == 1 + 3 * len(
+        found["radii"]
+    )
+    assert (tmp_path / "radius.png").stat().st_size > 0

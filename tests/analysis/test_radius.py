@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax.analysis.features import apply
-from vit_jax.analysis.radius import everything, outputs_within, within
+from vit_jax.analysis.radius import everything, limited, outputs_within, within
 from vit_jax.models import create_model, init_params
 
 TINY: dict[str, Any] = {
@@ -150,3 +150,34 @@ def test_models_without_full_attention_are_refused():
             everything(model)
     with pytest.raises(ValueError, match="radius is -1 patches: wanted 0 or more"):
         within(tiny()[0], -1, [0])
+
+
+def test_what_is_kept_is_compared_with_labels_or_the_model_itself():
+    model, params, images = tiny(pooling="gap", positions="none")
+    logits, features = outputs_within(model, params, images, within(model, 3, [0]))
+    classes = np.asarray(logits).argmax(-1)
+    same = limited(model, params, images, batch_size=1)
+    assert (same.measure, same.whole, same.radii) == ("agreement", 1.0, [0, 1, 2])
+    assert same.values.shape == (3, 3)
+    others = (classes + 1) % 3
+    wrong = limited(model, params, images, others)
+    assert (wrong.measure, wrong.whole) == ("accuracy", 0.0)
+    for row, layers in enumerate(([0], [1], [0, 1])):
+        near, _ = outputs_within(model, params, images, within(model, 2, layers))
+        ours = np.asarray(near).argmax(-1)
+        assert same.values[row, 2] == (ours == classes).mean()
+        assert wrong.values[row, 2] == (ours == others).mean()
+    bare, _, _ = tiny(pooling="gap", positions="none", num_classes=0)
+    _, near = outputs_within(model, params, images, within(model, 1, [1]))
+    cosines = (near * features).sum(-1)
+    cosines /= np.linalg.norm(near, axis=-1) * np.linalg.norm(features, axis=-1)
+    kept = limited(bare, params, images)
+    assert kept.measure == "similarity" and kept.whole == pytest.approx(1)
+    assert kept.values[1, 1] == pytest.approx(float(cosines.mean()), abs=1e-5)
+    assert kept.values[1, 1] < 0.9999
+
+
+def test_a_single_patch_has_no_radius():
+    model, params, images = tiny(image_size=(4, 4))
+    with pytest.raises(ValueError, match="an image of several patches"):
+        limited(model, params, images[:, :4, :4])

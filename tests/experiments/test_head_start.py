@@ -85,3 +85,31 @@ def test_readings_are_those_of_the_library(digits_run, tmp_path):
     knn = knn_accuracy(*train[:2], *test[:2], num_classes=10)
     assert found["knn"] == pytest.approx(float(knn))
     assert found["probe"] > found["5shot/0"] > 0.1
+
+
+def test_the_number_of_seeds_is_that_of_the_choices_of_images(tmp_path):
+    def choices(seeds: int) -> set[str]:
+        runs = plan_runs(head_start.EXPERIMENT, "mini", tmp_path, {}, seeds)
+        return {run.label for run in runs if run.label.startswith(head_start.SCRATCH)}
+
+    assert [len(choices(seeds)) for seeds in (0, 2, 5)] == [3, 2, 5]
+    with pytest.raises(ValueError, match="got 6 seeds, wanted at most 5"):
+        choices(6)
+
+
+def test_choices_of_images_are_compared_within_each():
+    """Choices differ by more than what the checkpoint adds in each."""
+    of_choice = np.array([0.2, 0.5, 0.8])
+    gain = np.array([0.09, 0.1, 0.11])
+    ours, theirs = (of_choice + gain).tolist(), of_choice.tolist()
+    few = {head_start.TUNED: [ours] * 4, head_start.SCRATCH: [theirs] * 4}
+    # A choice that one start lacks is left out of all.
+    tuned = {
+        head_start.TUNED: dict(enumerate(ours)),
+        head_start.SCRATCH: {**dict(enumerate(theirs)), 3: 1.0},
+        head_start.SMALL: dict(enumerate(ours)),
+    }
+    found = head_start.claims(few, tuned, [0.2, 0.5, 0.8], 100)
+    assert [claim.verdict for claim in found] == ["supported"] * 6 + ["undecided"]
+    assert "within choices of images" in found[4].numbers
+    assert "Welch" in found[-1].numbers

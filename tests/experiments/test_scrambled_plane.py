@@ -9,7 +9,8 @@ import pytest
 
 from experiments.lab.frame import resolve
 from experiments.lab.permuted_rows import permuted
-from experiments.scrambled_plane import arms, claims, patch_of
+from experiments.lab.records import Claim
+from experiments.scrambled_plane import arms, claims, lost, patch_of
 from vit_jax.config_file import read_config
 from vit_jax.fleet.program import Inputs, make_program, program_key
 from vit_jax.fleet.training import why_not
@@ -93,6 +94,41 @@ def test_claims_follow_the_accuracies(scale):
     as_claimed = verdicts({"ViT": 0.0, "hybrid": 0.1, "ResNet": 0.2})
     assert set(as_claimed) == {"supported"}
     reverse = verdicts({"ViT": 0.2, "hybrid": 0.1, "ResNet": -0.1})
+    # Where the ResNet loses nothing there is no effect to compare the ViT's loss with.
+    assert reverse.pop(1) == "undecided"
     assert set(reverse) == {"not supported"}
     few = {"smoke": 6, "mini": 8, "medium": 8}[scale]
     assert len(as_claimed) == few
+
+
+def test_the_noise_of_the_resnets_loss_counts_in_the_vits_claim():
+    """A quarter of it, 5 points, is clearly above 0, but not always above 3.5."""
+
+    def claim(noise: float) -> Claim:
+        accuracy = {}
+        for name in arms("mini"):
+            family, kind, _ = name.split(", ")
+            lost, spread = 0.0, 1e-3
+            if kind != "plain":
+                lost = {"ViT": 0.035, "hybrid": 0.1, "ResNet": 0.2}[family]
+                spread = noise if family == "ResNet" else 1e-3
+            accuracy[name] = [0.6 - lost + x * spread for x in (-1, 0, 1)]
+        return claims("mini", accuracy)[1]
+
+    assert claim(1e-3).verdict == "supported"
+    noisy = claim(0.1)
+    assert noisy.verdict == "undecided"
+    assert "no effect to compare with" not in noisy.numbers
+
+
+def test_a_seed_that_failed_is_no_pair():
+    accuracy = {
+        "ResNet, plain, 100 %": [0.9, 0.7],
+        "ResNet, both, 100 %": [0.5],
+    }
+    with pytest.raises(ValueError, match="2 runs on plain images and 1 on those"):
+        lost(accuracy, "ResNet", "both", 100)
+    accuracy["ResNet, both, 100 %"].append(0.4)
+    losses = lost(accuracy, "ResNet", "both", 100)
+    assert losses == pytest.approx([0.4, 0.3])
+    assert lost(accuracy, "ResNet", "pixels", 100) == []

@@ -3,11 +3,14 @@
     python -m vit_jax.analysis --checkpoint runs/photos --images FOLDER
     python -m vit_jax.analysis --checkpoint runs/cifar10 --split test
     python -m vit_jax.analysis --checkpoint ViT-B_16.npz --images FOLDER --initial
+    python -m vit_jax.analysis --checkpoint ViT-B_16.npz --images FOLDER --radius
 
 Attention rollout, mean attention distance, filters and positions as figures; locality,
 2-D structure and equivariance as numbers. With `--split`, a split of the run's data,
 also the accuracy with shuffled blocks and without positions. `--initial` measures the
-same model at its initialisation beside it.
+same model at its initialisation beside it. `--radius` limits attention to a radius in
+patches, in one layer at a time and in all: accuracy, or without labels the share of
+images that keep their class.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.analysis.profile import bias_profile
+from vit_jax.analysis.radius import Limited, limited
 from vit_jax.cli import (
     add_checkpoint_argument,
     command_parser,
@@ -27,6 +31,7 @@ from vit_jax.cli import (
 from vit_jax.data.files import Files, find_images
 from vit_jax.data.source_types import Source
 from vit_jax.evaluation.predictions import prepared, spread
+from vit_jax.figures.heads import radius_tiles
 from vit_jax.figures.model import Trained, draw_model
 from vit_jax.flags import Positive, flag
 from vit_jax.interop.trained import TrainedModel, load_trained
@@ -76,6 +81,17 @@ def report(profiles: dict[str, dict[str, float]], every_layer: bool) -> str:
     return "\n".join(lines)
 
 
+def radius_report(found: Limited) -> str:
+    """A Markdown table with a line for each layer and a column for each radius."""
+    columns = [f"radius {radius}" for radius in found.radii]
+    lines = [f"| {found.measure}, limit in | " + " | ".join(columns) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
+    for n, row in enumerate(found.values):
+        name = f"layer {n}" if n < len(found.values) - 1 else "all layers"
+        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in row) + " |")
+    return "\n".join([*lines, f"\nwithout a limit: {found.whole:.3f}"])
+
+
 def main(arguments: argparse.Namespace) -> None:
     """The command: measures, prints a table, draws and writes `profile.json`."""
     if arguments.count < 1:
@@ -85,10 +101,13 @@ def main(arguments: argparse.Namespace) -> None:
     output.check(folder, read, is_folder=True, results=True)
     run = load_trained(arguments.checkpoint, image_size=arguments.image_size)
     images, labels = read_images(arguments, run)
+    pixels = normalize(jnp.asarray(images))
+    within = (
+        limited(run.model, run.params, pixels, labels) if arguments.radius else None
+    )
     states = {"checkpoint": run.params}
     if arguments.initial:
         states["at initialisation"] = init_params(run.model, jax.random.key(0))
-    pixels = normalize(jnp.asarray(images))
     key = jax.random.key(0)
     profiles = {
         name: bias_profile(run.model, params, pixels, labels, key=key)
@@ -97,8 +116,16 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{run.source}: {len(images)} images\n")
     print(report(profiles, arguments.layers))
     facts = {"checkpoint": run.source, "images": len(images), "profiles": profiles}
+    if within:
+        print(f"\n{radius_report(within)}")
+        facts["radius"] = within._asdict() | {"values": within.values.tolist()}
     with output.filling(folder) as new:
         drawn = draw_model(Trained(run.model, run.params), images, new)
+        if within:
+            path, label = new / "radius.png", within.measure
+            drawn["radius"] = radius_tiles(
+                within.values, within.radii, path, bar_label=label
+            )
         output.write(new / "profile.json", json.dumps(facts, indent=1) + "\n")
     print(f"\n{folder}: profile.json, {', '.join(p.name for p in drawn.values())}")
 
@@ -115,6 +142,9 @@ if __name__ == "__main__":
         "--image-size", type=image_size, metavar="HxW", help="or a side (checkpoint's)"
     )
     parser.add_argument("--initial", action="store_true", help="also before training")
+    parser.add_argument(
+        "--radius", action="store_true", help="also with attention within a radius"
+    )
     parser.add_argument("--layers", action="store_true", help="print every layer")
     parser.add_argument("--output", default="analysis", help="folder of the figures")
     run_command(parser, main)

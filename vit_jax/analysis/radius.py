@@ -18,7 +18,7 @@ encoder: models and training know nothing of it.
 import re
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -109,3 +109,79 @@ def outputs_within(
     with nn.intercept_methods(limited):
         logits, out = apply(model, params, images)
     return logits, out["pre_logits"]
+
+
+class Limited(NamedTuple):
+    """What a model keeps when its attention is limited to a radius.
+
+    Attributes:
+        measure: "accuracy" on known labels; else "agreement", the share of images whose
+            first class stays the same; else, of a model without classes, "similarity",
+            the mean cosine of its pre-logits to those without a limit.
+        whole: its value without a limit.
+        radii: in patches, from 0 on.
+        values: a row for a limit in each layer alone, the last for one in all layers.
+    """
+
+    measure: str
+    whole: float
+    radii: list[int]
+    values: Float[np.ndarray, "rows radii"]
+
+
+def limited(
+    model: AnyModel,
+    params: Any,
+    images: Float[Array, "b height width 3"],
+    labels: Int[np.ndarray, " b"] | None = None,
+    *,
+    batch_size: int = 16,
+) -> Limited:
+    """Accuracy, or agreement with the model as it is, by layer and radius.
+
+    Radii are 0 and the powers of two that hide something.
+
+    Args:
+        images: in [-1, 1], of the model's size.
+        labels: of the images; None if they are not known.
+        batch_size: images on the device at a time.
+
+    Raises:
+        ValueError: as `everything`, or a model of a single patch.
+    """
+    far = everything(model)
+    radii = [0, *(2**n for n in range(far.bit_length()) if 2**n < far)]
+    if not far:
+        raise ValueError("attention within a radius needs an image of several patches")
+
+    def outputs(limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First classes and normalised pre-logits of all images."""
+        parts = [
+            outputs_within(model, params, images[i : i + batch_size], limits)
+            for i in range(0, len(images), batch_size)
+        ]
+        logits, features = (
+            np.concatenate([np.asarray(x, np.float32) for x in group])
+            for group in zip(*parts, strict=True)
+        )
+        unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
+        return logits.argmax(-1), unit
+
+    layers = range(model.depth)
+    classes, features = outputs(within(model, far, layers))
+
+    def value(limits: np.ndarray) -> float:
+        ours, near = outputs(limits)
+        if not model.num_classes:
+            return float((near * features).sum(-1).mean())
+        return float((ours == (classes if labels is None else labels)).mean())
+
+    rows = [*([n] for n in layers), layers]
+    values = [[value(within(model, r, row)) for r in radii] for row in rows]
+    known = "agreement" if labels is None else "accuracy"
+    return Limited(
+        measure=known if model.num_classes else "similarity",
+        whole=value(within(model, far, layers)),
+        radii=radii,
+        values=np.array(values),
+    )

@@ -1,6 +1,6 @@
-"""A figure with a point for each attention head."""
+"""Figures of attention: a point for each head, and what a limited radius keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 from vit_jax.figures.style import (
     COLOURS,
     GREY,
+    INK,
     MARKERS,
+    SMALL,
     Family,
     dress,
     name_ends,
@@ -56,4 +58,35 @@ def head_distances(
         figure.draw_without_rendering()
         for axis in axes:
             name_ends(axis, [("uniform", uniform, GREY)])
+    return save(figure, path, rows)
+
+
+def radius_tiles(
+    values: np.ndarray, radii: Sequence[int], path: Path, *, bar_label: str
+) -> Path:
+    """A shade for each layer and radius, with its number in it.
+
+    Args:
+        values: (layers + 1, radii), the last row of a limit in all layers; shares of 1
+            or cosines.
+        radii: of the columns.
+        bar_label: what the shades are.
+    """
+    names = [*map(str, range(len(values) - 1)), "all"]
+    figure = new_figure(0.7 * len(radii) + 2.2, 0.3 * len(values) + 1.2)
+    axis = figure.subplots()
+    image = axis.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    dress(axis, "", "radius in patches", "layer with the limit")
+    axis.grid(visible=False)
+    axis.set_xticks(range(len(radii)), map(str, radii))
+    axis.set_yticks(range(len(values)), names)
+    rows: list[list[Any]] = [["layer", "radius", bar_label]]
+    for (row, column), value in np.ndenumerate(values):
+        colour = INK if value > 0.6 else "white"
+        text = {"ha": "center", "va": "center", "fontsize": SMALL, "color": colour}
+        axis.text(column, row, f"{value:.2f}", **text)
+        rows.append([names[row], radii[column], round(float(value), 4)])
+    bar = figure.colorbar(image, ax=axis, shrink=0.85)
+    bar.set_label(bar_label, fontsize=9.5)
+    bar.outline.set_visible(False)
     return save(figure, path, rows)

@@ -70,10 +70,15 @@ def draw_model(
 
 def filters(trained: Trained, path: Path) -> Path:
     """Principal components of the filters that see the pixels (Fig. 7, left)."""
+    return filter_tiles(filters_of(trained), path)
+
+
+def filters_of(trained: Trained) -> Float[np.ndarray, "n height width 3"]:
+    """What `filters` draws."""
     params = trained.params
     kernel = (params.get("resnet", {}).get("root") or params["embedding"])["kernel"]
     rank = min(int(np.prod(kernel.shape[:3])), kernel.shape[-1] - 1)
-    return filter_tiles(principal_filters(kernel, min(FILTERS, rank)).components, path)
+    return principal_filters(kernel, min(FILTERS, rank)).components
 
 
 def similarities(models: Mapping[str, Trained], path: Path) -> Path:
@@ -126,12 +131,19 @@ def rollouts(
     rows: bool = False,
 ) -> Path:
     """Images with their attention rollout: a grid (Fig. 14) or rows (Fig. 6)."""
+    draw = rollout_rows if rows else rollout_grid
+    return draw(images, rollouts_of(trained, images), path)
+
+
+def rollouts_of(
+    trained: Trained, images: UInt8[np.ndarray, "n height width 3"]
+) -> Float[np.ndarray, "n rows columns"]:
+    """Attention rollout of each image."""
     masks = [
         np.asarray(rollout(*trained, images[i : i + BATCH]))
         for i in range(0, len(images), BATCH)
     ]
-    draw = rollout_rows if rows else rollout_grid
-    return draw(images, np.concatenate(masks), path)
+    return np.concatenate(masks)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -8,7 +8,7 @@ import datetime
 import json
 import subprocess
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from experiments.lab.frame import Experiment
 from vit_jax.storage.json_files import read_json
@@ -24,11 +24,17 @@ class Criteria(TypedDict):
 
 
 class Registration(TypedDict):
-    """What the report says of it: criteria that were changed or added afterwards."""
+    """What the report says of it.
+
+    Attributes:
+        changed: criteria that are not in the file: they were changed or added.
+        withdrawn: those in the file that are no longer stated, also in these words.
+    """
 
     date: str
     commit: str
     changed: list[str]
+    withdrawn: NotRequired[list[str]]  # older results do not have it
 
 
 def register(
@@ -59,6 +65,7 @@ def register(
         date=found["date"],
         commit=found["commit"],
         changed=[one for one in wanted if one not in found["criteria"]],
+        withdrawn=[one for one in found["criteria"] if one not in wanted],
     )
 
 

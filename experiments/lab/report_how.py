@@ -51,9 +51,16 @@ def how(record: Record) -> str:
 
 
 def criteria(registered: Registration) -> str:
-    """When the criteria were written down, and what was changed since."""
-    changed = " ".join(registered["changed"])
-    since = f"Changed or added since: {changed}" if changed else "Unchanged since."
+    """When the criteria were written down, and what became of them since."""
+    since = " ".join(
+        f"{what} since: {'; '.join(texts)}."
+        for what, texts in (
+            ("Changed or added", registered["changed"]),
+            ("Withdrawn or replaced", registered.get("withdrawn", [])),
+        )
+        if texts
+    )
+    since = since or "Unchanged since."
     commit = f" at commit {registered['commit']}" if registered["commit"] else ""
     return f"Written down before the runs, {registered['date']}{commit}. {since}"
 

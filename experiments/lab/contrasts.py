@@ -1,10 +1,16 @@
 """Comparisons of arms that have few seeds each.
 
-Two runs are independent, also where their seeds are equal: the same seed draws other
-parameters for another model. Only what is measured on one run several times, as at
-several steps, is paired, and arms whose repetition is the choice of the images to learn
-from, the same for all: the comparison is made within each run or choice, and its spread
-over these counts. No arm lends its variance to others, which may differ 150-fold.
+Runs are compared as if they were independent (Welch's test). Runs of equal seeds are
+not always: arms of one model start from the same parameters and see the data in the
+same order, so that their results may agree. A difference is then decided more rarely
+than if they were independent, not more often. This is no guarantee: seeds that act in
+opposite directions on two arms, or a mean of arms that nothing is subtracted from, make
+the intervals too narrow.
+
+Only what is measured on one run several times, as at several steps, is paired, and arms
+whose repetition is the choice of the images to learn from, the same for all: the
+comparison is made within each run or choice, and its spread over these counts. No arm
+lends its variance to others, which may differ 150-fold.
 """
 
 import math
@@ -25,11 +31,9 @@ def contrast(
 
     Args:
         arms: values over seeds; arms without a weight play no part.
-        paired: the values are of the same runs or choices, in the same order.
-            Otherwise of independent ones, as in Welch's test: the variance of each arm
-            is its own, and degrees of freedom are Satterthwaite's, but no more than
-            they would be if all variances were equal, since with three seeds his
-            estimate is too large where an arm happens to have little spread.
+        paired: the values are of the same runs or choices, in the same order. Otherwise
+            of independent ones, as in Welch's test: the variance of each arm is its
+            own, and degrees of freedom are those of `cautious`.
 
     Returns:
         The whole line around the value if an arm has one seed, or none has any spread.
@@ -58,6 +62,7 @@ def contrast(
     ]
     counts = [n - 1 for n in sizes.values()]
     freedom = min(satterthwaite(squares, counts), satterthwaite(parts, counts))
+    freedom = cautious(freedom, min(counts), level)
     method = f"Welch t, {freedom:.2g} degrees of freedom"
     return t_interval(value, math.sqrt(sum(squares)), freedom, level, method, scale)
 
@@ -70,6 +75,30 @@ def satterthwaite(squares: Sequence[float], freedoms: Sequence[int]) -> float:
     """
     below = sum(s**2 / n for s, n in zip(squares, freedoms, strict=True))
     return sum(squares) ** 2 / below if below else math.inf
+
+
+def cautious(freedom: float, least: int, level: float) -> float:
+    """Degrees of freedom between those of one arm alone and Satterthwaite's.
+
+    With three seeds a noisy arm now and then happens to have little spread. The error
+    is then estimated too small, and Satterthwaite's degrees of freedom too large. At
+    95 % this matters little: where variances differ 150-fold, up to 7 % of verdicts are
+    wrong in place of 5 %. At the 99.8 % of a headline it matters: 2.7 times the nominal
+    rate for two arms, 4.8 for the difference of two differences, 6.6 for eight arms. So
+    of what Satterthwaite's exceed the least by, a share counts that falls from 1 at
+    95 % with the root of 1 - level. The rates at 99.8 % are then the nominal at most,
+    if all arms have equally many seeds.
+
+    It costs power: where the means of two arms with three seeds and equal variances are
+    12 standard deviations apart, a headline is decided in 49 % of cases instead of
+    85 %; where they are 20 apart in 92 % instead of 98 %.
+
+    Args:
+        freedom: Satterthwaite's, but no more than if all variances were equal.
+        least: of the arm with the fewest seeds, n - 1.
+    """
+    share = min(1.0, math.sqrt((1 - level) / 0.05))
+    return least + share * (freedom - least)
 
 
 def mean_against(arms: Arms, arm: str, *, level: float = 0.95) -> Interval:

@@ -52,6 +52,8 @@ class Claim(NamedTuple):
 
     Attributes:
         headline: one of the `HEADLINES` that a reader may quote.
+        level: at which the intervals that judge it hold, those of all its parts
+            together; None if it is exact, and chance can make no error.
     """
 
     claim: str
@@ -60,6 +62,7 @@ class Claim(NamedTuple):
     numbers: str
     comment: str = ""
     headline: bool = False
+    level: float | None = None
 
 
 class Conclusion(NamedTuple):
@@ -172,7 +175,8 @@ def judged(
         unit=unit,
         factor=factor,
     )
-    return Claim(claim, rule, judgement, numbers, comment, headline)
+    level = claim_level(headline=headline)
+    return Claim(claim, rule, judgement, numbers, comment, headline, level)
 
 
 def judged_small(
@@ -230,7 +234,15 @@ def expected_false(claims: Iterable[Mapping[str, Any]]) -> float:
     A claim that is judged at 95 % is decided wrongly in 5 % of cases if its quantity
     lies at the bound, and in fewer if it lies elsewhere.
     """
-    judged_ones = [c for c in claims if c["verdict"] != "out of reach here"]
-    headlines = sum(claim.get("headline", False) for claim in judged_ones)
-    others = len(judged_ones) - headlines
-    return 0.05 * others + (1 - HEADLINE_LEVEL) * headlines
+    levels = (interval_level(claim) for claim in claims)
+    return sum(1 - level for level in levels if level is not None)
+
+
+def interval_level(claim: Mapping[str, Any]) -> float | None:
+    """The level at which intervals judged a claim as a record; None if none did.
+
+    Older records do not say it, and count as judged by intervals.
+    """
+    if claim["verdict"] == "out of reach here":
+        return None
+    return claim.get("level", claim_level(headline=claim.get("headline", False)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, zip_longest
 from typing import Any, NamedTuple
 
-from experiments.lab.records import expected_false
+from experiments.lab.records import expected_false, interval_level
 from experiments.lab.results import ClaimRecord, StoredResult, TableRecord
 
 SYMBOLS = {
@@ -35,7 +35,7 @@ TIMES = (
 # Longer tables are folded, and are left out of the Markdown.
 MOST_ROWS = 12
 # The interval as `statistics.Interval.text` writes it, with its method in parentheses.
-_INTERVAL = re.compile(r", (\d+ % CI) (\[[^]]*\]) \(((?:[^()]|\([^()]*\))*)\)")
+_INTERVAL = re.compile(r", ([\d.]+ % CI) (\[[^]]*\]) \(((?:[^()]|\([^()]*\))*)\)")
 
 
 class Finding(NamedTuple):
@@ -72,15 +72,16 @@ def count_line(results: Sequence[StoredResult]) -> str:
     """How many claims there are by verdict, and how many may be wrong by chance."""
     counts = verdict_counts(results)
     listed = ", ".join(f"{number} {name}" for name, number in counts.items())
-    judged = sum(counts.values()) - counts.get("out of reach here", 0)
-    wrong = expected_false(c for one in results for c in one.record["claims"])
+    claims = [claim for one in results for claim in one.record["claims"]]
+    judged = sum(interval_level(claim) is not None for claim in claims)
+    wrong = expected_false(claims)
     corrected = (
         "; the findings are corrected for their number" if findings(results) else ""
     )
     return (
         f"{counted(sum(counts.values()), 'claim')}: {listed}. A 95 % interval misses "
-        f"the truth once in 20 times, so about {wrong:.0f} of the {judged} "
-        f"that were judged may be wrong by chance{corrected}."
+        f"the truth once in 20 times, so at most about {wrong:.0f} of the "
+        f"{judged} that were judged by one may be wrong by chance{corrected}."
     )
 
 

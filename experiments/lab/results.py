@@ -49,6 +49,7 @@ class ClaimRecord(TypedDict):
     numbers: str
     comment: str
     headline: NotRequired[bool]  # one of the few that the report begins with
+    level: NotRequired[float | None]  # older results do not have it
 
 
 class RunsRecord(TypedDict):

@@ -4,13 +4,12 @@ A rule is tried on runs whose truth lies at the bound of the claim, where each v
 but "undecided" is chance. Seeds are normal, three an arm unless stated. Where variances
 differ 150-fold, Welch's intervals for three seeds are a little too narrow: 6 to 7 % in
 place of 5 %. Decided by the variance of all arms of a grid, as it was done here before,
-the same comparison of two noisy arms among quiet ones is wrong in 35 % of cases.
+the same comparison of two noisy arms among quiet ones is wrong in 35 % of cases. The
+findings of a report together are wrong in at most 5 %, also where variances differ so.
 """
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from experiments.lab.records import (
     HEADLINE_LEVEL,
     HEADLINES,
     claim_level,
-    expected_false,
     judged,
     judged_small,
 )
@@ -66,6 +64,20 @@ def gain(*deviations: float) -> Rule:
     """Who gains more, as the ViT and the ResNet from more data."""
     weights = {"0": 1, "1": -1, "2": -1, "3": 1}
     return lambda rng: verdict(contrast(draw(rng, [*deviations]), weights), ">")
+
+
+def of_shared_seeds(weights: list[float], correlation: float, noisy: float) -> Rule:
+    """Arms of one model: what a seed does to one of them it does to all in part."""
+    deviations = np.array([noisy] + [1.0] * (len(weights) - 1))
+    share = math.sqrt(correlation), math.sqrt(1 - correlation)
+
+    def rule(rng: np.random.Generator) -> Verdict:
+        shared, own = rng.normal(size=3), rng.normal(size=(len(weights), 3))
+        values = deviations[:, None] * (share[0] * shared + share[1] * own)
+        arms = {str(i): arm for i, arm in enumerate(values)}
+        return verdict(contrast(arms, dict(zip(arms, weights, strict=True))), ">")
+
+    return rule
 
 
 def mean_of_others(*deviations: float) -> Rule:
@@ -122,8 +134,13 @@ def little_difference(effect: float, difference: float) -> Rule:
     return rule
 
 
-def slopes(curve: Callable[[np.ndarray], np.ndarray], spread: float) -> Rule:
-    """Depth gains most, where all axes follow one curve over log2 of the compute."""
+def slopes(
+    curve: Callable[[np.ndarray], np.ndarray], spread: float, lead: float = 0.0
+) -> Rule:
+    """Depth gains most, where axes follow one curve over log2 of the compute.
+
+    Depth gains `lead` more than the others with each doubling.
+    """
     axes = {
         "All": (0.15, 4.3),
         "Depth": (1, 0.52, 1.96, 3.9),
@@ -136,7 +153,11 @@ def slopes(curve: Callable[[np.ndarray], np.ndarray], spread: float) -> Rule:
         rays = Rays(
             {
                 axis: [
-                    (x, float(curve(np.log2(x)) + spread / 3**0.5 * rng.normal()))
+                    (
+                        x,
+                        float(curve(np.log2(x)) + spread / 3**0.5 * rng.normal())
+                        + lead * (axis == "Depth") * math.log2(x),
+                    )
                     for x in places
                 ]
                 for axis, places in axes.items()
@@ -152,17 +173,22 @@ def slopes(curve: Callable[[np.ndarray], np.ndarray], spread: float) -> Rule:
     return rule
 
 
-def compute_factor(error: Callable[[np.ndarray], np.ndarray], spread: float) -> Rule:
-    """Two families of equal need, the one with a model more, at other compute."""
+def compute_factor(
+    error: Callable[[np.ndarray], np.ndarray], spread: float, need: float = 1.0
+) -> Rule:
+    """Two families, the one with a model more, at other compute.
+
+    The first needs `need` times the compute of the second.
+    """
 
     def rule(rng: np.random.Generator) -> Verdict:
         rows = []
-        for family, places in (
-            ("ViT", np.array([0.25, 0.3, 0.5, 1, 2])),
-            ("ResNet", 1.13 * np.array([0.25, 0.5, 1, 2])),
+        for family, places, times in (
+            ("ViT", np.array([0.25, 0.3, 0.5, 1, 2]), need),
+            ("ResNet", 1.13 * np.array([0.25, 0.5, 1, 2]), 1.0),
         ):
             noise = spread / 3**0.5 * rng.normal(size=len(places))
-            values = 1 - error(places) - noise
+            values = 1 - error(places / times) - noise
             rows += [(family, *row) for row in zip(places, values, strict=True)]
         return verdict(factor_of(rows, "ViT", "ResNet"), "<", 1)
 
@@ -192,6 +218,20 @@ def saturating(x: np.ndarray) -> np.ndarray:
         ),
         pytest.param(gain(1, 1, 1, 1), 2000, 0.05, id="gain"),
         pytest.param(gain(NOISY, 1, 1, 1), 2000, 0.07, id="gain, unlike arms"),
+        *(
+            pytest.param(
+                of_shared_seeds(weights, correlation, noisy),
+                2000,
+                share,
+                id=f"{name}, correlation {correlation}, {noisy:.0f} times the noise",
+            )
+            for name, weights, unlike in (
+                ("difference", [1, -1], 0.06),
+                ("gain", [1, -1, -1, 1], 0.06),
+            )
+            for correlation in (0.5, 0.9)
+            for noisy, share in ((1.0, 0.02), (NOISY, unlike))
+        ),
         pytest.param(mean_of_others(*[1] * 7), 2000, 0.05, id="mean of others"),
         pytest.param(
             mean_of_others(NOISY, *[1] * 6), 2000, 0.06, id="mean of others, unlike"
@@ -263,56 +303,78 @@ def test_curves_that_do_not_cross_are_rarely_said_to(gap):
     assert found <= most(0.05, rounds)
 
 
-def test_one_headline_in_many_is_false_as_rarely_as_one_claim():
-    """All headlines of the report at once, each of two arms without an effect."""
+@pytest.mark.parametrize(
+    "deviations", [[1.0, 1.0], [NOISY, 1.0], [1.0, NOISY]], ids=["like", "1st", "2nd"]
+)
+@pytest.mark.parametrize(
+    "weights", [[1, -1], [1, -1, -1, 1], [0.25, -0.25] * 4], ids=["two", "four", "all"]
+)
+def test_one_headline_in_many_is_false_as_rarely_as_one_claim(weights, deviations):
+    """All headlines of the report at once, each without an effect.
+
+    Of two arms, of the differences of two, and of eight arms of which half have a
+    factor; one arm, the first or the last, may be noisy among quiet ones.
+    """
+    first, last = deviations
+    spread = [first, *[1.0] * (len(weights) - 2), last]
 
     def report(rng: np.random.Generator) -> Verdict:
         for _ in range(HEADLINES):
-            gap = contrast(draw(rng, [1, 1]), {"0": 1, "1": -1}, level=HEADLINE_LEVEL)
+            arms = draw(rng, spread)
+            by_arm = dict(zip(arms, weights, strict=True))
+            gap = contrast(arms, by_arm, level=HEADLINE_LEVEL)
             if verdict(gap, ">") != "undecided":
                 return verdict(gap, ">")
         return "undecided"
 
-    assert decided(report, 300) <= most(0.05, 300)
+    assert decided(report, 500) <= most(0.05, 500)
 
 
-def test_rules_decide_where_there_is_an_effect():
-    """A rule that never decides passes all of the above."""
+def headline_of_two(effect: float) -> Rule:
+    """Arm 1 is better than arm 0 by so many standard deviations."""
 
-    def better(rng: np.random.Generator) -> Verdict:
-        arms = draw(rng, [1.0] * 3)
-        arms["1"] += 12
-        arms["2"] += 12
-        weights = against({name: arms[name] for name in "01"}, "0")
-        pair = margins(arms, {"2": 1, "1": -1}, weights, level=claim_level(2))
-        parts = dict(zip("-+", pair, strict=True))
-        level = claim_level(headline=True)
-        judged("", "", contrast(arms, weights, level=level), headline=True)
-        return judged_small("", "", contrast(arms, weights), parts).verdict
+    def rule(rng: np.random.Generator) -> Verdict:
+        arms = draw(rng, [1.0, 1.0])
+        arms["1"] += effect
+        gap = contrast(arms, against(arms, "0"), level=claim_level(headline=True))
+        return judged("", "", gap, headline=True).verdict
 
-    assert decided(better, 200) > 180
-    assert decided(slopes(lambda x: 3 * x, 0.3), 100) <= most(0.05, 100)
+    return rule
 
 
-def test_a_headline_needs_its_level():
-    gap = contrast({"a": [1.0, 2.0, 3.0], "b": [0.0, 0.1, 0.3]}, {"a": 1, "b": -1})
-    with pytest.raises(ValueError, match="one of 1 parts of a headline needs 0.99"):
-        judged("It helps", "", gap, headline=True)
-    with pytest.raises(ValueError, match="'It helps' b: .* one of 2 parts needs 0.975"):
-        judged("It helps", "", {"b": gap, "c": gap})
+def of_runs(effect: float) -> Rule:
+    """A step of the runs, which differ more than the steps of each, beside another."""
+
+    def rule(rng: np.random.Generator) -> Verdict:
+        shared = 100 * rng.normal(size=3)
+        steps = {name: shared + rng.normal(size=3) for name in "01"}
+        steps["1"] += effect
+        return verdict(contrast(steps, {"1": 1, "0": -1}, paired=True), ">")
+
+    return rule
 
 
-def test_expected_false_verdicts_leave_out_what_is_out_of_reach():
-    claim = {"verdict": "supported", "headline": False}
-    claims = [claim, claim | {"verdict": "undecided"}, claim | {"headline": True}]
-    claims.append(claim | {"verdict": "out of reach here"})
-    assert expected_false(claims) == pytest.approx(2 * 0.05 + 0.05 / HEADLINES)
-
-
-def test_the_report_has_no_more_headlines_than_they_are_corrected_for():
-    found: dict[str, int] = {}
-    for path in Path("docs/results").glob("*/result.json"):
-        result = json.loads(path.read_text())
-        headlines = sum(claim.get("headline", False) for claim in result["claims"])
-        found[result["scale"]] = found.get(result["scale"], 0) + headlines
-    assert max(found.values()) <= HEADLINES
+@pytest.mark.parametrize(
+    ("true", "false"),
+    [
+        pytest.param(headline_of_two(40), headline_of_two(-40), id="headline"),
+        pytest.param(of_runs(40), of_runs(-40), id="steps of a run"),
+        pytest.param(
+            little_difference(40, 0), little_difference(40, 80), id="margin, above"
+        ),
+        pytest.param(
+            little_difference(40, 0), little_difference(40, -80), id="margin, below"
+        ),
+        pytest.param(slopes(bent, 0.3, 9), slopes(bent, 0.3, -9), id="slopes"),
+        pytest.param(
+            compute_factor(lambda x: 0.6 * x**-0.2, 0.002, 0.5),
+            compute_factor(lambda x: 0.6 * x**-0.2, 0.002, 2),
+            id="factor",
+        ),
+    ],
+)
+def test_rules_decide_where_there_is_an_effect(true, false):
+    """A rule that never decides, or always in one way, passes all of the above."""
+    rng = np.random.default_rng(0)
+    assert [true(rng) for _ in range(100)].count("supported") > 90
+    assert [false(rng) for _ in range(100)].count("not supported") > 90

@@ -71,7 +71,7 @@ def test_verdicts_on_initial_values_follow_the_numbers():
     before = {started(default): 1.0, started(planted): 0.5}
     distance = before | {label(default, share): 0.8 for share in shares}
     distance |= {label(planted, 2): 0.6, label(planted, 20): 0.7}
-    distance[label(planted, 100)] = 0.9
+    distance[label(planted, 100)] = 1.2
     accuracy = {label(default, 2): 0.4, label(planted, 2): 0.5}
     accuracy |= {label(default, 100): 0.8, label(planted, 100): 0.8}
     found = initialisation.claims(

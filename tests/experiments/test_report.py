@@ -448,7 +448,7 @@ def claim(text: str, verdict: str = "supported", **changes) -> dict:
 
 
 def test_findings_stand_first_each_at_its_largest_scale(tmp_path):
-    numbers = Interval(0.02, 0.01, 0.03, 0.95, "t, n = 3 (of 4)").text("points", 100)
+    numbers = Interval(0.02, 0.01, 0.03, 0.998, "t, n = 3 (of 4)").text("points", 100)
     claims = [
         claim("Depth helps", headline=True, numbers=f"{numbers}; the paper: +4"),
         claim("Width helps", "undecided"),
@@ -463,11 +463,14 @@ def test_findings_stand_first_each_at_its_largest_scale(tmp_path):
     assert "Width helps" not in found and "Width helps" in rest
     assert (
         "4 claims: 2 supported, 1 undecided, 1 out of reach here. A 95 % interval "
-        "misses the truth once in 20 times, so about 0 of the 3 that were judged"
+        "misses the truth once in 20 times, so at most about 0 of the 3 that were "
+        "judged by one may be wrong by chance; the findings"
     ) in found
     # The method of an interval is its tooltip, and in the claim's details.
-    assert 'title="95 % CI: t, n = 3 (of 4)">[1.0, 3.0]</span>; the paper: +4' in found
-    assert "<p>95 % CI: t, n = 3 (of 4).</p>" in rest
+    assert (
+        'title="99.8 % CI: t, n = 3 (of 4)">[1.0, 3.0]</span>; the paper: +4' in found
+    )
+    assert "<p>99.8 % CI: t, n = 3 (of 4).</p>" in rest
     markdown = (tmp_path / "page.md").read_text()
     line = "- ✓ **supported**: Depth helps: 2.0 points [1.0, 3.0]; the paper: +4"
     assert f"{line} (Fig. 8, small)" in markdown.partition("## Fig. 8")[0]

@@ -34,7 +34,6 @@ from experiments.lab.records import (
 )
 from experiments.lab.tables import mean_cell
 from vit_jax.figures.style import Series
-from vit_jax.interop.trained import load_trained
 
 START, STRONG = "none", "strong recipe"
 # Of the test set: shares of accuracy vary by two points with the choice of so many.
@@ -267,11 +266,10 @@ def arms(scale: str) -> dict[str, Arm]:
     return found | rest
 
 
-def measure(folder: Path) -> None:
+def measure_arm(arm: str, folder: Path) -> None:
     """Makes the profiles of a run that `profiles` reads."""
     trained_profile(folder, count=IMAGES)
-    config = load_trained(folder).config
-    if config.data.split == "train" and not config.mix.cutmix_alpha:
+    if arm.endswith(label("")):
         initial(folder)
         on_canvas(folder)
 
@@ -500,7 +498,7 @@ EXPERIMENT = Experiment(
     "data and the recipe change that?",
     conclude=conclude,
     arms=arms,
-    measure=measure,
+    measure_arm=measure_arm,
     criteria=criteria,
     seeds=WITH_MEDIUM,
 )

@@ -54,7 +54,7 @@ TITLES = {
     DISTANCE: "distance of the most local head, share of uniform attention's",
     ENTROPY: "entropy of attention, share of uniform attention's",
     ERROR: "equivariance error on grey, whole patches (none: 2)",
-    SHUFFLED: "accuracy kept when 4 x 4 blocks are shuffled",
+    SHUFFLED: "accuracy above chance kept when 4 x 4 blocks are shuffled",
 }
 Values = dict[str, list[float]]
 

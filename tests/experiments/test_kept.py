@@ -139,7 +139,8 @@ def test_what_reads_checkpoints_says_what_to_measure(name):
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "name", ["scrambled_plane", "protocol_locality", "border_equivariance"]
+    "name",
+    ["scrambled_plane", "protocol_locality", "border_equivariance", "bias_profile"],
 )
 def test_small_files_are_all_that_a_conclusion_needs(name, tmp_path):
     """What is kept right after the training, without what concluding measures."""

@@ -178,8 +178,7 @@ def equivariance_error(
     """
     frame = frame or (images.shape[1], images.shape[2])
     if cover is None:
-        cover = middle(jnp.ones((1, *images.shape[1:3], 1)), frame)
-        cover = jnp.pad(cover, border(frame, images.shape[1:3]))[0, ..., 0]
+        cover = jnp.pad(jnp.ones(frame), border(frame, images.shape[1:3])[1:3])
     covers = jnp.asarray(cover, jnp.float32)[None, ..., None]
     still = features_fn(middle(images, frame))
 

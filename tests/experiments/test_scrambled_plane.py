@@ -116,7 +116,7 @@ def test_the_noise_of_the_resnets_loss_counts_in_the_vits_claim():
         return claims("mini", accuracy)[1]
 
     assert claim(1e-3).verdict == "supported"
-    noisy = claim(0.1)
+    noisy = claim(0.05)
     assert noisy.verdict == "undecided"
     assert "no effect to compare with" not in noisy.numbers
 
